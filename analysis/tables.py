@@ -1,0 +1,78 @@
+"""Numbers to files and to the terminal: every figure's numbers land here."""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+
+
+def _plain(value: Any) -> Any:
+  """NumPy scalars and arrays as JSON values; NaN as null."""
+  if isinstance(value, np.ndarray):
+    return [_plain(item) for item in value.tolist()]
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and not np.isfinite(value):
+    return None
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  return value
+
+
+def _replace(path: pathlib.Path, text: str) -> pathlib.Path:
+  beside = path.with_name(f'.{path.name}.tmp')
+  beside.write_text(text, encoding='utf-8')
+  os.replace(beside, path)
+  return path
+
+
+def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
+  """Writes `value` as strict JSON (NaN becomes null), atomically."""
+  text = json.dumps(_plain(value), indent=1, allow_nan=False)
+  return _replace(path, text + '\n')
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
+  """Writes rows of the same fields as CSV with a header, atomically."""
+  beside = path.with_name(f'.{path.name}.tmp')
+  with beside.open('w', newline='', encoding='utf-8') as file:
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+  os.replace(beside, path)
+  return path
+
+
+def show(rows: Sequence[Row], title: str = '') -> None:
+  """Prints rows as an aligned table; floats to four digits."""
+  if title:
+    print(f'\n{title}')
+  if not rows:
+    print('  (nothing to show)')
+    return
+  fields = list(rows[0])
+  cells = [[_cell(row[field]) for field in fields] for row in rows]
+  widths = [
+    max(len(field), *(len(line[i]) for line in cells))
+    for i, field in enumerate(fields)
+  ]
+  for line in [fields, *cells]:
+    text = [
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]
+    print('  ' + '  '.join(text).rstrip())
+
+
+def _cell(value: Any) -> str:
+  if isinstance(value, (float, np.floating)):
+    return 'n/a' if np.isnan(value) else f'{value:.4f}'
+  return str(value)

@@ -1,0 +1,18 @@
+"""Additive angular margin on class prototypes, with early stopping.
+
+python launch.py --config=configs/arcface.py --workdir=runs/arcface
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'arcface'
+  config.objective.margin = 0.5  # radians
+  config.objective.scale = 64.0  # of the cosines
+  config.batch.size = 64
+  config.early_stop_validations = 12
+  return base.use_preset(config, preset)

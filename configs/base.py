@@ -1,0 +1,116 @@
+"""Every field of a run, with what it means. The other configs start here."""
+
+from ml_collections import ConfigDict, config_dict
+
+from plankton_jax.errors import InputError
+
+PLANKTONSET = (
+  'PlanktonSet 1.0: Cowen, Sponaugle, Robinson, Luo and Guigand 2015,'
+  ' NOAA NCEI accession 0127422, DOI 10.7289/v5d21vjd'
+)
+FLOWCAMNET = 'FlowCAMNet, CC BY-NC 4.0, DOI 10.17882/101961'
+
+
+def get_config() -> ConfigDict:
+  """The fields that every objective shares."""
+  config = ConfigDict()
+
+  config.seed = 0  # of everything random: split, weights, batches, augmentation
+  config.epochs = 35  # passes over the training images
+  config.validations_per_epoch = (
+    5  # each ends in a checkpoint if it is the best
+  )
+  # Stop after so many validations without a new minimum of the loss; 0: never.
+  config.early_stop_validations = 0
+  config.citation = ''  # the data's source; stands under figures drawn from it
+  # Compiled programs are kept here between runs; '': nowhere.
+  config.compilation_cache_dir = '~/.cache/plankton_jax/compiled'
+
+  config.data = data = ConfigDict()
+  data.source = 'synthetic'  # 'synthetic', 'folder' or 'tfds'
+  data.path = ''  # folder: the tree with one folder a class
+  data.name = ''  # tfds: the prepared data set's name
+  data.data_dir = ''  # tfds: where it was prepared; '': TFDS's own default
+  data.per_class = 300  # synthetic: images drawn for each class
+  data.size = 64  # side of the square that images are brought to, px
+  data.resize = 'pad'  # 'pad' to square with the background, or 'stretch'
+  data.channels = 1  # 1: grey, 3: colour
+  # Classes held out wholly: their names, or how many to draw by the seed.
+  data.unseen_classes = config_dict.FieldReference(3, field_type=object)
+  data.fractions = (0.75, 0.05, 0.20)  # of each seen class: train, val, test
+  # Images whose ids give the same match (its first group) stay on one side of
+  # the split, such as a sample or a timestamp; '': each image for itself.
+  data.group_regex = ''
+  data.on_bad_image = 'skip'  # 'skip' (and list) unreadable files, or 'raise'
+  data.cache_dir = '~/.cache/plankton_jax/data'  # records and decoded images
+
+  config.batch = batch = ConfigDict()
+  batch.size = 128  # images in a training step
+  batch.classes = 0  # P classes in a batch; 0: drawn from all images alike
+  batch.per_class = 0  # K images of each of the P classes; P K = size
+
+  config.augment = augment = ConfigDict()  # each strength is off at 0
+  augment.flip = True  # mirror left-right and top-bottom, each at even odds
+  augment.rotate = 180.0  # largest angle either way, degrees
+  augment.scale = 0.1  # size changes by up to this share either way
+  augment.translate = 0.05  # largest shift, as a share of the side
+  augment.brightness = 0.0  # largest change, as a share of full range
+  augment.contrast = 0.1  # changes by up to this share either way
+  augment.noise = 0.0  # standard deviation, as a share of full range
+
+  config.encoder = encoder = ConfigDict()
+  encoder.name = 'resnet18'  # 'resnet10', 'resnet18', 'resnet34', 'resnet50'
+  encoder.width = 32  # features of the first stage; 64 in the paper
+  # Share of the image's side that the stem keeps: 'full', 'half', 'quarter';
+  # 'imagenet': a quarter, by the paper's 7x7 convolution and max-pooling.
+  encoder.stem = 'quarter'
+  encoder.embedding_dim = 128  # length of the embedding
+  encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+
+  config.optimizer = optimizer = ConfigDict()
+  optimizer.learning_rate = 1.4e-3  # Adam's, at its peak
+  optimizer.schedule = 'constant'  # 'constant', or 'cosine' down to 0
+  optimizer.warmup_epochs = 0.0  # linear rise from 0
+  optimizer.weight_decay = 0.0  # of convolution and dense kernels alone
+
+  # Rows (first epoch, positive, negative) for objectives that mine triplets.
+  config.curriculum = ()
+
+  config.objective = ConfigDict()  # its fields stand in the objective's config
+  return config
+
+
+def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
+  """Sets what a preset after the config file's name asks for.
+
+  Args:
+    config: from `get_config`.
+    preset: 'synthetic' (drawn here, no download), 'planktonset9' (a folder of
+      nine ISIIS-2 classes) or 'flowcamnet' (the published experiment's six
+      seen and three unseen classes at 128 px).
+  """
+  if preset == 'planktonset9':
+    config.citation = PLANKTONSET
+    config.data.source = 'folder'
+    config.data.unseen_classes = (
+      'copepod_calanoid',
+      'protist_noctiluca',
+      'diatom_chain_tube',
+    )
+  elif preset == 'flowcamnet':
+    config.citation = FLOWCAMNET
+    config.data.source = 'tfds'
+    config.data.name = 'flowcamnet'
+    config.data.size = 128
+    config.data.unseen_classes = (
+      'Retaria',
+      'Thalassionematales',
+      'Chaetoceros',
+    )
+    config.encoder.width = 64
+  elif preset != 'synthetic':
+    raise InputError(
+      f'preset {preset!r} is unknown; choose synthetic, planktonset9 or'
+      ' flowcamnet'
+    )
+  return config

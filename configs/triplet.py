@@ -1,0 +1,24 @@
+"""Triplet loss with a mining curriculum.
+
+python launch.py --config=configs/triplet.py --workdir=runs/triplet
+python launch.py --config=configs/triplet.py:planktonset9 \
+  --config.data.path=FOLDER --workdir=runs/triplet
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'triplet'
+  config.objective.margin = 0.5  # in squared distance of unit vectors
+  # Among the negatives that meet the policy: the 'nearest', or a 'random' one.
+  config.objective.select = 'nearest'
+  config.curriculum = (
+    (0, 'easy', 'semihard'),
+    (10, 'easy', 'hard'),
+    (25, 'hard', 'hard'),
+  )
+  return base.use_preset(config, preset)

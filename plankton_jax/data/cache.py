@@ -1,0 +1,103 @@
+"""The decoded cache: every readable image at one size, memory-mapped."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from plankton_jax import atomic
+from plankton_jax.data import images, threads
+from plankton_jax.errors import InputError
+
+_ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows')
+
+
+class Cache(NamedTuple):
+  """The N readable images of a source, in its order."""
+
+  images: np.ndarray  # uint8 [N, size, size, C], memory-mapped
+  labels: np.ndarray  # int32 [N], in the source's order of classes
+  ids: np.ndarray  # str [N]
+  digests: np.ndarray  # uint64 [N], of the original pixels
+  rows: np.ndarray  # int64 [N], the record each came from
+  skipped: tuple[tuple[str, str], ...]  # (name, reason)
+
+
+def key(fingerprint: str, *, size: int, resize: str, channels: int) -> str:
+  """Directory name: different for any content, setting or decoding code."""
+  settings = (fingerprint, size, resize, channels, images.VERSION)
+  return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
+
+
+def build(
+  directory: Path,
+  records: Sequence,
+  skipped: Sequence[tuple[str, str]],
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+) -> None:
+  """Decodes all records on all cores into a new directory.
+
+  `skipped`, (name, reason), is what the records left out already.
+
+  Raises:
+    InputError: no image is readable, or two have one id.
+  """
+
+  def decode(row: int) -> tuple:
+    record = records[row]
+    if record.label < 0:
+      return record.id, 'no label'
+    try:
+      pixels = images.decode(record.image)
+    except ValueError as error:
+      return record.id, str(error)
+    fitted = images.fit(pixels, size=size, resize=resize, channels=channels)
+    return record.id, record.label, images.digest(pixels), fitted
+
+  kept, skipped = [], list(skipped)
+  results = threads.in_order(decode, range(len(records)), desc='decode')
+  with atomic.directory(directory) as building:
+    with open(building / 'images.npy', 'wb') as file:
+      # The header has one length whatever N, and N is known at the end.
+      _write_header(file, (len(records), size, size, channels))
+      for row, result in enumerate(results):
+        if len(result) == 2:
+          skipped.append(result)
+          continue
+        *columns, fitted = result
+        kept.append((*columns, row))
+        file.write(fitted)
+      file.seek(0)
+      _write_header(file, (len(kept), size, size, channels))
+    if not kept:
+      name, reason = skipped[0]
+      raise InputError(
+        f'none of the {len(skipped)} images can be read, '
+        f'the first being {name}: {reason}'
+      )
+    ids, labels, digests, rows = zip(*kept, strict=True)
+    if len(set(ids)) < len(ids):
+      raise InputError('the ids of the data set are not unique')
+    np.save(building / 'ids.npy', np.array(ids))
+    np.save(building / 'labels.npy', np.array(labels, np.int32))
+    np.save(building / 'digests.npy', np.array(digests, np.uint64))
+    np.save(building / 'rows.npy', np.array(rows, np.int64))
+    (building / 'skipped.json').write_text(json.dumps(skipped))
+
+
+def read(directory: Path) -> Cache:
+  """Maps what `build` built."""
+  arrays = [np.load(directory / f'{a}.npy', mmap_mode='r') for a in _ARRAYS]
+  skipped = json.loads((directory / 'skipped.json').read_text())
+  return Cache(*arrays, tuple((name, reason) for name, reason in skipped))
+
+
+def _write_header(file, shape: tuple[int, ...]) -> None:
+  header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+  np.lib.format.write_array_header_1_0(file, header)

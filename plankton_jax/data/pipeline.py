@@ -1,0 +1,255 @@
+"""The one entrance to images: source, records, cache and split in one call."""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from plankton_jax import atomic
+from plankton_jax.data import cache, images, sources, split_file, splits
+from plankton_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # TFDS is imported only where records are touched.
+  from plankton_jax.data import records
+
+
+class Originals:
+  """The images as they were before resizing, by id."""
+
+  def __init__(self, opened: '_Opened', decoded: cache.Cache):
+    self._records = functools.cache(lambda: opened.records()[0])
+    self._row = functools.cache(
+      lambda: dict(zip(decoded.ids.tolist(), decoded.rows, strict=True))
+    )
+
+  def read(self, id: str) -> np.ndarray:
+    """uint8 [H, W] if grey, else [H, W, 3]; KeyError for an unknown id."""
+    record = self._records()[int(self._row()[id])]
+    return images.decode(record.image)
+
+
+class Data(NamedTuple):
+  """Decoded images with classes and split; seen classes come first."""
+
+  images: np.ndarray  # uint8 [N, size, size, C], memory-mapped
+  labels: np.ndarray  # int32 [N], index into class_names
+  ids: np.ndarray  # str [N]; for a folder the path relative to it
+  class_names: tuple[str, ...]
+  num_seen: int
+  splits: dict[str, np.ndarray]  # train, val, test, unseen -> sorted rows
+  fingerprint: str  # Of the source's content.
+  originals: Originals  # .read(id) gives an image before resizing.
+
+
+class _Opened(NamedTuple):
+  """A source whose records are written only if they are asked for."""
+
+  class_names: tuple[str, ...]
+  fingerprint: str
+  records: Callable[[], tuple['records.Records', list[tuple[str, str]]]]
+
+
+def load(
+  workdir: str | Path,
+  *,
+  seed: int,
+  source: str,
+  path: str,
+  name: str,
+  data_dir: str,
+  per_class: int,
+  resize: str,
+  size: int,
+  channels: int,
+  unseen_classes: int | Sequence[str],
+  fractions: Sequence[float],
+  group_regex: str,
+  on_bad_image: str,
+  cache_dir: str,
+) -> Data:
+  """Images of `config.data` with the split that `workdir` keeps.
+
+  Records and decoded cache are built under `cache_dir` once per content and
+  settings. What was left out is logged and listed in workdir/skipped.txt; the
+  split is made once, as workdir/split.json.
+
+  Raises:
+    InputError: any field or image set that cannot be used, or data that no
+      longer fits the split.
+  """
+  _check(resize=resize, size=size, channels=channels, on_bad_image=on_bad_image)
+  splits.check(fractions, group_regex)
+  workdir, cache_dir = Path(workdir), Path(cache_dir).expanduser()
+  opened = _open(source, path, name, data_dir, per_class, seed, cache_dir)
+  class_names, num_seen = splits.order_classes(
+    opened.class_names, unseen_classes, seed
+  )
+  decoded = _decoded(opened, cache_dir, size, resize, channels)
+  if decoded.skipped and on_bad_image == 'raise':
+    bad, reason = decoded.skipped[0]
+    raise InputError(
+      f"{bad}: {reason}; remove it, or set data.on_bad_image='skip'"
+    )
+  position = {name: label for label, name in enumerate(class_names)}
+  relabel = [position[name] for name in opened.class_names]
+  labels = np.array(relabel, np.int32)[decoded.labels]
+
+  def make_split() -> splits.Split:
+    return splits.make(
+      labels,
+      decoded.digests,
+      decoded.ids,
+      class_names=class_names,
+      num_seen=num_seen,
+      fractions=fractions,
+      group_regex=group_regex,
+      seed=seed,
+    )
+
+  split = split_file.reuse_or_make(
+    workdir / 'split.json',
+    decoded.ids,
+    make_split,
+    fingerprint=opened.fingerprint,
+    settings={
+      'unseen_classes': list(class_names[num_seen:]),
+      'seen_classes': list(class_names[:num_seen]),
+      'fractions': list(fractions),
+      'group_regex': group_regex,
+      'seed': seed,
+    },
+  )
+  _report_skipped(workdir, decoded, split)
+  counts = ', '.join(f'{len(rows):,} {n}' for n, rows in split.rows.items())
+  log.info('split %s: %s', workdir / 'split.json', counts)
+  return Data(
+    decoded.images,
+    labels,
+    decoded.ids,
+    class_names,
+    num_seen,
+    split.rows,
+    opened.fingerprint,
+    Originals(opened, decoded),
+  )
+
+
+def _check(*, resize: str, size: int, channels: int, on_bad_image: str) -> None:
+  for field, value, choices in (
+    ('resize', resize, ('pad', 'stretch')),
+    ('channels', channels, (1, 3)),
+    ('on_bad_image', on_bad_image, ('skip', 'raise')),
+  ):
+    if value not in choices:
+      raise InputError(
+        f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
+      )
+  if size < 1:
+    raise InputError(f'data.size={size} must be at least 1 px')
+
+
+def _open(
+  source: str,
+  path: str,
+  name: str,
+  data_dir: str,
+  per_class: int,
+  seed: int,
+  cache_dir: Path,
+) -> _Opened:
+  started = time.monotonic()
+  if source == 'folder':
+    opened = _from_source(sources.from_folder(path), cache_dir)
+  elif source == 'synthetic':
+    opened = _from_source(sources.from_drawings(per_class, seed), cache_dir)
+  elif source == 'tfds':
+    opened = _from_tfds(name, data_dir)
+  else:
+    raise InputError(
+      f"data.source={source!r} must be 'synthetic', 'folder' or 'tfds'"
+    )
+  log.info(
+    'source %s: %d classes, content %s, read in %.1f s',
+    {'folder': path, 'tfds': name}.get(source, source),
+    len(opened.class_names),
+    opened.fingerprint[:8],
+    time.monotonic() - started,
+  )
+  return opened
+
+
+def _from_source(source: sources.Source, cache_dir: Path) -> _Opened:
+  directory = cache_dir / 'records' / f'{source.fingerprint}-{images.VERSION}'
+
+  def read() -> tuple['records.Records', list[tuple[str, str]]]:
+    from plankton_jax.data import records
+
+    if not directory.is_dir():
+      started = time.monotonic()
+      records.write(directory, source)
+      spent = time.monotonic() - started
+      log.info('records written in %.1f s at %s', spent, directory)
+    return records.read(directory), records.skipped(directory)
+
+  return _Opened(source.class_names, source.fingerprint, read)
+
+
+def _from_tfds(name: str, data_dir: str) -> _Opened:
+  from plankton_jax.data import records
+
+  builder = records.prepared(name, data_dir)
+  return _Opened(
+    records.class_names(builder),
+    records.fingerprint(builder),
+    lambda: (records.Records(builder), []),
+  )
+
+
+def _decoded(
+  opened: _Opened, cache_dir: Path, size: int, resize: str, channels: int
+) -> cache.Cache:
+  settings = {'size': size, 'resize': resize, 'channels': channels}
+  directory = cache_dir / 'decoded' / cache.key(opened.fingerprint, **settings)
+  started, reused = time.monotonic(), directory.is_dir()
+  try:
+    cache_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(
+      f'data.cache_dir: {cache_dir}: {error.strerror}'
+    ) from error
+  if not reused:
+    cache.build(directory, *opened.records(), **settings)
+  decoded = cache.read(directory)
+  log.info(
+    '%s images of %d classes; cache %s at %s',
+    f'{len(decoded.images):,}',
+    len(opened.class_names),
+    'reused' if reused else f'built in {time.monotonic() - started:.1f} s',
+    directory,
+  )
+  return decoded
+
+
+def _report_skipped(
+  workdir: Path, decoded: cache.Cache, split: splits.Split
+) -> None:
+  """Logs and writes what is in no split, and why."""
+  same = 'same pixels as an image of an unseen class'
+  left_out = list(decoded.skipped)
+  left_out += [(decoded.ids[row], same) for row in split.dropped]
+  file = workdir / 'skipped.txt'
+  if not left_out:
+    file.unlink(missing_ok=True)
+    return
+  lines = [f'{name}\t{reason}' for name, reason in left_out]
+  atomic.text(file, '\n'.join(lines) + '\n')
+  listed = ''.join(f'\n  {name}: {reason}' for name, reason in left_out)
+  log.warning(
+    '%d images left out, listed in %s:%s', len(left_out), file, listed
+  )

@@ -1,0 +1,81 @@
+"""split.json: the split a workdir was started with, and keeps."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plankton_jax import atomic
+from plankton_jax.data.splits import Split
+from plankton_jax.errors import InputError
+
+
+def reuse_or_make(
+  file: Path,
+  ids: np.ndarray,
+  make: Callable[[], Split],
+  *,
+  fingerprint: str,
+  settings: dict[str, Any],
+) -> Split:
+  """The split in the file; if there is none, a new one, saved there.
+
+  Raises:
+    InputError: the file was written for other data or settings.
+  """
+  if file.exists():
+    return _read(file, ids, fingerprint, settings)
+  split = make()
+  content = {
+    'fingerprint': fingerprint,
+    'settings': settings,
+    'splits': {name: ids[rows].tolist() for name, rows in split.rows.items()},
+    'dropped': ids[split.dropped].tolist(),
+  }
+  file.parent.mkdir(parents=True, exist_ok=True)
+  atomic.text(file, json.dumps(content, indent=1, ensure_ascii=False) + '\n')
+  return split
+
+
+def _read(
+  file: Path, ids: np.ndarray, fingerprint: str, settings: dict[str, Any]
+) -> Split:
+  remedy = 'give a new --workdir'
+  try:
+    content = json.loads(file.read_text(encoding='utf-8'))
+    named = {**content['splits'], 'dropped': content['dropped']}
+    saved_fingerprint, saved = content['fingerprint'], content['settings']
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f'{file} is damaged ({error}): delete it or {remedy}'
+    ) from error
+  if saved_fingerprint != fingerprint:
+    raise InputError(f'{_changes(file, named, ids)}; restore it or {remedy}')
+  for field, value in settings.items():
+    if saved.get(field) != value:
+      raise InputError(
+        f'{file} was made with data {field} = {saved.get(field)}, not {value}: '
+        f'set it back or {remedy}'
+      )
+  row = {name: i for i, name in enumerate(ids.tolist())}
+  rows = {
+    name: np.array([row[i] for i in members], np.int64)
+    for name, members in named.items()
+  }
+  dropped = rows.pop('dropped')
+  return Split(rows, dropped)
+
+
+def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:
+  """What differs between the split's images and the data's."""
+  then, now = set().union(*named.values()), set(ids.tolist())
+  notes = []
+  for what, names in (('missing', then - now), ('new', now - then)):
+    if names:
+      shown = ', '.join(sorted(names)[:3]) + (', ...' if len(names) > 3 else '')
+      notes.append(f'{len(names)} images are {what} ({shown})')
+  if not notes:
+    notes = ['the same names have other contents']
+  return f'the data changed since {file} was written: {", ".join(notes)}'

@@ -1,0 +1,172 @@
+"""ResNets that end in a unit-norm embedding.
+
+He, Zhang, Ren and Sun 2016, Deep residual learning for image recognition,
+arXiv:1512.03385 (blocks: figure 5; sizes: table 1). The residual branch's
+last norm starts at zero, so that every block starts as the identity.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from plankton_jax.conv import conv_general_dilated
+from plankton_jax.errors import InputError
+
+
+def unit_norm(x: jax.Array) -> jax.Array:
+  """Rows scaled to length 1, [..., D]; zero stays zero, gradient finite."""
+  square = jnp.sum(x * x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+class BasicBlock(nn.Module):
+  """Two 3x3 convolutions."""
+
+  features: int
+  strides: int
+  conv: Callable
+  norm: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    y = nn.relu(self.norm()(self.conv(self.features, 3, self.strides)(x)))
+    y = self.norm(scale_init=nn.initializers.zeros)(
+      self.conv(self.features, 3, 1)(y)
+    )
+    if x.shape != y.shape:
+      x = self.norm()(self.conv(self.features, 1, self.strides)(x))
+    return nn.relu(x + y)
+
+
+class BottleneckBlock(nn.Module):
+  """1x1, 3x3, 1x1, four times as wide at the end."""
+
+  features: int
+  strides: int
+  conv: Callable
+  norm: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    y = nn.relu(self.norm()(self.conv(self.features, 1, 1)(x)))
+    y = nn.relu(self.norm()(self.conv(self.features, 3, self.strides)(y)))
+    y = self.norm(scale_init=nn.initializers.zeros)(
+      self.conv(4 * self.features, 1, 1)(y)
+    )
+    if x.shape != y.shape:
+      x = self.norm()(self.conv(4 * self.features, 1, self.strides)(x))
+    return nn.relu(x + y)
+
+
+def _stem(x, kind: str, width: int, conv, norm):
+  if kind == 'full':
+    return nn.relu(norm()(conv(width, 3, 1)(x)))
+  if kind == 'half':
+    return nn.relu(norm()(conv(width, 3, 2)(x)))
+  if kind == 'quarter':
+    x = nn.relu(norm()(conv(width // 2, 3, 2)(x)))
+    return nn.relu(norm()(conv(width, 3, 2)(x)))
+  x = nn.relu(norm()(conv(width, 7, 2)(x)))  # 'imagenet'
+  return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+class ResNet(nn.Module):
+  """Images [B, H, W, C] to unit-norm embeddings [B, embedding_dim] float32.
+
+  Attributes:
+    stage_sizes: blocks in each stage; every stage but the first halves the
+      image and doubles the width.
+    block: BasicBlock or BottleneckBlock.
+    width: features of the first stage (64 in the paper).
+    stem: 'full' keeps the image's size (32 px), 'half' halves it, 'quarter'
+      quarters it with two strided 3x3 convolutions (64 px and up), 'imagenet'
+      with the paper's 7x7 and max-pooling.
+    embedding_dim: length of the embedding.
+    dtype: of the computation; parameters, norms' statistics and the
+      embedding stay float32.
+  """
+
+  stage_sizes: Sequence[int]
+  block: Callable
+  width: int
+  stem: str
+  embedding_dim: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    chex.assert_rank(images, 4)
+
+    def conv(features, kernel, strides):
+      side = kernel // 2  # symmetric, as in PyTorch: weights can be exchanged
+      return nn.Conv(
+        features,
+        (kernel, kernel),
+        (strides, strides),
+        padding=((side, side), (side, side)),
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.he_normal(),
+        conv_general_dilated=conv_general_dilated,
+      )
+
+    norm = functools.partial(
+      nn.BatchNorm,
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+    )
+    x = _stem(images.astype(self.dtype), self.stem, self.width, conv, norm)
+    for stage, blocks in enumerate(self.stage_sizes):
+      for i in range(blocks):
+        strides = 2 if stage > 0 and i == 0 else 1
+        x = self.block(self.width * 2**stage, strides, conv, norm)(x)
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return unit_norm(nn.Dense(self.embedding_dim, dtype=jnp.float32)(x))
+
+
+ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock)
+ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
+ResNet50 = functools.partial(
+  ResNet, stage_sizes=(3, 4, 6, 3), block=BottleneckBlock
+)
+
+_ENCODERS = {
+  'resnet10': ResNet10,
+  'resnet18': ResNet18,
+  'resnet34': ResNet34,
+  'resnet50': ResNet50,
+}
+_STEMS = ('full', 'half', 'quarter', 'imagenet')
+_DTYPES = ('float32', 'bfloat16')
+
+
+def make(
+  *, name: str, width: int, stem: str, embedding_dim: int, dtype: str
+) -> ResNet:
+  """The encoder that a config's `encoder` section names.
+
+  Raises:
+    InputError: a name, stem or dtype that does not exist.
+  """
+  for field, value, known in (
+    ('name', name, tuple(_ENCODERS)),
+    ('stem', stem, _STEMS),
+    ('dtype', dtype, _DTYPES),
+  ):
+    if value not in known:
+      raise InputError(
+        f'encoder.{field}={value!r} is unknown; choose from {", ".join(known)}'
+      )
+  return _ENCODERS[name](
+    width=width,
+    stem=stem,
+    embedding_dim=embedding_dim,
+    dtype=jnp.dtype(dtype),
+  )

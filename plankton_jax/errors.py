@@ -1,0 +1,9 @@
+"""The exceptions that commands show to their user without a traceback."""
+
+
+class InputError(ValueError):
+  """Bad input: one line that names the file or field, and the remedy."""
+
+
+class DivergedError(ArithmeticError):
+  """Training met a number that is not finite: where, and what to try."""

@@ -1,0 +1,83 @@
+"""What a config and its data come to: the functions that a run is made of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from plankton_jax import (
+  augment,
+  curriculum,
+  encoder,
+  objectives,
+  optimizer,
+  sharding,
+  state,
+  step,
+)
+from plankton_jax.data import pipeline, sampling
+from plankton_jax.settings import Config
+
+
+class Experiment(NamedTuple):
+  """A run's parts, bound once."""
+
+  curriculum: curriculum.Curriculum
+  create: Callable[[jax.Array], state.TrainState]  # from a key
+  train_step: Callable
+  eval_step: Callable
+  sampler: sampling.Sampler  # of batches of positions in the training rows
+  mesh: jax.sharding.Mesh | None
+
+
+def assemble(config: Config, data: pipeline.Data) -> Experiment:
+  """Builds every part; the only place where sections meet functions.
+
+  Each section is splatted into the function that it configures, so that a
+  stray field is a TypeError and no default stands twice.
+
+  Raises:
+    InputError: a field that cannot be used with this data.
+  """
+  sampler = sampling.Sampler(
+    data.labels[data.splits['train']], seed=config['seed'], **config['batch']
+  )
+  stages = curriculum.make(config['curriculum'])
+  objective = objectives.make(
+    num_classes=data.num_seen,
+    embedding_dim=config['encoder']['embedding_dim'],
+    # One stage more than is trained: validation is always hard+hard.
+    stages=(*stages.policies, curriculum.VALIDATION),
+    **config['objective'],
+  )
+  tx = optimizer.make(
+    epochs=config['epochs'],
+    steps_per_epoch=sampler.steps_per_epoch,
+    **config['optimizer'],
+  )
+  model = encoder.make(**config['encoder'])
+
+  def create(key):
+    return state.create(
+      key,
+      encoder=model,
+      objective=objective,
+      tx=tx,
+      image_shape=data.images.shape[1:],
+    )
+
+  return Experiment(
+    curriculum=stages,
+    create=create,
+    train_step=step.make_train_step(
+      apply_fn=model.apply,
+      augment=augment.make(**config['augment']),
+      tx=tx,
+      objective=objective,
+    ),
+    eval_step=step.make_eval_step(
+      apply_fn=model.apply, objective=objective, stage=len(stages.policies)
+    ),
+    sampler=sampler,
+    mesh=sharding.make_mesh(config['batch']['size']),
+  )

@@ -1,0 +1,127 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, the terminal."""
+
+import collections
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import tqdm
+
+from plankton_jax import atomic
+from plankton_jax.errors import DivergedError
+
+_IN_FLIGHT = 4  # steps dispatched ahead of the oldest one not yet read
+
+
+class Log:
+  """Writes a run's metrics without stalling the steps that make them.
+
+  Metrics of training steps stay on the device until they are ready; nothing
+  is waited for but to keep dispatch a few steps ahead at most.
+
+  Args:
+    workdir: holds metrics.jsonl and TensorBoard's events.
+    step: the step resumed from; lines of later steps are dropped.
+    total_steps: of the run, for the progress bar.
+    batch_size: images in a step, likewise.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, *, step: int, total_steps: int, batch_size: int
+  ):
+    from tensorboardX import SummaryWriter
+
+    path = workdir / 'metrics.jsonl'
+    _drop_after(path, step)
+    self._file = path.open('a', encoding='utf-8')
+    self._events = SummaryWriter(
+      str(workdir / 'tensorboard'), purge_step=step + 1
+    )
+    self._pending = collections.deque()
+    self._bar = tqdm.tqdm(
+      total=total_steps * batch_size,
+      initial=step * batch_size,
+      unit='img',
+      desc='train',
+      dynamic_ncols=True,
+      mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    )
+    self._batch_size = batch_size
+
+  def train(self, metrics: dict[str, jax.Array], where: dict[str, Any]) -> None:
+    """Takes one training step's metrics; `where` holds step, epoch, stage."""
+    self._pending.append((metrics, where))
+    while self._pending and (
+      len(self._pending) > _IN_FLIGHT or self._pending[0][0]['loss'].is_ready()
+    ):
+      self._write_oldest()
+
+  def write(self, split: str, where: dict[str, Any], values: dict) -> None:
+    """Writes one line at once, after those of all steps before it."""
+    self.flush()
+    self._line({'split': split, **where, **values})
+
+  def say(self, text: str) -> None:
+    """Prints a line above the progress bar."""
+    self._bar.write(text, file=sys.stderr)
+
+  def flush(self) -> None:
+    """Waits for every step and writes its line."""
+    while self._pending:
+      self._write_oldest()
+    self._file.flush()
+
+  def close(self) -> None:
+    """Writes what is finished and closes files; safe after an error."""
+    self._bar.close()
+    self._file.close()
+    self._events.close()
+
+  def _write_oldest(self):
+    metrics, where = self._pending.popleft()
+    values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+    values = as_logged(values)
+    for name in ('loss', 'grad_norm'):
+      if not math.isfinite(values[name]):
+        raise DivergedError(
+          f'{name} is {values[name]} at step {where["step"]}; the last'
+          ' checkpoint is kept. Lower optimizer.learning_rate and resume'
+          ' with --accept_changes'
+        )
+    self._line({'split': 'train', **where, **values})
+    self._bar.update(self._batch_size)
+    self._bar.set_postfix(
+      loss=f'{values["loss"]:.4f}', stage=where['stage'], refresh=False
+    )
+
+  def _line(self, record: dict[str, Any]) -> None:
+    self._file.write(json.dumps(record) + '\n')
+    for name, value in record.items():
+      if isinstance(value, float) and name != 'epoch':
+        self._events.add_scalar(
+          f'{record["split"]}/{name}', value, record['step']
+        )
+
+
+def as_logged(values: dict[str, float]) -> dict[str, float]:
+  """The names of the log: a triplet batch's `count` is its anchors."""
+  count = values.pop('count')
+  return {**values, 'anchors': count} if 'd_ap' in values else values
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+  """Keeps the lines up to `step`, but for the final test's."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      record = json.loads(line)
+    except ValueError:  # cut short when the run was killed
+      break
+    if record['step'] <= step and record['split'] != 'test':
+      kept.append(line + '\n')
+  atomic.text(path, ''.join(kept))

@@ -1,0 +1,60 @@
+"""The optimiser that a config's `optimizer` section names."""
+
+import jax
+import optax
+
+from plankton_jax.errors import InputError
+
+
+def make(
+  *,
+  learning_rate: float,
+  schedule: str,
+  warmup_epochs: float,
+  weight_decay: float,
+  epochs: int,
+  steps_per_epoch: int,
+) -> optax.GradientTransformation:
+  """Adam (Kingma and Ba 2015, arXiv:1412.6980), decay decoupled and masked.
+
+  Args:
+    learning_rate: its peak.
+    schedule: 'constant' or 'cosine' (to 0 at the last epoch).
+    warmup_epochs: linear rise from 0 over so many epochs.
+    weight_decay: of the encoder's kernels alone: never of norms, biases or
+      prototypes (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    epochs: of the whole run.
+    steps_per_epoch: turns epochs into steps.
+
+  Raises:
+    InputError: an unknown schedule, or a warm-up as long as the run.
+  """
+  total, warmup = (
+    epochs * steps_per_epoch,
+    round(warmup_epochs * steps_per_epoch),
+  )
+  if warmup >= total:
+    raise InputError(
+      f'optimizer.warmup_epochs={warmup_epochs} leaves nothing of the'
+      f' {epochs} epochs'
+    )
+  if schedule == 'constant':
+    after = optax.constant_schedule(learning_rate)
+  elif schedule == 'cosine':
+    after = optax.cosine_decay_schedule(learning_rate, total - warmup)
+  else:
+    raise InputError(
+      f'optimizer.schedule={schedule!r} is unknown; choose constant or cosine'
+    )
+  rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
+  rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
+  return optax.adamw(rate, weight_decay=weight_decay, mask=decays)
+
+
+def decays(params: dict) -> dict:
+  """True for the encoder's kernels, False for everything else."""
+
+  def is_kernel(path, _):
+    return path[0].key == 'encoder' and path[-1].key == 'kernel'
+
+  return jax.tree_util.tree_map_with_path(is_kernel, params)

@@ -1,0 +1,44 @@
+"""Data parallelism: batches split over the devices, state on every one.
+
+The step is written for the whole batch, so that norms, mining and losses see
+all of it whatever the number of devices; one device needs no mesh.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from plankton_jax.errors import InputError
+
+
+def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
+  """A mesh of all devices along 'batch', or None where there is one.
+
+  Raises:
+    InputError: the batch does not divide by the number of devices.
+  """
+  count = jax.device_count()
+  if count == 1:
+    return None
+  if batch_size % count:
+    raise InputError(
+      f'batch.size={batch_size} does not divide by the {count} devices'
+    )
+  return jax.make_mesh((count,), ('batch',), axis_types=(AxisType.Auto,))
+
+
+def split(mesh: jax.sharding.Mesh | None, batch: Any) -> Any:
+  """Puts a batch's rows on the mesh's devices, in order."""
+  return _put(mesh, batch, PartitionSpec('batch'))
+
+
+def replicate(mesh: jax.sharding.Mesh | None, tree: Any) -> Any:
+  """Puts a whole copy of every array on every device."""
+  return _put(mesh, tree, PartitionSpec())
+
+
+def _put(mesh, tree, spec):
+  if mesh is None:
+    return jax.device_put(tree)
+  return jax.device_put(tree, NamedSharding(mesh, spec))

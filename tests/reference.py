@@ -1,0 +1,123 @@
+"""The definitions as plain float64 loops, for tests to compare against."""
+
+import numpy as np
+
+
+def squared_loop(x, y):
+  """Squared Euclidean distances, [M, D], [N, D] -> [M, N]."""
+  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  dists = np.zeros((len(x), len(y)))
+  for i in range(len(x)):
+    for j in range(len(y)):
+      dists[i, j] = ((x[i] - y[j]) ** 2).sum()
+  return dists
+
+
+def retrieval_loop(embeddings, labels, ks):
+  """One dict of retrieval measures for each row, None for singletons.
+
+  Ranks the other rows by (squared distance, index) and reads the definitions
+  off the ranking.
+  """
+  dists = squared_loop(embeddings, embeddings)
+  results = []
+  for query in range(len(labels)):
+    others = [row for row in range(len(labels)) if row != query]
+    others.sort(key=lambda row: (dists[query, row], row))
+    hits = [labels[row] == labels[query] for row in others]
+    relevant = sum(hits)
+    if relevant == 0:
+      results.append(None)
+      continue
+    precisions = [
+      sum(hits[:rank]) / rank
+      for rank in range(1, relevant + 1)
+      if hits[rank - 1]
+    ]
+    measures = {f'recall_at_{k}': float(any(hits[:k])) for k in ks}
+    measures['r_precision'] = sum(hits[:relevant]) / relevant
+    measures['map_at_r'] = sum(precisions) / relevant
+    results.append(measures)
+  return results
+
+
+def mean_loop(results, labels, *, macro=False):
+  """Means over queries that are not None; if `macro`, over class means."""
+  kept = [(r, c) for r, c in zip(results, labels, strict=True) if r is not None]
+  means = {}
+  for name in kept[0][0]:
+    if macro:
+      classes = sorted({c for _, c in kept})
+      values = [
+        np.mean([r[name] for r, c in kept if c == wanted]) for wanted in classes
+      ]
+    else:
+      values = [r[name] for r, _ in kept]
+    means[name] = float(np.mean(values))
+  return means
+
+
+def mine_loop(dists, labels, valid, *, positive, negative, margin):
+  """(positive, negative, is anchor, is fallback) of each row, nearest first."""
+  dists = np.asarray(dists, np.float64)
+  rows = range(len(labels))
+  mined = []
+  for a in rows:
+    mates = [p for p in rows if valid[p] and p != a and labels[p] == labels[a]]
+    others = [n for n in rows if valid[n] and labels[n] != labels[a]]
+    if not (valid[a] and mates and others):
+      mined.append((0, 0, False, False))
+      continue
+    p = mates[0]
+    for mate in mates:
+      nearer, farther = (
+        dists[a, mate] < dists[a, p],
+        dists[a, mate] > dists[a, p],
+      )
+      if nearer if positive == 'easy' else farther:
+        p = mate
+    n, fallback = None, True
+    for other in others:
+      meets = dists[a, other] < dists[a, p]
+      if negative == 'semihard':
+        gap = dists[a, other] - dists[a, p]
+        meets = 0 < gap < margin
+      if meets and (n is None or dists[a, other] < dists[a, n]):
+        n, fallback = other, False
+    if fallback:
+      n = min(others, key=lambda other: (dists[a, other], other))
+    mined.append((p, n, True, fallback))
+  return [np.array(column) for column in zip(*mined, strict=True)]
+
+
+def triplet_loss_loop(embeddings, mined, margin):
+  """Mean over anchors of relu(d_ap - d_an + margin), float64."""
+  e = np.asarray(embeddings, np.float64)
+  losses = [
+    max(0.0, ((e[a] - e[p]) ** 2).sum() - ((e[a] - e[n]) ** 2).sum() + margin)
+    for a, (p, n, anchor, _) in enumerate(zip(*mined, strict=True))
+    if anchor
+  ]
+  return float(np.mean(losses)) if losses else 0.0
+
+
+def arcface_loss(prototypes, embeddings, labels, valid, *, margin, scale):
+  """ArcFace in float64 through the angle itself."""
+  prototypes = np.asarray(prototypes, np.float64)
+  embeddings = np.asarray(embeddings, np.float64)
+  losses = []
+  for x, label, kept in zip(embeddings, labels, valid, strict=True):
+    if not kept:
+      continue
+    cos = [
+      np.clip(np.dot(x, w) / np.linalg.norm(w), -1.0, 1.0) for w in prototypes
+    ]
+    theta = np.arccos(cos[label])
+    logits = scale * np.array(cos)
+    if theta + margin < np.pi:
+      logits[label] = scale * np.cos(theta + margin)
+    else:
+      logits[label] = scale * (cos[label] - margin * np.sin(margin))
+    shifted = logits - logits.max()
+    losses.append(np.log(np.exp(shifted).sum()) - shifted[label])
+  return float(np.mean(losses)) if losses else 0.0

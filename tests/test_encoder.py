@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from plankton_jax import encoder
+from plankton_jax.errors import InputError
+
+TINY = {
+  'name': 'resnet10',
+  'width': 4,
+  'stem': 'half',
+  'embedding_dim': 6,
+  'dtype': 'float32',
+}
+
+
+def _apply(images, **fields):
+  model = encoder.make(**(TINY | fields))
+  variables = jax.jit(lambda k: model.init(k, images, train=False))(
+    jax.random.key(0, impl='rbg')
+  )
+  embed = jax.jit(lambda v, x: model.apply(v, x, train=False))
+  return embed, variables, embed(variables, images)
+
+
+def _images(side, channels=1, count=3):
+  rng = np.random.default_rng(0)
+  return jnp.asarray(rng.normal(size=(count, side, side, channels)), 'float32')
+
+
+def test_unit_norm_has_finite_gradient_at_zero():
+  x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0], [1e15, 1e15]])
+  out = encoder.unit_norm(x)
+  np.testing.assert_allclose(out[0], [0.6, 0.8], rtol=1e-6)
+  np.testing.assert_array_equal(out[1], 0.0)
+  grad = jax.jacobian(encoder.unit_norm)(x)
+  assert np.isfinite(grad).all()
+  # The Jacobian of x / |x| is (I - u u^T) / |x|.
+  u = np.array([0.6, 0.8])
+  expected = (np.eye(2) - np.outer(u, u)) / 5
+  np.testing.assert_allclose(grad[0, :, 0], expected, atol=1e-6)
+
+
+# torchvision's weights but for the classifier: 'imagenet' stem, width 64, RGB.
+@pytest.mark.parametrize(
+  ('name', 'torchvision'),
+  [
+    ('resnet18', 11_176_512),
+    ('resnet34', 21_284_672),
+    ('resnet50', 23_508_032),
+  ],
+)
+def test_parameters_are_those_of_the_paper(name, torchvision):
+  model = encoder.make(
+    **(TINY | {'name': name, 'width': 64, 'stem': 'imagenet'})
+  )
+  shapes = jax.eval_shape(
+    lambda k: model.init(k, jnp.zeros((1, 64, 64, 3)), train=False),
+    jax.random.key(0, impl='rbg'),
+  )
+  sizes = [
+    x.size
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes['params'])
+    if 'Dense' not in str(path)
+  ]
+  assert sum(sizes) == torchvision
+
+
+@pytest.mark.parametrize('stem', ['full', 'half', 'quarter', 'imagenet'])
+def test_every_stem_tells_images_apart_on_the_sphere(stem):
+  _, _, out = _apply(_images(45), stem=stem)
+  np.testing.assert_allclose(jnp.linalg.norm(out, axis=1), 1.0, rtol=1e-5)
+  assert jnp.abs(out[0] - out[1]).max() > 1e-3
+
+
+def test_bfloat16_stays_close_and_gives_float32():
+  images = _images(32, channels=3)
+  _, _, exact = _apply(images)
+  _, variables, rough = _apply(images, dtype='bfloat16')
+  assert rough.dtype == jnp.float32
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  np.testing.assert_allclose(rough, exact, atol=0.05)
+  assert not np.array_equal(rough, exact)
+
+
+def test_evaluation_of_an_image_does_not_depend_on_its_batch():
+  images = _images(32, count=4)
+  embed, variables, together = _apply(images)
+  alone = embed(variables, images[1:2])
+  np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
+
+
+def test_training_mode_updates_the_running_statistics():
+  images = _images(32, count=8) + 3.0
+  model = encoder.make(**TINY)
+  _, variables, _ = _apply(images)
+  _, updated = jax.jit(
+    lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats'])
+  )(variables, images)
+  stem = updated['batch_stats']['BatchNorm_0']
+  before = variables['batch_stats']['BatchNorm_0']
+  assert np.abs(stem['mean'] - before['mean']).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [('name', 'resnet99'), ('stem', 'third'), ('dtype', 'float8')],
+)
+def test_unknown_choices_are_named(field, value):
+  with pytest.raises(InputError, match=f"{field}='{value}'"):
+    encoder.make(**(TINY | {field: value}))

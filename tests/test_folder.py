@@ -1,0 +1,141 @@
+"""Listing, naming and hashing a tree of image files."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plankton_jax.data import folder, sources
+from plankton_jax.errors import InputError
+
+
+def write(path, value=0, shape=(6, 8)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  pixels = np.random.default_rng(value).integers(0, 256, shape, np.uint8)
+  Image.fromarray(pixels).save(path)
+  return path
+
+
+def test_classes_are_relative_paths_and_clutter_is_ignored(tmp_path):
+  for name in (
+    'Copepoda/Calanus/b.png',
+    'Copepoda/Oithona/a b.JPG',
+    'Copepoda/top.tiff',
+    'Ünïcode/ж 1.bmp',
+  ):
+    write(tmp_path / name)
+  for name in (
+    'taxa.csv',
+    'Copepoda/Thumbs.db',
+    'Copepoda/.DS_Store',
+    'Copepoda/._top.png',
+    '.hidden/x.png',
+    '__MACOSX/y.png',
+  ):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b'clutter')
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.ids == (
+    'Copepoda/Calanus/b.png',
+    'Copepoda/Oithona/a b.JPG',
+    'Copepoda/top.tiff',
+    'Ünïcode/ж 1.bmp',
+  )
+  assert listing.class_names == (
+    'Copepoda',
+    'Copepoda/Calanus',
+    'Copepoda/Oithona',
+    'Ünïcode',
+  )
+  np.testing.assert_array_equal(listing.labels, [1, 2, 0, 3])
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+  root = tmp_path / 'root'
+  write(root / 'a/x.png')
+  write(tmp_path / 'elsewhere/y.png')
+  (root / 'a/up').symlink_to(root)
+  (root / 'b').symlink_to(tmp_path / 'elsewhere')
+  (root / 'a/self').symlink_to(root / 'a/self')
+  (root / 'a/self.png').symlink_to(root / 'a/self.png')
+  (root / 'a/gone.png').symlink_to(root / 'nowhere.png')
+  os.mkfifo(root / 'a/pipe.png')  # Opening it would wait for ever.
+  listing = folder.scan_classes(str(root))
+  assert listing.ids == ('a/gone.png', 'a/self.png', 'a/x.png', 'b/y.png')
+  examples = list(sources.from_folder(str(root)).examples())
+  assert [e.image is None for e in examples] == [True, True, False, False]
+  assert examples[0].reason == 'No such file or directory'
+
+
+def test_names_that_are_not_utf8_are_skipped(tmp_path):
+  write(tmp_path / 'a/x.png')
+  source = os.fsencode(tmp_path / 'a/x.png')
+  try:
+    os.link(source, os.fsencode(tmp_path) + b'/a/\xff.png')
+  except OSError:
+    pytest.skip('this file system takes UTF-8 names alone')
+  listing = folder.scan(str(tmp_path))
+  assert listing.ids == ('a/x.png',)
+  assert listing.skipped == (('a/\\xff.png', 'the file name is not UTF-8'),)
+
+
+def test_what_cannot_be_a_data_set_is_named(tmp_path):
+  with pytest.raises(InputError, match=r'data.path is empty'):
+    folder.scan('')
+  with pytest.raises(InputError, match='nowhere is not a folder'):
+    folder.scan(str(tmp_path / 'nowhere'))
+  (tmp_path / 'notes.txt').write_text('none')
+  with pytest.raises(InputError, match=r'holds no image \(.bmp, '):
+    folder.scan(str(tmp_path))
+  write(tmp_path / 'a/x.png')
+  (tmp_path / 'b/c').mkdir(parents=True)
+  with pytest.raises(InputError, match=r'/b/c holds no image: remove'):
+    folder.scan_classes(str(tmp_path))
+  write(tmp_path / 'loose.png')
+  with pytest.raises(InputError, match=r'loose.png lies in no class folder'):
+    folder.scan_classes(str(tmp_path))
+
+
+def test_fingerprint_follows_names_and_contents(tmp_path):
+  def fingerprint():
+    return folder.fingerprint(folder.scan(str(tmp_path)))
+
+  write(tmp_path / 'a/x.png', 1)
+  write(tmp_path / 'b/y.png', 2)
+  seen = [fingerprint()]
+  assert fingerprint() == seen[0]
+  write(tmp_path / 'b/y.png', 3)
+  seen.append(fingerprint())
+  (tmp_path / 'b/y.png').rename(tmp_path / 'b/z.png')
+  seen.append(fingerprint())
+  write(tmp_path / 'c/w.png', 4)
+  seen.append(fingerprint())
+  (tmp_path / 'c').rename(tmp_path / 'd')
+  seen.append(fingerprint())
+  assert len(set(seen)) == 5
+
+
+def test_decode_folder_takes_flat_and_labelled_folders(tmp_path):
+  settings = {'size': 8, 'resize': 'pad', 'channels': 1}
+  for value, name in enumerate(('c.png', 'a.png', 'b.png')):
+    write(tmp_path / name, value, shape=(8, 8))
+  (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
+  got = folder.decode_folder(str(tmp_path), **settings)
+  assert got.ids.tolist() == ['a.png', 'b.png', 'c.png']
+  assert got.labels.tolist() == [-1, -1, -1] and got.class_names == ()
+  assert [name for name, _ in got.skipped] == ['bad.png']
+  for pixels, value in zip(got.images, (1, 2, 0), strict=True):
+    expected = np.random.default_rng(value).integers(0, 256, (8, 8), np.uint8)
+    np.testing.assert_array_equal(pixels[..., 0], expected)
+  write(tmp_path / 'z/d.png')
+  write(tmp_path / 'y/e.png')
+  got = folder.decode_folder(str(tmp_path), **settings)
+  assert got.class_names == ('y', 'z')
+  assert got.labels.tolist() == [-1, -1, -1, 0, 1]
+
+
+def test_decode_folder_with_nothing_readable(tmp_path):
+  (tmp_path / 'x.jpg').write_text('not an image')
+  with pytest.raises(InputError, match=r'none of the 1 images .* x.jpg: not a'):
+    folder.decode_folder(str(tmp_path), size=8, resize='pad', channels=1)

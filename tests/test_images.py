@@ -1,0 +1,192 @@
+"""Decoding every format to the same pixels, and fitting them to a size."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plankton_jax.data import images
+
+
+def encoded(image, form, **options):
+  stream = io.BytesIO()
+  image.save(stream, form, **options)
+  return stream.getvalue()
+
+
+@pytest.fixture
+def grey():
+  return np.random.default_rng(0).integers(0, 256, (9, 14), np.uint8)
+
+
+@pytest.fixture
+def colour():
+  return np.random.default_rng(1).integers(0, 256, (9, 14, 3), np.uint8)
+
+
+@pytest.mark.parametrize('form', ['PNG', 'TIFF', 'BMP'])
+def test_lossless_8_bit_is_exact(grey, colour, form):
+  for pixels in (grey, colour):
+    data = encoded(Image.fromarray(pixels), form)
+    np.testing.assert_array_equal(images.decode(data), pixels)
+    kept = images.normalise(data)
+    assert (kept == data) == (form == 'PNG')
+    np.testing.assert_array_equal(images.decode(kept), pixels)
+
+
+def test_jpeg_bytes_are_kept(grey):
+  data = encoded(Image.fromarray(grey), 'JPEG', quality=95)
+  assert images.normalise(data) == data
+  with Image.open(io.BytesIO(data)) as image:
+    np.testing.assert_array_equal(images.decode(data), np.asarray(image))
+
+
+@pytest.mark.parametrize('form', ['PNG', 'TIFF'])
+def test_16_bit_is_scaled_by_the_full_range(form):
+  deep = np.array([[0, 128, 129, 257, 32768, 65406, 65407, 65535]], np.uint16)
+  data = encoded(Image.fromarray(deep), form)
+  expected = np.rint(deep / 65535 * 255).astype(np.uint8)
+  np.testing.assert_array_equal(images.decode(data), expected)
+  np.testing.assert_array_equal(images.decode(images.normalise(data)), expected)
+
+
+def test_transparency_is_composited_on_white(grey):
+  alpha = np.random.default_rng(2).integers(0, 256, grey.shape, np.uint8)
+  colours = np.stack([grey, grey, grey // 2, alpha], -1)
+  opacity = alpha[..., None] / 255
+  expected = colours[..., :3] * opacity + 255 * (1 - opacity)
+  for form in ('PNG', 'TIFF'):
+    data = encoded(Image.fromarray(colours, 'RGBA'), form)
+    difference = images.decode(data) - expected
+    assert np.abs(difference).max() <= 1.0
+    np.testing.assert_array_equal(
+      images.decode(images.normalise(data)), images.decode(data)
+    )
+
+
+def test_grey_with_alpha_stays_grey(grey):
+  data = encoded(Image.fromarray(grey).convert('LA'), 'PNG')
+  np.testing.assert_array_equal(images.decode(data), grey)
+
+
+def test_palette_bilevel_and_low_depth(grey, colour):
+  few = Image.fromarray(colour).quantize(7)
+  looked_up = np.asarray(few.convert('RGB'))
+  for form in ('PNG', 'BMP', 'TIFF'):
+    np.testing.assert_array_equal(images.decode(encoded(few, form)), looked_up)
+  bits = Image.fromarray(grey > 127)
+  np.testing.assert_array_equal(
+    images.decode(encoded(bits, 'PNG')), np.where(grey > 127, 255, 0)
+  )
+  four = images.normalise(encoded(Image.fromarray(grey & 15), 'PNG', bits=4))
+  with Image.open(io.BytesIO(four)) as image:
+    assert image.tile[0].args == 'L'
+
+
+def test_colour_key_is_white(grey):
+  data = encoded(Image.fromarray(grey), 'PNG', transparency=int(grey[0, 0]))
+  expected = np.where(grey == grey[0, 0], 255, grey)
+  np.testing.assert_array_equal(images.decode(data), expected)
+  assert images.normalise(data) != data
+
+
+def test_grey_stored_as_colour_has_the_digest_of_grey(grey):
+  as_colour = encoded(Image.fromarray(grey).convert('RGB'), 'BMP')
+  decoded = images.decode(as_colour)
+  np.testing.assert_array_equal(decoded, grey)
+  assert images.digest(decoded) == images.digest(grey)
+  assert images.digest(grey) != images.digest(grey.reshape(14, 9))
+  changed = grey.copy()
+  changed[-1, -1] ^= 1
+  assert images.digest(grey) != images.digest(changed)
+
+
+@pytest.mark.parametrize('form', ['PNG', 'JPEG', 'TIFF', 'BMP'])
+def test_truncated_is_refused(colour, form):
+  large = np.tile(colour, (8, 8, 1))
+  data = encoded(Image.fromarray(large), form)
+  for share in (0.3, 0.8):
+    with pytest.raises(ValueError, match=r'\w'):
+      images.decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+  ('data', 'reason'),
+  [
+    (b'', 'empty file'),
+    (b'station,depth\n12,40\n' * 9, 'not a PNG, JPEG, TIFF or BMP image'),
+    (encoded(Image.new('L', (4, 4)), 'GIF'), 'not a PNG, JPEG, TIFF or BMP'),
+  ],
+)
+def test_no_image_is_refused(data, reason):
+  for function in (images.decode, images.normalise):
+    with pytest.raises(ValueError, match=reason):
+      function(data)
+
+
+def test_decompression_bombs_are_refused(monkeypatch):
+  monkeypatch.setattr(images, 'MAX_PIXELS', 10_000)
+  bomb = encoded(Image.new('1', (30_000, 6_000)), 'PNG')
+  for data in (bomb, encoded(Image.new('L', (101, 100)), 'PNG')):
+    with pytest.raises(ValueError, match='million pixels'):
+      images.normalise(data)
+  fine = encoded(Image.new('L', (100, 100)), 'PNG')
+  assert images.normalise(fine) == fine
+
+
+def test_32_bit_is_refused(grey):
+  for dtype in (np.int32, np.float32):
+    data = encoded(Image.fromarray(grey.astype(dtype)), 'TIFF')
+    with pytest.raises(ValueError, match='32-bit'):
+      images.decode(data)
+
+
+@pytest.mark.parametrize('shape', [(40, 10), (10, 40), (40, 1), (300, 2)])
+def test_pad_keeps_aspect_and_takes_the_border_median(shape):
+  pixels = np.full(shape, 200, np.uint8)
+  pixels[0, 0] = 3  # An outlier in the border changes nothing.
+  fitted = images.fit(pixels, size=20, resize='pad', channels=1)[..., 0]
+  height, width = (max(1, round(side * 20 / max(shape))) for side in shape)
+  top, left = (20 - height) // 2, (20 - width) // 2
+  outside = np.ones((20, 20), bool)
+  outside[top : top + height, left : left + width] = False
+  assert (fitted[outside] == 200).all()
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_pad_centres_the_untouched_pixels(seed):
+  colour = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+  fitted = images.fit(colour, size=7, resize='pad', channels=3)
+  np.testing.assert_array_equal(fitted[1:6], colour)
+  border = [
+    colour[y, x]
+    for y in range(5)
+    for x in range(7)
+    if y in (0, 4) or x in (0, 6)
+  ]
+  expected = np.sort(border, axis=0)[len(border) // 2]
+  assert (fitted[0] == expected).all() and (fitted[6] == expected).all()
+
+
+def test_shrinking_is_antialiased():
+  # One-pixel checks vanish into their mean; without a filter they alias.
+  checks = ((np.indices((96, 96)).sum(0) % 2) * 255).astype(np.uint8)
+  for resize in ('pad', 'stretch'):
+    fitted = images.fit(checks, size=16, resize=resize, channels=1)
+    assert np.abs(fitted.astype(int) - 127).max() <= 4
+
+
+def test_stretch_fills_the_square():
+  pixels = np.zeros((10, 40), np.uint8)
+  pixels[:, 20:] = 255
+  fitted = images.fit(pixels, size=8, resize='stretch', channels=1)[..., 0]
+  assert (fitted[:, :3] < 20).all() and (fitted[:, 5:] > 235).all()
+
+
+def test_channels_are_converted(grey, colour):
+  tripled = images.fit(grey, size=14, resize='pad', channels=3)
+  np.testing.assert_array_equal(tripled[2:11], np.stack([grey] * 3, -1))
+  luma = images.fit(colour, size=14, resize='pad', channels=1)[2:11, :, 0]
+  expected = colour @ np.array([0.299, 0.587, 0.114])
+  assert np.abs(luma - expected).max() <= 1.0

@@ -1,0 +1,69 @@
+import chex
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from plankton_jax import optimizer
+from plankton_jax.errors import InputError
+
+FIELDS = {
+  'learning_rate': 0.1,
+  'schedule': 'constant',
+  'warmup_epochs': 0.0,
+  'weight_decay': 0.0,
+  'epochs': 10,
+  'steps_per_epoch': 4,
+}
+PARAMS = {
+  'encoder': {
+    'Conv_0': {'kernel': jnp.full((2, 2), 2.0)},
+    'BatchNorm_0': {'scale': jnp.full(2, 2.0), 'bias': jnp.full(2, 2.0)},
+    'Dense_0': {'kernel': jnp.full((2, 2), 2.0), 'bias': jnp.full(2, 2.0)},
+  },
+  'objective': {'prototypes': jnp.full((3, 2), 2.0)},
+}
+
+
+def _rates(**fields):
+  """The step sizes that Adam takes on a constant gradient are the rates."""
+  tx = optimizer.make(**(FIELDS | fields))
+  params = {'encoder': {'Conv_0': {'kernel': jnp.zeros(())}}}
+  opt_state, rates = tx.init(params), []
+  for _ in range(40):
+    updates, opt_state = tx.update(
+      optax.tree.ones_like(params), opt_state, params
+    )
+    rates.append(-float(updates['encoder']['Conv_0']['kernel']))
+  return np.array(rates)
+
+
+def test_constant_rate():
+  np.testing.assert_allclose(_rates(), 0.1, rtol=1e-4)
+
+
+def test_cosine_with_warmup():
+  rates = _rates(schedule='cosine', warmup_epochs=2.0)
+  np.testing.assert_allclose(rates[:8], 0.1 * np.arange(8) / 8, atol=1e-5)
+  left = np.arange(32)
+  expected = 0.1 * (1 + np.cos(np.pi * left / 32)) / 2
+  np.testing.assert_allclose(rates[8:], expected, atol=1e-5)
+
+
+def test_decay_touches_the_encoders_kernels_alone():
+  tx = optimizer.make(**(FIELDS | {'weight_decay': 0.5}))
+  zeros = optax.tree.zeros_like(PARAMS)
+  updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+  decayed = optax.tree.zeros_like(PARAMS)
+  for module in ('Conv_0', 'Dense_0'):
+    decayed['encoder'][module]['kernel'] = jnp.full((2, 2), -0.1 * 0.5 * 2.0)
+  chex.assert_trees_all_close(updates, decayed, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [({'schedule': 'linear'}, 'schedule'), ({'warmup_epochs': 10.0}, 'warmup')],
+)
+def test_bad_fields_are_named(fields, message):
+  with pytest.raises(InputError, match=message):
+    optimizer.make(**(FIELDS | fields))

@@ -1,0 +1,289 @@
+"""From a folder, drawings or a TFDS set to decoded images with a split."""
+
+import inspect
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plankton_jax.data import cache, images, pipeline, records, synthetic
+from plankton_jax.errors import InputError
+
+FIELDS = {
+  'source': 'folder',
+  'path': '',
+  'name': '',
+  'data_dir': '',
+  'per_class': 4,
+  'resize': 'pad',
+  'size': 8,
+  'channels': 1,
+  'unseen_classes': ('d',),
+  'fractions': (0.5, 0.25, 0.25),
+  'group_regex': '',
+  'on_bad_image': 'skip',
+}
+SUFFIXES = ('png', 'jpg', 'tif', 'bmp')
+
+
+def pixels(value):
+  """A picture of its own size, smooth enough to survive JPEG."""
+  rng = np.random.default_rng(value)
+  height, width = rng.integers(6, 20, 2)
+  y, x = np.mgrid[:height, :width]
+  slope = rng.uniform(-5, 5, 2)
+  return np.clip(120 + slope[0] * y + slope[1] * x, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+  """Classes a to d, eight images each, in every format and mode."""
+  for i in range(32):
+    file = tmp_path / 'images' / 'abcd'[i // 8] / f'{i:02}.{SUFFIXES[i % 4]}'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels(i))
+    if i % 8 == 4:
+      image = image.convert('RGBA')
+    elif i % 8 == 6:
+      image = Image.fromarray(pixels(i).astype(np.uint16) * 257)
+    elif i % 8 == 7:
+      image = image.convert('P')
+    image.save(file)
+  return tmp_path / 'images'
+
+
+@pytest.fixture
+def load(tmp_path):
+  def load(workdir='work', seed=0, **changes):
+    fields = {**FIELDS, 'path': str(tmp_path / 'images'), **changes}
+    return pipeline.load(
+      tmp_path / workdir,
+      seed=seed,
+      cache_dir=str(tmp_path / 'cache'),
+      **fields,
+    )
+
+  return load
+
+
+def ids(data, name):
+  return data.ids[data.splits[name]].tolist()
+
+
+def test_folder_of_every_format(root, load):
+  data = load(unseen_classes=('b',))
+  assert data.class_names == ('a', 'c', 'd', 'b') and data.num_seen == 3
+  assert data.images.shape == (32, 8, 8, 1) and data.images.dtype == np.uint8
+  assert data.labels.dtype == np.int32
+  for row, name in enumerate(data.ids.tolist()):
+    assert data.class_names[data.labels[row]] == name[0]
+    original = data.originals.read(name)
+    expected = pixels(int(name[2:4])).astype(int)
+    lossy = name.endswith('jpg')
+    np.testing.assert_allclose(original, expected, atol=8 if lossy else 0)
+    fitted = images.fit(original, size=8, resize='pad', channels=1)
+    np.testing.assert_array_equal(data.images[row], fitted)
+  assert data.splits['unseen'].tolist() == list(range(8, 16))
+  sizes = [len(data.splits[name]) for name in ('train', 'val', 'test')]
+  assert sizes == [12, 6, 6]
+  with pytest.raises(KeyError):
+    data.originals.read('nowhere.png')
+
+
+def test_second_load_decodes_nothing(root, load, monkeypatch):
+  first = load()
+  for module, name in ((records, 'write'), (cache, 'build')):
+    monkeypatch.setattr(module, name, None)
+  again = load()
+  assert again.fingerprint == first.fingerprint
+  np.testing.assert_array_equal(again.images, first.images)
+  for name, rows in first.splits.items():
+    np.testing.assert_array_equal(again.splits[name], rows)
+
+
+def test_settings_have_caches_of_their_own(root, load, tmp_path, monkeypatch):
+  load()
+  monkeypatch.setattr(records, 'write', None)  # Records are shared.
+  assert load(size=12).images.shape == (32, 12, 12, 1)
+  assert load(channels=3).images.shape == (32, 8, 8, 3)
+  assert not np.array_equal(load(resize='stretch').images, load().images)
+  assert len(list((tmp_path / 'cache/decoded').iterdir())) == 4
+
+
+def test_changed_data_never_meets_an_old_cache(root, load, tmp_path):
+  first = load()
+  Image.fromarray(pixels(99)).save(root / 'a/00.png')
+  with pytest.raises(InputError, match='the same names have other contents'):
+    load()
+  second = load('other')
+  assert second.fingerprint != first.fingerprint
+  changed = (second.images != first.images).any((1, 2, 3))
+  assert np.flatnonzero(changed).tolist() == [0]
+  (root / 'a/00.png').unlink()
+  with pytest.raises(InputError, match=r'1 images are missing \(a/00.png\)'):
+    load()
+  shutil.copy(root / 'a/04.png', root / 'a/new.png')
+  with pytest.raises(InputError, match=r'missing .*1 images are new \(a/new'):
+    load()
+
+
+def test_bad_images_are_skipped_and_listed(root, load, tmp_path, monkeypatch):
+  (root / 'a/bad.png').write_bytes(b'')
+  (root / 'b/cut.jpg').write_bytes((root / 'b/09.jpg').read_bytes()[:-150])
+  (root / 'c/text.jpg').write_text('station,depth\n')
+  lines = []
+  monkeypatch.setattr(
+    pipeline.log, 'warning', lambda m, *a: lines.append(m % a)
+  )
+  data = load()
+  listed = (tmp_path / 'work/skipped.txt').read_text().splitlines()
+  listed = dict(line.split('\t') for line in listed)
+  assert listed.keys() == {'a/bad.png', 'b/cut.jpg', 'c/text.jpg'}
+  assert listed['a/bad.png'] == 'empty file'
+  assert listed['c/text.jpg'] == 'not a PNG, JPEG, TIFF or BMP image'
+  assert not set(listed) & set(data.ids.tolist()) and len(data.ids) == 32
+  assert len(lines) == 1 and all(name in lines[0] for name in listed)
+  with pytest.raises(InputError, match=r"^a/bad.png: empty file; .*='skip'$"):
+    load('other', on_bad_image='raise')
+  for name in listed:
+    (root / name).unlink()
+  (tmp_path / 'work/split.json').unlink()
+  load(on_bad_image='raise')
+  assert not (tmp_path / 'work/skipped.txt').exists()
+
+
+def test_duplicates_across_seen_and_unseen(root, load, tmp_path):
+  shutil.copy(root / 'd/24.png', root / 'a/copy.png')
+  Image.fromarray(pixels(0)).convert('RGB').save(root / 'b/same.bmp')
+  for seed in range(4):
+    data = load(f'work{seed}', seed=seed)
+    kept = [name for rows in data.splits for name in ids(data, rows)]
+    assert len(kept) == 33 and 'a/copy.png' not in kept
+    side = {name: s for s in data.splits for name in ids(data, s)}
+    assert side['a/00.png'] == side['b/same.bmp']
+    skipped = (tmp_path / f'work{seed}/skipped.txt').read_text()
+    assert skipped == 'a/copy.png\tsame pixels as an image of an unseen class\n'
+  assert load('work0', seed=0).splits.keys() == data.splits.keys()
+
+
+def test_groups_share_a_side(root, load):
+  data = load(group_regex=r'(\d)\.')  # By the last digit, across classes.
+  side = {name: s for s in data.splits for name in ids(data, s)}
+  for digit in '0123456789':
+    group = {s for n, s in side.items() if n[3] == digit and s != 'unseen'}
+    assert len(group) == 1
+
+
+def test_the_seed_decides(root, load):
+  first, again = load('w1', seed=3), load('w2', seed=3)
+  other = load('w3', seed=4)
+  assert ids(first, 'train') == ids(again, 'train') != ids(other, 'train')
+  with pytest.raises(InputError, match='data seed = 3, not 4'):
+    load('w1', seed=4)
+  with pytest.raises(InputError, match='data group_regex = , not x'):
+    load('w1', seed=3, group_regex='x')
+  with pytest.raises(
+    InputError, match=r"unseen_classes = \['d'\], not \['a'\]"
+  ):
+    load('w1', seed=3, unseen_classes=('a',))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'source': 'web'}, "data.source='web' must be"),
+    ({'path': ''}, 'data.path is empty'),
+    ({'path': '/nowhere'}, '/nowhere is not a folder'),
+    ({'resize': 'crop'}, "data.resize='crop' must be 'pad' or 'stretch'"),
+    ({'channels': 2}, 'data.channels=2 must be 1 or 3'),
+    ({'size': 0}, 'data.size=0'),
+    ({'on_bad_image': 'ask'}, "data.on_bad_image='ask' must be"),
+    ({'fractions': (0.5, 0.5)}, 'data.fractions'),
+    ({'group_regex': '['}, 'data.group_regex'),
+    ({'unseen_classes': ('e',)}, "no class 'e'"),
+    ({'unseen_classes': ('a', 'b', 'c')}, '1 of 4 classes'),
+    ({'source': 'synthetic', 'per_class': 0}, 'data.per_class'),
+    ({'source': 'tfds'}, 'data.name is empty'),
+  ],
+)
+def test_bad_fields_are_one_line(root, load, tmp_path, changes, message):
+  with pytest.raises(InputError, match=message) as caught:
+    load(**changes)
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'cache').exists()  # Found before any work.
+
+
+def test_one_text_file_renamed_and_too_few_images(root, load, tmp_path):
+  for name in '012':
+    (root / f'a/0{name}.png').unlink(missing_ok=True)
+  for file in (root / 'a').glob('0[2-7]*'):
+    file.unlink()
+  with pytest.raises(InputError, match=r"class 'a' has too few images .*\(1\)"):
+    load()
+  lonely = tmp_path / 'lonely'
+  (lonely / 'x').mkdir(parents=True)
+  (lonely / 'x/text.jpg').write_text('not an image')
+  with pytest.raises(InputError, match=r'only one class \(x\)'):
+    load(path=str(lonely))
+  (lonely / 'y').mkdir()
+  (lonely / 'y/text.jpg').write_text('not an image')
+  with pytest.raises(InputError, match=r'none of the 2 images in .*x/text.jpg'):
+    load(path=str(lonely), unseen_classes=0)
+
+
+def test_drawn_images(load, tmp_path):
+  data = load(source='synthetic', unseen_classes=3, seed=2)
+  assert sorted(data.class_names) == list(synthetic.CLASS_NAMES)
+  assert data.num_seen == len(synthetic.CLASS_NAMES) - 3
+  assert len(data.images) == 4 * len(synthetic.CLASS_NAMES)
+  name = str(data.ids[5])
+  drawn = synthetic.draw(name.split('/')[0], int(name[-6:]), seed=2)
+  np.testing.assert_array_equal(data.originals.read(name), drawn)
+  other = load('other', source='synthetic', unseen_classes=3, seed=3)
+  assert other.fingerprint != data.fingerprint
+
+
+def test_a_prepared_tfds_set(root, load, tmp_path):
+  folder = load()
+  written = next((tmp_path / 'cache/records').iterdir())
+  data = load(
+    'tfds',
+    source='tfds',
+    name=records.PlanktonImages.name,
+    data_dir=str(written),
+  )
+  assert data.class_names == folder.class_names
+  np.testing.assert_array_equal(data.images, folder.images)
+  np.testing.assert_array_equal(data.ids, folder.ids)
+  np.testing.assert_array_equal(data.splits['val'], folder.splits['val'])
+  name = str(data.ids[3])
+  np.testing.assert_array_equal(
+    data.originals.read(name), folder.originals.read(name)
+  )
+
+
+def test_a_cache_dir_that_cannot_be(root, load, tmp_path):
+  (tmp_path / 'cache').write_text('a file')
+  with pytest.raises(InputError, match=r'data.cache_dir: .*cache: File exists'):
+    load()
+
+
+def test_no_field_has_a_default():
+  parameters = inspect.signature(pipeline.load).parameters.values()
+  assert all(p.default is p.empty for p in parameters)
+  assert {p.name for p in parameters} == {
+    'workdir', 'seed', 'cache_dir', *FIELDS
+  }  # fmt: skip
+
+
+def test_import_is_light():
+  program = """
+import sys
+import plankton_jax.data.pipeline
+heavy = {'tensorflow_datasets', 'jax', 'scipy', 'tensorflow'} & {*sys.modules}
+assert not heavy, heavy
+"""
+  subprocess.run([sys.executable, '-c', program], check=True, timeout=60)

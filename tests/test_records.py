@@ -1,0 +1,145 @@
+"""Records without TensorFlow: what goes in comes out; prepared TFDS sets."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from plankton_jax.data import images, records, sources
+from plankton_jax.errors import InputError
+
+
+def pixels(value):
+  return np.random.default_rng(value).integers(0, 256, (5, 7), np.uint8)
+
+
+def source(examples, names=('a', 'b')):
+  return sources.Source(
+    'somewhere', '00', names, lambda: iter(examples), (('z', 'known'),)
+  )
+
+
+def test_records_keep_order_bytes_ids_and_what_was_skipped(tmp_path):
+  examples = [
+    sources.Example(f'b/ж {i}.png', i % 2, images.encode(pixels(i)))
+    for i in range(20)
+  ]
+  broken = sources.Example('a/bad.png', 0, None, 'empty file')
+  given = [broken, *examples[:7], broken, *examples[7:]]
+  final = tmp_path / 'set'
+  records.write(final, source(given))
+  opened = records.read(final)
+  assert len(opened) == 20
+  for row in np.random.default_rng(0).permutation(20):
+    wanted = examples[row]
+    assert opened[row] == (wanted.id, wanted.label, wanted.image)
+  bad = ('a/bad.png', 'empty file')
+  assert records.skipped(final) == [('z', 'known'), bad, bad]
+  assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+  def failing():
+    yield sources.Example('a/0', 0, images.encode(pixels(0)))
+    raise RuntimeError('power cut')
+
+  broken = sources.Source('x', '00', ('a',), failing, ())
+  with pytest.raises(RuntimeError, match='power cut'):
+    records.write(tmp_path / 'set', broken)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_readable_is_one_line(tmp_path):
+  bad = [sources.Example('a/x.jpg', 0, None, 'empty file')]
+  with pytest.raises(InputError, match='none of the 2 images in somewhere'):
+    records.write(tmp_path / 'set', source(bad))
+  assert list(tmp_path.iterdir()) == []
+
+
+class TwoSplits(tfds.core.GeneratorBasedBuilder):
+  """A prepared data set as others make them: shuffled, without ids."""
+
+  VERSION = tfds.core.Version('2.1.0')
+  features = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(None, None, 1)),
+    'label': tfds.features.ClassLabel(names=['q', 'p']),
+  }
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(self.features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {
+      'train': self._generate_examples(range(9)),
+      'test': self._generate_examples([9, 10]),
+    }
+
+  def _generate_examples(self, values):
+    for value in values:
+      fields = {'image': images.encode(pixels(value)), 'label': value % 2}
+      yield value, {name: fields[name] for name in self.features}
+
+
+class NoLabel(TwoSplits):
+  features = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(None, None, 1))
+  }
+
+
+def prepare(builder_class, tmp_path, file_format='array_record'):
+  builder = builder_class(data_dir=str(tmp_path), file_format=file_format)
+  with records._quiet_tfds():
+    builder.download_and_prepare()
+
+
+def test_prepared_sets_join_their_splits(tmp_path):
+  prepare(TwoSplits, tmp_path)
+  builder = records.prepared('two_splits', str(tmp_path))
+  assert records.class_names(builder) == ('q', 'p')
+  opened = records.Records(builder)
+  ids = [opened[row].id for row in range(len(opened))]
+  assert ids == ['test/0', 'test/1', *(f'train/{i}' for i in range(9))]
+  original = {pixels(value).tobytes(): value for value in range(11)}
+  values = []
+  for row in range(11):
+    value = original[images.decode(opened[row].image).tobytes()]
+    assert opened[row].label == value % 2
+    values.append(value)
+  assert sorted(values[:2]) == [9, 10] and sorted(values[2:]) == [*range(9)]
+  assert records.fingerprint(builder) == records.fingerprint(builder)
+  file = next((tmp_path / 'two_splits/2.1.0').glob('*train*'))
+  before = records.fingerprint(builder)
+  file.write_bytes(file.read_bytes() + b'0')
+  assert records.fingerprint(builder) != before
+
+
+def test_prepared_sets_that_cannot_be_used(tmp_path):
+  with pytest.raises(InputError, match=r'data.name is empty'):
+    records.prepared('', str(tmp_path))
+  with pytest.raises(InputError, match=r"no prepared TFDS data set 'none"):
+    records.prepared('nonesuch', str(tmp_path))
+  with pytest.raises(
+    InputError, match=r"no prepared .*'two_splits' in .*: set"
+  ):
+    records.prepared('two_splits', str(tmp_path))
+  prepare(NoLabel, tmp_path)
+  with pytest.raises(InputError, match=r'lacks an Image .* it has image'):
+    records.prepared('no_label', str(tmp_path))
+
+
+def test_no_tensorflow_is_imported(tmp_path):
+  program = f"""
+import sys
+from pathlib import Path
+from plankton_jax.data import records, sources
+source = sources.from_drawings(1, 0)
+records.write(Path({str(tmp_path / 'set')!r}), source)
+assert len(records.read(Path({str(tmp_path / 'set')!r}))) == len(
+  source.class_names)
+assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules
+"""
+  subprocess.run([sys.executable, '-c', program], check=True, timeout=60)
