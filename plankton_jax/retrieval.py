@@ -21,7 +21,7 @@ from plankton_jax.errors import InputError
 
 BATCH = 128  # More rows do not make the product faster.
 TILE_ENTRIES = 2**15  # Nearest rows ranked at a time, to stay in cache.
-CHUNK = 2**10  # Pairs compared in float64 at a time, likewise.
+CHUNK = 2**8  # Pairs compared in float64 at a time, likewise.
 MAX_THREADS = 8  # Each holds a product of BATCH × N; more wait for Python.
 INF_BITS = 0x7F800000
 
@@ -128,7 +128,7 @@ def per_query(embeddings, labels, *, ks: Sequence[int]) -> PerQuery:
 
 
 class _Space(NamedTuple):
-  rows: np.ndarray  # [N, D], as given
+  rows: np.ndarray  # [N, D] float64, as given
   step: float
   query: np.ndarray  # [N, D + 2] float32: −2 z, 1, ‖z‖²
   gallery: np.ndarray  # [D + 2, N] float32: z, ‖z‖², 1
@@ -149,7 +149,8 @@ def _space(embeddings) -> _Space:
   ones = np.ones_like(norms)
   query = np.hstack([-2.0 * z, ones, norms], dtype=np.float32)
   gallery = np.hstack([z, norms, ones], dtype=np.float32)
-  return _Space(embeddings, step, query, np.ascontiguousarray(gallery.T))
+  rows = embeddings.astype(np.float64, copy=False)
+  return _Space(rows, step, query, np.ascontiguousarray(gallery.T))
 
 
 def _parts(depths):
@@ -205,55 +206,60 @@ def _candidates(dists, limit):
 
   Shorter rows end in inf.
   """
-  flat = np.flatnonzero(dists <= limit)
-  row, column = np.divmod(flat, dists.shape[1])
-  counts = np.bincount(row, minlength=len(dists))
-  position = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+  near = dists <= limit
+  counts = np.count_nonzero(near, axis=1)
+  flat = np.flatnonzero(near)
+  columns = flat - np.repeat(np.arange(len(near)) * near.shape[1], counts)
   # Floats from 0 sort as their bits; one sort then orders pairs.
-  bits = np.maximum(dists.ravel()[flat], 0.0).view(np.uint32).astype(np.uint64)
-  pairs = np.full((len(dists), counts.max()), INF_BITS << 32, np.uint64)
-  pairs[row, position] = bits << 32 | column.astype(np.uint64)
+  bits = np.maximum(dists.ravel()[flat], 0.0).view(np.uint32)
+  pairs = np.full((len(near), counts.max()), INF_BITS << 32, np.uint64)
+  filled = np.arange(pairs.shape[1]) < counts[:, None]
+  pairs[filled] = bits.astype(np.uint64) << 32 | columns.astype(np.uint64)
   pairs.sort(axis=1)
-  near = (pairs >> 32).astype(np.uint32).view(np.float32)
-  return near, (pairs & 0xFFFFFFFF).astype(np.intp)
+  sorted_dists = (pairs >> 32).astype(np.uint32).view(np.float32)
+  return sorted_dists, (pairs & 0xFFFFFFFF).astype(np.intp)
 
 
 def _contested(dists, hits, tolerance):
   """Entries within the tolerance of one of the other kind, [T, K] bool.
 
-  Only hits and misses can change a measure by changing places.
+  Only hits and misses can change a measure by changing places. In ascending
+  order the nearest of the other kind lie beside the run of one's own.
   """
-  contested = np.zeros(hits.shape, bool)
-  for kind in (hits, ~hits):
-    below = np.maximum.accumulate(np.where(kind, dists, -np.inf), axis=1)
-    above = np.where(kind, dists, np.inf)[:, ::-1]
-    above = np.minimum.accumulate(above, axis=1)[:, ::-1]
-    close = (dists <= below + tolerance) | (dists >= above - tolerance)
-    contested |= ~kind & close
-  return contested & np.isfinite(dists)
+  starting = np.ones(hits.shape, bool)
+  starting[:, 1:] = hits[:, 1:] != hits[:, :-1]
+  starts = np.flatnonzero(starting)
+  lengths = np.diff(starts, append=hits.size)
+  first = starts % hits.shape[1] == 0
+  below = np.where(first, -np.inf, dists.ravel()[starts - 1])
+  above = np.where(first, np.inf, dists.ravel()[starts])
+  below = np.repeat(below, lengths).reshape(hits.shape)
+  above = np.repeat(np.append(above[1:], np.inf), lengths).reshape(hits.shape)
+  close = (dists <= below + tolerance) | (dists >= above - tolerance)
+  return close & np.isfinite(dists)
 
 
 def _exact(rows, a, b):
-  """Squared distances of rows a and rows b in float64, [P]."""
+  """Squared distances of rows a and rows b, [P]."""
   dists = np.empty(len(a))
   for start in range(0, len(a), CHUNK):
     pairs = slice(start, start + CHUNK)
-    gap = np.subtract(rows[b[pairs]], rows[a[pairs]], dtype=np.float64)
-    dists[pairs] = np.einsum('pd,pd->p', gap, gap)
+    gaps = rows.take(b[pairs], axis=0)  # Faster than indexing.
+    gaps -= rows.take(a[pairs], axis=0)
+    dists[pairs] = np.einsum('pd,pd->p', gaps, gaps)
   return dists
 
 
 def _reordered(hits, dists, index):
   """Hits by distance, equal distances by index, [T, K]."""
-  order = np.argsort(dists, axis=1)
-  ranked = np.take_along_axis(dists, order, axis=1)
-  sorted_hits = np.take_along_axis(hits, order, axis=1)
-  tied = (ranked[:, 1:] == ranked[:, :-1]) & (
-    sorted_hits[:, 1:] != sorted_hits[:, :-1]
-  )
-  for row in np.flatnonzero(tied.any(axis=1)):
-    sorted_hits[row] = hits[row, np.lexsort((index[row], dists[row]))]
-  return sorted_hits
+  # As above, with the kind in the last bit.
+  keys = dists.view(np.uint64) & ~np.uint64(1) | hits
+  keys.sort(axis=1)
+  ordered = (keys & 1).astype(bool)
+  tied = (np.diff(keys, axis=1) == 1).any(axis=1)
+  for row in np.flatnonzero(tied):
+    ordered[row] = hits[row, np.lexsort((index[row], dists[row]))]
+  return ordered
 
 
 def _measures(hits, relevant, ks):

@@ -1,0 +1,30 @@
+# make demo: set-up, then train, embed and report on the drawn data.
+# make test: set-up, then every test.
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUN ?= runs/demo
+
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/python launch.py --config=configs/triplet.py:demo --workdir=$(RUN)
+	$(BIN)/python -m analysis.embed --workdir=$(RUN)
+	$(BIN)/python -m analysis.report --workdir=$(RUN)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,58 @@
+import os
+import subprocess
+import sys
+
+from plankton_jax import sharding
+
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np
+from test_step import TRIPLET, _batch, _fresh, _train_step
+from plankton_jax import sharding
+
+assert jax.device_count() == 4
+mesh = sharding.make_mesh(12)
+results = []
+for on in (None, mesh):
+  state = sharding.replicate(on, jax.tree.map(jnp.copy, _fresh(TRIPLET)))
+  state, metrics = _train_step(TRIPLET)(
+    state, sharding.split(on, _batch()), jax.random.key(1), stage=0
+  )
+  results.append(jax.device_get((metrics, state.params)))
+batch = sharding.split(mesh, _batch())
+assert len(batch['image'].addressable_shards) == 4
+assert batch['image'].addressable_shards[1].data.shape[0] == 3
+# One Adam step moves each weight by the rate, whatever the gradient's size:
+# compare what came before it.
+for name in results[0][0]:
+  np.testing.assert_allclose(
+    results[0][0][name], results[1][0][name], rtol=2e-4, err_msg=name
+  )
+for a, b in zip(*(jax.tree.leaves(r[1]) for r in results), strict=True):
+  np.testing.assert_allclose(a, b, atol=2.1e-2)
+try:
+  sharding.make_mesh(13)
+except sharding.InputError as error:
+  print(error)
+"""
+
+
+def test_one_device_needs_no_mesh():
+  assert sharding.make_mesh(13) is None
+
+
+def test_four_devices_compute_the_same_step():
+  environment = {
+    **os.environ,
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': os.pathsep.join(['.', 'tests']),
+  }
+  run = subprocess.run(
+    [sys.executable, '-c', SCRIPT],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr
+  assert 'batch.size=13 does not divide by the 4 devices' in run.stdout

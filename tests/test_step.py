@@ -1,0 +1,154 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from plankton_jax import augment, encoder, objectives, state, step
+
+MODEL = encoder.ResNet(
+  stage_sizes=(1, 1),  # what is tested here does not depend on depth
+  block=encoder.BasicBlock,
+  width=4,
+  stem='half',
+  embedding_dim=6,
+  dtype=jnp.float32,
+)
+STAGES = (('easy', 'semihard'), ('easy', 'hard'), ('hard', 'hard'))
+OFF = dict.fromkeys(
+  ('rotate', 'scale', 'translate', 'brightness', 'contrast', 'noise'), 0.0
+)
+AUGMENT = augment.make(flip=True, **OFF)
+TX = optax.adam(1e-2)
+TRIPLET = objectives.triplet(margin=0.5, stages=STAGES)
+
+
+def _batch(rows=12, seed=0):
+  rng = np.random.default_rng(seed)
+  labels = np.arange(rows) % 3
+  # Each class has a brightness of its own in the right half.
+  right = np.arange(16)[:, None] > 7
+  images = rng.integers(0, 60, (rows, 16, 16, 1))
+  images += 60 * labels[:, None, None, None] * right
+  return {
+    'image': images.astype(np.uint8),
+    'label': labels.astype(np.int32),
+    'valid': np.ones(rows, bool),
+  }
+
+
+@functools.cache
+def _fresh(objective):
+  create = jax.jit(
+    lambda key: state.create(
+      key, encoder=MODEL, objective=objective, tx=TX, image_shape=(16, 16, 1)
+    )
+  )
+  return create(jax.random.key(0, impl='rbg'))
+
+
+def _train_step(objective):
+  return step.make_train_step(
+    apply_fn=MODEL.apply, augment=AUGMENT, tx=TX, objective=objective
+  )
+
+
+def _copy(tree):
+  return jax.tree.map(jnp.copy, tree)
+
+
+def test_three_stages_cost_three_traces_whatever_the_epochs():
+  traced = []
+
+  def loss(params, embeddings, batch, *, stage, key=None):
+    traced.append(stage)
+    return TRIPLET.loss(params, embeddings, batch, stage=stage, key=key)
+
+  counted = objectives.Objective(TRIPLET.init, loss)
+  train_step = _train_step(counted)
+  current, key = _copy(_fresh(TRIPLET)), jax.random.key(1)
+  for stage in (0, 0, 1, 1, 2, 2, 0, 2, 1):
+    current, _ = train_step(current, _batch(), key, stage=stage)
+  assert sorted(traced) == [0, 1, 2]
+  assert int(current.step) == 9
+
+
+def test_training_lowers_the_loss_and_moves_every_parameter():
+  objective = objectives.arcface(
+    num_classes=3, embedding_dim=6, margin=0.2, scale=8.0
+  )
+  train_step = _train_step(objective)
+  start, key = _fresh(objective), jax.random.key(1)
+  current, losses = _copy(start), []
+  for _ in range(60):
+    current, metrics = train_step(current, _batch(), key, stage=0)
+    losses.append(float(metrics['loss']))
+  assert losses[-1] < 0.5 * losses[0]
+  assert metrics['accuracy'] > 0.9
+  for before, after in zip(
+    jax.tree.leaves((start.params, start.batch_stats)),
+    jax.tree.leaves((current.params, current.batch_stats)),
+    strict=True,
+  ):
+    assert not np.array_equal(before, after)
+  chex.assert_tree_all_finite(current.params)
+
+
+def test_the_key_and_the_step_draw_the_augmentation():
+  train_step = _train_step(TRIPLET)
+
+  def loss(key, at=0):
+    current = _copy(_fresh(TRIPLET)).replace(step=jnp.int32(at))
+    return float(train_step(current, _batch(), key, stage=2)[1]['loss'])
+
+  assert loss(jax.random.key(1)) == loss(jax.random.key(1))
+  assert loss(jax.random.key(1)) != loss(jax.random.key(2))
+  assert loss(jax.random.key(1)) != loss(jax.random.key(1), at=5)
+
+
+def test_evaluation_ignores_padding_and_changes_nothing():
+  eval_step = step.make_eval_step(
+    apply_fn=MODEL.apply, objective=TRIPLET, stage=2
+  )
+  batch = _batch()
+  padded = {
+    'image': np.concatenate([batch['image'], 255 - batch['image'][:5]]),
+    'label': np.concatenate([batch['label'], [0, 7, -1, 2, 1]]),
+    'valid': np.arange(17) < 12,
+  }
+  metrics, embeddings = eval_step(_fresh(TRIPLET), batch)
+  with_padding, more = eval_step(_fresh(TRIPLET), padded)
+  assert metrics['count'] == 12
+  chex.assert_trees_all_close(metrics, with_padding, rtol=2e-5)
+  np.testing.assert_allclose(more[:12], embeddings, atol=1e-5)
+
+
+def test_embedding_is_what_evaluation_sees():
+  fresh = _fresh(TRIPLET)
+  embed_step = step.make_embed_step(apply_fn=MODEL.apply)
+  eval_step = step.make_eval_step(
+    apply_fn=MODEL.apply, objective=TRIPLET, stage=0
+  )
+  embeddings = embed_step(fresh.params, fresh.batch_stats, _batch()['image'])
+  _, expected = eval_step(fresh, _batch())
+  np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('padding', [0, 4])
+def test_spread_against_numpy(padding):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(20, 5)).astype(np.float32) * [1, 2, 3, 0, 0.1]
+  rows = np.concatenate([x, 9 * np.ones((padding, 5))]).astype(np.float32)
+  found = step.spread(jnp.asarray(rows), jnp.arange(20 + padding) < 20)
+  values = np.linalg.eigvalsh(np.cov(x.T, bias=True))
+  np.testing.assert_allclose(found['spread'], x.std(axis=0).mean(), rtol=1e-5)
+  expected = values.sum() ** 2 / (values**2).sum()
+  np.testing.assert_allclose(found['effective_rank'], expected, rtol=1e-5)
+
+
+def test_spread_of_a_collapsed_batch_is_zero_and_finite():
+  found = step.spread(jnp.ones((8, 4)), jnp.ones(8, bool))
+  assert found == {'spread': 0.0, 'effective_rank': 0.0}
