@@ -62,9 +62,10 @@ def save(
     manager: from `open_manager`.
     state: the state.
     meta: plain JSON: config, class_names, progress.
-    splits: rows of each split.
+    splits: rows of each split; Orbax saves none of those without any.
     measure: of validation; the checkpoint with the highest is kept.
   """
+  filled = {name: rows for name, rows in splits.items() if len(rows)}
   manager.save(
     int(state.step),
     args=ocp.args.Composite(
@@ -72,7 +73,7 @@ def save(
         {'params': state.params, 'batch_stats': state.batch_stats}
       ),
       optimizer=ocp.args.StandardSave({'opt_state': state.opt_state}),
-      splits=ocp.args.StandardSave(splits),
+      splits=ocp.args.StandardSave(filled),
       meta=ocp.args.JsonSave(meta),
     ),
     metrics={'measure': measure},

@@ -1,0 +1,34 @@
+import pytest
+
+from configs import smoke
+
+
+@pytest.fixture(scope='session')
+def caches(tmp_path_factory):
+  """Compiled programs and drawn images, shared by the tests of one session."""
+  return tmp_path_factory.mktemp('caches')
+
+
+@pytest.fixture
+def make_config(caches):
+  """A config of the smallest run that is still the whole path."""
+
+  def make(get_config=smoke.get_config, **fields):
+    config = get_config()
+    config.epochs = 3
+    config.validations_per_epoch = 2
+    config.compilation_cache_dir = str(caches / 'compiled')
+    config.data.cache_dir = str(caches / 'data')
+    config.data.per_class = 16
+    config.data.size = 16
+    config.batch.size = 18
+    config.encoder.name = 'resnet10'
+    config.encoder.width = 4
+    config.encoder.stem = 'half'
+    config.encoder.embedding_dim = 8
+    config.update_from_flattened_dict(
+      {name.replace('__', '.'): value for name, value in fields.items()}
+    )
+    return config.to_dict()
+
+  return make

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from plankton_jax import checkpoints
+from plankton_jax.errors import InputError
+from plankton_jax.state import TrainState
+
+
+def _state(step):
+  params = {'encoder': {'kernel': jnp.full((3, 2), float(step))}}
+  return TrainState(
+    step=jnp.int32(step),
+    params={**params, 'objective': {}},
+    batch_stats={'mean': jnp.full(2, step + 0.5)},
+    opt_state=optax.adam(0.1).init(params),
+  )
+
+
+def _save(workdir, measures):
+  with checkpoints.open_manager(workdir) as manager:
+    for step, measure in enumerate(measures, start=1):
+      checkpoints.save(
+        manager,
+        _state(step),
+        meta={'class_names': ['a', 'b'], 'progress': {'best_loss': step}},
+        splits={'train': np.arange(3), 'unseen': np.arange(0)},
+        measure=measure,
+      )
+      manager.wait_until_finished()
+    return manager.all_steps(), manager.latest_step(), manager.best_step()
+
+
+@pytest.mark.parametrize(
+  ('measures', 'kept', 'best'),
+  [
+    ([0.1, 0.9, 0.3, 0.2], [2, 4], 2),
+    ([0.1, 0.2, 0.3, 0.9], [4], 4),
+    ([0.9, 0.2, 0.3, 0.4], [1, 4], 1),
+  ],
+)
+def test_newest_and_best_are_kept(tmp_path, measures, kept, best):
+  steps, latest, found = _save(tmp_path, measures)
+  assert list(steps) == kept
+  assert latest == 4
+  assert found == best
+
+
+def test_restored_bit_for_bit(tmp_path):
+  _save(tmp_path, [0.1, 0.2])
+  with checkpoints.open_manager(tmp_path) as manager:
+    state, meta = checkpoints.restore(
+      manager, jax.eval_shape(lambda: _state(0)), 2
+    )
+  jax.tree.map(np.testing.assert_array_equal, state, _state(2))
+  assert meta == {'class_names': ['a', 'b'], 'progress': {'best_loss': 2}}
+
+
+def test_what_is_not_there_is_named(tmp_path):
+  with pytest.raises(InputError, match=r'no checkpoints; train'):
+    checkpoints.load_encoder(tmp_path)
+  _save(tmp_path, [0.1, 0.9, 0.2])
+  with pytest.raises(InputError, match=r'step 1; kept are \[2, 3\]'):
+    checkpoints.load_encoder(tmp_path, step=1)

@@ -1,0 +1,256 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from analysis import inputs
+from configs import arcface
+from plankton_jax import checkpoints, loop
+from plankton_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _lines(workdir, split):
+  text = (workdir / 'metrics.jsonl').read_text()
+  records = [json.loads(line) for line in text.splitlines()]
+  return [record for record in records if record['split'] == split]
+
+
+def _launch(config, workdir, *more):
+  """launch.py in its own process, the config given by overrides."""
+  flags = [
+    f'--config.{name}={value}'
+    for name, value in _flat(config)
+    if value not in ('', {}, [])
+  ]
+  return subprocess.Popen(
+    [
+      sys.executable,
+      'launch.py',
+      '--config=configs/smoke.py',
+      f'--workdir={workdir}',
+      *flags,
+      *more,
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _flat(tree, prefix=''):
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def _newest(workdir, like):
+  with checkpoints.open_manager(workdir) as manager:
+    step = manager.latest_step()
+    state, _ = checkpoints.restore(manager, like, step)
+  return step, jax.device_get(jax.tree.leaves(state))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, caches):
+  """An uninterrupted run, shared: (workdir, config, state)."""
+  # make_config is a function of `caches` alone.
+  import conftest
+
+  config = conftest.make_config.__wrapped__(caches)()
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  return workdir, config, loop.train_and_evaluate(config, workdir)
+
+
+def test_a_run_logs_every_step_validation_epoch_and_its_test(finished):
+  workdir, config, state = finished
+  steps = int(state.step)
+  train = _lines(workdir, 'train')
+  assert [line['step'] for line in train] == list(range(1, steps + 1))
+  assert [line['stage'] for line in train] == [
+    stage for stage in range(3) for _ in range(steps // 3)
+  ]
+  assert len(_lines(workdir, 'val')) == 3 * config['validations_per_epoch']
+  assert [line['epoch'] for line in _lines(workdir, 'epoch')] == [1, 2, 3]
+  (test,) = _lines(workdir, 'test')
+  assert test.keys() >= {'loss', 'd_ap', 'd_an', 'recall_at_1', 'map_at_r'}
+  assert train[0].keys() == {
+    'split', 'step', 'epoch', 'stage', 'loss', 'd_ap', 'd_an', 'anchors',
+    'active_fraction', 'fallback_fraction', 'spread', 'effective_rank',
+    'grad_norm',
+  }  # fmt: skip
+  assert all(np.isfinite(line['loss']) for line in train)
+  assert list((workdir / 'tensorboard').iterdir())
+
+
+def test_embedding_files_hold_every_image_once(finished):
+  workdir, config, _ = finished
+  run = subprocess.run(
+    [sys.executable, '-m', 'analysis.embed', f'--workdir={workdir}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr
+  data = loop.load_data(config, workdir)
+  encoder = checkpoints.load_encoder(workdir)
+  assert encoder.class_names == data.class_names[: data.num_seen]
+  ids = []
+  for split in inputs.SPLITS:
+    rows = inputs.read_embeddings(workdir / 'embeddings' / f'{split}.npz')
+    np.testing.assert_array_equal(rows.id, data.ids[data.splits[split]])
+    np.testing.assert_array_equal(rows.label, data.labels[data.splits[split]])
+    assert rows.class_names == data.class_names
+    norms = np.linalg.norm(rows.embedding, axis=1)
+    np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
+    again = encoder.embed(data.images[data.splits[split]])
+    np.testing.assert_allclose(rows.embedding, again, atol=1e-6)
+    ids += rows.id.tolist()
+  assert sorted(ids) == sorted(data.ids.tolist())
+  fresh = checkpoints.untrained_encoder(workdir)
+  assert (
+    np.abs(fresh.embed(data.images[:4]) - encoder.embed(data.images[:4])).max()
+    > 1e-3
+  )
+  with pytest.raises(InputError, match='the encoder takes uint8'):
+    encoder.embed(data.images[:2].astype(np.float32))
+
+
+def test_any_folder_can_be_embedded(finished, tmp_path):
+  from PIL import Image
+
+  workdir = finished[0]
+  (tmp_path / 'images/Copepoda').mkdir(parents=True)
+  picture = Image.fromarray(np.full((20, 30), 200, np.uint8))
+  picture.save(tmp_path / 'images/Copepoda/a.png')
+  picture.save(tmp_path / 'images/b.png')
+  out = tmp_path / 'other.npz'
+  command = [
+    sys.executable, '-m', 'analysis.embed', f'--workdir={workdir}',
+    f'--images={tmp_path}/images', f'--out={out}',
+  ]  # fmt: skip
+  subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+  rows = inputs.read_embeddings(out)
+  assert dict(zip(rows.id.tolist(), rows.label.tolist(), strict=True)) == {
+    'Copepoda/a.png': 0,
+    'b.png': -1,
+  }
+  np.testing.assert_allclose(rows.embedding[0], rows.embedding[1], atol=1e-6)
+
+
+def test_killed_three_times_and_resumed_ends_bitwise_equal(
+  finished, tmp_path, make_config
+):
+  workdir, config, state = finished
+  killed = tmp_path / 'killed'
+  like = jax.eval_shape(lambda: state)
+  # Before any checkpoint, in the second epoch, and as a checkpoint is written.
+  for lines, pattern in ((2, ''), (10, ''), (0, '*.orbax-checkpoint-tmp')):
+    process = _launch(config, killed)
+    while process.poll() is None:
+      log = killed / 'metrics.jsonl'
+      written = log.read_text().count('\n') if log.exists() else 0
+      seen = list((killed / 'checkpoints').glob(pattern)) if pattern else [1]
+      if written >= lines and seen:
+        process.send_signal(signal.SIGKILL)
+      time.sleep(0.002)
+    process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+  process = _launch(config, killed)
+  _, said = process.communicate()
+  assert process.returncode == 0, said
+  assert 'resuming' in said
+  step, resumed = _newest(killed, like)
+  expected_step, expected = _newest(workdir, like)
+  assert step == expected_step == int(state.step)
+  for got, want in zip(resumed, expected, strict=True):
+    np.testing.assert_array_equal(got, want)
+  strip = lambda path: [
+    {k: v for k, v in line.items() if 'seconds' not in k and 'per' not in k}
+    for split in ('train', 'val', 'epoch', 'test')
+    for line in _lines(path, split)
+  ]
+  assert strip(killed) == strip(workdir)
+
+
+def test_a_finished_run_is_not_trained_further(finished):
+  workdir, config, state = finished
+  before = (workdir / 'metrics.jsonl').read_text()
+  again = loop.train_and_evaluate(config, workdir)
+  assert int(again.step) == int(state.step)
+  assert (workdir / 'metrics.jsonl').read_text() == before
+
+
+def test_a_changed_config_is_refused_with_the_fields_that_differ(
+  finished, make_config
+):
+  workdir = finished[0]
+  changed = make_config(epochs=4, objective__margin=0.25)
+  with pytest.raises(InputError) as error:
+    loop.train_and_evaluate(changed, workdir)
+  message = str(error.value)
+  assert 'epochs: 3 there, 4 now' in message
+  assert 'objective.margin: 0.5 there, 0.25 now' in message
+  assert 'encoder' not in message and '--accept_changes' in message
+  assert json.loads((workdir / 'config.json').read_text())['epochs'] == 3
+
+
+def test_arcface_stops_early_and_keeps_the_best(make_config, tmp_path):
+  # A learning rate of 0: only the running statistics move.
+  config = make_config(
+    arcface.get_config,
+    epochs=20,
+    early_stop_validations=3,
+    optimizer__learning_rate=0.0,
+    data__unseen_classes=10,
+    data__fractions=(0.5, 0.25, 0.25),
+    batch__size=12,
+  )
+  state = loop.train_and_evaluate(config, tmp_path)
+  losses = [line['loss'] for line in _lines(tmp_path, 'val')]
+  best = int(np.argmin(losses))
+  assert len(losses) == best + 1 + 3 < 40
+  assert 'accuracy' in _lines(tmp_path, 'test')[0]
+  encoder = checkpoints.load_encoder(tmp_path)
+  maps = {line['step']: line['map_at_r'] for line in _lines(tmp_path, 'val')}
+  assert maps[encoder.step] == max(maps.values()) > min(maps.values())
+  scores = encoder.scores(np.eye(8, dtype=np.float32))
+  assert scores.shape == (8, 2) and np.abs(scores).max() <= 64.0
+  stopped = int(state.step)
+  assert int(loop.train_and_evaluate(config, tmp_path).step) == stopped
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--config.objective.margni=0.3'], 'Did you mean "margin"'),
+    (
+      ['--config.data.source=folder', '--config.data.path=/nowhere'],
+      '/nowhere',
+    ),
+    (['--config.epochs=many'], 'epochs'),
+    (['--config.objective.name=tripplet'], 'objective.name'),
+    (['--config.batch.size=5000'], 'batch.size=5000'),
+    (['stray'], "'stray'"),
+  ],
+)
+def test_mistakes_are_one_line(flags, message, tmp_path, make_config):
+  process = _launch(make_config(), tmp_path / 'run', *flags)
+  _, said = process.communicate()
+  assert process.returncode == 2
+  lines = [line for line in said.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1 and message in lines[0]
+  assert 'Traceback' not in said
