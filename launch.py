@@ -39,6 +39,9 @@ def main(argv: Sequence[str]) -> None:
     loop.train_and_evaluate(config, WORKDIR.value, accept_changes=ACCEPT.value)
   except (InputError, DivergedError) as error:
     _fail(error)
+  except KeyboardInterrupt:
+    print('interrupted; the same command resumes the run', file=sys.stderr)
+    sys.exit(130)
 
 
 def _config() -> dict[str, Any]:

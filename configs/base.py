@@ -17,9 +17,7 @@ def get_config() -> ConfigDict:
 
   config.seed = 0  # of everything random: split, weights, batches, augmentation
   config.epochs = 35  # passes over the training images
-  config.validations_per_epoch = (
-    5  # each ends in a checkpoint if it is the best
-  )
+  config.validations_per_epoch = 5  # each may become the best checkpoint
   # Stop after so many validations without a new minimum of the loss; 0: never.
   config.early_stop_validations = 0
   config.citation = ''  # the data's source; stands under figures drawn from it
