@@ -21,7 +21,6 @@ STYLE = {
   'axes.grid': True,
   'grid.color': '0.92',
   'legend.frameon': False,
-  'text.parse_math': False,  # class names may hold $
   'svg.hashsalt': 'plankton_jax',  # the same figure gives the same file
 }
 plt.rcParams.update(STYLE)
@@ -86,14 +85,15 @@ def heatmap(
   colours = plt.get_cmap('YlGnBu').with_extremes(bad='0.9')
   image = ax.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
   size = 8 if len(columns) <= 20 else 7
-  ax.set_yticks(range(len(rows)), rows, fontsize=size)
+  names = {'fontsize': size, 'parse_math': False}  # they may hold $
+  ax.set_yticks(range(len(rows)), rows, **names)
   ax.set_xticks(
     range(len(columns)),
     columns,
-    fontsize=size,
     rotation=45,
     ha='right',
     rotation_mode='anchor',
+    **names,
   )
   ax.set_anchor('N')
   ax.grid(False)

@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -52,10 +53,12 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   """
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
+  if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+    raise InputError(f'{path}: not a readable .npz; write it with np.savez')
   try:
     with np.load(path, allow_pickle=False) as arrays:
       found = {name: arrays[name] for name in arrays.files}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+  except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
     pickled = 'allow_pickle' in str(error)
     reason = (
       'holds pickled objects, which are never loaded; save plain arrays'

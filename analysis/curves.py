@@ -1,0 +1,140 @@
+"""Learning curves of simple classifiers over seeded resamplings."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+RESAMPLINGS = 10
+TRAIN_SHARE = 0.65
+SMALLEST = 30  # training images, then twice as many again and again
+NEIGHBOURS = 10
+
+CLASSIFIERS = ('SVC', 'linear', 'kNN')
+MEASURES = ('balanced accuracy', 'macro F1')
+
+
+class Curve(NamedTuple):
+  """One classifier on one set of features."""
+
+  features: str
+  classifier: str
+  sizes: np.ndarray  # [S] training images
+  scores: dict[str, np.ndarray]  # by measure: [RESAMPLINGS, S]
+  chance: float  # balanced accuracy of a guess
+  unconverged: int  # fits that stopped early
+
+
+def sizes(most: int, classes: int) -> np.ndarray:
+  """30, 60, 120, … and all; none below an image a class."""
+  count = SMALLEST * 2 ** np.arange(32)
+  # The last doubling is left out where it would all but coincide with all.
+  return np.append(count[(count >= classes) & (count * 1.5 < most)], most)
+
+
+def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Row indices of a stratified 65/35 split: training, then test.
+
+  The first rows of training hold one of each class, the others are shuffled,
+  so that every beginning of it is a training set. Every class of two images or
+  more is on both sides.
+  """
+  rng = np.random.default_rng(seed)
+  first, rest, test = [], [], []
+  for label in np.unique(labels):
+    rows = rng.permutation(np.flatnonzero(labels == label))
+    count = int(np.clip(round(TRAIN_SHARE * len(rows)), 1, len(rows) - 1))
+    first.append(rows[0])
+    rest.extend(rows[1:count])
+    test.extend(rows[count:])
+  train = [*rng.permutation(first), *rng.permutation(rest)]
+  return np.array(train, int), np.array(test, int)
+
+
+def fit(name: str, rows: np.ndarray, labels: np.ndarray):
+  """A classifier by name, fitted; labels hold two classes or more."""
+  from sklearn import linear_model, neighbors, svm
+
+  if name == 'SVC':
+    model = svm.SVC(kernel='rbf', C=1.0, gamma='scale')
+  elif name == 'linear':
+    model = linear_model.LogisticRegression(C=1.0, tol=1e-3, max_iter=500)
+  else:
+    model = neighbors.KNeighborsClassifier(min(NEIGHBOURS, len(rows)))
+  return model.fit(rows, labels)
+
+
+@threadpool_limits.wrap(limits=1)  # The products are too small to share.
+def learn(
+  features: str,
+  rows: np.ndarray,
+  labels: np.ndarray,
+  *,
+  step: Callable[[], Any] = lambda: None,
+) -> list[Curve]:
+  """Curves of every classifier on rows [N, D] with labels [N].
+
+  Rows are centred and divided by one number, so that the variance of a
+  dimension is 1 on average over the training images: angles and relative
+  distances stay. `step` is called after each classifier of each resampling.
+  """
+  from sklearn import exceptions, metrics
+
+  splits = [split(labels, seed) for seed in range(RESAMPLINGS)]
+  classes = np.unique(labels)
+  counts = sizes(len(splits[0][0]), len(classes))
+  found = []
+  for name in CLASSIFIERS:
+    scores = {m: np.empty((RESAMPLINGS, len(counts))) for m in MEASURES}
+    unconverged = 0
+    for seed, (train, test) in enumerate(splits):
+      for i, count in enumerate(counts):
+        chosen = rows[train[:count]].astype(np.float64)
+        centre = chosen.mean(axis=0)
+        scale = np.sqrt(np.mean((chosen - centre) ** 2)) or 1.0
+        with warnings.catch_warnings(record=True) as caught:
+          warnings.simplefilter('always', exceptions.ConvergenceWarning)
+          model = fit(name, (chosen - centre) / scale, labels[train[:count]])
+        unconverged += len(caught) > 0
+        predicted = model.predict((rows[test] - centre) / scale)
+        true = labels[test]
+        scores['balanced accuracy'][seed, i] = metrics.recall_score(
+          true, predicted, average='macro', zero_division=0.0
+        )
+        scores['macro F1'][seed, i] = metrics.f1_score(
+          true, predicted, average='macro', zero_division=0.0
+        )
+      step()
+    chance = 1.0 / len(classes)
+    found.append(Curve(features, name, counts, scores, chance, unconverged))
+  return found
+
+
+def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Mean, and mean ± 1.96 standard deviations within 0 … 1, all [S]."""
+  mean = scores.mean(axis=0)
+  reach = 1.96 * scores.std(axis=0, ddof=1)
+  return mean, np.maximum(mean - reach, 0.0), np.minimum(mean + reach, 1.0)
+
+
+def rows(curve: Curve) -> list[dict[str, Any]]:
+  """The curve as rows of a table, one a size and measure."""
+  lines = []
+  for measure in MEASURES:
+    for size, mean, low, high in zip(
+      curve.sizes, *band(curve.scores[measure]), strict=True
+    ):
+      lines.append(
+        {
+          'features': curve.features,
+          'classifier': curve.classifier,
+          'measure': measure,
+          'training_images': size,
+          'mean': mean,
+          'low': low,
+          'high': high,
+        }
+      )
+  return lines

@@ -1,0 +1,86 @@
+"""Small pictures of many images, side by side on a few sheets."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from analysis import gallery
+from analysis.inputs import Source
+from plankton_jax.errors import InputError
+
+TILE = 96  # px, side of a picture
+ACROSS = 16  # pictures along either side of a sheet
+QUALITY = 70  # of WebP
+
+
+def sheets(
+  ids: Sequence[str], read: Callable[[str], np.ndarray]
+) -> list[bytes]:
+  """WebP sheets with a picture of each id in order, row by row.
+
+  An image fills its square as far as its shape allows; the rest is white.
+  """
+  pages = []
+  each = ACROSS * ACROSS
+  with tqdm(total=len(ids), desc='pictures', unit='image', delay=2) as bar:
+    for start in range(0, len(ids), each):
+      # Always whole, so that the page finds every picture by share of a sheet.
+      page = Image.new('RGB', (ACROSS * TILE, ACROSS * TILE), 'white')
+      for place, key in enumerate(ids[start : start + each]):
+        picture = fit(read(key))
+        row, column = divmod(place, ACROSS)
+        x = column * TILE + (TILE - picture.width) // 2
+        y = row * TILE + (TILE - picture.height) // 2
+        page.paste(picture, (x, y))
+        bar.update()
+      held = io.BytesIO()
+      page.save(held, 'WEBP', quality=QUALITY)
+      pages.append(held.getvalue())
+  return pages
+
+
+def fit(image: np.ndarray) -> Image.Image:
+  """The image, uint8 [H, W] or [H, W, 3], with TILE px as its longer side."""
+  picture = Image.fromarray(image).convert('RGB')
+  scale = TILE / max(picture.size)
+  size = [max(1, round(side * scale)) for side in picture.size]
+  return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def collect(
+  sources: list[Source], wanted: list[list[str]]
+) -> tuple[list[bytes], list[dict[str, int]], list[str]]:
+  """Sheets of pictures of the ids that each source wants.
+
+  Returns the sheets, each source's place of a picture by id (empty without
+  images), and notes. Sources of the same data share their pictures.
+  """
+  pages: list[bytes] = []
+  known: list[dict[str, int]] = []
+  notes = []
+  for i, source in enumerate(sources):
+    twin = next((j for j in range(i) if _same_data(sources[j], source)), None)
+    shared = {} if twin is None else known[twin]
+    known.append(dict(shared))
+    ids = [key for key in dict.fromkeys(wanted[i]) if key not in shared]
+    try:
+      found = sheets(ids, gallery.reader(source)) if ids else []
+    except InputError as error:
+      notes.append(str(error))
+      continue
+    first = len(pages) * ACROSS**2
+    known[i] |= {key: first + place for place, key in enumerate(ids)}
+    pages += found
+  return pages, known, notes
+
+
+def _same_data(a: Source, b: Source) -> bool:
+  fields = ('seed', 'data')
+  return (
+    a.config is not None
+    and b.config is not None
+    and all(a.config[field] == b.config[field] for field in fields)
+  )

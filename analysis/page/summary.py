@@ -1,0 +1,169 @@
+"""The report's tables: one column a source."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from analysis.inputs import Source
+
+LIBRARIES = (
+  'jax',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'numpy',
+  'scikit-learn',
+  'umap-learn',
+  'matplotlib',
+  'bokeh',
+)
+RETRIEVAL = {
+  'recall_at_1': 'Recall@1',
+  'r_precision': 'R-precision',
+  'map_at_r': 'MAP@R',
+  'knn_accuracy': 'kNN accuracy, k = 10',
+  'nmi': 'NMI of k-means',
+  'silhouette': 'Silhouette',
+}
+
+
+class Cell(NamedTuple):
+  """A value as text, and its 95 % interval if it has one."""
+
+  value: str = ''
+  interval: str = ''
+
+
+class Line(NamedTuple):
+  """One measure of every source; without cells, the heading of a group."""
+
+  name: str
+  cells: list[Cell]
+
+
+Read = Callable[[str], Any]  # a part's JSON by name; [] or {} if it wrote none
+
+
+def measures(sources: Sequence[Source], read: Read) -> list[Line]:
+  """What the parts measured, in groups; lines that no source has are left out.
+
+  `read` gives the JSON that a part wrote in this run, or None.
+  """
+  names = [source.name for source in sources]
+  training = {row['source']: row for row in read('training') or []}
+  groups = {
+    'Training': [
+      _line(names, 'Objective', _objectives(sources)),
+      _line(names, 'Epochs', _column(training, 'epochs', '{:.4g}')),
+      _line(names, 'Minutes', _column(training, 'minutes', '{:.1f}')),
+      _line(names, 'Images a second', _column(training, 'images/s', '{:.0f}')),
+    ],
+  }
+  scores: dict[str, dict[str, dict[str, Any]]] = {}
+  for row in read('retrieval') or []:
+    of_split = scores.setdefault(row['split'], {})
+    of_split.setdefault(row['measure'], {})[row['source']] = row
+  apart: dict[str, dict[str, Any]] = {}
+  for panel in (read('distances') or {}).get('panels', []):
+    if panel['metric'] == 'euclidean':
+      apart.setdefault(panel['split'], {})[panel['source']] = panel
+  for split in dict.fromkeys([*scores, *apart]):
+    found = scores.get(split, {})
+    title = f'{split[:1].upper()}{split[1:]} images'
+    groups[title] = _classification(names, read) if split == 'test' else []
+    groups[title] += [
+      _line(names, title_, {n: _interval(r) for n, r in found[key].items()})
+      for key, title_ in RETRIEVAL.items()
+      if key in found
+    ]
+    ratio = _column(apart.get(split, {}), 'ratio', '{:.2f}')
+    groups[title].append(_line(names, 'Distance between / within', ratio))
+  groups['Classifiers on unseen classes'] = _learning(names, read)
+  lines = []
+  for title, group in groups.items():
+    present = [line for line in group if any(c.value for c in line.cells)]
+    lines += [Line(title, []), *present] if present else []
+  return lines
+
+
+def _line(names: Sequence[str], name: str, cells: dict[str, Cell]) -> Line:
+  return Line(name, [cells.get(source, Cell()) for source in names])
+
+
+def _objectives(sources: Sequence[Source]) -> dict[str, Cell]:
+  return {
+    s.name: Cell(s.config['objective']['name']) for s in sources if s.config
+  }
+
+
+def _column(rows: dict[str, Any], field: str, style: str) -> dict[str, Cell]:
+  """A field of each source's row as text; a missing number stays empty."""
+  return {
+    name: Cell(style.format(row[field]))
+    for name, row in rows.items()
+    if row.get(field) is not None
+  }
+
+
+def _interval(row: dict[str, Any]) -> Cell:
+  if row['micro'] is None:
+    return Cell()
+  low, high = row['micro_low'], row['micro_high']
+  interval = '' if low is None else f'{low:.3f}–{high:.3f}'
+  return Cell(f'{row["micro"]:.3f}', interval)
+
+
+def _classification(names: Sequence[str], read: Read) -> list[Line]:
+  """Accuracy by each way there is to classify the test images."""
+  rows = (read('confusions') or {}).get('summary', [])
+  lines = []
+  for way in dict.fromkeys(row['by'] for row in rows):
+    by = {row['source']: row for row in rows if row['by'] == way}
+    for field in ('accuracy', 'balanced accuracy'):
+      title = f'{field.capitalize()}, {way}'
+      lines.append(_line(names, title, _column(by, field, '{:.3f}')))
+  return lines
+
+
+def _learning(names: Sequence[str], read: Read) -> list[Line]:
+  """Balanced accuracy of classifiers fitted on all their training images."""
+  lines: dict[str, dict[str, Cell]] = {}
+  for curve in (read('classifiers') or {}).get('curves', []):
+    last = [draw[-1] for draw in curve['scores']['balanced accuracy']]
+    title = (
+      f'{curve["classifier"]}, balanced accuracy, {curve["sizes"][-1]:,}'
+      ' labelled'
+    )
+    cell = Cell(f'{sum(last) / len(last):.3f}')
+    lines.setdefault(title, {})[curve['features']] = cell
+  return [_line(names, title, cells) for title, cells in lines.items()]
+
+
+def configuration(sources: Sequence[Source]) -> list[Line]:
+  """Every field of the runs' configs; nested names are joined by dots."""
+  flat = [dict(_flat(source.config or {})) for source in sources]
+  fields = dict.fromkeys(field for one in flat for field in one)
+  return [
+    Line(field, [Cell(str(one.get(field, ''))) for one in flat])
+    for field in fields
+  ]
+
+
+def _flat(value: dict[str, Any], prefix: str = ''):
+  for key, item in value.items():
+    if isinstance(item, dict):
+      yield from _flat(item, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', item
+
+
+def versions() -> list[tuple[str, str]]:
+  """Python and the libraries that made the report."""
+  found = [('python', platform.python_version())]
+  for name in LIBRARIES:
+    try:
+      found.append((name, importlib.metadata.version(name)))
+    except importlib.metadata.PackageNotFoundError:
+      found.append((name, 'not installed'))
+  return found

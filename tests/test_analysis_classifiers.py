@@ -1,0 +1,131 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from analysis import classifiers, curves
+from plankton_jax import checkpoints, loop
+from plankton_jax.errors import InputError
+from tests.analysis_runs import blobs, empty, source
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+  monkeypatch.setattr(curves, 'RESAMPLINGS', 2)
+
+
+@pytest.fixture
+def images(monkeypatch):
+  """Random images for the ids of `source`; an encoder of their corners."""
+  run = source()
+  ids = np.concatenate([run.splits[s].id for s in ('unseen', 'train')])
+  pixels = np.random.default_rng(0).integers(
+    256, size=(len(ids), 4, 4, 1), dtype=np.uint8
+  )
+  data = types.SimpleNamespace(
+    ids=ids, images=pixels, splits={'train': np.arange(26, len(ids))}
+  )
+  encoder = types.SimpleNamespace(
+    embed=lambda x: x[:, 0, :, 0].astype(np.float32)
+  )
+  monkeypatch.setattr(loop, 'load_data', lambda config, workdir: data)
+  monkeypatch.setattr(checkpoints, 'untrained_encoder', lambda workdir: encoder)
+  return data
+
+
+def test_pixel_features_are_principal_components_of_train():
+  rng = np.random.default_rng(0)
+  train = rng.integers(256, size=(30, 5, 5, 1), dtype=np.uint8)
+  images = rng.integers(256, size=(7, 5, 5, 1), dtype=np.uint8)
+  found = classifiers.pixel_features(train, images)
+  flat = train.reshape(30, -1) / 255.0
+  _, _, axes = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+  want = (images.reshape(7, -1) / 255.0 - flat.mean(0)) @ axes.T
+  assert found.shape == (7, 25)
+  np.testing.assert_allclose(np.abs(found), np.abs(want), atol=1e-4)
+
+
+def test_usable_orders_by_id_and_leaves_lone_images_out(capsys):
+  rows = blobs([3, 1, 2])
+  found = classifiers.usable(rows, 'run')
+  assert list(found.id) == sorted(rows.id[rows.label != 1])
+  at = [list(rows.id).index(key) for key in found.id]
+  np.testing.assert_array_equal(found.embedding, rows.embedding[at])
+  np.testing.assert_array_equal(found.label, rows.label[at])
+  assert classifiers.usable(blobs([4, 1]), 'run') is None
+  assert capsys.readouterr().out.splitlines() == [
+    'classifiers: run: bee has one image: left out',
+    'classifiers: run: bee has one image: left out',
+    'classifiers: run: fewer than two classes to tell: skipped',
+  ]
+
+
+def test_gather_takes_each_run_and_the_baselines_once(tmp_path, images):
+  runs = [source(name, workdir=tmp_path / name) for name in 'ab']
+  features = classifiers.gather(runs)
+  assert list(features) == ['a', 'b', 'raw pixels', 'untrained encoder']
+  unseen = runs[0].splits['unseen']
+  order = np.argsort(unseen.id)
+  for rows, labels in features.values():
+    assert len(rows) == 26
+    np.testing.assert_array_equal(labels, unseen.label[order])
+  at = [list(images.ids).index(key) for key in unseen.id[order]]
+  np.testing.assert_array_equal(
+    features['untrained encoder'][0], images.images[at][:, 0, :, 0]
+  )
+
+
+def test_analyse_writes_curves(tmp_path, images, capsys):
+  run = source(workdir=tmp_path)
+  classifiers.analyse([run], tmp_path)
+  found = json.loads((tmp_path / 'classifiers.json').read_text())
+  where = {(c['features'], c['classifier']) for c in found['curves']}
+  assert len(where) == 3 * 3 and ('raw pixels', 'SVC') in where
+  first = found['curves'][0]
+  assert first['sizes'] == [17] and first['chance'] == 0.5
+  told = capsys.readouterr().out
+  assert 'raw pixels are reduced to 16 principal components' in told
+  assert 'SVC, 17' in told
+  lines = (tmp_path / 'classifiers.csv').read_text().splitlines()
+  assert len(lines) == 1 + 9 * 2
+  picture = (tmp_path / 'classifiers.svg').read_text()
+  for text in ('untrained encoder', 'balanced accuracy', 'kNN', 'chance'):
+    assert f'<!-- {text} -->' in picture
+  assert (tmp_path / 'classifiers.png').stat().st_size > 10_000
+
+
+def test_files_alone_are_classified_without_baselines(tmp_path, capsys):
+  classifiers.analyse([source(mine=blobs([20, 20, 20]))], tmp_path)
+  told = capsys.readouterr().out
+  assert 'raw pixels need a workdir: skipped' in told
+  found = json.loads((tmp_path / 'classifiers.json').read_text())
+  assert {c['features'] for c in found['curves']} == {'mine'}
+
+
+def test_baselines_that_cannot_be_made_are_named(
+  tmp_path, images, monkeypatch, capsys
+):
+  def refuse(*_):
+    raise InputError('the reason')
+
+  run = source(workdir=tmp_path)
+  monkeypatch.setattr(checkpoints, 'untrained_encoder', refuse)
+  assert list(classifiers.gather([run])) == ['run', 'raw pixels']
+  assert 'untrained encoder: skipped (the reason)' in capsys.readouterr().out
+  images.ids[0] = 'another'
+  assert list(classifiers.gather([run])) == ['run']
+  assert 'skipped (1 images are not in its data' in capsys.readouterr().out
+  monkeypatch.setattr(loop, 'load_data', refuse)
+  assert list(classifiers.gather([run])) == ['run']
+  assert 'untrained encoder: skipped (the reason)' in capsys.readouterr().out
+
+
+def test_analyse_of_nothing(tmp_path, capsys):
+  runs = [source(unseen=empty()), source('w', workdir=tmp_path, test=empty())]
+  classifiers.analyse(runs, tmp_path)
+  assert capsys.readouterr().out.splitlines() == [
+    'classifiers: run, unseen: no labelled images: skipped',
+    'classifiers: w has no unseen split: skipped',
+  ]
+  assert not list(tmp_path.glob('classifiers*'))

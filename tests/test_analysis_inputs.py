@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from analysis import inputs
+from plankton_jax.errors import InputError
+from tests.analysis_runs import blobs, empty, save, source
+
+
+@pytest.fixture
+def run(monkeypatch):
+  """Runs inputs.main with flags; gives back what analyse was called with."""
+  called = []
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  monkeypatch.setattr(inputs.app, 'run', lambda main: main(['analysis']))
+
+  def call(**values):
+    with flagsaver.flagsaver(**values):
+      inputs.main(lambda *given: called.append(given))
+    return called[-1]
+
+  return call
+
+
+def test_reads_what_was_saved(tmp_path):
+  rows = blobs([3, 4])
+  found = inputs.read_embeddings(save(tmp_path / 'test.npz', rows))
+  np.testing.assert_array_equal(found.embedding, rows.embedding)
+  np.testing.assert_array_equal(found.label, rows.label)
+  np.testing.assert_array_equal(found.id, rows.id)
+  assert found.class_names == rows.class_names
+
+
+def test_reads_a_split_without_images(tmp_path):
+  found = inputs.read_embeddings(save(tmp_path / 'val.npz', empty()))
+  assert found.embedding.shape == (0, 6)
+
+
+def with_nan(rows):
+  rows = rows.copy()
+  rows[4, 2], rows[6] = np.nan, np.inf
+  return rows
+
+
+@pytest.mark.parametrize(
+  'replaced, told',
+  [
+    (
+      {'embedding': with_nan(blobs([3, 4]).embedding)},
+      r'2 of 7 rows are not finite, first row 4 \(id 0-',
+    ),
+    ({'id': np.array([{}] * 7, object)}, 'pickled objects, .* never loaded'),
+    ({'embedding': np.zeros((6, 2), np.float32)}, r'\(6, 2\) .* do not fit'),
+    ({'label': np.full(7, 9, np.int32)}, 'label has no name'),
+    ({'label': np.full(7, -2, np.int32)}, 'label has no name'),
+    ({'id': np.array(['a'])}, r'id \(1,\) does not fit'),
+  ],
+)
+def test_refuses_what_cannot_be_analysed(tmp_path, replaced, told):
+  path = save(tmp_path / 'test.npz', blobs([3, 4]), **replaced)
+  with pytest.raises(InputError, match=told):
+    inputs.read_embeddings(path)
+
+
+def test_refuses_files_that_are_no_embeddings(tmp_path):
+  path = tmp_path / 'test.npz'
+  with pytest.raises(InputError, match='no such embedding file'):
+    inputs.read_embeddings(path)
+  path.write_bytes(b'PK not really a zip')
+  with pytest.raises(InputError, match='not a readable'):
+    inputs.read_embeddings(path)
+  np.savez(path, embedding=np.zeros((1, 2)))
+  with pytest.raises(InputError, match="'class_names' is missing"):
+    inputs.read_embeddings(path)
+
+
+def test_labelled_leaves_out_rows_without_label(capsys):
+  rows = blobs([3, 4])
+  rows.label[2] = -1
+  some = source(test=rows, unseen=empty())
+  found = inputs.labelled(some, 'test', 'part')
+  assert len(found.embedding) == len(found.id) == 6 and found.label.min() == 0
+  assert rows.id[2] not in found.id
+  assert inputs.labelled(some, 'unseen', 'part') is None
+  assert inputs.labelled(some, 'val', 'part') is None
+  assert capsys.readouterr().out.splitlines() == [
+    'part: run, test: 1 rows have no label: left out',
+    'part: run, unseen: no labelled images: skipped',
+    'part: run has no val split: skipped',
+  ]
+
+
+def test_measured_takes_test_and_unseen_or_every_file(tmp_path):
+  run = source(workdir=tmp_path)
+  assert list(inputs.measured(run, 'part')) == ['test', 'unseen']
+  files = source(mine=blobs([2, 2]), test=blobs([2, 2]))
+  assert list(inputs.measured(files, 'part')) == ['mine', 'test']
+
+
+def test_main_reads_workdirs(run, tmp_path):
+  for parent in ('a', 'b'):
+    work = tmp_path / parent / 'run'
+    work.parent.mkdir()
+    source(workdir=work)
+    save(work / 'embeddings' / 'test.npz', blobs([3, 4]))
+  first, second = tmp_path / 'a' / 'run', tmp_path / 'b' / 'run'
+  sources, out = run(workdir=[str(first), str(second)])
+  assert [s.name for s in sources] == ['a/run', 'b/run']
+  assert list(sources[0].splits) == ['test']
+  assert sources[0].config['citation'] == 'Someone 2015'
+  assert out == first / 'analysis' and out.is_dir()
+
+
+def test_main_reads_files_by_their_names(run, tmp_path):
+  path = save(tmp_path / 'mine.npz', blobs([3, 4]))
+  (files,), out = run(embeddings=[str(path)], out=str(tmp_path / 'out'))
+  assert files.name == 'mine' and list(files.splits) == ['mine']
+  assert files.workdir is None and files.config is None
+  assert out == tmp_path / 'out'
+
+
+def test_main_tells_bad_input_in_one_line(run, tmp_path, capsys):
+  bare = tmp_path / 'bare'
+  source(workdir=bare)
+  same = tmp_path / 'same'
+  source(workdir=same)
+  save(same / 'embeddings' / 'test.npz', blobs([3, 4]))
+  for values, told in (
+    ({}, 'give --workdir=DIR or --embeddings=FILE.npz'),
+    ({'workdir': ['a'], 'embeddings': ['b']}, 'give --workdir=DIR or'),
+    ({'workdir': [str(tmp_path)]}, 'not a workdir'),
+    ({'workdir': [str(bare)]}, 'python -m analysis.embed --workdir='),
+    ({'workdir': [str(same), str(same)]}, 'a second workdir named'),
+  ):
+    with pytest.raises(SystemExit) as stop:
+      run(**values)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and told in error
+    assert error.count('\n') == 1

@@ -1,0 +1,98 @@
+import csv
+import json
+
+import pytest
+
+from analysis import retrieval, scores
+from plankton_jax.retrieval import evaluate
+from tests.analysis_runs import blobs, empty, source
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+  monkeypatch.setattr(scores, 'DRAWS', 50)
+  monkeypatch.setattr(scores, 'CLUSTER_DRAWS', 20)
+
+
+def read(path):
+  rows = json.loads(path.read_text())
+  return {(r['source'], r['split'], r['measure']): r for r in rows}
+
+
+def test_analyse_writes_what_evaluate_gives(tmp_path, capsys):
+  run = source(
+    workdir=tmp_path,
+    train=blobs([20, 15, 12], noise=0.7, seed=1),
+    test=blobs([8, 6, 5], noise=0.7, seed=3),
+    unseen=blobs([14, 12], noise=0.7, first=3, seed=4),
+  )
+  retrieval.analyse([run, source('files')], tmp_path)
+  found = read(tmp_path / 'retrieval.json')
+  for split in ('test', 'unseen'):
+    rows = run.splits[split]
+    want = evaluate(rows.embedding, rows.label)
+    for name in ('recall_at_1', 'recall_at_10', 'r_precision', 'map_at_r'):
+      line = found['run', split, name]
+      assert line['micro'] == pytest.approx(want[name])
+      assert line['macro'] == pytest.approx(want[f'macro_{name}'])
+      assert line['micro_low'] <= line['micro'] <= line['micro_high']
+    assert found['run', split, 'nmi']['macro'] is None
+  line = found['run', 'test', 'knn_accuracy']
+  hits = scores.knn_hits(*run.splits['test'][:2], run.splits['train'])
+  assert line['knn_from'] == 'train'
+  assert line['micro'] == pytest.approx(hits.mean())
+  line = found['run', 'unseen', 'knn_accuracy']
+  hits = scores.knn_hits(*run.splits['unseen'][:2], None)
+  assert line['knn_from'] == 'other images'
+  assert line['micro'] == pytest.approx(hits.mean())
+  with (tmp_path / 'retrieval.csv').open() as file:
+    assert len(list(csv.DictReader(file))) == 9 * (2 + 4)
+  picture = (tmp_path / 'retrieval.svg').read_text()
+  assert '<!-- run, mean of images -->' in picture
+  assert (tmp_path / 'retrieval.png').stat().st_size > 10_000
+  told = capsys.readouterr().out
+  assert 'every image counts alike' in told and 'Recall@1' in told
+
+
+def test_analyse_of_one_class_and_lone_images(tmp_path, capsys):
+  run = source(workdir=tmp_path, test=blobs([3, 1, 1]), unseen=blobs([4]))
+  retrieval.analyse([run], tmp_path)
+  told = capsys.readouterr().out
+  assert 'run, test: 2 images are alone in their class: no queries' in told
+  assert 'run, unseen: one class only: no clustering, no silhouette' in told
+  found = read(tmp_path / 'retrieval.json')
+  assert found['run', 'test', 'map_at_r']['queries'] == 3
+  assert found['run', 'test', 'map_at_r']['images'] == 5
+  assert found['run', 'test', 'knn_accuracy']['knn_from'] == 'other images'
+  assert found['run', 'unseen', 'recall_at_1']['micro'] == 1.0
+  assert found['run', 'unseen', 'silhouette']['micro'] is None
+
+
+def test_class_means_leave_lone_images_out(tmp_path):
+  rows = blobs([1, 9, 1, 4], noise=0.8)
+  retrieval.analyse([source(test=rows)], tmp_path)
+  found = read(tmp_path / 'retrieval.json')
+  want = evaluate(rows.embedding, rows.label)
+  for name in ('recall_at_1', 'r_precision', 'map_at_r'):
+    line = found['run', 'test', name]
+    assert 0.0 < want[name] < 1.0
+    assert line['micro'] == pytest.approx(want[name])
+    assert line['macro'] == pytest.approx(want[f'macro_{name}'])
+    assert line['macro'] != pytest.approx(line['micro'])
+
+
+def test_analyse_of_images_that_are_all_alone(tmp_path):
+  retrieval.analyse([source(test=blobs([1, 1, 1]))], tmp_path)
+  found = read(tmp_path / 'retrieval.json')
+  assert found['run', 'test', 'recall_at_1']['micro'] is None
+  assert found['run', 'test', 'recall_at_1']['queries'] == 0
+
+
+def test_analyse_of_nothing(tmp_path, capsys):
+  run = source(workdir=tmp_path / 'run', test=empty())
+  retrieval.analyse([run], tmp_path)
+  assert capsys.readouterr().out.splitlines() == [
+    'retrieval: run, test: no labelled images: skipped',
+    'retrieval: run has no unseen split: skipped',
+  ]
+  assert not list(tmp_path.glob('retrieval*'))

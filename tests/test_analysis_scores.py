@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn import metrics
+from sklearn.neighbors import KNeighborsClassifier
+
+from analysis import scores
+from tests.analysis_runs import blobs
+
+
+def test_bootstrap_of_a_proportion_is_its_normal_interval():
+  values = np.repeat([1.0, 0.0], [600, 200])
+  micro, macro = scores.bootstrap({'hit': values}, np.zeros(800, int))
+  mean, low, high = micro['hit']
+  reach = 1.96 * np.sqrt(0.75 * 0.25 / 800)
+  assert mean == 0.75
+  np.testing.assert_allclose(
+    [low, high], [mean - reach, mean + reach], atol=3e-3
+  )
+  assert macro == micro
+
+
+def test_bootstrap_weighs_images_or_classes():
+  labels = np.repeat([3, 7], [90, 10])
+  values = {'a': np.repeat([1.0, 0.0], [90, 10]), 'b': np.full(100, 0.25)}
+  micro, macro = scores.bootstrap(values, labels)
+  assert micro['a'][0] == pytest.approx(0.9)
+  # The class means are 1 and 0 in every draw, so their mean never moves.
+  assert macro['a'] == (0.5, 0.5, 0.5)
+  assert micro['b'] == pytest.approx((0.25, 0.25, 0.25))
+  assert 0.82 < micro['a'][1] < 0.88 and 0.92 < micro['a'][2] < 0.98
+  again = scores.bootstrap(values, labels)
+  assert again == (micro, macro)
+
+
+def test_bootstrap_of_nothing():
+  micro, macro = scores.bootstrap({'a': np.empty(0)}, np.empty(0, int))
+  assert np.isnan(micro['a']).all() and np.isnan(macro['a']).all()
+
+
+@pytest.mark.parametrize('trained', [[20, 30, 15], [2, 1, 3]])
+def test_knn_on_train_equals_scikit_learn(trained):
+  train, test = (
+    blobs(trained, noise=0.8),
+    blobs([30, 30, 30], noise=0.8, seed=1),
+  )
+  hits = scores.knn_hits(test.embedding, test.label, train)
+  model = KNeighborsClassifier(min(10, sum(trained)))
+  model.fit(train.embedding, train.label)
+  want = model.predict(test.embedding) == test.label
+  np.testing.assert_array_equal(hits, want)
+  assert 0 < hits.mean() < 1
+
+
+@pytest.mark.parametrize('counts', [[20, 14, 9], [3, 2, 1], [1, 1]])
+def test_knn_leaves_the_image_itself_out(counts):
+  rows = blobs(counts, noise=0.8, first=1)
+  x, labels = rows.embedding.copy(), rows.label
+  if len(x) > 20:
+    x[3] = x[8] = x[11]  # duplicates are neighbours, of each other too
+  dists = cdist(x.astype(float), x.astype(float))
+  want = []
+  for i in range(len(x)):
+    others = [j for j in np.argsort(dists[i], kind='stable') if j != i]
+    votes = np.bincount(labels[others[:10]])
+    want.append(votes.argmax() == labels[i])
+  np.testing.assert_array_equal(scores.knn_hits(x, labels, None), want)
+
+
+def test_knn_of_a_lone_image_is_no_hit():
+  rows = blobs([1])
+  assert scores.knn_hits(rows.embedding, rows.label, None).tolist() == [0.0]
+
+
+def test_clustering_of_blobs_and_of_noise():
+  clear, noise = blobs([40, 30, 20], noise=0.05), blobs([60, 60], noise=50.0)
+  for found in scores.clustering(clear.embedding, clear.label).values():
+    np.testing.assert_allclose(found, 1.0)
+  found = scores.clustering(noise.embedding, noise.label)
+  assert abs(found['ami'][0]) < 0.1
+
+
+def test_clustering_intervals_hold_the_estimate():
+  rows = blobs([60, 50, 40], noise=0.5)
+  found = scores.clustering(rows.embedding, rows.label)
+  for estimate, low, high in found.values():
+    assert 0.1 < low < estimate < high < 1.0
+  assert found['ami'][0] < found['nmi'][0]
+
+
+def test_clustering_of_one_class_and_of_equal_rows():
+  lone = blobs([5])
+  found = scores.clustering(lone.embedding, lone.label)
+  assert np.isnan([*found['nmi'], *found['ami']]).all()
+  equal = np.ones((6, 3), np.float32)
+  found = scores.clustering(equal, np.array([0, 0, 0, 1, 1, 1]))
+  assert found['nmi'][0] == 0.0
+
+
+def test_silhouettes_equal_loops():
+  rows = blobs([6, 5, 1], noise=0.5)
+  x, labels = rows.embedding.astype(float), rows.label
+  dists = cdist(x, x)
+  values, of = scores.silhouettes(rows.embedding, labels)
+  np.testing.assert_array_equal(of, labels)
+  for i, value in enumerate(values):
+    means = {
+      c: np.mean([dists[i, j] for j in np.flatnonzero(labels == c) if j != i])
+      for c in np.unique(labels)
+      if np.any((labels == c) & (np.arange(len(x)) != i))
+    }
+    if labels[i] not in means:
+      assert value == 0.0  # alone in its class
+      continue
+    own = means.pop(labels[i])
+    nearest = min(means.values())
+    assert value == pytest.approx((nearest - own) / max(own, nearest), abs=1e-5)
+
+
+def test_silhouettes_of_a_sample(monkeypatch):
+  rows = blobs([300, 200], noise=0.5)
+  every, _ = scores.silhouettes(rows.embedding, rows.label)
+  assert every.mean() == pytest.approx(
+    metrics.silhouette_score(rows.embedding, rows.label), abs=1e-5
+  )
+  monkeypatch.setattr(scores, 'SILHOUETTE_ROWS', 250)
+  some, of = scores.silhouettes(rows.embedding, rows.label)
+  assert len(some) == len(of) == 250
+  assert some.mean() == pytest.approx(every.mean(), abs=0.03)
+
+
+@pytest.mark.parametrize('counts', [[4], [1], [1, 1, 1]])
+def test_silhouettes_where_there_are_none(counts):
+  rows = blobs(counts)
+  values, of = scores.silhouettes(rows.embedding, rows.label)
+  assert len(values) == len(of) == 0
