@@ -6,6 +6,7 @@ Any field is overridden by --config.section.field=value; configs/base.py says
 what each means. A workdir that holds a run is resumed where it stopped.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
       raise InputError('--workdir is missing: the folder to keep the run in')
     config = _config()
     host.use_huge_pages()
-    host.show_progress()
+    host.show_log(logging.INFO)
     from plankton_jax import loop  # brings in JAX, which --help can do without
 
     loop.train_and_evaluate(config, WORKDIR.value, accept_changes=ACCEPT.value)

@@ -168,7 +168,7 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
   figure.suptitle(
     f'Mean {label} distance between classes. Diagonal: within the class;'
     f' these means'
-    f" {convention}\neach image's zero distance to itself.",
+    f" {convention}\neach image's zero distance to itself.\n",
     fontsize=9,
   )
   return figure

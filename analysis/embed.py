@@ -4,6 +4,7 @@ python -m analysis.embed --workdir=DIR
 python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
 """
 
+import logging
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     if IMAGES.value and len(workdirs) > 1:
       raise InputError('--images takes one --workdir')
     host.use_huge_pages()
-    host.show_progress()
+    host.show_log(logging.INFO)
     if IMAGES.value:
       out = pathlib.Path(inputs.OUT.value)
       embed_folder(workdirs[0], STEP.value, IMAGES.value, out)

@@ -1,6 +1,7 @@
 """Where every analysis starts: embedding files, from workdirs or by name."""
 
 import json
+import logging
 import pathlib
 import sys
 import zipfile
@@ -9,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
+from plankton_jax import host
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
@@ -174,8 +176,7 @@ def main(analyse: Callable[[list[Source], pathlib.Path], None]) -> None:
   """
 
   def run(argv: Sequence[str]) -> None:
-    if flags.FLAGS['verbosity'].using_default_value:
-      logging.set_verbosity(logging.ERROR)  # the checkpoint library is loud
+    host.show_log(logging.WARNING)
     try:
       if len(argv) > 1:
         raise InputError(f'unexpected argument {argv[1]!r}; flags take --')

@@ -30,14 +30,14 @@ def use_huge_pages() -> None:
   )
 
 
-def show_progress() -> None:
-  """Prints what plankton_jax logs, and only the warnings of the others."""
-  absl.logging.set_verbosity(absl.logging.WARNING)
+def show_log(level: int) -> None:
+  """Prints plankton_jax's log from a level up, and the others' errors."""
+  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax is loud
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(message)s'))
   own = logging.getLogger('plankton_jax')
   own.addHandler(handler)
-  own.setLevel(logging.INFO)
+  own.setLevel(level)
   own.propagate = False
 
 
