@@ -13,6 +13,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config.objective.name = 'arcface'
   config.objective.margin = 0.5  # radians
   config.objective.scale = 64.0  # of the cosines
-  config.batch.size = 64
   config.early_stop_validations = 12
+  if preset == 'flowcamnet':
+    config.batch.size = 64  # the published experiment's
   return base.use_preset(config, preset)

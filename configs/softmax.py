@@ -12,6 +12,5 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
   config.objective.name = 'softmax'
   config.objective.scale = 20.0  # of the cosines: one over the temperature
-  config.batch.size = 64
   config.early_stop_validations = 12
   return base.use_preset(config, preset)

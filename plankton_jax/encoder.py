@@ -127,7 +127,11 @@ class ResNet(nn.Module):
         strides = 2 if stage > 0 and i == 0 else 1
         x = self.block(self.width * 2**stage, strides, conv, norm)(x)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    return unit_norm(nn.Dense(self.embedding_dim, dtype=jnp.float32)(x))
+    x = nn.Dense(self.embedding_dim, use_bias=False, dtype=jnp.float32)(x)
+    # Pooled features are all positive, so that embeddings would begin in one
+    # narrow cone, and could end there; centred and scaled they fill the sphere.
+    centre = functools.partial(norm, use_scale=False, use_bias=False)
+    return unit_norm(centre(dtype=jnp.float32)(x))
 
 
 ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock)
