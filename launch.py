@@ -60,7 +60,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except AttributeError as error:  # a field that the config does not have
-    _fail(f'unknown config field: {" ".join(str(error).split())}')
+    reason = error.args[0]  # ml_collections wraps a KeyError with a hint
+    text = reason.args[0] if isinstance(reason, KeyError) else str(reason)
+    _fail(f'unknown config field {": ".join(text.splitlines())}')
   except (flags.Error, TypeError) as error:
     lines = [line for line in str(error).splitlines() if line.strip()]
     _fail(lines[-1].strip().removeprefix('plankton_jax.errors.InputError: '))

@@ -26,7 +26,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     config.curriculum = (
       (0, 'easy', 'semihard'),
       (3, 'easy', 'hard'),
-      (8, 'hard', 'hard'),
+      (18, 'hard', 'hard'),
     )
     return config
   return base.use_preset(config, preset)

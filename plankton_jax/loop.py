@@ -41,10 +41,12 @@ def train_and_evaluate(
     DivergedError: a loss or gradient that is not finite.
   """
   workdir = pathlib.Path(workdir)
-  settings.keep(config, workdir, accept=accept_changes)
+  if not accept_changes:
+    settings.compare(config, workdir)
   host.use_compilation_cache(config['compilation_cache_dir'])
   data = load_data(config, workdir)
   experiment = assemble(config, data)
+  settings.write(config, workdir)  # now that all of it can be used
   per_epoch = experiment.sampler.steps_per_epoch
   with checkpoints.open_manager(workdir) as manager:
     state, progress = _start(config, experiment, manager)

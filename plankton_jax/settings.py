@@ -10,35 +10,36 @@ from plankton_jax.errors import InputError
 Config = dict[str, Any]  # plain, with the fields of configs/base.py
 
 
-def keep(config: Config, workdir: pathlib.Path, *, accept: bool) -> None:
-  """Writes `workdir/config.json`, or compares with the one that is there.
-
-  Args:
-    config: of the run that is about to start.
-    workdir: made if missing.
-    accept: overwrite a config that differs.
+def compare(config: Config, workdir: pathlib.Path) -> None:
+  """Checks a config against the one that a workdir was begun with, if any.
 
   Raises:
-    InputError: it differs, naming the fields, and `accept` is False.
+    InputError: it differs; the message names the fields.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'config.json'
-  text = json.dumps(config, indent=1)
-  if path.exists():
-    old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
-    changed = [
-      f'{name}: {old.get(name)!r} there, {new.get(name)!r} now'
-      for name in sorted(old.keys() | new.keys())
-      if old.get(name) != new.get(name)
-    ]
-    if not changed:
-      return
-    if not accept:
-      raise InputError(
-        f'{workdir} was begun with another config ({"; ".join(changed)});'
-        ' choose a new --workdir, or resume so with --accept_changes'
-      )
-  atomic.text(path, text + '\n')
+  if not path.exists():
+    return
+  old, new = _flat(json.loads(path.read_text())), _flat(_plain(config))
+  changed = [
+    f'{name}: {old.get(name)!r} there, {new.get(name)!r} now'
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+  ]
+  if changed:
+    raise InputError(
+      f'{workdir} was begun with another config ({"; ".join(changed)});'
+      ' choose a new --workdir, or resume so with --accept_changes'
+    )
+
+
+def write(config: Config, workdir: pathlib.Path) -> None:
+  """Writes workdir/config.json."""
+  atomic.text(workdir / 'config.json', json.dumps(config, indent=1) + '\n')
+
+
+def _plain(config: Config) -> Config:
+  """As JSON gives it back: tuples are lists."""
+  return json.loads(json.dumps(config))
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
