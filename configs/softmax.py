@@ -12,5 +12,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
   config.objective.name = 'softmax'
   config.objective.scale = 20.0  # of the cosines: one over the temperature
+  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
+  config.optimizer.schedule = 'cosine'
   config.early_stop_validations = 12
   return base.use_preset(config, preset)
