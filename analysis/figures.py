@@ -1,11 +1,12 @@
 """One look for every figure, and the one way to save it."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+
+from plankton_jax import atomic
 
 matplotlib.use('Agg')
 
@@ -49,7 +50,8 @@ def save(
   Args:
     figure: the figure.
     out: folder.
-    name: file name without its ending.
+    name: file name without its ending; a run called folder/run has its '/'
+      replaced.
     citations: data sources to name under the figure, once each.
 
   Returns:
@@ -58,13 +60,12 @@ def save(
   note = '\n'.join(dict.fromkeys(filter(None, citations)))
   if note:
     figure.text(0.01, -0.01, note, fontsize=6, color='0.4', va='top')
+  name = name.replace('/', '_')
   for ending, metadata in (('png', {}), ('svg', {'Date': None})):
-    path = out / f'{name}.{ending}'
-    beside = path.with_name(f'.{path.name}.tmp')
-    figure.savefig(
-      beside, format=ending, bbox_inches='tight', metadata=metadata
-    )
-    os.replace(beside, path)
+    with atomic.file(out / f'{name}.{ending}') as building:
+      figure.savefig(
+        building, format=ending, bbox_inches='tight', metadata=metadata
+      )
   plt.close(figure)
   return out / f'{name}.png'
 

@@ -140,12 +140,12 @@ def draw(
       for place, row in enumerate(one.rows[kind]):
         text = f'{one.distance[row]:.3f}'
         if kind == 'other':
-          text = _wrapped(found.class_names[found.label[row]]) + f'\n{text}'
-        _place(ax, left + place * CELL, top + 0.03, read(found.id[row]), text)
+          text = wrapped(found.class_names[found.label[row]]) + f'\n{text}'
+        put(ax, left + place * CELL, top + 0.03, read(found.id[row]), text)
   return figure
 
 
-def _place(ax: plt.Axes, left, top, image: np.ndarray, text: str) -> None:
+def put(ax: plt.Axes, left, top, image: np.ndarray, text: str) -> None:
   """An image, as large as its cell lets it, with its text underneath."""
   side = 0.94 * CELL
   high, wide = np.array(image.shape[:2]) * side / max(image.shape[:2])
@@ -168,7 +168,7 @@ _UNDER = {
 }
 
 
-def _wrapped(name: str) -> str:
+def wrapped(name: str) -> str:
   """A class name in lines that a cell has room for, broken after _ first."""
   lines = textwrap.wrap(name.replace('_', '_ '), 18)
   return '\n'.join(line.replace('_ ', '_') for line in lines[:3])

@@ -5,32 +5,47 @@ wrote in DIR/analysis/report.html.
 """
 
 import base64
+import collections
 import contextlib
 import functools
 import io
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from analysis import (
+  audit,
   classifiers,
   confusions,
   distances,
   gallery,
   inputs,
+  novelty,
   projection,
   retrieval,
   training,
 )
 from analysis.inputs import Source
-from analysis.page import albums, chart, html, pictures, points, summary
+from analysis.page import (
+  albums,
+  audits,
+  chart,
+  html,
+  pictures,
+  points,
+  summary,
+)
+from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
 Part = Callable[[list[Source], pathlib.Path], None]
-DRAWN_ANEW = ('projection', 'gallery')  # by the page, in place of the figure
+DRAWN_ANEW = (
+  'projection',
+  'gallery',
+  'audit',
+)  # by the page, in place of the figure
 
 
 class Outcome(NamedTuple):
@@ -59,6 +74,12 @@ def parts() -> dict[str, Part]:
     'classifiers': classifiers.analyse,
     'retrieval': retrieval.analyse,
     'confusions': confusions.analyse,
+    'novelty': functools.partial(
+      novelty.analyse,
+      neighbours=novelty.NEIGHBOURS.value,
+      acceptance=novelty.ACCEPTANCE.value,
+    ),
+    'audit': audit.analyse,
   }
 
 
@@ -114,14 +135,25 @@ def gather(sources: list[Source], done: dict[str, Outcome]) -> dict[str, Any]:
     placed = [points.place(source, at) for source in sources]
   listed = done['gallery'].files.get('gallery.csv')
   rows = albums.read(listed) if listed else []
+  doubtful, twins = (
+    audits.read(done['audit'].files.get(f'{name}.csv'))
+    for name in ('audit', 'audit_duplicates')
+  )
   wanted = [
     # The gallery's first, so that they lie on few sheets.
     [row['id'] for row in rows if row['source'] == source.name]
+    + [
+      key
+      for row in doubtful + twins
+      if row['source'] == source.name
+      for key, _ in audits.images(row)
+    ]
     + (placed[i].id if placed else [])
     for i, source in enumerate(sources)
   ]
   sheets, known, missing = pictures.collect(sources, wanted)
   names = [source.name for source in sources]
+  places = dict(zip(names, known, strict=True))
   return {
     'title': ' · '.join(names),
     'sources': sources,
@@ -147,7 +179,8 @@ def gather(sources: list[Source], done: dict[str, Outcome]) -> dict[str, Any]:
       ]
       for name, one in done.items()
     },
-    'albums': albums.nest(rows, dict(zip(names, known, strict=True))),
+    'albums': albums.nest(rows, places),
+    'audits': audits.nest(doubtful, twins, places),
     'kinds': gallery.KINDS,
     'planes': planes or [],
     'left_out': sum(one.left_out for one in placed),
@@ -164,16 +197,14 @@ def analyse(
   sources: list[Source], out: pathlib.Path, *, parts: dict[str, Part]
 ) -> None:
   """Runs the parts and writes out/report.html, whose path it prints last."""
-  done = {}
+  done = collections.defaultdict(lambda: Outcome({}, []))
   for name, part in parts.items():
     print(f'\n{name} …', flush=True)
     done[name] = run(name, part, sources, out)
   print('\nreport …', flush=True)
   page = html.render(**gather(sources, done))
   path = out / 'report.html'
-  beside = path.with_name(f'.{path.name}.tmp')
-  beside.write_text(page, encoding='utf-8')
-  os.replace(beside, path)
+  atomic.text(path, page)
   print(f'{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)')
 
 

@@ -2,12 +2,13 @@
 
 import csv
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from plankton_jax import atomic
 
 Row = Mapping[str, Any]
 
@@ -27,27 +28,22 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _replace(path: pathlib.Path, text: str) -> pathlib.Path:
-  beside = path.with_name(f'.{path.name}.tmp')
-  beside.write_text(text, encoding='utf-8')
-  os.replace(beside, path)
-  return path
-
-
 def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
   """Writes `value` as strict JSON (NaN becomes null), atomically."""
   text = json.dumps(_plain(value), indent=1, allow_nan=False)
-  return _replace(path, text + '\n')
+  atomic.text(path, text + '\n')
+  return path
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
   """Writes rows of the same fields as CSV with a header, atomically."""
-  beside = path.with_name(f'.{path.name}.tmp')
-  with beside.open('w', newline='', encoding='utf-8') as file:
+  with (
+    atomic.file(path) as building,
+    building.open('w', newline='', encoding='utf-8') as file,
+  ):
     writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
     writer.writeheader()
     writer.writerows(rows)
-  os.replace(beside, path)
   return path
 
 

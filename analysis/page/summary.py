@@ -26,6 +26,16 @@ RETRIEVAL = {
   'nmi': 'NMI of k-means',
   'silhouette': 'Silhouette',
 }
+NOVELTY = {
+  'auroc': 'AUROC',
+  'fpr_at_95': 'FPR at 95 % TPR',
+  'oscr': 'OSCR',
+}
+AUDIT = {
+  'mostly among others': 'Images mostly among other classes',
+  'near-duplicates': 'Pairs of near-duplicates',
+  'across splits': 'of them across splits',
+}
 
 
 class Cell(NamedTuple):
@@ -80,6 +90,12 @@ def measures(sources: Sequence[Source], read: Read) -> list[Line]:
     ratio = _column(apart.get(split, {}), 'ratio', '{:.2f}')
     groups[title].append(_line(names, 'Distance between / within', ratio))
   groups['Classifiers on unseen classes'] = _learning(names, read)
+  groups['Novelty: unseen against test images'] = _novelty(names, read)
+  audits = {row['source']: row for row in read('audit') or []}
+  groups['Label audit'] = [
+    _line(names, title, _column(audits, field, '{:,}'))
+    for field, title in AUDIT.items()
+  ]
   lines = []
   for title, group in groups.items():
     present = [line for line in group if any(c.value for c in line.cells)]
@@ -138,6 +154,19 @@ def _learning(names: Sequence[str], read: Read) -> list[Line]:
     cell = Cell(f'{sum(last) / len(last):.3f}')
     lines.setdefault(title, {})[curve['features']] = cell
   return [_line(names, title, cells) for title, cells in lines.items()]
+
+
+def _novelty(names: Sequence[str], read: Read) -> list[Line]:
+  """What tells unseen from seen, by either score."""
+  rows = (read('novelty') or {}).get('scores', [])
+  lines = []
+  for way in dict.fromkeys(row['by'] for row in rows):
+    by = {row['source']: row for row in rows if row['by'] == way}
+    lines += [
+      _line(names, f'{title}, {way}', _column(by, field, '{:.3f}'))
+      for field, title in NOVELTY.items()
+    ]
+  return lines
 
 
 def configuration(sources: Sequence[Source]) -> list[Line]:
