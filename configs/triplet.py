@@ -22,11 +22,13 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     (25, 'hard', 'hard'),
   )
   if preset == 'demo':  # the drawn images in minutes on two cores
-    config.epochs = 20
-    config.curriculum = (
-      (0, 'easy', 'semihard'),
-      (3, 'easy', 'hard'),
-      (18, 'hard', 'hard'),
-    )
+    config.epochs = 40
+    config.validations_per_epoch = 1
+    config.batch.size = 64
+    config.encoder.name = 'resnet10'
+    config.encoder.width = 16
+    config.optimizer.schedule = 'cosine'
+    # Few images, each class in many poses: hard positives gather them.
+    config.curriculum = ((0, 'easy', 'semihard'), (5, 'hard', 'semihard'))
     return config
   return base.use_preset(config, preset)
