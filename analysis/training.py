@@ -124,6 +124,10 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
       log, broken = read_log(path)
       if broken:
         print(f'training: {path}: {broken} unreadable lines left out')
+      for row in log.get('collapse', []):
+        print(
+          f'training: {source.name}: epoch {row["epoch"]:.1f}: {row["warning"]}'
+        )
       if log.get('train') or log.get('val'):
         logs[source.name] = (source, log)
       else:

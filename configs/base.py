@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
   config.validations_per_epoch = 5  # each may become the best checkpoint
   # Stop after so many validations without a new minimum of the loss; 0: never.
   config.early_stop_validations = 0
+  # When the space shrinks to a point or a line: 'warn' once, or 'stop'.
+  config.on_collapse = 'warn'
   config.citation = ''  # the data's source; stands under figures drawn from it
   # Compiled programs are kept here between runs; '': nowhere.
   config.compilation_cache_dir = '~/.cache/plankton_jax/compiled'

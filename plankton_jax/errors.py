@@ -6,4 +6,4 @@ class InputError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-  """Training met a number that is not finite: where, and what to try."""
+  """Training cannot go on: where it stands, and what to try."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from plankton_jax import checkpoints, host, settings, sharding
+from plankton_jax import checkpoints, collapse, host, settings, sharding
 from plankton_jax.data import batches, pipeline
+from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.evaluation import evaluate
 from plankton_jax.experiment import assemble
 from plankton_jax.metrics import Log
@@ -38,9 +39,14 @@ def train_and_evaluate(
 
   Raises:
     InputError: a field or file that cannot be used.
-    DivergedError: a loss or gradient that is not finite.
+    DivergedError: a loss or gradient that is not finite, or a collapsed
+      space where `on_collapse` is 'stop'.
   """
   workdir = pathlib.Path(workdir)
+  if config['on_collapse'] not in ('warn', 'stop'):
+    raise InputError(
+      f"on_collapse={config['on_collapse']!r}: choose 'warn' or 'stop'"
+    )
   if not accept_changes:
     settings.compare(config, workdir)
   host.use_compilation_cache(config['compilation_cache_dir'])
@@ -84,7 +90,12 @@ def _start(config, experiment, manager) -> tuple[TrainState, dict[str, Any]]:
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(_key(config, _INIT))
-  progress = {'best_map': -1.0, 'best_loss': math.inf, 'without_best': 0}
+  progress = {
+    'best_map': -1.0,
+    'best_loss': math.inf,
+    'without_best': 0,
+    'collapsed': False,
+  }
   return sharding.replicate(experiment.mesh, fresh), progress
 
 
@@ -122,9 +133,10 @@ def _train(config, experiment, data, state, progress, log, manager):
 
     if not _due(position, validations, per_epoch):
       continue
-    log.flush()
+    recent = log.take_recent()
     found = evaluate(experiment, data, 'val', state)
     log.write('val', where, found)
+    _warn_of_collapse(config, experiment, recent, progress, where, log)
     best = _update(progress, found)
     stop = progress['without_best'] >= patience
     if position + 1 == per_epoch:
@@ -163,6 +175,23 @@ def _train(config, experiment, data, state, progress, log, manager):
       )
       break
   return state
+
+
+def _warn_of_collapse(config, experiment, recent, progress, where, log):
+  """Says once in a run that the space has collapsed, or stops the run."""
+  text = collapse.diagnose(
+    recent,
+    margin=config['objective'].get('margin') if config['curriculum'] else None,
+    embedding_dim=config['encoder']['embedding_dim'],
+    stage=experiment.curriculum.names()[where['stage']],
+  )
+  if text is None or progress['collapsed']:
+    return
+  progress['collapsed'] = True
+  log.write('collapse', where, {'warning': text})
+  if config['on_collapse'] == 'stop':
+    raise DivergedError(f'step {where["step"]}: {text}')
+  log.say(f'WARNING: {text}')
 
 
 def _due(position: int, validations: int, per_epoch: int) -> bool:

@@ -41,6 +41,7 @@ class Log:
       str(workdir / 'tensorboard'), purge_step=step + 1
     )
     self._pending = collections.deque()
+    self._recent: list[dict[str, float]] = []
     self._bar = tqdm.tqdm(
       total=total_steps * batch_size,
       initial=step * batch_size,
@@ -74,6 +75,12 @@ class Log:
       self._write_oldest()
     self._file.flush()
 
+  def take_recent(self) -> list[dict[str, float]]:
+    """The metrics of all steps since the last call."""
+    self.flush()
+    taken, self._recent = self._recent, []
+    return taken
+
   def close(self) -> None:
     """Writes what is finished and closes files; safe after an error."""
     self._bar.close()
@@ -91,6 +98,7 @@ class Log:
           ' checkpoint is kept. Lower optimizer.learning_rate and resume'
           ' with --accept_changes'
         )
+    self._recent.append(values)
     self._line({'split': 'train', **where, **values})
     self._bar.update(self._batch_size)
     self._bar.set_postfix(

@@ -3,7 +3,7 @@
 Easy and hard positives after Xuan, Stylianou and Pless 2020, Improved
 embeddings with easy positive triplet mining, arXiv:1904.04370; semi-hard
 negatives after Schroff, Kalenichenko and Philbin 2015, FaceNet,
-arXiv:1503.03832 (equation 4).
+arXiv:1503.03832 (section 3.2).
 """
 
 from typing import NamedTuple

@@ -37,10 +37,10 @@ def triplet(
 ) -> Objective:
   """Triplet loss, mean over anchors of relu(d_ap - d_an + margin).
 
-  Weinberger and Saul 2009, JMLR 10, equation 12, in the form of Schroff et
-  al. 2015, arXiv:1503.03832, equation 3, on squared distances. Triplets are
-  mined without gradient and the loss is recomputed from the chosen rows, so
-  that backward costs O(B D). No anchors: exactly 0, with zero gradient.
+  Weinberger and Saul 2009, JMLR 10, in the form of Schroff et al. 2015,
+  arXiv:1503.03832, section 3.1, on squared distances. Triplets are mined
+  without gradient and the loss is recomputed from the chosen rows, so that
+  backward costs O(B D). No anchors: exactly 0, with zero gradient.
 
   Args:
     margin: in squared distance of unit vectors (0 to 4).
@@ -110,8 +110,8 @@ def softmax(
 ) -> Objective:
   """Softmax cross-entropy of s cos θ: the baseline without a margin.
 
-  Wang, Xiang, Cheng and Yuille 2017, NormFace, arXiv:1704.06369, equation 6;
-  scale is one over the temperature.
+  Wang, Xiang, Cheng and Yuille 2017, NormFace, arXiv:1704.06369; scale is one
+  over the temperature.
   """
   return _prototypes(num_classes, embedding_dim, 0.0, scale)
 
