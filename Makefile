@@ -1,6 +1,6 @@
 # make demo: set-up, then train, embed and report on the drawn data.
 # make test: set-up, then every test.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN ?= runs/demo
 
