@@ -1,0 +1,156 @@
+"""Two processes measured in turn: ours, peer, ours, peer, …"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+from plankton_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAUSE = 0.2  # seconds, in which the other's threads stop spinning
+LISTEN = 0.2  # seconds more, to hear what else runs on the machine
+
+
+class Times(NamedTuple):
+  """Seconds a call, in the order measured; `peer` is empty without one."""
+
+  ours: list[float]
+  peer: list[float]
+  facts: dict[str, Any]  # what our worker says about its work
+  busy: float  # mean share of the cores that others took between timings
+
+
+class Ratio(NamedTuple):
+  """How many times as fast as the peer: above 1 we are faster."""
+
+  median: float  # of the medians
+  low: float  # the extremes over the pairs measured side by side
+  high: float
+
+
+def ratio(times: Times) -> Ratio | None:
+  """Peer's seconds over ours, or None without a peer."""
+  if not times.peer:
+    return None
+  pairs = [p / o for o, p in zip(times.ours, times.peer, strict=True)]
+  middle = statistics.median(times.peer) / statistics.median(times.ours)
+  return Ratio(middle, min(pairs), max(pairs))
+
+
+def race(
+  spec: dict[str, Any], *, repeats: int, peer_python: str | None
+) -> Times:
+  """Measures one job in both workers, `repeats` times in turn.
+
+  Args:
+    spec: what both workers are given: `job` and its fields.
+    repeats: timings of each.
+    peer_python: the peer's interpreter; None measures ours alone.
+
+  Raises:
+    InputError: a worker that fails, or two that did not do the same.
+  """
+  with contextlib.ExitStack() as stack:
+    ours = stack.enter_context(_open('ours', sys.executable, spec))
+    facts = ours.hear()
+    peer = None
+    if peer_python:
+      if 'parameters' in facts:
+        same = {name: facts[name] for name in ('parameters', 'flops')}
+        spec = spec | {'expected': same}
+      peer = stack.enter_context(_open('peer', peer_python, spec))
+      _agree(spec, facts, peer.hear())
+    seconds = {ours: [], peer: []}
+    busy = []
+    for _ in range(repeats):
+      for worker in filter(None, (ours, peer)):
+        time.sleep(PAUSE)
+        busy.append(_busy(LISTEN))
+        seconds[worker].append(worker.measure())
+    return Times(seconds[ours], seconds[peer], facts, statistics.fmean(busy))
+
+
+def _busy(seconds: float) -> float:
+  """Share of the cores at work while we sleep; NaN elsewhere than on Linux."""
+  path = pathlib.Path('/proc/stat')
+  if not path.exists():
+    return math.nan
+  before = _ticks(path.read_text())
+  time.sleep(seconds)
+  after = _ticks(path.read_text())
+  return 1.0 - (after[0] - before[0]) / max(after[1] - before[1], 1)
+
+
+def _ticks(stat: str) -> tuple[int, int]:
+  """(idle, all) ticks of all cores: proc(5), /proc/stat."""
+  # user nice system idle iowait irq softirq steal; guests are in user.
+  ticks = [int(x) for x in stat.partition('\n')[0].split()[1:9]]
+  return ticks[3] + ticks[4], sum(ticks)
+
+
+def _agree(spec, ours, peer):
+  """Both must have found the same numbers: nothing is won by doing less."""
+  for name, value in ours.get('checks', {}).items():
+    other = peer['checks'][name]
+    if not abs(value - other) <= 1e-3 * max(abs(value), abs(other)):
+      raise InputError(
+        f'{spec}: {name} is {value} for us, {other} for the peer'
+      )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Worker:
+  """One contestant's process."""
+
+  name: str
+  process: subprocess.Popen
+  errors: IO[str]
+
+  def measure(self) -> float:
+    self.process.stdin.write('again\n')
+    self.process.stdin.flush()
+    return self.hear()['seconds']
+
+  def hear(self) -> dict[str, Any]:
+    line = self.process.stdout.readline()
+    if line:
+      return json.loads(line)
+    self.process.wait()
+    self.errors.seek(0)
+    said = self.errors.read().strip()
+    print(said, file=sys.stderr)
+    last = said.splitlines()[-1] if said else 'it said nothing'
+    raise InputError(f'{self.name} failed: {last}')
+
+
+@contextlib.contextmanager
+def _open(module: str, python: str, spec: dict[str, Any]) -> Iterator[_Worker]:
+  """A worker that ends when its input does; killed after an error."""
+  command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
+  with (
+    tempfile.TemporaryFile('w+') as errors,
+    subprocess.Popen(
+      command,
+      cwd=ROOT,
+      env={**os.environ, 'OMP_NUM_THREADS': str(os.cpu_count())},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=errors,
+      text=True,
+    ) as process,
+  ):
+    try:
+      yield _Worker(f'{module} of {spec}', process, errors)
+    except BaseException:
+      process.kill()
+      raise

@@ -1,0 +1,94 @@
+"""Our work on files: decoding, gathering, starting up."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import inputs
+from benchmarks.serve import Job, each
+from plankton_jax.data import batches, cache, records, sources
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def decode(*, folder: str, count: int, side: int) -> Job:
+  """Records to the decoded cache; draws the folder of images first."""
+  folder = pathlib.Path(folder)
+  for example in sources.from_drawings(count // 12, 0).examples():
+    path = folder / 'images' / f'{example.id}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(example.image)
+  records.write(folder / 'records', sources.from_folder(str(folder / 'images')))
+  opened = records.read(folder / 'records')
+
+  def build():
+    directory = folder / 'decoded'
+    settings = {'size': side, 'resize': 'pad', 'channels': 1}
+    cache.build(directory, opened, (), **settings)
+    shutil.rmtree(directory)
+
+  return each(build), {}
+
+
+def gather(*, rows: int, batch: int, side: int) -> Job:
+  """A batch of random rows from the memory-mapped cache."""
+  with tempfile.NamedTemporaryFile(suffix='.npy') as file:
+    np.save(file, inputs.images(rows, side))
+    file.flush()
+    images = np.load(file.name, mmap_mode='r')  # the map outlives the name
+  labels = inputs.labels(rows, 10)
+  order = np.random.default_rng(4).permutation(rows)[:batch]
+  return each(lambda: batches.gather(images, labels, order)), {
+    'bytes': 2 * batch * side * side
+  }
+
+
+def show_help() -> Job:
+  """`python launch.py --help`, from command to prompt."""
+  command = [sys.executable, 'launch.py', '--help']
+
+  def call():  # absl's --help exits with 1
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+
+  return each(call), {}
+
+
+def first_step(*, folder: str) -> Job:
+  """From the command to the first training step's line in metrics.jsonl.
+
+  The warm-up fills the caches of data and compiled programs.
+  """
+  folder = pathlib.Path(folder)
+  command = [
+    *(sys.executable, 'launch.py', '--config=configs/triplet.py'),
+    f'--config.data.cache_dir={folder / "data"}',
+    f'--config.compilation_cache_dir={folder / "compiled"}',
+    '--config.data.per_class=60',
+    '--config.validations_per_epoch=1000000',  # each step is written at once
+  ]
+  environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+
+  def call():
+    with tempfile.TemporaryDirectory(dir=folder) as workdir:
+      run = subprocess.Popen(
+        [*command, f'--workdir={workdir}'],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+      )
+      log = pathlib.Path(workdir, 'metrics.jsonl')
+      while not (log.exists() and log.stat().st_size):
+        if run.poll() is not None:
+          raise RuntimeError(f'launch.py ended with {run.returncode}')
+        time.sleep(0.01)
+      run.send_signal(signal.SIGKILL)
+      run.wait()
+
+  return each(call), {}

@@ -1,0 +1,108 @@
+"""What is measured, by backend and group: one Row a line of the table."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+  """A line: its name, what both workers are told, and how it is shown."""
+
+  what: str
+  spec: dict[str, Any]
+  images: int = 0  # a call, for a rate; 0 shows the time
+  peer: bool = True
+
+
+# The machine's limits, measured in every run: a share of them says how much
+# is left to gain.
+MATMUL = Row('limit: float32 matrix product', {'job': 'matmul', 'side': 4096})
+COPY = Row('limit: large copy', {'job': 'copy', 'mebibytes': 512})
+
+_BOTH = (128, 512, 1024, 2048)  # rows in a batch
+_ALONE = (4096, 8192, 16384)  # where the peer's [B, B] lists no longer pay
+
+
+def groups(
+  backend: str, folder: pathlib.Path, *, large: bool
+) -> dict[str, list[Row]]:
+  """The rows of each group on a backend.
+
+  Args:
+    backend: 'cpu', or what else JAX runs on.
+    folder: for the files of rows that need some.
+    large: 100,000 rows instead of 20,000 in retrieval and distances.
+  """
+  if backend != 'cpu':
+    return {}  # rows for accelerators go here; the host's say nothing there
+  rows = 100_000 if large else 20_000
+  return {
+    'step': [_step(32, 64), _step(64, 64), _step(32, 128)],
+    'mining': [
+      *(_mining(batch, 'easy', 'semihard') for batch in _BOTH),
+      *(_mining(batch, 'hard', 'hard') for batch in _BOTH),
+      *(_mining(batch, 'easy', 'semihard', peer=False) for batch in _ALONE),
+    ],
+    'embed': [_embed(32, 64), _embed(64, 64)],
+    'retrieval': [
+      Row(
+        f'retrieval measures, {rows:,} x 128',
+        {'job': 'retrieve', 'rows': rows, 'classes': 100},
+      )
+    ],
+    'distances': [
+      Row(
+        f'class distances, {rows:,} x 128',
+        {'job': 'class_distances', 'rows': rows, 'classes': 100},
+        peer=False,
+      )
+    ],
+    'input': [
+      Row(
+        'decode 2,400 PNG to 64 px',
+        {'job': 'decode', 'folder': str(folder), 'count': 2400, 'side': 64},
+        images=2400,
+      ),
+      Row(
+        'gather a batch of 128 at 64 px',
+        {'job': 'gather', 'rows': 50_000, 'batch': 128, 'side': 64},
+        images=128,
+      ),
+    ],
+    'start': [
+      Row('launch.py --help', {'job': 'show_help'}, peer=False),
+      Row(
+        'command to first step, warm cache',
+        {'job': 'first_step', 'folder': str(folder)},
+        peer=False,
+      ),
+    ],
+  }
+
+
+def _step(width, side):
+  return Row(
+    f'train ResNet-18 x{width}, {side} px, batch 128',
+    {'job': 'step', 'width': width, 'side': side, 'batch': 128},
+    images=128,
+  )
+
+
+def _embed(width, side):
+  return Row(
+    f'embed ResNet-18 x{width}, {side} px',
+    {'job': 'embed', 'width': width, 'side': side, 'batch': 256, 'count': 1024},
+    images=1024,
+  )
+
+
+def _mining(batch, positive, negative, *, peer=True):
+  return Row(
+    f'mine {positive}+{negative}, B = {batch:,}',
+    {
+      'job': 'mining',
+      'batch': batch,
+      'positive': positive,
+      'negative': negative,
+    },
+    peer=peer,
+  )

@@ -1,0 +1,52 @@
+"""A contestant's side of a measurement: prepare, warm up, time on request.
+
+The worker is given one JSON object, prints one line of facts when it is warm,
+and then one line of JSON for every line that it reads, until there are none.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+# (run, facts): run(n) does the work n times and waits until it is done.
+Job = tuple[Callable[[int], Any], dict[str, Any]]
+
+LEAST_SECONDS = 0.5  # of one timing; quick work is repeated until it fills it
+
+
+def serve(jobs: dict[str, Callable[..., Job]]) -> None:
+  """Runs the job that the command line's JSON names, with its fields."""
+  spec = json.loads(sys.argv[1])
+  # Libraries print where they like; the answers keep a way of their own.
+  answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+  def answer(value):
+    print(json.dumps(value), file=answers, flush=True)
+
+  run, facts = jobs[spec.pop('job')](**spec)
+  run(1)  # compiles and allocates
+  calls = max(1, math.ceil(LEAST_SECONDS / _seconds(run, 1)))
+  answer({**facts, 'calls': calls})
+  for _ in sys.stdin:
+    answer({'seconds': _seconds(run, calls) / calls})
+
+
+def each(call: Callable[[], Any]) -> Callable[[int], None]:
+  """`run(n)` of work that is done when it returns."""
+
+  def run(count):
+    for _ in range(count):
+      call()
+
+  return run
+
+
+def _seconds(run, calls):
+  began = time.perf_counter()
+  run(calls)
+  return time.perf_counter() - began
