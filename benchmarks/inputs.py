@@ -1,5 +1,8 @@
 """What is measured on: made alike for every contestant, by NumPy alone."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 
@@ -26,3 +29,9 @@ def embeddings(count: int, dim: int, classes: int) -> np.ndarray:
 def square(side: int) -> np.ndarray:
   """A matrix to multiply, float32 [side, side]."""
   return np.random.default_rng(3).normal(size=(side, side)).astype(np.float32)
+
+
+def batches(rows: int, size: int) -> Iterator[np.ndarray]:
+  """Indices of batches [size], all rows in random order, over and over."""
+  order = np.random.default_rng(4).permutation(rows)
+  return itertools.cycle(order[: rows // size * size].reshape(-1, size))

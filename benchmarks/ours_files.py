@@ -44,8 +44,8 @@ def gather(*, rows: int, batch: int, side: int) -> Job:
     file.flush()
     images = np.load(file.name, mmap_mode='r')  # the map outlives the name
   labels = inputs.labels(rows, 10)
-  order = np.random.default_rng(4).permutation(rows)[:batch]
-  return each(lambda: batches.gather(images, labels, order)), {
+  order = inputs.batches(rows, batch)
+  return each(lambda: batches.gather(images, labels, next(order))), {
     'bytes': 2 * batch * side * side
   }
 
@@ -55,7 +55,9 @@ def show_help() -> Job:
   command = [sys.executable, 'launch.py', '--help']
 
   def call():  # absl's --help exits with 1
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if b'--workdir' not in run.stdout:
+      raise RuntimeError('launch.py --help printed no help')
 
   return each(call), {}
 

@@ -174,8 +174,13 @@ def decode(*, folder: str, count: int, side: int) -> Job:
 def gather(*, rows: int, batch: int, side: int) -> Job:
   images = torch.from_numpy(inputs.images(rows, side))
   labels = torch.from_numpy(inputs.labels(rows, 10))
-  order = torch.randperm(rows)[:batch]
-  return each(lambda: (images[order], labels[order])), {}
+  order = map(torch.from_numpy, inputs.batches(rows, batch))
+
+  def call():
+    chosen = next(order)
+    return images[chosen], labels[chosen]
+
+  return each(call), {}
 
 
 JOBS = {
