@@ -140,7 +140,7 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
       'curves': [f._asdict() for f in found],
     },
   )
-  citations = [(source.config or {}).get('citation', '') for source in sources]
+  citations = inputs.citations(sources)
   figures.save(draw(found), out, 'classifiers', citations=citations)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis import figures, inputs, tables
+from analysis import figures, inputs, nearest, tables
 from analysis.figures import plt
 from plankton_jax.errors import InputError
 
@@ -35,12 +35,9 @@ def nearest_centroid(
   """The class [N] whose mean train embedding is nearest (Euclidean)."""
   from sklearn.metrics import pairwise_distances_argmin
 
-  present, position = np.unique(train.label, return_inverse=True)
-  sums = np.zeros((len(present), train.embedding.shape[1]))
-  np.add.at(sums, position, train.embedding)
-  means = sums / np.bincount(position)[:, None]
-  nearest = pairwise_distances_argmin(test.embedding.astype(np.float64), means)
-  return present[nearest]
+  present, _, means = nearest.centroids(train.embedding, train.label)
+  rows = pairwise_distances_argmin(test.embedding.astype(np.float64), means)
+  return present[rows]
 
 
 def measure(
@@ -171,7 +168,7 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
   first = {}
   for f in found:
     first.setdefault(f.source, f)
-  citations = [(source.config or {}).get('citation', '') for source in sources]
+  citations = inputs.citations(sources)
   figure = draw(list(first.values()))
   figures.save(figure, out, 'confusions', citations=citations)
 

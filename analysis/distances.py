@@ -93,7 +93,7 @@ def analyse(
           ' so no distance within it'
         )
   _write(panels, out, include_self=include_self)
-  citations = [(source.config or {}).get('citation', '') for source in sources]
+  citations = inputs.citations(sources)
   for metric, drawn in panels.items():
     figure = draw(drawn, metric=metric, include_self=include_self)
     figures.save(figure, out, f'distances_{metric}', citations=citations)

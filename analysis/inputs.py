@@ -126,6 +126,11 @@ def measured(source: Source, part: str) -> dict[str, Embeddings]:
   return {split: rows for split, rows in found.items() if rows is not None}
 
 
+def citations(sources: Sequence[Source]) -> list[str]:
+  """Where each source's images come from; '' where none is known."""
+  return [(source.config or {}).get('citation', '') for source in sources]
+
+
 def _from_workdir(workdir: pathlib.Path) -> Source:
   if not (workdir / 'config.json').is_file():
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')

@@ -242,7 +242,7 @@ def analyse(
   tables.write_json(
     out / 'novelty.json', {'acceptance': acceptance, 'scores': rows}
   )
-  citations = [(source.config or {}).get('citation', '') for source in sources]
+  citations = inputs.citations(sources)
   for name, figure in (
     ('novelty', novelty_figures.curves(scores)),
     ('novelty_scores', novelty_figures.histograms(scores, acceptance)),

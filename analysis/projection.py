@@ -258,7 +258,7 @@ def analyse(sources: list[Source], out: pathlib.Path, *, method: str) -> None:
     counts = {split: len(found.label) for split, found in panel.splits.items()}
     summary.append({'source': panel.name, **counts, 'plane': panel.plane.how})
   tables.write_csv(out / 'projection.csv', rows)
-  citations = [source.config['citation'] for source in sources if source.config]
+  citations = inputs.citations(sources)
   figures.save(draw(panels), out, 'projection', citations=citations)
   tables.write_json(out / 'projection.json', summary)
   fields = dict.fromkeys(field for row in summary for field in row)

@@ -99,7 +99,7 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
   if not found:
     return
   _write(found, out)
-  citations = [(source.config or {}).get('citation', '') for source in sources]
+  citations = inputs.citations(sources)
   figures.save(draw(found), out, 'retrieval', citations=citations)
 
 

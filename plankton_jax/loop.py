@@ -179,13 +179,15 @@ def _train(config, experiment, data, state, progress, log, manager):
 
 def _warn_of_collapse(config, experiment, recent, progress, where, log):
   """Says once in a run that the space has collapsed, or stops the run."""
+  if progress['collapsed']:
+    return
   text = collapse.diagnose(
     recent,
     margin=config['objective'].get('margin') if config['curriculum'] else None,
     embedding_dim=config['encoder']['embedding_dim'],
     stage=experiment.curriculum.names()[where['stage']],
   )
-  if text is None or progress['collapsed']:
+  if text is None:
     return
   progress['collapsed'] = True
   log.write('collapse', where, {'warning': text})
