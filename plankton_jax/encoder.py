@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from plankton_jax.conv import conv_general_dilated
+from plankton_jax.conv.choice import conv_general_dilated
 from plankton_jax.errors import InputError
 
 
