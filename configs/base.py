@@ -50,7 +50,8 @@ def get_config() -> ConfigDict:
   batch.per_class = 0  # K images of each of the P classes; P K = size
 
   config.augment = augment = ConfigDict()  # each strength is off at 0
-  augment.flip = True  # mirror left-right and top-bottom, each at even odds
+  # Mirror left-right, top-bottom and about the diagonal, each at even odds.
+  augment.flip = True
   augment.rotate = 180.0  # largest angle either way, degrees
   augment.scale = 0.1  # size changes by up to this share either way
   augment.translate = 0.05  # largest shift, as a share of the side
