@@ -61,14 +61,14 @@ def race(
     InputError: a worker that fails, or two that did not do the same.
   """
   with contextlib.ExitStack() as stack:
-    ours = stack.enter_context(_open('ours', sys.executable, spec))
+    ours = stack.enter_context(opened('ours', sys.executable, spec))
     facts = ours.hear()
     peer = None
     if peer_python:
       if 'parameters' in facts:
         same = {name: facts[name] for name in ('parameters', 'flops')}
         spec = spec | {'expected': same}
-      peer = stack.enter_context(_open('peer', peer_python, spec))
+      peer = stack.enter_context(opened('peer', peer_python, spec))
       _agree(spec, facts, peer.hear())
     seconds = {ours: [], peer: []}
     busy = []
@@ -109,7 +109,7 @@ def _agree(spec, ours, peer):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Worker:
+class Worker:
   """One contestant's process."""
 
   name: str
@@ -117,9 +117,12 @@ class _Worker:
   errors: IO[str]
 
   def measure(self) -> float:
-    self.process.stdin.write('again\n')
-    self.process.stdin.flush()
+    self.tell('again')
     return self.hear()['seconds']
+
+  def tell(self, line: str) -> None:
+    self.process.stdin.write(line + '\n')
+    self.process.stdin.flush()
 
   def hear(self) -> dict[str, Any]:
     line = self.process.stdout.readline()
@@ -134,7 +137,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _open(module: str, python: str, spec: dict[str, Any]) -> Iterator[_Worker]:
+def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
   """A worker that ends when its input does; killed after an error."""
   command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
   with (
@@ -150,7 +153,7 @@ def _open(module: str, python: str, spec: dict[str, Any]) -> Iterator[_Worker]:
     ) as process,
   ):
     try:
-      yield _Worker(f'{module} of {spec}', process, errors)
+      yield Worker(f'{module} of {spec}', process, errors)
     except BaseException:
       process.kill()
       raise
