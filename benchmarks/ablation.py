@@ -46,10 +46,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   return args
 
 
-Specs = dict[str, list[cells.Spec]]  # by variant, a spec a seed
-
-
-def specs(table: Table | Configs, ground: recipes.Ground, seeds: int) -> Specs:
+def specs(
+  table: Table | Configs, ground: recipes.Ground, seeds: int
+) -> cells.Specs:
   """What a table's variants are trained with."""
   return {
     name: [
@@ -59,7 +58,7 @@ def specs(table: Table | Configs, ground: recipes.Ground, seeds: int) -> Specs:
   }
 
 
-def markdown(title: str, variants: Specs, out: pathlib.Path) -> str:
+def markdown(title: str, variants: cells.Specs, out: pathlib.Path) -> str:
   """A table of what is finished; gains are over the first variant.
 
   A gain is the mean of differences between runs of one seed, which share
@@ -108,7 +107,12 @@ def main(argv: Sequence[str]) -> None:
     write()
     failed = []
     if not args.show:
-      failed = cells.run(args.out, _queue(planned), after=write)
+      queue = [
+        (f'{table}: {title}', spec)
+        for table, variants in planned.items()
+        for title, spec in cells.queue(variants)
+      ]
+      failed = cells.run(args.out, queue, after=write)
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
@@ -116,16 +120,6 @@ def main(argv: Sequence[str]) -> None:
   for reason in failed:
     print(f'failed: {reason}', file=sys.stderr)
   sys.exit(bool(failed))
-
-
-def _queue(planned: dict[str, Specs]) -> list[tuple[str, cells.Spec]]:
-  """A table after the other, in it all variants of a seed before the next."""
-  return [
-    (f'{table}: {name}, seed {seed}', own)
-    for table, variants in planned.items()
-    for seed, row in enumerate(zip(*variants.values(), strict=True))
-    for name, own in zip(variants, row, strict=True)
-  ]
 
 
 def _heading(argv, ground, args) -> str:

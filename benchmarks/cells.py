@@ -34,6 +34,7 @@ MEASURES = (
 )
 
 Spec = dict[str, Any]  # 'config', and 'head' for the peer: plain JSON
+Specs = dict[str, list[Spec]]  # by row of a table, one a seed
 Result = dict[str, Any]  # MEASURES, seconds, epoch, note
 
 
@@ -41,6 +42,15 @@ def result(out: pathlib.Path, spec: Spec) -> Result | None:
   """What a cell came to; None where it is not finished."""
   path = _file(out, spec)
   return json.loads(path.read_text())['result'] if path.exists() else None
+
+
+def queue(rows: Specs) -> list[tuple[str, Spec]]:
+  """Titles and specs, all rows of a seed before those of the next."""
+  return [
+    (f'{name}, seed {seed}', spec)
+    for seed, column in enumerate(zip(*rows.values(), strict=True))
+    for name, spec in zip(rows, column, strict=True)
+  ]
 
 
 def run(

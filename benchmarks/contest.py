@@ -47,6 +47,23 @@ def ratio(times: Times) -> Ratio | None:
   return Ratio(middle, min(pairs), max(pairs))
 
 
+def need(python: str, names: str) -> None:
+  """Sees that an interpreter has the peers, 'torch, PIL'.
+
+  Raises:
+    InputError: it has not.
+  """
+  try:
+    subprocess.run(
+      [python, '-c', f'import {names}'], check=True, capture_output=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    raise InputError(
+      f'{python} lacks one of {names}: install requirements-bench.txt there,'
+      ' or name another by --peer_python'
+    ) from None
+
+
 def race(
   spec: dict[str, Any], *, repeats: int, peer_python: str | None
 ) -> Times:
