@@ -1,5 +1,6 @@
 """The table beside the peer: who trains with what, and the peer's own cell."""
 
+import contextlib
 import csv
 import json
 import math
@@ -208,3 +209,65 @@ def test_the_peer_diverges(peer_training, make_config, tmp_path):
   config = make_config(optimizer__learning_rate=1e30)
   result = contestants.peer(config, 'centred', tmp_path, sys.executable)
   assert result['note'].startswith('diverged: ')
+
+
+class _Peer:
+  """In place of PyTorch: 'sorted', 'mixed', 'point' or 'broken' an epoch."""
+
+  def __init__(self, work, plan):
+    self.told = []
+    self._work = work
+    self._plan = iter(plan)
+
+  def hear(self):
+    if self.told and self.told[-1] == 'end':
+      for split in ('test', 'unseen'):
+        self._write(split, 'sorted')
+      return 'done'
+    kind = next(self._plan)
+    self._write('val', kind)
+    return {'loss': math.nan if kind == 'broken' else 1.0, 'seconds': 2.0}
+
+  def tell(self, line):
+    self.told.append(line)
+
+  def _write(self, split, kind):
+    labels = np.load(self._work / 'labels.npy')
+    own = labels[np.load(self._work / f'{split}_rows.npy')]
+    noise = np.random.default_rng(0).normal(size=(len(own), 16))
+    rows = {
+      'sorted': np.eye(16)[own] + 0.01 * noise,
+      'mixed': noise,
+      'point': np.eye(16)[own * 0],
+      'broken': noise * np.nan,
+    }[kind]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.save(self._work / f'{split}.npy', rows.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+  'plan, told, epoch, note',
+  [
+    ('mixed sorted mixed', 'keep,keep,go on,end', 2, ''),
+    ('sorted sorted mixed', 'keep,go on,go on,end', 1, ''),
+    ('sorted point mixed', 'keep,go on,go on,end', 1, 'collapsed: '),
+    ('mixed broken', 'keep,end', 1, 'diverged: '),
+    ('broken', '', None, 'diverged: '),
+  ],
+)
+def test_the_peers_best_epoch_is_kept(
+  make_config, tmp_path, monkeypatch, plan, told, epoch, note
+):
+  peer = _Peer(tmp_path, plan.split())
+  opened = lambda module, python, spec: contextlib.nullcontext(peer)
+  monkeypatch.setattr(contest, 'opened', opened)
+  config = make_config(epochs=3, data__fractions=(0.6, 0.2, 0.2))
+  result = contestants.peer(config, 'plain', tmp_path, 'python')
+  assert ','.join(peer.told) == told
+  assert result['epoch'] == epoch
+  assert result['note'].startswith(note) and bool(result['note']) == bool(note)
+  assert result['seconds'] == 2.0 * len(plan.split())
+  if epoch:
+    assert result['test MAP@R'] == 1.0
+  else:
+    assert math.isnan(result['test MAP@R'])
