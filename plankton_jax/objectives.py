@@ -32,21 +32,49 @@ def masked_mean(x: jax.Array, where: jax.Array) -> jax.Array:
   return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where), 1)
 
 
+FALLBACKS = ('nearest', 'none')
+_SCALES = {'squared': lambda dists: dists, 'euclidean': distances.root}
+
+
 def triplet(
-  *, margin: float, stages: tuple[Policy, ...], select: str = 'nearest'
+  *,
+  margin: float,
+  stages: tuple[Policy, ...],
+  select: str = 'nearest',
+  fallback: str = 'nearest',
+  distance: str = 'squared',
 ) -> Objective:
   """Triplet loss, mean over anchors of relu(d_ap - d_an + margin).
 
   Weinberger and Saul 2009, JMLR 10, in the form of Schroff et al. 2015,
-  arXiv:1503.03832, section 3.1, on squared distances. Triplets are mined
-  without gradient and the loss is recomputed from the chosen rows, so that
-  backward costs O(B D). No anchors: exactly 0, with zero gradient.
+  arXiv:1503.03832, section 3.1, on squared distances; on plain ones as in
+  Hermans, Beyer and Leibe 2017, arXiv:1703.07737, section 2. Triplets are
+  mined without gradient and the loss is recomputed from the chosen rows, so
+  that backward costs O(B D). No anchors: exactly 0, with zero gradient.
+
+  Metrics are means over all anchors, d_ap and d_an always squared.
 
   Args:
-    margin: in squared distance of unit vectors (0 to 4).
+    margin: in `distance` of unit vectors (0 to 4 squared, 0 to 2 plain).
     stages: (positive, negative) policies; `stage` indexes them.
     select: 'nearest' or 'random' among the negatives that meet the policy.
+    fallback: of an anchor without such a negative: the 'nearest' stands in,
+      or 'none', and the anchor is left out of the loss.
+    distance: 'squared' or 'euclidean', of mining and of the loss.
+
+  Raises:
+    InputError: a choice that does not exist, or a stage without a policy.
   """
+  for field, value, known in (
+    ('select', select, SELECTS),
+    ('fallback', fallback, FALLBACKS),
+    ('distance', distance, tuple(_SCALES)),
+  ):
+    if value not in known:
+      raise InputError(f'objective.{field}={value!r} is not one of {known}')
+  if not all(stages):
+    raise InputError('objective triplet needs a curriculum of stages')
+  scale = _SCALES[distance]
 
   def loss(params, embeddings, batch, *, stage, key=None):
     del params
@@ -55,7 +83,7 @@ def triplet(
     positive, negative = stages[stage]
     fixed = jax.lax.stop_gradient(embeddings)
     mined = mine_triplets(
-      distances.squared(fixed),
+      scale(distances.squared(fixed)),
       batch['label'],
       batch['valid'],
       positive=positive,
@@ -66,12 +94,15 @@ def triplet(
     )
     d_ap = _rowwise_squared(embeddings, embeddings[mined.positive])
     d_an = _rowwise_squared(embeddings, embeddings[mined.negative])
-    hinge = jax.nn.relu(d_ap - d_an + margin)
+    hinge = jax.nn.relu(scale(d_ap) - scale(d_an) + margin)
+    kept = (
+      mined.valid if fallback == 'nearest' else mined.valid & ~mined.fallback
+    )
     mean = lambda x: masked_mean(x, mined.valid)
-    return mean(hinge), {
+    return masked_mean(hinge, kept), {
       'd_ap': mean(d_ap),
       'd_an': mean(d_an),
-      'active_fraction': mean(hinge > 0),
+      'active_fraction': mean((hinge > 0) & kept),
       'fallback_fraction': mean(mined.fallback),
       'count': jnp.sum(mined.valid),
     }
@@ -196,7 +227,7 @@ def make(
   """The objective that a config's `objective` section names.
 
   Raises:
-    InputError: an unknown name or selection.
+    InputError: an unknown name or choice.
   """
   if name not in _OBJECTIVES:
     raise InputError(
@@ -204,12 +235,6 @@ def make(
       f' {", ".join(_OBJECTIVES)}'
     )
   if name == 'triplet':
-    if hparams['select'] not in SELECTS:
-      raise InputError(
-        f'objective.select={hparams["select"]!r} is not one of {SELECTS}'
-      )
-    if not all(stages):
-      raise InputError('objective triplet needs a curriculum of stages')
     return triplet(stages=stages, **hparams)
   return _OBJECTIVES[name](
     num_classes=num_classes, embedding_dim=embedding_dim, **hparams

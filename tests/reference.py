@@ -90,13 +90,21 @@ def mine_loop(dists, labels, valid, *, positive, negative, margin):
   return [np.array(column) for column in zip(*mined, strict=True)]
 
 
-def triplet_loss_loop(embeddings, mined, margin):
+def triplet_loss_loop(
+  embeddings, mined, margin, *, fallback='nearest', distance='squared'
+):
   """Mean over anchors of relu(d_ap - d_an + margin), float64."""
   e = np.asarray(embeddings, np.float64)
+  power = {'squared': 1.0, 'euclidean': 0.5}[distance]
   losses = [
-    max(0.0, ((e[a] - e[p]) ** 2).sum() - ((e[a] - e[n]) ** 2).sum() + margin)
-    for a, (p, n, anchor, _) in enumerate(zip(*mined, strict=True))
-    if anchor
+    max(
+      0.0,
+      ((e[a] - e[p]) ** 2).sum() ** power
+      - ((e[a] - e[n]) ** 2).sum() ** power
+      + margin,
+    )
+    for a, (p, n, anchor, unmet) in enumerate(zip(*mined, strict=True))
+    if anchor and not (unmet and fallback == 'none')
   ]
   return float(np.mean(losses)) if losses else 0.0
 

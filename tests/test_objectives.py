@@ -37,15 +37,27 @@ def _cases():
 CASES = _cases()
 
 
-def _triplet_loss(policy, margin, case):
+def _triplet_loss(policy, margin, case, **fields):
   embeddings, labels, valid = case
-  objective = objectives.triplet(margin=margin, stages=(policy,))
+  objective = objectives.triplet(margin=margin, stages=(policy,), **fields)
   batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
 
   def loss(x):
     return objective.loss(objective.init(None), x, batch, stage=0)
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))(embeddings)
+
+
+def _numeric(function, x, h=1e-6):
+  """The gradient by central differences, float64."""
+  x = np.asarray(x, np.float64)
+  grad = np.zeros(x.shape)
+  for index in np.ndindex(*x.shape):
+    moved = [x.copy(), x.copy()]
+    moved[0][index] += h
+    moved[1][index] -= h
+    grad[index] = (function(moved[0]) - function(moved[1])) / (2 * h)
+  return grad
 
 
 @pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
@@ -67,15 +79,67 @@ def test_triplet_equals_loops_with_gradient_of_finite_differences(name, policy):
   assert metrics['count'] == mined[2].sum()
   assert np.isfinite(grad).all()
   # The reference holds the mined triplets fixed, as the objective does.
-  numeric = np.zeros(embeddings.shape)
-  for index in np.ndindex(*embeddings.shape):
-    shifted = []
-    for h in (1e-6, -1e-6):
-      moved = embeddings.astype(np.float64)
-      moved[index] += h
-      shifted.append(reference.triplet_loss_loop(moved, mined, margin))
-    numeric[index] = (shifted[0] - shifted[1]) / 2e-6
+  numeric = _numeric(
+    lambda x: reference.triplet_loss_loop(x, mined, margin), embeddings
+  )
   np.testing.assert_allclose(grad, numeric, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  'policy', [('easy', 'semihard'), ('hard', 'hard')], ids='+'.join
+)
+@pytest.mark.parametrize(
+  'name', ['random', 'duplicated', 'identical', 'padded', 'zero rows']
+)
+@pytest.mark.parametrize(
+  ('distance', 'fallback'),
+  [('euclidean', 'nearest'), ('euclidean', 'none'), ('squared', 'none')],
+)
+def test_triplet_choices_equal_loops(name, policy, distance, fallback):
+  margin = 0.3
+  embeddings, labels, valid = CASES[name]
+  choices = {'distance': distance, 'fallback': fallback}
+  (loss, metrics), grad = _triplet_loss(policy, margin, CASES[name], **choices)
+  dists = distances.squared(embeddings)
+  if distance == 'euclidean':
+    dists = np.sqrt(dists)
+  mined = reference.mine_loop(
+    dists,
+    labels,
+    valid,
+    positive=policy[0],
+    negative=policy[1],
+    margin=margin,
+  )
+  expected = lambda x: reference.triplet_loss_loop(x, mined, margin, **choices)
+  np.testing.assert_allclose(loss, expected(embeddings), rtol=1e-5, atol=1e-6)
+  assert metrics['count'] == mined[2].sum()
+  np.testing.assert_allclose(
+    metrics['fallback_fraction'] * mined[2].sum(), mined[3].sum(), rtol=1e-6
+  )
+  # A root has no derivative at 0: there the gradient is 0, not infinite.
+  assert np.isfinite(grad).all()
+  if name in ('random', 'padded', 'zero rows'):
+    numeric = _numeric(expected, embeddings)
+    np.testing.assert_allclose(grad, numeric, atol=2e-5)
+
+
+def test_margin_and_semihard_are_on_the_scale_of_the_distance():
+  # d_ap = 0.5, d_an = 0.9 plain: semi-hard by 0.5; squared 0.25 and 0.81: not.
+  x = jnp.array([[0.0], [0.5], [-0.9]])
+  batch = {'label': jnp.array([0, 0, 1]), 'valid': jnp.array([True] * 3)}
+  for distance, fallbacks, loss in (
+    ('euclidean', 0.5, (0.1 + 0.0) / 2),  # row 1: 0.5 and 1.4
+    ('squared', 1.0, (0.0 + 0.0) / 2),
+  ):
+    objective = objectives.triplet(
+      margin=0.5, stages=(('easy', 'semihard'),), distance=distance
+    )
+    found, metrics = objective.loss({}, x, batch, stage=0)
+    np.testing.assert_allclose(found, loss, rtol=1e-5)
+    assert metrics['fallback_fraction'] == fallbacks
+    # Logged squared either way, so that runs can be compared.
+    np.testing.assert_allclose(metrics['d_ap'], 0.25)
 
 
 @pytest.mark.parametrize('name', ['one class', 'all distinct'])
@@ -236,6 +300,8 @@ def test_init_gives_unit_prototypes_that_differ():
   [
     ({'name': 'tripplet'}, 'tripplet'),
     ({'name': 'triplet', 'margin': 0.2, 'select': 'farthest'}, 'select'),
+    ({'name': 'triplet', 'margin': 0.2, 'fallback': 'skip'}, 'fallback'),
+    ({'name': 'triplet', 'margin': 0.2, 'distance': 'cosine'}, 'distance'),
     (
       {'name': 'triplet', 'margin': 0.2, 'select': 'nearest', 'stages': ((),)},
       'curriculum',
