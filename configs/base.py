@@ -72,6 +72,8 @@ def get_config() -> ConfigDict:
   optimizer.schedule = 'constant'  # 'constant', or 'cosine' down to 0
   optimizer.warmup_epochs = 0.0  # linear rise from 0
   optimizer.weight_decay = 0.0  # of convolution and dense kernels alone
+  # The rate of the objective's prototypes, as a multiple of the encoder's.
+  optimizer.objective_rate = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets.
   config.curriculum = ()

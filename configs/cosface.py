@@ -1,0 +1,19 @@
+"""Additive cosine margin on class prototypes, with early stopping.
+
+python launch.py --config=configs/cosface.py --workdir=runs/cosface
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'cosface'
+  config.objective.margin = 0.35  # in cosine
+  config.objective.scale = 64.0  # of the cosines
+  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
+  config.optimizer.schedule = 'cosine'
+  config.early_stop_validations = 12
+  return base.use_preset(config, preset)
