@@ -48,6 +48,8 @@ def get_config() -> ConfigDict:
   batch.size = 128  # images in a training step
   batch.classes = 0  # P classes in a batch; 0: drawn from all images alike
   batch.per_class = 0  # K images of each of the P classes; P K = size
+  # Draw 'images' alike, classes by the 'sqrt' of their size, or 'uniform'.
+  batch.sampling = 'images'
 
   config.augment = augment = ConfigDict()  # each strength is off at 0
   augment.flip = True  # mirror left-right and top-bottom, each at even odds

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from objective_batches import CASES
+from objective_batches import CASES, unit
 from test_mining import POLICIES
 
 from plankton_jax import distances, objectives
@@ -143,9 +143,17 @@ def test_stage_picks_the_policy():
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+SHAPE = {
+  'num_classes': 3,
+  'embedding_dim': 4,
+  'class_counts': np.array([10, 30, 60]),
+}
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
+    ({'name': 'arcface', 'class_weights': 'log'}, 'class_weights'),
     ({'name': 'tripplet'}, 'tripplet'),
     ({'name': 'triplet', 'margin': 0.2, 'select': 'farthest'}, 'select'),
     ({'name': 'triplet', 'margin': 0.2, 'fallback': 'skip'}, 'fallback'),
@@ -157,13 +165,29 @@ def test_stage_picks_the_policy():
   ],
 )
 def test_make_names_what_is_wrong(fields, message):
-  shared = {'stages': (('easy', 'hard'),), 'num_classes': 3, 'embedding_dim': 4}
+  shared = {'stages': (('easy', 'hard'),), **SHAPE}
   with pytest.raises(InputError, match=message):
     objectives.make(**(shared | fields))
 
 
 def test_a_stray_field_is_a_type_error():
   with pytest.raises(TypeError, match='margni'):
-    objectives.make(
-      name='arcface', stages=((),), num_classes=3, embedding_dim=4, margni=1.0
-    )
+    objectives.make(name='arcface', stages=((),), **SHAPE, margni=1.0)
+
+
+def test_class_weights_come_from_the_training_images():
+  objective = objectives.make(
+    name='softmax', stages=((),), **SHAPE, scale=2.0, class_weights='inverse'
+  )
+  params = objective.init(jax.random.key(0))
+  x = jnp.asarray(unit([[1.0, 2, 3, 4], [0, -1, 0, 1], [1, 0, 0, 0]]))
+  batch = {'label': jnp.arange(3), 'valid': jnp.ones(3, bool)}
+  loss, _ = objective.loss(params, x, batch, stage=0)
+  plain = objectives.softmax(num_classes=3, embedding_dim=4, scale=2.0)
+  each = [
+    plain.loss(params, x, batch | {'valid': jnp.arange(3) == row}, stage=0)[0]
+    for row in range(3)
+  ]
+  # 1/n, times 100 images in all over the 3 that Σ n/n comes to.
+  weights = 100 / 3 / np.array([10, 30, 60])
+  np.testing.assert_allclose(loss, np.dot(weights, each) / 3, rtol=1e-5)

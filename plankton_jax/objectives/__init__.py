@@ -1,5 +1,7 @@
 """What is minimised: see `base` for what every objective looks like."""
 
+import numpy as np
+
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
 from plankton_jax.objectives.base import Objective, masked_mean
@@ -13,6 +15,7 @@ from plankton_jax.objectives.prototypes import (
 )
 from plankton_jax.objectives.proxies import proxy_anchor
 from plankton_jax.objectives.triplets import triplet
+from plankton_jax.objectives.weights import class_weights
 
 __all__ = [
   'Objective',
@@ -48,9 +51,18 @@ def make(
   stages: tuple[Policy, ...],
   num_classes: int,
   embedding_dim: int,
+  class_counts: np.ndarray,
   **hparams,
 ) -> Objective:
   """The objective that a config's `objective` section names.
+
+  Args:
+    name: of the objective.
+    stages: the curriculum's policies, for one that mines.
+    num_classes: N.
+    embedding_dim: D.
+    class_counts: [N], training images, which class weights are made from.
+    **hparams: the rest of the section.
 
   Raises:
     InputError: an unknown name or choice.
@@ -65,5 +77,9 @@ def make(
     'num_classes': num_classes,
     'embedding_dim': embedding_dim,
   }
+  if 'class_weights' in hparams:
+    hparams['class_weights'] = class_weights(
+      hparams['class_weights'], class_counts
+    )
   build, needs = _OBJECTIVES[name]
   return build(**{field: shared[field] for field in needs}, **hparams)

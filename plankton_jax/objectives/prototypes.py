@@ -5,6 +5,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from plankton_jax.encoder import unit_norm
@@ -17,6 +18,7 @@ def arcface(
   embedding_dim: int,
   margin: float = 0.5,
   scale: float = 64.0,
+  class_weights: np.ndarray | None = None,
 ) -> Objective:
   """Additive angular margin, s cos(θ + m) at the true class.
 
@@ -29,8 +31,10 @@ def arcface(
     embedding_dim: D.
     margin: m, radians.
     scale: s.
+    class_weights: [N], of each class's images in the mean; None for 1.
   """
-  return _prototypes((num_classes, embedding_dim), _angular(margin), scale)
+  shape = (num_classes, embedding_dim)
+  return _prototypes(shape, _angular(margin), scale, class_weights)
 
 
 def subcenter_arcface(
@@ -40,6 +44,7 @@ def subcenter_arcface(
   centers: int = 3,
   margin: float = 0.5,
   scale: float = 64.0,
+  class_weights: np.ndarray | None = None,
 ) -> Objective:
   """ArcFace with several prototypes a class, of which the nearest counts.
 
@@ -52,9 +57,10 @@ def subcenter_arcface(
     centers: K.
     margin: m, radians.
     scale: s.
+    class_weights: [N], of each class's images in the mean; None for 1.
   """
   shape = (num_classes, centers, embedding_dim)
-  return _prototypes(shape, _angular(margin), scale)
+  return _prototypes(shape, _angular(margin), scale, class_weights)
 
 
 def cosface(
@@ -63,6 +69,7 @@ def cosface(
   embedding_dim: int,
   margin: float = 0.35,
   scale: float = 64.0,
+  class_weights: np.ndarray | None = None,
 ) -> Objective:
   """Additive cosine margin, s (cos θ - m) at the true class.
 
@@ -74,25 +81,35 @@ def cosface(
     embedding_dim: D.
     margin: m, in cosine.
     scale: s.
+    class_weights: [N], of each class's images in the mean; None for 1.
   """
   lower = lambda cos, sin: cos - margin
-  return _prototypes((num_classes, embedding_dim), lower, scale)
+  shape = (num_classes, embedding_dim)
+  return _prototypes(shape, lower, scale, class_weights)
 
 
 def softmax(
-  *, num_classes: int, embedding_dim: int, scale: float = 20.0
+  *,
+  num_classes: int,
+  embedding_dim: int,
+  scale: float = 20.0,
+  class_weights: np.ndarray | None = None,
 ) -> Objective:
   """Softmax cross-entropy of s cos θ: the baseline without a margin.
 
   Wang, Xiang, Cheng and Yuille 2017, NormFace, arXiv:1704.06369; scale is one
-  over the temperature.
+  over the temperature. `class_weights` as in `arcface`.
   """
   same = lambda cos, sin: cos
-  return _prototypes((num_classes, embedding_dim), same, scale)
+  shape = (num_classes, embedding_dim)
+  return _prototypes(shape, same, scale, class_weights)
 
 
 def _prototypes(
-  shape: tuple[int, ...], add_margin: Callable, scale: float
+  shape: tuple[int, ...],
+  add_margin: Callable,
+  scale: float,
+  class_weights: np.ndarray | None,
 ) -> Objective:
   """Cross-entropy of scaled cosines; `add_margin(cos, sin)` at the truth."""
   num_classes = shape[0]
@@ -114,6 +131,8 @@ def _prototypes(
     true = jax.nn.one_hot(label, num_classes, dtype=bool)
     logits = scale * jnp.where(true, with_margin[:, None], cos)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if class_weights is not None:
+      each *= jnp.asarray(class_weights)[label]
     valid = batch['valid']
     return masked_mean(each, valid), {
       'accuracy': masked_mean(correct, valid),
