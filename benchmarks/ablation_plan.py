@@ -72,10 +72,27 @@ TABLES = {
     TRIPLET,
     _each('objective.select', 'random'),
   ),
+  'fallback': Table(
+    'An anchor without a negative that meets the policy',
+    TRIPLET,
+    _each('objective.fallback', 'none'),
+  ),
   'margin': Table(
     'Margin of the triplet loss (default 0.5)',
     TRIPLET,
     _each('objective.margin', 0.1, 0.2, 0.3, 0.7),
+  ),
+  'distance': Table(
+    'Squared or plain distances (default: squared, margin 0.5)',
+    TRIPLET,
+    {'default': {}}
+    | {
+      f'euclidean, margin {margin}': {
+        'objective.distance': 'euclidean',
+        'objective.margin': margin,
+      }
+      for margin in (0.2, 0.5)
+    },
   ),
   'batches': Table(
     'Batches of all images alike, or of P classes times K images',
@@ -147,6 +164,20 @@ TABLES = {
       },
     },
   ),
+  'sampling': Table(
+    'Triplet: images drawn alike, or classes by size (default: images)',
+    TRIPLET,
+    _each('batch.sampling', 'sqrt', 'uniform'),
+  ),
+  'arcface_sampling': Table(
+    'ArcFace: images drawn alike, or classes by size; class weights',
+    ARCFACE,
+    _each('batch.sampling', 'sqrt', 'uniform')
+    | {
+      f'weights {name}': {'objective.class_weights': name}
+      for name in ('sqrt_inverse', 'inverse', 'effective')
+    },
+  ),
   'softmax_scale': Table(
     'Softmax: scale (default 20)',
     'configs/softmax.py',
@@ -154,6 +185,15 @@ TABLES = {
   ),
   'objectives': Configs(
     'Objectives, each by its own config',
-    ('configs/softmax.py', TRIPLET, ARCFACE),
+    (
+      'configs/softmax.py',
+      TRIPLET,
+      ARCFACE,
+      'configs/cosface.py',
+      'configs/subcenter.py',
+      'configs/supcon.py',
+      'configs/proxy_anchor.py',
+      'configs/multi_similarity.py',
+    ),
   ),
 }

@@ -33,6 +33,7 @@ PEERS_SETTINGS = {
   'batch.size': 128,
   'batch.classes': 0,
   'batch.per_class': 0,
+  'batch.sampling': 'images',
   'augment.flip': True,  # with quarter turns
   'augment.rotate': 0.0,
   'augment.scale': 0.0,
@@ -47,20 +48,30 @@ PEERS_SETTINGS = {
   'optimizer.schedule': 'constant',
   'optimizer.warmup_epochs': 0.0,
   'optimizer.weight_decay': 0.0,
+  'optimizer.objective_rate': 1.0,
   'epochs': 35,  # of which the curriculum's stages begin at 10 and 25
 }
 PEERS_OBJECTIVES = {
   'triplet': {
+    'objective.distance': 'squared',
     'objective.margin': 0.5,
     'objective.select': 'nearest',
+    'objective.fallback': 'nearest',
     'curriculum': (
       (0, 'easy', 'semihard'),
       (10, 'easy', 'hard'),
       (25, 'hard', 'hard'),
     ),
   },
-  'arcface': {'objective.margin': 0.5, 'objective.scale': 64.0},  # 28.6°
-  'softmax': {'objective.scale': 20.0},  # temperature 0.05
+  'arcface': {
+    'objective.margin': 0.5,  # radians, 28.6°
+    'objective.scale': 64.0,
+    'objective.class_weights': 'none',
+  },
+  'softmax': {
+    'objective.scale': 20.0,  # temperature 0.05
+    'objective.class_weights': 'none',
+  },
 }
 
 

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import ablation, ablation_plan, cells, contestants, recipes
-from plankton_jax import retrieval
+from plankton_jax import experiment, retrieval
+from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
 
 # In place of a contestant: notes its turn, fails once where it is told to.
@@ -166,7 +167,20 @@ GROUND = recipes.Ground('x', ('a', 'b'), 'Someone 2015', 48, 'resnet10', 8, 16)
 
 @pytest.mark.parametrize('table', ablation_plan.TABLES)
 def test_every_variant_of_the_plan_can_be_trained(table):
+  labels = np.repeat(np.arange(24, dtype=np.int32), 20)
+  data = pipeline.Data(
+    images=np.zeros((480, 48, 48, 1), np.uint8),
+    labels=labels,
+    ids=np.arange(480).astype(str),
+    class_names=tuple(map(str, range(24))),
+    num_seen=24,
+    splits={'train': np.arange(480)},
+    fingerprint='',
+    originals=None,
+  )
   made = ablation.specs(ablation_plan.TABLES[table], GROUND, 1)
+  for (spec,) in made.values():
+    experiment.assemble(spec['config'], data)
   plain = [json.dumps(own[0], sort_keys=True) for own in made.values()]
   assert len({*plain}) == len(plain) > 1
 
