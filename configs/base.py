@@ -48,9 +48,12 @@ def get_config() -> ConfigDict:
   batch.size = 128  # images in a training step
   batch.classes = 0  # P classes in a batch; 0: drawn from all images alike
   batch.per_class = 0  # K images of each of the P classes; P K = size
+  # Draw 'images' alike, classes by the 'sqrt' of their size, or 'uniform'.
+  batch.sampling = 'images'
 
   config.augment = augment = ConfigDict()  # each strength is off at 0
-  augment.flip = True  # mirror left-right and top-bottom, each at even odds
+  # Mirror left-right, top-bottom and about the diagonal, each at even odds.
+  augment.flip = True
   augment.rotate = 180.0  # largest angle either way, degrees
   augment.scale = 0.1  # size changes by up to this share either way
   augment.translate = 0.05  # largest shift, as a share of the side
@@ -72,6 +75,8 @@ def get_config() -> ConfigDict:
   optimizer.schedule = 'constant'  # 'constant', or 'cosine' down to 0
   optimizer.warmup_epochs = 0.0  # linear rise from 0
   optimizer.weight_decay = 0.0  # of convolution and dense kernels alone
+  # The rate of the objective's prototypes, as a multiple of the encoder's.
+  optimizer.objective_rate = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets.
   config.curriculum = ()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from plankton_jax import (
   augment,
@@ -39,13 +40,15 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
   Raises:
     InputError: a field that cannot be used with this data.
   """
+  train_labels = data.labels[data.splits['train']]
   sampler = sampling.Sampler(
-    data.labels[data.splits['train']], seed=config['seed'], **config['batch']
+    train_labels, seed=config['seed'], **config['batch']
   )
   stages = curriculum.make(config['curriculum'])
   objective = objectives.make(
     num_classes=data.num_seen,
     embedding_dim=config['encoder']['embedding_dim'],
+    class_counts=np.bincount(train_labels, minlength=data.num_seen),
     # One stage more than is trained: validation is always hard+hard.
     stages=(*stages.policies, curriculum.VALIDATION),
     **config['objective'],

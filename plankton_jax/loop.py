@@ -62,6 +62,10 @@ def train_and_evaluate(
       step=first,
       total_steps=total,
       batch_size=experiment.sampler.size,
+      # The batch of step n, counted from 1, is the sampler's n - 1.
+      image_names=lambda step: data.ids[
+        data.splits['train'][experiment.sampler(step - 1)]
+      ].tolist(),
     )
     try:
       log.say(_summary(data, state))

@@ -12,6 +12,7 @@ def make(
   schedule: str,
   warmup_epochs: float,
   weight_decay: float,
+  objective_rate: float,
   epochs: int,
   steps_per_epoch: int,
 ) -> optax.GradientTransformation:
@@ -23,6 +24,8 @@ def make(
     warmup_epochs: linear rise from 0 over so many epochs.
     weight_decay: of the encoder's kernels alone: never of norms, biases or
       prototypes (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    objective_rate: the rate of the objective's own parameters, as a multiple
+      of the encoder's.
     epochs: of the whole run.
     steps_per_epoch: turns epochs into steps.
 
@@ -48,7 +51,10 @@ def make(
     )
   rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
   rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
-  return optax.adamw(rate, weight_decay=weight_decay, mask=decays)
+  return optax.chain(
+    optax.adamw(rate, weight_decay=weight_decay, mask=decays),
+    optax.masked(optax.scale(objective_rate), owned_by_objective),
+  )
 
 
 def decays(params: dict) -> dict:
@@ -58,3 +64,10 @@ def decays(params: dict) -> dict:
     return path[0].key == 'encoder' and path[-1].key == 'kernel'
 
   return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def owned_by_objective(params: dict) -> dict:
+  """True for the objective's own parameters, such as prototypes."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[0].key == 'objective', params
+  )

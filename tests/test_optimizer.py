@@ -1,4 +1,5 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +13,7 @@ FIELDS = {
   'schedule': 'constant',
   'warmup_epochs': 0.0,
   'weight_decay': 0.0,
+  'objective_rate': 1.0,
   'epochs': 10,
   'steps_per_epoch': 4,
 }
@@ -58,6 +60,15 @@ def test_decay_touches_the_encoders_kernels_alone():
   for module in ('Conv_0', 'Dense_0'):
     decayed['encoder'][module]['kernel'] = jnp.full((2, 2), -0.1 * 0.5 * 2.0)
   chex.assert_trees_all_close(updates, decayed, rtol=1e-6)
+
+
+def test_the_objectives_parameters_have_a_rate_of_their_own():
+  tx = optimizer.make(**(FIELDS | {'objective_rate': 7.0}))
+  ones = optax.tree.ones_like(PARAMS)
+  updates, _ = tx.update(ones, tx.init(PARAMS), PARAMS)
+  expected = jax.tree.map(lambda x: jnp.full_like(x, -0.1), PARAMS)
+  expected['objective']['prototypes'] = jnp.full((3, 2), -0.7)
+  chex.assert_trees_all_close(updates, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
