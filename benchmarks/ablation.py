@@ -89,7 +89,7 @@ def _row(fields) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  host.use_huge_pages()
+  host.use_fast_settings()
   args = parse(argv)
   path = args.out / 'ablation.md'
   try:

@@ -177,7 +177,7 @@ def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
 
 
 def main(argv: Sequence[str]) -> None:
-  host.use_huge_pages()
+  host.use_fast_settings()
   args, chosen = parse(argv)
   try:
     if any(who.peer for who in chosen.values()):

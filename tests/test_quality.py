@@ -111,7 +111,7 @@ def test_the_whole_table(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(cells, '_train', train)
   monkeypatch.setattr(contest, 'need', lambda python, names: None)
-  monkeypatch.setattr(quality.host, 'use_huge_pages', lambda: None)
+  monkeypatch.setattr(quality.host, 'use_fast_settings', lambda: None)
   flags = ['--contestants=peer.softmax,softmax', '--unseen=1', '--citation=Me']
   with pytest.raises(SystemExit) as end:
     quality.main([f'--path={tmp_path}', f'--out={tmp_path / "out"}', *flags])
