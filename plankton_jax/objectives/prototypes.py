@@ -48,8 +48,8 @@ def subcenter_arcface(
 ) -> Objective:
   """ArcFace with several prototypes a class, of which the nearest counts.
 
-  Deng, Guo, Liu, Gong and Zafeiriou 2020, Sub-center ArcFace, ECCV, section
-  3.2: θ is arccos of the largest of a class's cosines.
+  Deng, Guo, Liu, Gong and Zafeiriou 2020, Sub-center ArcFace, ECCV: θ is
+  arccos of the largest of a class's cosines.
 
   Args:
     num_classes: N; the parameters are prototypes [N, K, D].

@@ -73,9 +73,9 @@ def triplet(
     d_ap = _rowwise_squared(embeddings, embeddings[mined.positive])
     d_an = _rowwise_squared(embeddings, embeddings[mined.negative])
     hinge = jax.nn.relu(scale(d_ap) - scale(d_an) + margin)
-    kept = (
-      mined.valid if fallback == 'nearest' else mined.valid & ~mined.fallback
-    )
+    kept = mined.valid
+    if fallback == 'none':
+      kept &= ~mined.fallback
     mean = lambda x: masked_mean(x, mined.valid)
     return masked_mean(hinge, kept), {
       'd_ap': mean(d_ap),

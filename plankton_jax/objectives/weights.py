@@ -13,8 +13,9 @@ def class_weights(name: str, counts: np.ndarray) -> np.ndarray | None:
 
   'inverse' is 1/n of a class's training images n, 'sqrt_inverse' 1/√n, and
   'effective' one over their effective number (1 - β^n) / (1 - β), β = 0.999:
-  Cui, Jia, Lin, Song and Belongie 2019, arXiv:1901.05555, equation 2. Scaled
-  so that the mean over the training images is 1: the loss keeps its size.
+  Cui, Jia, Lin, Song and Belongie 2019, arXiv:1901.05555, proposition 1.
+  Scaled so that the mean over the training images is 1, and the loss keeps its
+  size.
 
   Raises:
     InputError: an unknown name.
