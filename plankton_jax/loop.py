@@ -97,10 +97,8 @@ def _start(config, experiment, manager) -> tuple[TrainState, dict[str, Any]]:
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(_key(config, _INIT))
-  if config['encoder']['pretrained']:
-    fresh = pretrained.begin(
-      fresh, model=experiment.model, path=config['encoder']['pretrained']
-    )
+  if path := config['encoder']['pretrained']:
+    fresh = pretrained.begin(fresh, model=experiment.model, path=path)
   progress = {
     'best_map': -1.0,
     'best_loss': math.inf,
