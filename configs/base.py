@@ -86,14 +86,21 @@ def get_config() -> ConfigDict:
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+  # Weights to begin from, torchvision's or timm's ResNet-18, 34 or 50 as .pth
+  # or .safetensors, with stem 'imagenet' and width 64; '': random ones.
+  encoder.pretrained = ''
+  # Stages that stay as they began, the stem with the first; 0: none, 4: all.
+  encoder.freeze = 0
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 1.4e-3  # Adam's, at its peak
   optimizer.schedule = 'constant'  # 'constant', or 'cosine' down to 0
   optimizer.warmup_epochs = 0.0  # linear rise from 0
   optimizer.weight_decay = 0.0  # of convolution and dense kernels alone
-  # The rate of the objective's prototypes, as a multiple of the encoder's.
+  # Rates as multiples of the embedding layer's: of the objective's prototypes,
   optimizer.objective_rate = 1.0
+  # and of the encoder's stem and stages.
+  optimizer.encoder_rate = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets.
   config.curriculum = ()

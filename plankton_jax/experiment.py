@@ -24,6 +24,7 @@ class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
   curriculum: curriculum.Curriculum
+  model: encoder.ResNet
   create: Callable[[jax.Array], state.TrainState]  # from a key
   train_step: Callable
   eval_step: Callable
@@ -53,12 +54,13 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
     stages=(*stages.policies, curriculum.VALIDATION),
     **config['objective'],
   )
+  model = encoder.make(**config['encoder'])
   tx = optimizer.make(
+    model=model,
     epochs=config['epochs'],
     steps_per_epoch=sampler.steps_per_epoch,
     **config['optimizer'],
   )
-  model = encoder.make(**config['encoder'])
 
   def create(key):
     return state.create(
@@ -71,6 +73,7 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
 
   return Experiment(
     curriculum=stages,
+    model=model,
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,
