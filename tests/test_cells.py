@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import ablation, ablation_plan, cells, contestants, recipes
-from plankton_jax import experiment, retrieval
-from plankton_jax.data import pipeline
+from benchmarks import ablation, cells, contestants, recipes
+from plankton_jax import retrieval
 from plankton_jax.errors import InputError
 
 # In place of a contestant: notes its turn, fails once where it is told to.
@@ -128,81 +127,6 @@ def test_gains_are_of_runs_of_one_seed(tmp_path):
   assert (base[5], other[5]) == ('', cells.shown([0.1, 0.2], '+'))
   assert other[2] == cells.shown([0.6, 0.9, 0.1])
   assert none[:3] == ['none', '0', '-']
-
-
-def test_recipes_are_read():
-  name, recipe = recipes.parse(
-    'best=configs/triplet.py:planktonset9 objective.margin=0.3'
-    " objective.select=random curriculum=((0,'easy','hard'),)"
-  )
-  config = recipe.config()
-  assert name == 'best'
-  assert config.objective.margin == 0.3
-  assert config.objective.select == 'random'
-  assert config.curriculum == ((0, 'easy', 'hard'),)
-  assert config.data.source == 'folder'
-
-
-@pytest.mark.parametrize('text', ['', 'best', 'best=', '=x', 'a=b margin'])
-def test_mistaken_recipes_end_in_a_line(text):
-  with pytest.raises(InputError, match='is not NAME=configs'):
-    recipes.parse(text)
-
-
-@pytest.mark.parametrize(
-  'text, said',
-  [
-    ('a=configs/none.py', 'no such config file'),
-    ('a=configs/triplet.py objective.margins=1', 'margins'),
-    ('a=configs/triplet.py epochs=many', 'epochs'),
-  ],
-)
-def test_mistaken_configs_end_in_a_line(text, said):
-  with pytest.raises(InputError, match=said):
-    recipes.parse(text)[1].config()
-
-
-GROUND = recipes.Ground('x', ('a', 'b'), 'Someone 2015', 48, 'resnet10', 8, 16)
-
-
-@pytest.mark.parametrize('table', ablation_plan.TABLES)
-def test_every_variant_of_the_plan_can_be_trained(table):
-  labels = np.repeat(np.arange(24, dtype=np.int32), 20)
-  data = pipeline.Data(
-    images=np.zeros((480, 48, 48, 1), np.uint8),
-    labels=labels,
-    ids=np.arange(480).astype(str),
-    class_names=tuple(map(str, range(24))),
-    num_seen=24,
-    splits={'train': np.arange(480)},
-    fingerprint='',
-    originals=None,
-  )
-  made = ablation.specs(ablation_plan.TABLES[table], GROUND, 1)
-  for (spec,) in made.values():
-    experiment.assemble(spec['config'], data)
-  plain = [json.dumps(own[0], sort_keys=True) for own in made.values()]
-  assert len({*plain}) == len(plain) > 1
-
-
-def test_a_config_is_placed_on_its_ground():
-  recipe = recipes.Recipe(
-    'configs/triplet.py', {'encoder.width': 64, 'early_stop_validations': 3}
-  )
-  config = recipes.place(recipe, GROUND, 5)
-  assert (config['seed'], config['epochs']) == (5, 16)
-  assert config['validations_per_epoch'] == 1
-  assert config['early_stop_validations'] == 0
-  assert config['data']['unseen_classes'] == ('a', 'b')
-  assert config['data']['size'] == 48
-  assert (config['encoder']['name'], config['encoder']['width']) == (
-    'resnet10',
-    8,
-  )
-  # Of 35 epochs, from 0, 10 and 25.
-  assert [row[0] for row in config['curriculum']] == [0, 5, 11]
-  short = recipes.place(recipe, GROUND._replace(epochs=1), 0)
-  assert short['curriculum'] == ((0, 'easy', 'semihard'), (1, 'hard', 'hard'))
 
 
 @pytest.fixture(scope='module')
