@@ -1,6 +1,7 @@
 """Trains an encoder and keeps the run in a folder.
 
   python launch.py --config=configs/triplet.py --workdir=DIR
+  python launch.py --config=configs/triplet.py --workdir=DIR --dry_run
   python launch.py --config=configs/triplet.py --help
 
 Any field is overridden by --config.section.field=value; --help shows what each
@@ -26,6 +27,9 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 ACCEPT = flags.DEFINE_bool(
   'accept_changes', False, 'Resume although the config differs.'
 )
+DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print sizes, memory and time of the run, and stop.'
+)
 _HELP = ('--help', '-help', '-h')
 
 
@@ -37,7 +41,10 @@ def main(argv: Sequence[str]) -> None:
       raise InputError('--workdir is missing: the folder to keep the run in')
     config = _config()
     host.use_fast_settings()
-    host.show_log(logging.INFO)
+    host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
+    if DRY_RUN.value:
+      _rehearse(config)
+      return
     from plankton_jax import loop  # brings in JAX, which --help can do without
 
     loop.train_and_evaluate(config, WORKDIR.value, accept_changes=ACCEPT.value)
@@ -46,6 +53,13 @@ def main(argv: Sequence[str]) -> None:
   except KeyboardInterrupt:
     print('interrupted; the same command resumes the run', file=sys.stderr)
     sys.exit(130)
+
+
+def _rehearse(config: dict[str, Any]) -> None:
+  from plankton_jax import rehearsal
+
+  found = rehearsal.rehearse(config, WORKDIR.value, accept_changes=ACCEPT.value)
+  print(rehearsal.describe(found, config['batch']['size']))
 
 
 def _config() -> dict[str, Any]:
