@@ -1,9 +1,11 @@
 """Trains an encoder and keeps the run in a folder.
 
   python launch.py --config=configs/triplet.py --workdir=DIR
+  python launch.py --config=configs/triplet.py --workdir=DIR --dry_run
+  python launch.py --config=configs/triplet.py --help
 
-Any field is overridden by --config.section.field=value; configs/base.py says
-what each means. A workdir that holds a run is resumed where it stopped.
+Any field is overridden by --config.section.field=value; --help shows what each
+means and its value. A workdir that holds a run is resumed where it stopped.
 """
 
 import logging
@@ -14,7 +16,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from plankton_jax import host
+from configs import base
+from plankton_jax import fields, host
 from plankton_jax.errors import DivergedError, InputError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,6 +27,10 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 ACCEPT = flags.DEFINE_bool(
   'accept_changes', False, 'Resume although the config differs.'
 )
+DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print sizes, memory and time of the run, and stop.'
+)
+_HELP = ('--help', '-help', '-h')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,7 +41,10 @@ def main(argv: Sequence[str]) -> None:
       raise InputError('--workdir is missing: the folder to keep the run in')
     config = _config()
     host.use_fast_settings()
-    host.show_log(logging.INFO)
+    host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
+    if DRY_RUN.value:
+      _rehearse(config)
+      return
     from plankton_jax import loop  # brings in JAX, which --help can do without
 
     loop.train_and_evaluate(config, WORKDIR.value, accept_changes=ACCEPT.value)
@@ -43,6 +53,13 @@ def main(argv: Sequence[str]) -> None:
   except KeyboardInterrupt:
     print('interrupted; the same command resumes the run', file=sys.stderr)
     sys.exit(130)
+
+
+def _rehearse(config: dict[str, Any]) -> None:
+  from plankton_jax import rehearsal
+
+  found = rehearsal.rehearse(config, WORKDIR.value, accept_changes=ACCEPT.value)
+  print(rehearsal.describe(found, config['batch']['size']))
 
 
 def _config() -> dict[str, Any]:
@@ -57,15 +74,39 @@ def _config() -> dict[str, Any]:
 
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses the flags; a mistake in one is a line, not a traceback."""
+  others = [arg for arg in argv if arg not in _HELP]
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(others)
+    if len(others) < len(argv):  # after all flags, whatever their order
+      print(_help())
+      sys.exit(0)
+    return rest
   except AttributeError as error:  # a field that the config does not have
     reason = error.args[0]  # ml_collections wraps a KeyError with a hint
     text = reason.args[0] if isinstance(reason, KeyError) else str(reason)
     _fail(f'unknown config field {": ".join(text.splitlines())}')
+  except InputError as error:
+    _fail(error)
   except (flags.Error, TypeError) as error:
     lines = [line for line in str(error).splitlines() if line.strip()]
     _fail(lines[-1].strip().removeprefix('plankton_jax.errors.InputError: '))
+
+
+def _help() -> str:
+  """The flags, then every field with its comment and its value."""
+  if CONFIG.value is None:
+    name, file = 'every config', base.__file__
+    config = base.get_config().to_dict()
+  else:
+    config = _config()
+    name = flags.FLAGS['config'].config_filename
+    file = name.partition(':')[0]
+  own = flags.FLAGS.main_module_help()
+  shown = fields.describe(config, fields.comments(file))
+  return (
+    f'{__doc__}{own}\n\nFields of {name}, each set by --config.FIELD=VALUE:\n\n'
+    f'{shown}'
+  )
 
 
 def _fail(message: Any) -> None:

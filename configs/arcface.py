@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'arcface'
+  config.objective.name = 'arcface'  # of plankton_jax/objectives/
   config.objective.margin = 0.5  # radians
   config.objective.scale = 64.0  # of the cosines
   # Of an image in the loss by its class's size: 'none', 'inverse',

@@ -105,7 +105,7 @@ def get_config() -> ConfigDict:
   # Rows (first epoch, positive, negative) for objectives that mine triplets.
   config.curriculum = ()
 
-  config.objective = ConfigDict()  # its fields stand in the objective's config
+  config.objective = ConfigDict()  # each objective's config names its own
   return config
 
 

@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'cosface'
+  config.objective.name = 'cosface'  # of plankton_jax/objectives/
   config.objective.margin = 0.35  # in cosine
   config.objective.scale = 64.0  # of the cosines
   # Of an image in the loss by its class's size: 'none', 'inverse',

@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'proxy_anchor'
+  config.objective.name = 'proxy_anchor'  # of plankton_jax/objectives/
   config.objective.margin = 0.1  # in cosine
   config.objective.scale = 32.0  # of the cosines
   config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it

@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'softmax'
+  config.objective.name = 'softmax'  # of plankton_jax/objectives/
   config.objective.scale = 20.0  # of the cosines: one over the temperature
   # Of an image in the loss by its class's size: 'none', 'inverse',
   # 'sqrt_inverse' or 'effective' (of the effective number of images).

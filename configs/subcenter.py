@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'subcenter_arcface'
+  config.objective.name = 'subcenter_arcface'  # of plankton_jax/objectives/
   config.objective.centers = 3  # prototypes of each class; the nearest counts
   config.objective.margin = 0.5  # radians
   config.objective.scale = 64.0  # of the cosines

@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'supcon'
+  config.objective.name = 'supcon'  # of plankton_jax/objectives/
   config.objective.temperature = 0.1  # by which cosines are divided
   # The presets' folders have six seen classes, the drawn images nine.
   config.batch.classes = 8 if preset == 'synthetic' else 4

@@ -12,7 +12,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'triplet'
+  config.objective.name = 'triplet'  # of plankton_jax/objectives/
   # Of mining and of the loss: 'squared' or 'euclidean'.
   config.objective.distance = 'squared'
   config.objective.margin = 0.5  # in this distance of unit vectors

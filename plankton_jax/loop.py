@@ -16,7 +16,7 @@ from plankton_jax import (
   sharding,
 )
 from plankton_jax.data import batches, pipeline
-from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.errors import DivergedError
 from plankton_jax.evaluation import evaluate
 from plankton_jax.experiment import assemble
 from plankton_jax.metrics import Log
@@ -50,12 +50,7 @@ def train_and_evaluate(
       space where `on_collapse` is 'stop'.
   """
   workdir = pathlib.Path(workdir)
-  if config['on_collapse'] not in ('warn', 'stop'):
-    raise InputError(
-      f"on_collapse={config['on_collapse']!r}: choose 'warn' or 'stop'"
-    )
-  if not accept_changes:
-    settings.compare(config, workdir)
+  settings.check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
   data = load_data(config, workdir)
   experiment = assemble(config, data)

@@ -10,6 +10,22 @@ from plankton_jax.errors import InputError
 Config = dict[str, Any]  # plain, with the fields of configs/base.py
 
 
+def check(
+  config: Config, workdir: pathlib.Path, *, accept_changes: bool
+) -> None:
+  """What can be said against a run before its data is read.
+
+  Raises:
+    InputError: a field of the loop's own, or another config in the workdir.
+  """
+  if config['on_collapse'] not in ('warn', 'stop'):
+    raise InputError(
+      f"on_collapse={config['on_collapse']!r}: choose 'warn' or 'stop'"
+    )
+  if not accept_changes:
+    compare(config, workdir)
+
+
 def compare(config: Config, workdir: pathlib.Path) -> None:
   """Checks a config against the one that a workdir was begun with, if any.
 

@@ -1,0 +1,122 @@
+"""A config's fields as text: names, values, and the comments of configs/."""
+
+import ast
+import importlib.util
+import io
+import textwrap
+import tokenize
+from pathlib import Path
+from typing import Any
+
+_INDENT = 32  # where comments stand, if the value leaves room
+_WIDTH = 80
+
+
+def comments(path: str | Path) -> dict[str, str]:
+  """The comment of every field that a config file sets, by its dotted name.
+
+  It stands behind the assignment, or else on the lines above. Files of
+  configs/ that the file imports are read before it, and their comments stay:
+  they say what a field means, later ones why it has another value.
+  """
+  source = Path(path).read_text(encoding='utf-8')
+  tree = ast.parse(source)
+  found = {}
+  for name in _imported(tree):
+    spec = importlib.util.find_spec(f'configs.{name}')
+    if spec is not None and spec.origin:
+      found = {**comments(spec.origin), **found}
+  behind, alone = _comments_by_line(source)
+  sections = {'config': ''}
+  for node in ast.walk(tree):
+    if not isinstance(node, ast.Assign):
+      continue
+    names = [_field(target, sections) for target in node.targets]
+    field = next((name for name in names if name), None)
+    if field is None:
+      continue
+    for target in node.targets:  # config.data = data = ConfigDict()
+      if isinstance(target, ast.Name):
+        sections[target.id] = field
+    text = behind.get(node.end_lineno) or _above(alone, node.lineno)
+    if text:
+      found.setdefault(field, text)
+  return found
+
+
+def describe(config: dict[str, Any], meanings: dict[str, str]) -> str:
+  """A line or more for each field: `section.field=value` and its comment.
+
+  Args:
+    config: a plain dict, nested by section.
+    meanings: from `comments`, whose order the fields are given in.
+  """
+  rank = {name: i for i, name in enumerate(meanings)}
+  return '\n'.join(_lines(config, meanings, rank, ''))
+
+
+def _lines(tree, meanings, rank, prefix):
+  """Fields first, then sections."""
+  order = lambda name: (
+    isinstance(tree[name], dict),
+    rank.get(prefix + name, len(rank)),
+  )
+  for name in sorted(tree, key=order):
+    field, value = prefix + name, tree[name]
+    if isinstance(value, dict):
+      yield f'\n{field}: {meanings.get(field, "")}'.rstrip()
+      yield from _lines(value, meanings, rank, f'{field}.')
+    else:
+      yield _line(f'  {field}={_shown(value)}', meanings.get(field, ''))
+
+
+def _shown(value):
+  if isinstance(value, tuple | list):
+    return repr(value).replace(', ', ',')  # a flag's value has no spaces
+  return str(value) or "''"
+
+
+def _line(field: str, meaning: str) -> str:
+  lines = textwrap.wrap(meaning, _WIDTH - _INDENT, break_on_hyphens=False)
+  if len(field) < _INDENT - 1 and lines:
+    field = field.ljust(_INDENT) + lines.pop(0)
+  return '\n'.join([field, *(' ' * _INDENT + line for line in lines)])
+
+
+def _imported(tree: ast.Module) -> list[str]:
+  return [
+    alias.name
+    for node in tree.body
+    if isinstance(node, ast.ImportFrom) and node.module == 'configs'
+    for alias in node.names
+  ]
+
+
+def _field(target: ast.expr, sections: dict[str, str]) -> str | None:
+  """The dotted name that `config.a.b`, or `a.b` for a section, stands for."""
+  parts = []
+  while isinstance(target, ast.Attribute):
+    parts.append(target.attr)
+    target = target.value
+  if not parts or not isinstance(target, ast.Name) or target.id not in sections:
+    return None
+  return '.'.join(filter(None, [sections[target.id], *reversed(parts)]))
+
+
+def _comments_by_line(source: str) -> tuple[dict[int, str], dict[int, str]]:
+  """Comments behind code, and those with a line of their own."""
+  behind, alone = {}, {}
+  for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    if token.type == tokenize.COMMENT:
+      line, column = token.start
+      own = not token.line[:column].strip()
+      (alone if own else behind)[line] = token.string.lstrip('# ')
+  return behind, alone
+
+
+def _above(alone: dict[int, str], line: int) -> str:
+  texts = []
+  while line - 1 in alone:
+    line -= 1
+    texts.insert(0, alone[line])
+  return ' '.join(texts)

@@ -1,0 +1,144 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import triplet
+from plankton_jax import fields
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _help(*flags, cwd=ROOT):
+  run = subprocess.run(
+    [sys.executable, ROOT / 'launch.py', *flags],
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return run.returncode, run.stdout, run.stderr
+
+
+def test_comments_stand_behind_above_or_at_a_section(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'def get_config():\n'
+    '  config = ConfigDict()\n'
+    "  config.one = '# no comment'  # behind\n"
+    '  # above, on\n'
+    '  # two lines\n'
+    '  config.two = 2\n'
+    '  config.part = part = ConfigDict()  # a section\n'
+    '  part.deep = (\n'
+    '    1,\n'
+    '  )  # at its end\n'
+    '\n'
+    '  # of nothing\n'
+    '\n'
+    '  part.bare = 1\n'
+    '  other.name = 1  # of no config\n'
+    '  config.part.deep = 3  # a later value\n'
+  )
+  assert fields.comments(path) == {
+    'one': 'behind',
+    'two': 'above, on two lines',
+    'part': 'a section',
+    'part.deep': 'at its end',
+  }
+
+
+def test_what_base_says_of_a_field_stays(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from configs import triplet\n'
+    'def get_config():\n'
+    '  config = triplet.get_config()\n'
+    '  config.epochs = 3  # few\n'
+    '  config.mine = 3  # new\n'
+  )
+  found = fields.comments(path)
+  assert found['epochs'] == 'passes over the training images'
+  assert found['objective.margin'] == 'in this distance of unit vectors'
+  assert found['mine'] == 'new'
+
+
+@pytest.mark.parametrize(
+  'name', sorted(path.stem for path in (ROOT / 'configs').glob('[a-z]*.py'))
+)
+def test_every_field_of_every_config_has_a_comment(name):
+  module = __import__(f'configs.{name}', fromlist=['get_config'])
+  found = fields.comments(module.__file__)
+  flat = []
+
+  def walk(tree, prefix):
+    for key, value in tree.items():
+      if isinstance(value, dict):
+        walk(value, f'{prefix}{key}.')
+      else:
+        flat.append(prefix + key)
+
+  walk(module.get_config().to_dict(), '')
+  assert len(flat) > 30
+  assert [field for field in flat if field not in found] == []
+
+
+def test_values_are_shown_as_flags_take_them():
+  config = triplet.get_config().to_dict()
+  lines = fields.describe(config, {'epochs': 'passes'}).splitlines()
+  assert '  epochs=35                     passes' in lines
+  assert "  data.path=''" in lines
+  rows = "((0,'easy','semihard'),(10,'easy','hard'),(25,'hard','hard'))"
+  assert f'  curriculum={rows}' in lines
+
+
+def test_help_shows_fields_with_their_values_without_jax(tmp_path):
+  config = f'--config={ROOT}/configs/triplet.py:planktonset9'
+  # --help comes first, and still knows the flags behind it.
+  code, said, _ = _help(
+    '--help', config, '--config.objective.margin=0.25', cwd=tmp_path
+  )
+  assert code == 0
+  lines = said.splitlines()
+  assert '  objective.margin=0.25         in this distance of unit vectors' in (
+    lines
+  )
+  assert "  data.source=folder            'synthetic', 'folder' or 'tfds'" in (
+    lines
+  )
+  assert '--workdir' in said and 'copepod_calanoid' in said
+  assert list(tmp_path.iterdir()) == []
+  code, said, _ = _help('--help', cwd=tmp_path)
+  assert code == 0 and '  epochs=35 ' in said
+  assert 'objective.margin' not in said
+  # A module that cannot be found would fail the import of JAX.
+  (tmp_path / 'jax.py').write_text('raise ImportError("JAX is imported")')
+  code, said, error = _run_with_path(tmp_path)
+  assert code == 0, error
+
+
+def _run_with_path(folder):
+  run = subprocess.run(
+    [sys.executable, 'launch.py', '--help', '--config=configs/smoke.py'],
+    cwd=ROOT,
+    env={'PYTHONPATH': str(folder)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return run.returncode, run.stdout, run.stderr
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--config=configs/nope.py'], 'configs/nope.py: no such config file'),
+    (['--config=configs/smoke.py', '--config.epoch=1'], 'epoch'),
+    (['--config=configs/triplet.py:nope'], "preset 'nope' is unknown"),
+  ],
+)
+def test_help_on_a_wrong_config_is_one_line(flags, message):
+  code, _, error = _help(*flags, '--help')
+  assert code == 2 and message in error
+  assert error.startswith('error: ') and 'Traceback' not in error

@@ -1,0 +1,144 @@
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from plankton_jax import checkpoints, loop, rehearsal
+from plankton_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _contents(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope='module')
+def rehearsed(tmp_path_factory, caches):
+  """A config, its rehearsal, and the run that was then made: (.., workdir)."""
+  import conftest
+
+  config = conftest.make_config.__wrapped__(caches)(epochs=1)
+  config['curriculum'] = ((0, 'easy', 'semihard'),)
+  workdir = tmp_path_factory.mktemp('rehearsal') / 'run'
+  found = rehearsal.rehearse(config, workdir)
+  assert not workdir.exists()
+  loop.train_and_evaluate(config, workdir)
+  return config, found, workdir
+
+
+def test_a_rehearsal_foretells_the_run(rehearsed):
+  config, found, workdir = rehearsed
+  split = json.loads((workdir / 'split.json').read_text())
+  assert found.sizes == {k: len(v) for k, v in split['splits'].items()}
+  assert (found.seen, found.unseen) == (9, 3)
+  logged = [
+    json.loads(line)['split']
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert found.epochs * found.steps_per_epoch == logged.count('train')
+  assert found.validations == logged.count('val')
+  with checkpoints.open_manager(workdir) as manager:
+    saved = manager.item_metadata(manager.latest_step())
+    size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+    assert found.parameters == {
+      name: size(tree) for name, tree in saved.model.tree['params'].items()
+    }
+    numbers = size(saved.model.tree) + size(saved.optimizer.tree)
+  # All are of four bytes, and so is the step.
+  assert found.state_bytes == 4 * (numbers + 1)
+  batch = config['batch']['size'] * 16 * 16
+  assert found.pace.memory >= found.state_bytes + batch + found.pace.temporary
+  assert found.pace.steps > 1
+
+
+def test_time_is_that_of_all_steps_and_validations(rehearsed):
+  found = rehearsed[1]
+  pace = found.pace._replace(step=0.5)
+  found = found._replace(
+    pace=pace, epochs=4, steps_per_epoch=10, validations=8, validation=2.0
+  )
+  assert found.seconds == 4 * 10 * 0.5 + 8 * 2.0
+  lines = rehearsal.describe(found, 20).splitlines()
+  assert 'time        36 s at most: 0.5 s a step (40 images/s)' in lines[6]
+  assert lines[4] == 'steps       40: 4 epochs of 10, 20 images each'
+
+
+def test_a_begun_workdir_is_read_and_left_alone(rehearsed):
+  config, found, workdir = rehearsed
+  before = _contents(workdir)
+  assert rehearsal.rehearse(config, workdir).sizes == found.sizes
+  assert _contents(workdir) == before
+  other = {**config, 'epochs': 2}
+  with pytest.raises(InputError, match='epochs: 1 there, 2 now'):
+    rehearsal.rehearse(other, workdir)
+  again = rehearsal.rehearse(other, workdir, accept_changes=True)
+  assert again.epochs == 2
+  assert _contents(workdir) == before
+
+
+def test_what_a_run_refuses_is_refused(make_config, tmp_path):
+  with pytest.raises(InputError, match=r'batch\.size=5000'):
+    rehearsal.rehearse(make_config(batch__size=5000), tmp_path / 'run')
+  with pytest.raises(InputError, match='on_collapse'):
+    rehearsal.rehearse(make_config(on_collapse='no'), tmp_path / 'run')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path):
+  rng = np.random.default_rng(0)
+  for name in ('a', 'b', 'c'):
+    (tmp_path / 'images' / name).mkdir(parents=True)
+    for i in range(12):
+      pixels = rng.integers(0, 256, (20, 24), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / 'images' / name / f'{i}.png')
+  (tmp_path / 'images/a/broken.png').write_bytes(b'no image')
+  command = [
+    sys.executable, 'launch.py', '--config=configs/smoke.py', '--dry_run',
+    '--config.data.source=folder', f'--config.data.path={tmp_path}/images',
+    '--config.data.unseen_classes=1', '--config.data.size=16',
+    '--config.batch.size=8', '--config.encoder.width=4',
+    f'--config.data.cache_dir={caches}/data',
+    f'--config.compilation_cache_dir={caches}/compiled',
+    f'--workdir={tmp_path}/run',
+  ]  # fmt: skip
+  run = subprocess.run(
+    command, cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert run.returncode == 0, run.stderr
+  lines = run.stdout.splitlines()
+  assert lines[:3] == [
+    'classes     2 seen, 1 unseen',
+    'images      18 train, 2 val, 4 test, 12 unseen',
+    'left out    1',
+  ]
+  assert lines[-1] == (
+    '            a/broken.png: not a PNG, JPEG, TIFF or BMP image'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'shown'),
+  [(0.4, '0 s'), (89, '89 s'), (90, '2 min'), (5399, '1 h 30 min'),
+   (5340, '89 min'), (7199, '2 h 0 min')],
+)  # fmt: skip
+def test_durations(seconds, shown):
+  assert rehearsal.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+  ('count', 'shown'), [(2**20, '1.0 MiB'), (3 * 2**30, '3.0 GiB')]
+)
+def test_bytes(count, shown):
+  assert rehearsal.mebibytes(count) == shown
