@@ -2,13 +2,23 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from plankton_jax.data.public import catalogue
 from plankton_jax.errors import InputError
 
 PLANKTONSET = (
   'PlanktonSet 1.0: Cowen, Sponaugle, Robinson, Luo and Guigand 2015,'
   ' NOAA NCEI accession 0127422, DOI 10.7289/v5d21vjd'
 )
-FLOWCAMNET = 'FlowCAMNet, CC BY-NC 4.0, DOI 10.17882/101961'
+# Of FlowCAMNet's classes, those of the published experiment.
+FLOWCAMNET_SEEN = (
+  'chainthin',
+  'darksphere',
+  'Rhabdonellidae',
+  'Odontella',
+  'Codonellopsis',
+  'Neoceratium',
+)
+FLOWCAMNET_UNSEEN = ('Retaria', 'Thalassionematales', 'Chaetoceros')
 
 
 def get_config() -> ConfigDict:
@@ -27,17 +37,24 @@ def get_config() -> ConfigDict:
   config.compilation_cache_dir = '~/.cache/plankton_jax/compiled'
 
   config.data = data = ConfigDict()
-  data.source = 'synthetic'  # 'synthetic', 'folder' or 'tfds'
-  data.path = ''  # folder: the tree with one folder a class
+  data.source = 'synthetic'  # 'synthetic', 'folder', 'ecotaxa' or 'tfds'
+  # folder: the tree with one folder a class; ecotaxa: the export, zip or folder
+  data.path = ''
   data.name = ''  # tfds: the prepared data set's name
   data.data_dir = ''  # tfds: where it was prepared; '': TFDS's own default
   data.per_class = 300  # synthetic: images drawn for each class
+  # ecotaxa: objects of these states count as labelled; others are left out.
+  data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
+  data.classes = ()  # use these classes alone, seen and unseen; (): all
   data.size = 64  # side of the square that images are brought to, px
   data.resize = 'pad'  # 'pad' to square with the background, or 'stretch'
   data.channels = 1  # 1: grey, 3: colour
   # Classes held out wholly: their names, or how many to draw by the seed.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
   data.fractions = (0.75, 0.05, 0.20)  # of each seen class: train, val, test
+  # ecotaxa: images of one 'sample' or 'acquisition' stay on one side of the
+  # split; '': each image for itself.
+  data.group_by = ''
   # Images whose ids give the same match (its first group) stay on one side of
   # the split, such as a sample or a timestamp; '': each image for itself.
   data.group_regex = ''
@@ -98,15 +115,12 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
       'diatom_chain_tube',
     )
   elif preset == 'flowcamnet':
-    config.citation = FLOWCAMNET
+    config.citation = catalogue.SETS['flowcamnet'].citation
     config.data.source = 'tfds'
     config.data.name = 'flowcamnet'
     config.data.size = 128
-    config.data.unseen_classes = (
-      'Retaria',
-      'Thalassionematales',
-      'Chaetoceros',
-    )
+    config.data.classes = FLOWCAMNET_SEEN + FLOWCAMNET_UNSEEN
+    config.data.unseen_classes = FLOWCAMNET_UNSEEN
     config.encoder.width = 64
   elif preset != 'synthetic':
     raise InputError(

@@ -18,11 +18,14 @@ FIELDS = {
   'name': '',
   'data_dir': '',
   'per_class': 4,
+  'labelled_status': ('validated',),
+  'classes': (),
   'resize': 'pad',
   'size': 8,
   'channels': 1,
   'unseen_classes': ('d',),
   'fractions': (0.5, 0.25, 0.25),
+  'group_by': '',
   'group_regex': '',
   'on_bad_image': 'skip',
 }
@@ -194,7 +197,7 @@ def test_the_seed_decides(root, load):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'source': 'web'}, "data.source='web' must be"),
+    ({'source': 'web'}, "data.source='web' must be one of 'synthetic', "),
     ({'path': ''}, 'data.path is empty'),
     ({'path': '/nowhere'}, '/nowhere is not a folder'),
     ({'resize': 'crop'}, "data.resize='crop' must be 'pad' or 'stretch'"),
