@@ -42,9 +42,10 @@ def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
     ids = np.array([read.object_id(id) for id in ids])
   names, counts = np.unique(ids, return_counts=True)
   if (counts > 1).any():
+    double = str(names[counts > 1][0])
     raise InputError(
-      f'{source.name}: {names[counts > 1][0]!r} names {counts.max()} images;'
-      ' MorphoCluster needs one id an object'
+      f'{source.name}: several images have the id {double!r}; MorphoCluster'
+      ' needs one an object'
     )
   features = np.concatenate([r.embedding for r in source.splits.values()])
   return ids, features.astype(np.float32)

@@ -38,15 +38,14 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
     names, refused = archives.listing(path)
     skipped += refused
     here: dict[str, str] = {}
-    elsewhere = []
-    for name in names:
-      if _is_clutter(name):
+    keys = {name: _key(pattern, name) for name in names if _is_image(name)}
+    elsewhere = [name for name, key in keys.items() if not key]
+    if len(elsewhere) == len(keys):
+      held = f'such as {names[0]}' if names else 'and is empty'
+      raise InputError(f'{path} holds no image as {layout}, {held}')
+    for name, key in keys.items():
+      if not key:
         continue
-      match = pattern.fullmatch(name)
-      if match is None:
-        elsewhere.append(name)
-        continue
-      key = f'{match["class"]}/{match["file"]}'
       if key in ids:
         skipped.append((name, f'a second image {key}'))
         continue
@@ -55,9 +54,6 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
     if elsewhere:
       others = f' (and {n} more)' if (n := len(elsewhere) - 1) else ''
       skipped.append((elsewhere[0] + others, f'does not lie as {layout}'))
-    if not here:
-      held = f'such as {names[0]}' if names else 'and is empty'
-      raise InputError(f'{path} holds no image as {layout}, {held}')
     wanted.append(here)
     known |= _taxa(path, names)
   class_names = tuple(sorted({key.split('/')[0] for key in ids}))
@@ -68,10 +64,14 @@ def examples(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
   """Yields the images in the archives' order, one in memory at a time."""
   label = {name: i for i, name in enumerate(contents.class_names)}
   for path, wanted in zip(paths, contents.wanted, strict=True):
+    read = set()
     for name, data, reason in archives.read(path, wanted):
       key = wanted[name]
       number = label[key.split('/')[0]]
       try:
+        if name in read:
+          raise ValueError('a second file of this name in the archive')
+        read.add(name)
         if data is None:
           raise ValueError(reason)
         yield Example(key, number, images.normalise(data))
@@ -116,10 +116,16 @@ def _pattern(layout: str) -> re.Pattern:
   return re.compile(''.join(parts))
 
 
-def _is_clutter(name: str) -> bool:
+def _key(pattern: re.Pattern, name: str) -> str:
+  """class/file of an image; '' if it does not lie as it should."""
+  match = pattern.fullmatch(name)
+  return f'{match["class"]}/{match["file"]}' if match else ''
+
+
+def _is_image(name: str) -> bool:
   folders = name.split('/')
   hidden = any(part.startswith('.') or part == '__MACOSX' for part in folders)
-  return hidden or os.path.splitext(name)[1].lower() not in images.EXTENSIONS
+  return not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS
 
 
 def _taxa(path: Path, names: Sequence[str]) -> dict[str, taxa.Taxon]:
