@@ -24,9 +24,11 @@ def pack(path, files=FILES, links=()):
 @pytest.mark.parametrize('name', ['a.tar', 'a.tar.gz', 'a.tar.xz', 'a.zip'])
 def test_every_kind_gives_what_went_in(tmp_path, name):
   path = pack(tmp_path / name)
-  assert archives.listing(path) == (tuple(FILES), ())
+  assert archives.listing(path) == (tuple(FILES), (), {})
   got = {c.name: c.data for c in archives.read(path, FILES)}
   assert got == FILES
+  read = archives.listing(path, '7.bin').tables
+  assert read == {'set/1/7.bin': FILES['set/1/7.bin']}
   some = ['set/1/4.bin', 'set/2/11.bin', 'nowhere']
   assert [c.name for c in archives.read(path, some)] == some[:2]
   assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -46,7 +48,7 @@ def test_hostile_paths_and_links_are_refused_by_name(tmp_path, name):
   }
   links = [('set/link', '/etc/passwd'), ('set/up', '../..')]
   path = pack(home / name, hostile, links)
-  names, refused = archives.listing(path)
+  names, refused, _ = archives.listing(path)
   assert names == ('set/good.bin', 'set/a..b.bin')
   assert dict(refused) == {
     'set/link': 'a link',
@@ -83,7 +85,7 @@ def test_hard_links_devices_and_giants_are_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(archives, 'MAX_BYTES', 2**20)
   giant = {'giant': bytes(2**20 + 1), 'fits': bytes(2**20)}
   for name in ('b.tar', 'b.zip'):
-    names, refused = archives.listing(pack(tmp_path / name, giant))
+    names, refused, _ = archives.listing(pack(tmp_path / name, giant))
     assert names == ('fits',) and refused == (('giant', 'larger than 1 MiB'),)
 
 

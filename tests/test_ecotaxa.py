@@ -6,12 +6,17 @@ import sys
 
 import packing
 import pytest
-from test_pipeline import load, root  # noqa: F401, fixtures
+from test_pipeline import loader
 from test_readme import ROOT
 
-from plankton_jax.data import pipeline
 from plankton_jax.data.ecotaxa import read, table
 from plankton_jax.errors import InputError
+
+
+@pytest.fixture
+def load(tmp_path):
+  return loader(tmp_path)
+
 
 COLUMNS = (
   'img_file_name', 'img_rank', 'object_id', 'object_annotation_status',
@@ -117,7 +122,7 @@ def test_encodings(tmp_path, encoding):
 
 
 @pytest.mark.parametrize('kind', ['zip', 'folder'])
-def test_rows_that_cannot_be_used_are_named(tmp_path, kind, load):  # noqa: F811
+def test_rows_that_cannot_be_used_are_named(tmp_path, kind, load):
   (tmp_path / 'secret.png').write_bytes(packing.picture(77))
   files = whole()
   files['images/3.png'] = packing.bomb()
@@ -158,7 +163,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path, kind, load):  # noqa: F811
   }
 
 
-def test_zip_folder_and_state_give_one_split(tmp_path, load):  # noqa: F811
+def test_zip_folder_and_state_give_one_split(tmp_path, load):
   fields = {
     'source': 'ecotaxa',
     'unseen_classes': ('Ж',),
@@ -188,7 +193,7 @@ def test_zip_folder_and_state_give_one_split(tmp_path, load):  # noqa: F811
 @pytest.mark.parametrize(
   ('group_by', 'part'), [('sample', slice(1)), ('acquisition', slice(2))]
 )
-def test_groups_stay_on_one_side(tmp_path, load, group_by, part):  # noqa: F811
+def test_groups_stay_on_one_side(tmp_path, load, group_by, part):
   path = str(pack(tmp_path, whole(), 'zip'))
   fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': ('Ж',)}
   sides = {}
@@ -240,7 +245,7 @@ def test_objects_without_a_sample_stay_for_themselves():
     ({'classes': ('Calanoida',)}, r'only one class \(Calanoida\)'),
   ],
 )
-def test_bad_fields_are_one_line(tmp_path, load, changes, message):  # noqa: F811
+def test_bad_fields_are_one_line(tmp_path, load, changes, message):
   path = str(pack(tmp_path, whole(9), 'zip'))
   fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': 0}
   with pytest.raises(InputError, match=message) as caught:
@@ -270,21 +275,21 @@ def test_bad_fields_are_one_line(tmp_path, load, changes, message):  # noqa: F81
   ],
 )
 @pytest.mark.parametrize('kind', ['zip', 'folder'])
-def test_useless_exports_are_one_line(tmp_path, load, kind, files, message):  # noqa: F811
+def test_useless_exports_are_one_line(tmp_path, load, kind, files, message):
   path = str(pack(tmp_path, files, kind))
   with pytest.raises(InputError, match=message) as caught:
     load(source='ecotaxa', path=path)
   assert '\n' not in str(caught.value) and path in str(caught.value)
 
 
-def test_an_export_without_samples_cannot_be_grouped(tmp_path, load):  # noqa: F811
+def test_an_export_without_samples_cannot_be_grouped(tmp_path, load):
   files = {'ecotaxa.tsv': tsv([row(n)[:6] for n in range(9)], COLUMNS[:6])}
   path = str(pack(tmp_path, files, 'zip'))
   with pytest.raises(InputError, match='no object names its sample: export it'):
     load(source='ecotaxa', path=path, group_by='sample')
 
 
-def test_truncated_zip_and_other_files(tmp_path, load):  # noqa: F811
+def test_truncated_zip_and_other_files(tmp_path, load):
   path = pack(tmp_path, whole(9), 'zip')
   path.write_bytes(path.read_bytes()[:3000])
   with pytest.raises(
@@ -294,21 +299,6 @@ def test_truncated_zip_and_other_files(tmp_path, load):  # noqa: F811
   (tmp_path / 'a.tsv').write_text('x')
   with pytest.raises(InputError, match='neither a folder nor a zip archive'):
     load(source='ecotaxa', path=str(tmp_path / 'a.tsv'))
-
-
-def test_chosen_classes_alone(root, load, monkeypatch):  # noqa: F811
-  everything = load()
-  data = load('some', classes=('d', 'b', 'a'))
-  assert data.class_names == ('a', 'b', 'd') and data.num_seen == 2
-  kept = [i for i, id in enumerate(everything.ids) if id[0] in 'abd']
-  assert data.ids.tolist() == everything.ids[kept].tolist()
-  assert (data.images == everything.images[kept]).all()
-  for id, label in zip(data.ids, data.labels, strict=True):
-    assert data.class_names[label] == id[0]
-    original = data.originals.read(str(id))
-    assert (original == everything.originals.read(str(id))).all()
-  assert data.fingerprint != everything.fingerprint
-  assert load('others', classes=('a', 'c', 'd')).fingerprint != data.fingerprint
 
 
 def test_a_table_is_read_as_it_stands():
@@ -342,13 +332,3 @@ def test_the_command_lists_an_export(tmp_path):
     '0',
     'living>Calanoida',
   ]
-
-
-def test_pipeline_signature_is_the_config():
-  import inspect
-
-  from configs import base
-
-  fields = set(base.get_config().data)
-  parameters = set(inspect.signature(pipeline.load).parameters)
-  assert fields == parameters - {'workdir', 'seed'}

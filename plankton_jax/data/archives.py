@@ -5,7 +5,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,21 +29,32 @@ class Listing(NamedTuple):
 
   names: tuple[str, ...]  # of files, with forward slashes, without a leading ./
   refused: tuple[tuple[str, str], ...]  # (name, reason): links, hostile paths
+  tables: dict[str, bytes]  # contents of the files that were asked for
 
 
-def listing(path: Path) -> Listing:
+def listing(path: Path, table: str = '') -> Listing:
   """Names of all files, and of what is refused, with the reason.
+
+  Args:
+    path: the archive.
+    table: files of this name, in any folder, are read on the way.
 
   Raises:
     InputError: no such file, no archive, or one that is cut off.
   """
-  names, refused = [], []
-  for name, reason, _ in _members(path):
+  names, refused, tables = [], [], {}
+  for name, reason, load in _members(path):
     if reason:
       refused.append((name, reason))
-    else:
-      names.append(name)
-  return Listing(tuple(names), tuple(refused))
+      continue
+    names.append(name)
+    if table and name.split('/')[-1] == table:
+      content = _content(name, load)
+      if content.data is None:
+        refused.append((name, content.reason))
+      else:
+        tables[name] = content.data
+  return Listing(tuple(names), tuple(refused), tables)
 
 
 def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
@@ -54,13 +65,8 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
       is yielded with the reason.
   """
   for name, reason, load in _members(path):
-    if reason or name not in wanted:
-      continue
-    try:
-      content = Content(name, load())
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
-      content = Content(name, None, f'damaged in the archive ({e})')
-    yield content
+    if not reason and name in wanted:
+      yield _content(name, load)
 
 
 def is_zip(path: Path) -> bool:
@@ -110,6 +116,13 @@ def tidy(name: str) -> str:
   while name.startswith('./'):
     name = name[2:]
   return name
+
+
+def _content(name: str, load: Callable[[], bytes]) -> Content:
+  try:
+    return Content(name, load())
+  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
+    return Content(name, None, f'damaged in the archive ({e})')
 
 
 def _members(path: Path) -> Iterator[tuple]:

@@ -160,7 +160,7 @@ def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
       remedy += f', or run python -m plankton_jax.data.public {name}'
     raise InputError(
       f'no prepared TFDS data set {name!r} in {place}: '
-      f'{remedy} ({str(error).splitlines()[0]})'
+      f'{remedy} ({str(error).splitlines()[0].split(". ")[0]})'
     ) from error
   stored = builder.info.file_format.value
   if stored != 'array_record':

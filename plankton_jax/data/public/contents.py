@@ -35,8 +35,10 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
   ids: set[str] = set()
   wanted, skipped, known = [], [], {}
   for path in paths:
-    names, refused = archives.listing(path)
+    names, refused, tables = archives.listing(path, taxa.FILE)
     skipped += refused
+    for table in tables.values():
+      known |= taxa.parse(table, str(path))
     here: dict[str, str] = {}
     keys = {name: _key(pattern, name) for name in names if _is_image(name)}
     elsewhere = [name for name, key in keys.items() if not key]
@@ -55,7 +57,6 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
       others = f' (and {n} more)' if (n := len(elsewhere) - 1) else ''
       skipped.append((elsewhere[0] + others, f'does not lie as {layout}'))
     wanted.append(here)
-    known |= _taxa(path, names)
   class_names = tuple(sorted({key.split('/')[0] for key in ids}))
   return Contents(tuple(wanted), class_names, known, skipped)
 
@@ -126,13 +127,3 @@ def _is_image(name: str) -> bool:
   folders = name.split('/')
   hidden = any(part.startswith('.') or part == '__MACOSX' for part in folders)
   return not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS
-
-
-def _taxa(path: Path, names: Sequence[str]) -> dict[str, taxa.Taxon]:
-  found = [n for n in names if n.split('/')[-1] == taxa.FILE]
-  if not found:
-    return {}
-  content = next(archives.read(path, found[:1]))
-  if content.data is None:
-    raise InputError(f'{path}: {taxa.FILE}: {content.reason}')
-  return taxa.parse(content.data, str(path))
