@@ -5,6 +5,7 @@ import pytest
 
 from plankton_jax import retrieval
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import bounds, entries, spaces, tiles
 from tests import reference
 
 KS = (1, 2, 5)
@@ -81,13 +82,29 @@ CASES = [
 ]
 
 
+# As they are; many tiles and a sample, with all tiles shared or hardly any;
+# and estimates so low that most rows are scanned alone.
+SMALL = {
+  (bounds, 'SAMPLE'): 16,
+  (bounds, 'BATCH'): 7,
+  (entries, 'GROUP'): 64,
+  (spaces, 'CHUNK'): 5,
+  (tiles, 'BLOCK'): 8,
+}
+SIZES = [
+  {},
+  SMALL,
+  SMALL | {(tiles, 'WAITING'): 100},
+  SMALL | {(bounds, 'MARGIN'): -1.0},
+]
+
+
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
-@pytest.mark.parametrize('batch, entries', [(128, 2**15), (7, 64)])
-def test_matches_double_loop(case, dtype, batch, entries, monkeypatch):
-  monkeypatch.setattr(retrieval, 'BATCH', batch)
-  monkeypatch.setattr(retrieval, 'TILE_ENTRIES', entries)
-  monkeypatch.setattr(retrieval, 'CHUNK', entries)
+@pytest.mark.parametrize('sizes', SIZES)
+def test_matches_double_loop(case, dtype, sizes, monkeypatch):
+  for (module, name), size in sizes.items():
+    monkeypatch.setattr(module, name, size)
   embeddings, labels = case(np.random.default_rng(0))
   embeddings = embeddings.astype(dtype)
   want = reference.retrieval_loop(embeddings, labels, KS)
@@ -105,8 +122,9 @@ def test_matches_double_loop(case, dtype, batch, entries, monkeypatch):
   assert got == pytest.approx(expected, rel=1e-12)
 
 
-def test_many_columns_use_group_minima():
-  """Enough rows for every depth of `_upper_bound`, in all orders of class."""
+def test_estimates_from_group_minima(monkeypatch):
+  """Enough rows for minima of many columns, in all orders of class."""
+  monkeypatch.setattr(bounds, 'SAMPLE', 300)
   rng = np.random.default_rng(1)
   labels = np.sort(np.minimum(rng.geometric(0.05, size=700), 60))
   embeddings = rng.normal(size=(700, 8)) + 0.05 * labels[:, None]

@@ -1,0 +1,160 @@
+"""The nearest rows of every row, from square tiles of products.
+
+A tile of rows I × J tells which rows J are near the rows I and which rows I
+are near the rows J, so that half of all tiles are enough. What is near waits
+until every tile of its query is there.
+"""
+
+import collections
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from plankton_jax.neighbours import bounds, entries, spaces
+from plankton_jax.neighbours.order import Nearest
+from plankton_jax.neighbours.spaces import Space
+
+BLOCK = 2**9  # Rows of a tile, which then fits in cache.
+WAITING = 2**26  # Entries, of 8 bytes, that may wait for other tiles.
+MAX_THREADS = 8  # More wait for Python.
+
+
+def visit(
+  space: Space, depths: np.ndarray, use: Callable[[Space, Nearest], None]
+) -> Iterator[int]:
+  """Shows `use` the nearest of all rows; yields how many it has seen.
+
+  A row has at least the `depths` [N] nearest of the others, and whatever is
+  within the tolerance of them; one of depth 0 has none and is not shown. `use`
+  is called in threads, with the rows of the space that it is given.
+  """
+  threads = min(os.cpu_count(), MAX_THREADS)
+  with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+    bound, share = bounds.estimate(space, depths, pool)
+    order = np.argsort(bound, kind='stable')
+    search = _Search(
+      spaces.ordered(space, order), depths[order], bound[order], share, use
+    )
+    failed = []
+    for seen, again in _in_order(pool, search, threads):
+      failed.append(again)
+      yield seen
+    failed = np.concatenate(failed)
+    size = max(1, BLOCK**2 * threads // len(depths))
+    parts = [failed[i : i + size] for i in range(0, len(failed), size)]
+    yield from pool.map(search.scan_alone, parts)
+
+
+def _in_order(pool, search, threads):
+  """What `settle` returns of every block, once those before are scanned."""
+  scans, settled = collections.deque(), collections.deque()
+  for block in range(len(search.blocks)):
+    scans.append((block, pool.submit(search.scan, block)))
+    if len(scans) > threads:
+      scanned, scan = scans.popleft()
+      scan.result()
+      settled.append(pool.submit(search.settle, scanned))
+    while settled and settled[0].done():
+      yield settled.popleft().result()
+  for block, scan in scans:
+    scan.result()
+    settled.append(pool.submit(search.settle, block))
+  for settle in settled:
+    yield settle.result()
+
+
+class _Search:
+  """Finds what is near the rows of a space, which are sorted by `bound`."""
+
+  def __init__(self, space, depths, bound, share, use):
+    self._space, self._depths, self._bound = space, depths, bound
+    self._use = use
+    count = len(depths)
+    near = max(1.0, share * count)  # entries of a row
+    most = entries.most_queries(count)
+    size = max(1, int(min(BLOCK, most, WAITING / 16 / near)))
+    self.blocks = [
+      slice(start, min(start + size, count)) for start in range(0, count, size)
+    ]
+    # Tiles are shared up to this far apart.
+    self._band = int(np.sqrt(2 * WAITING / near * count)) // size
+    # The last that counts may be at the bound, with others within tolerance.
+    limit = bound + spaces.tolerance(space, slice(None), bound)
+    self._limits = [limit[block].max() for block in self.blocks]
+    self._near = [[] for _ in self.blocks]
+
+  def scan(self, i: int) -> None:
+    """Finds what is near the rows of block i, and what of them is near others.
+
+    Rows of later blocks reach farther: what is near is among what they see.
+    """
+    rows = self.blocks[i]
+    height = rows.stop - rows.start
+    buffer = np.empty(BLOCK * height, np.float32)
+    marks = np.empty(BLOCK * height, bool)
+    for j, columns in enumerate(self.blocks):
+      if i - self._band <= j < i:
+        continue  # Block j has shared it.
+      shared = i < j <= i + self._band
+      limit = self._limits[j if shared else i]
+      if limit == -np.inf:
+        continue
+      width = columns.stop - columns.start
+      tile = np.matmul(
+        self._space.query[rows],
+        self._space.gallery[columns].T,
+        out=buffer[: height * width].reshape(height, width),
+      )
+      if i == j:
+        np.fill_diagonal(tile, np.nan)
+      tile = tile.ravel()
+      near = np.less_equal(tile, np.float32(limit), out=marks[: tile.size])
+      near = np.flatnonzero(near)
+      dists = tile.take(near)
+      a = near // width
+      b = near - a * width
+      if shared:
+        self._near[j].append(self._pack(b, dists, a + rows.start))
+        own = np.flatnonzero(dists <= np.float32(self._limits[i]))
+        a, b, dists = a.take(own), b.take(own), dists.take(own)
+      self._near[i].append(self._pack(a, dists, b + columns.start))
+
+  def settle(self, i: int) -> tuple[int, np.ndarray]:
+    """Shows the rows of block i; how many, and those whose bound was low."""
+    keys = np.concatenate([np.empty(0, np.uint64), *self._near[i]])
+    self._near[i] = None
+    return self._show(np.arange(len(self._bound))[self.blocks[i]], keys)
+
+  def scan_alone(self, rows: np.ndarray) -> int:
+    """Shows rows whose bound was too low to be seen in tiles."""
+    dists = self._space.query[rows] @ self._space.gallery.T
+    dists[np.arange(len(rows)), rows] = np.nan
+    depths = self._depths[rows] - 1
+    bound = np.array(
+      [np.partition(d, k)[k] for d, k in zip(dists, depths, strict=True)]
+    )
+    self._bound[rows] = bound
+    limit = bound + spaces.tolerance(self._space, rows, bound)
+    query, column = np.nonzero(dists <= limit[:, None])
+    seen, _ = self._show(rows, self._pack(query, dists[query, column], column))
+    return seen
+
+  def _show(self, rows, keys):
+    groups, failed = entries.nearest(
+      self._space,
+      rows,
+      keys,
+      depths=self._depths[rows],
+      bound=self._bound[rows],
+    )
+    seen = 0
+    for nearest in groups:
+      self._use(self._space, nearest)
+      seen += len(nearest.queries)
+    return seen, failed
+
+  def _pack(self, query, dists, column):
+    return entries.pack(query, dists, column, count=len(self._bound))
