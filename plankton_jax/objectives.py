@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from plankton_jax import distances
 from plankton_jax.curriculum import Policy
 from plankton_jax.encoder import unit_norm
 from plankton_jax.errors import InputError
-from plankton_jax.mining import SELECTS, mine_triplets
+from plankton_jax.mining import SELECTS, mine_embeddings
 
 
 class Objective(NamedTuple):
@@ -53,9 +52,8 @@ def triplet(
     chex.assert_rank(embeddings, 2)
     chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
-    fixed = jax.lax.stop_gradient(embeddings)
-    mined = mine_triplets(
-      distances.squared(fixed),
+    mined = mine_embeddings(
+      embeddings,
       batch['label'],
       batch['valid'],
       positive=positive,
