@@ -5,6 +5,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test lint clean
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     if not WORKDIR.value:
       raise InputError('--workdir is missing: the folder to keep the run in')
     config = _config()
-    host.use_huge_pages()
+    host.use_fast_settings()
     host.show_log(logging.INFO)
     from plankton_jax import loop  # brings in JAX, which --help can do without
 

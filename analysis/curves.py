@@ -1,7 +1,7 @@
 """Learning curves of simple classifiers over seeded resamplings."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,9 +72,10 @@ def learn(
   rows: np.ndarray,
   labels: np.ndarray,
   *,
+  classifiers: Sequence[str] = CLASSIFIERS,
   step: Callable[[], Any] = lambda: None,
 ) -> list[Curve]:
-  """Curves of every classifier on rows [N, D] with labels [N].
+  """Curves of the classifiers on rows [N, D] with labels [N].
 
   Rows are centred and divided by one number, so that the variance of a
   dimension is 1 on average over the training images: angles and relative
@@ -86,7 +87,7 @@ def learn(
   classes = np.unique(labels)
   counts = sizes(len(splits[0][0]), len(classes))
   found = []
-  for name in CLASSIFIERS:
+  for name in classifiers:
     scores = {m: np.empty((RESAMPLINGS, len(counts))) for m in MEASURES}
     unconverged = 0
     for seed, (train, test) in enumerate(splits):

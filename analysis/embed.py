@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
       raise InputError('--images=FOLDER and --out=FILE.npz go together')
     if IMAGES.value and len(workdirs) > 1:
       raise InputError('--images takes one --workdir')
-    host.use_huge_pages()
+    host.use_fast_settings()
     host.show_log(logging.INFO)
     if IMAGES.value:
       out = pathlib.Path(inputs.OUT.value)

@@ -47,6 +47,23 @@ def ratio(times: Times) -> Ratio | None:
   return Ratio(middle, min(pairs), max(pairs))
 
 
+def need(python: str, names: str) -> None:
+  """Sees that an interpreter has the peers, 'torch, PIL'.
+
+  Raises:
+    InputError: it has not.
+  """
+  try:
+    subprocess.run(
+      [python, '-c', f'import {names}'], check=True, capture_output=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    raise InputError(
+      f'{python} lacks one of {names}: install requirements-bench.txt there,'
+      ' or name another by --peer_python'
+    ) from None
+
+
 def race(
   spec: dict[str, Any], *, repeats: int, peer_python: str | None
 ) -> Times:
@@ -61,14 +78,14 @@ def race(
     InputError: a worker that fails, or two that did not do the same.
   """
   with contextlib.ExitStack() as stack:
-    ours = stack.enter_context(_open('ours', sys.executable, spec))
+    ours = stack.enter_context(opened('ours', sys.executable, spec))
     facts = ours.hear()
     peer = None
     if peer_python:
       if 'parameters' in facts:
         same = {name: facts[name] for name in ('parameters', 'flops')}
         spec = spec | {'expected': same}
-      peer = stack.enter_context(_open('peer', peer_python, spec))
+      peer = stack.enter_context(opened('peer', peer_python, spec))
       _agree(spec, facts, peer.hear())
     seconds = {ours: [], peer: []}
     busy = []
@@ -109,7 +126,7 @@ def _agree(spec, ours, peer):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Worker:
+class Worker:
   """One contestant's process."""
 
   name: str
@@ -117,9 +134,12 @@ class _Worker:
   errors: IO[str]
 
   def measure(self) -> float:
-    self.process.stdin.write('again\n')
-    self.process.stdin.flush()
+    self.tell('again')
     return self.hear()['seconds']
+
+  def tell(self, line: str) -> None:
+    self.process.stdin.write(line + '\n')
+    self.process.stdin.flush()
 
   def hear(self) -> dict[str, Any]:
     line = self.process.stdout.readline()
@@ -134,7 +154,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _open(module: str, python: str, spec: dict[str, Any]) -> Iterator[_Worker]:
+def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
   """A worker that ends when its input does; killed after an error."""
   command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
   with (
@@ -150,7 +170,7 @@ def _open(module: str, python: str, spec: dict[str, Any]) -> Iterator[_Worker]:
     ) as process,
   ):
     try:
-      yield _Worker(f'{module} of {spec}', process, errors)
+      yield Worker(f'{module} of {spec}', process, errors)
     except BaseException:
       process.kill()
       raise

@@ -109,5 +109,5 @@ JOBS = {
 }
 
 if __name__ == '__main__':
-  host.use_huge_pages()
+  host.use_fast_settings()
   serve(JOBS)

@@ -21,19 +21,21 @@ LEAST_SECONDS = 0.5  # of one timing; quick work is repeated until it fills it
 def serve(jobs: dict[str, Callable[..., Job]]) -> None:
   """Runs the job that the command line's JSON names, with its fields."""
   spec = json.loads(sys.argv[1])
-  # Libraries print where they like; the answers keep a way of their own.
-  answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
-  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-  def answer(value):
-    print(json.dumps(value), file=answers, flush=True)
-
+  answer = channel()
   run, facts = jobs[spec.pop('job')](**spec)
   run(1)  # compiles and allocates
   calls = max(1, math.ceil(LEAST_SECONDS / _seconds(run, 1)))
   answer({**facts, 'calls': calls})
   for _ in sys.stdin:
     answer({'seconds': _seconds(run, calls) / calls})
+
+
+def channel() -> Callable[[Any], None]:
+  """`answer(value)` prints a line of JSON; all other prints go to stderr."""
+  # Libraries print where they like; the answers keep a way of their own.
+  answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+  return lambda value: print(json.dumps(value), file=answers, flush=True)
 
 
 def each(call: Callable[[], Any]) -> Callable[[int], None]:

@@ -12,7 +12,6 @@ import math
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from benchmarks import contest, rows
 from plankton_jax.errors import InputError
 
 BUSY = 0.1  # share of the cores from which figures are not to be trusted
+PEERS = 'torch, pytorch_metric_learning, faiss, PIL'
 GROUPS = tuple(rows.groups('cpu', pathlib.Path(), large=False))
 
 
@@ -163,7 +163,7 @@ def measure(
 def main(argv: Sequence[str]) -> None:
   args = parse(argv)
   try:
-    _need_peers(args.peer_python)
+    contest.need(args.peer_python, PEERS)
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
       table = measure(args, pathlib.Path(folder))
@@ -182,19 +182,6 @@ def main(argv: Sequence[str]) -> None:
       ' when the machine is quiet, for no ratio is fair so',
       file=sys.stderr,
     )
-
-
-def _need_peers(python: str) -> None:
-  names = 'torch, pytorch_metric_learning, faiss, PIL'
-  try:
-    subprocess.run(
-      [python, '-c', f'import {names}'], check=True, capture_output=True
-    )
-  except (OSError, subprocess.CalledProcessError):
-    raise InputError(
-      f'{python} lacks one of {names}: install requirements-bench.txt there,'
-      ' or name another by --peer_python'
-    ) from None
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """plankton_jax.encoder's ResNet-18 in PyTorch, layer by layer.
 
-The stem is 'quarter', convolutions have no bias, the residual branch's last
-norm starts at zero, and the embedding is centred, scaled and of length 1.
+The stem is 'quarter', convolutions have no bias, and the residual branch's
+last norm starts at zero. The embedding is of length 1 behind one of two heads.
 """
 
 import torch
@@ -40,12 +40,22 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-  """Images [B, 1, H, W] to unit-norm embeddings [B, D]."""
+  """Images [B, C, H, W] to unit-norm embeddings [B, D].
 
-  def __init__(self, width: int, dim: int):
+  Args:
+    width: features of the first stage.
+    dim: D.
+    channels: C.
+    head: 'centred', ours, which centres and scales the embedding before it is
+      normalised; or 'plain', a linear layer, as PyTorch's users have it.
+  """
+
+  def __init__(
+    self, width: int, dim: int, *, channels: int = 1, head: str = 'centred'
+  ):
     super().__init__()
     layers = [
-      *_conv(1, width // 2, 3, 2),
+      *_conv(channels, width // 2, 3, 2),
       nn.ReLU(inplace=True),
       *_conv(width // 2, width, 3, 2),
       nn.ReLU(inplace=True),
@@ -57,9 +67,12 @@ class ResNet18(nn.Module):
         layers.append(Block(inputs, width * 2**stage, stride))
         inputs = width * 2**stage
     self.features = nn.Sequential(*layers)
-    self.head = nn.Sequential(
-      nn.Linear(inputs, dim, bias=False), nn.BatchNorm1d(dim, affine=False)
-    )
+    self.head = {
+      'plain': lambda: nn.Linear(inputs, dim),
+      'centred': lambda: nn.Sequential(
+        nn.Linear(inputs, dim, bias=False), nn.BatchNorm1d(dim, affine=False)
+      ),
+    }[head]()
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     return functional.normalize(self.head(self.features(x).mean((2, 3))))

@@ -13,6 +13,9 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config.objective.name = 'arcface'
   config.objective.margin = 0.5  # radians
   config.objective.scale = 64.0  # of the cosines
+  # Of an image in the loss by its class's size: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (of the effective number of images).
+  config.objective.class_weights = 'none'
   # A smoother validation loss than triplet's rate gives: it is what stops.
   config.optimizer.learning_rate = 5e-4
   config.optimizer.schedule = 'cosine'

@@ -2,13 +2,23 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from plankton_jax.data.public import catalogue
 from plankton_jax.errors import InputError
 
 PLANKTONSET = (
   'PlanktonSet 1.0: Cowen, Sponaugle, Robinson, Luo and Guigand 2015,'
   ' NOAA NCEI accession 0127422, DOI 10.7289/v5d21vjd'
 )
-FLOWCAMNET = 'FlowCAMNet, CC BY-NC 4.0, DOI 10.17882/101961'
+# Of FlowCAMNet's classes, those of the published experiment.
+FLOWCAMNET_SEEN = (
+  'chainthin',
+  'darksphere',
+  'Rhabdonellidae',
+  'Odontella',
+  'Codonellopsis',
+  'Neoceratium',
+)
+FLOWCAMNET_UNSEEN = ('Retaria', 'Thalassionematales', 'Chaetoceros')
 
 
 def get_config() -> ConfigDict:
@@ -27,17 +37,24 @@ def get_config() -> ConfigDict:
   config.compilation_cache_dir = '~/.cache/plankton_jax/compiled'
 
   config.data = data = ConfigDict()
-  data.source = 'synthetic'  # 'synthetic', 'folder' or 'tfds'
-  data.path = ''  # folder: the tree with one folder a class
+  data.source = 'synthetic'  # 'synthetic', 'folder', 'ecotaxa' or 'tfds'
+  # folder: the tree with one folder a class; ecotaxa: the export, zip or folder
+  data.path = ''
   data.name = ''  # tfds: the prepared data set's name
   data.data_dir = ''  # tfds: where it was prepared; '': TFDS's own default
   data.per_class = 300  # synthetic: images drawn for each class
+  # ecotaxa: objects of these states count as labelled; others are left out.
+  data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
+  data.classes = ()  # use these classes alone, seen and unseen; (): all
   data.size = 64  # side of the square that images are brought to, px
   data.resize = 'pad'  # 'pad' to square with the background, or 'stretch'
   data.channels = 1  # 1: grey, 3: colour
   # Classes held out wholly: their names, or how many to draw by the seed.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
   data.fractions = (0.75, 0.05, 0.20)  # of each seen class: train, val, test
+  # ecotaxa: images of one 'sample' or 'acquisition' stay on one side of the
+  # split; '': each image for itself.
+  data.group_by = ''
   # Images whose ids give the same match (its first group) stay on one side of
   # the split, such as a sample or a timestamp; '': each image for itself.
   data.group_regex = ''
@@ -48,9 +65,12 @@ def get_config() -> ConfigDict:
   batch.size = 128  # images in a training step
   batch.classes = 0  # P classes in a batch; 0: drawn from all images alike
   batch.per_class = 0  # K images of each of the P classes; P K = size
+  # Draw 'images' alike, classes by the 'sqrt' of their size, or 'uniform'.
+  batch.sampling = 'images'
 
   config.augment = augment = ConfigDict()  # each strength is off at 0
-  augment.flip = True  # mirror left-right and top-bottom, each at even odds
+  # Mirror left-right, top-bottom and about the diagonal, each at even odds.
+  augment.flip = True
   augment.rotate = 180.0  # largest angle either way, degrees
   augment.scale = 0.1  # size changes by up to this share either way
   augment.translate = 0.05  # largest shift, as a share of the side
@@ -66,12 +86,21 @@ def get_config() -> ConfigDict:
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+  # Weights to begin from, torchvision's or timm's ResNet-18, 34 or 50 as .pth
+  # or .safetensors, with stem 'imagenet' and width 64; '': random ones.
+  encoder.pretrained = ''
+  # Stages that stay as they began, the stem with the first; 0: none, 4: all.
+  encoder.freeze = 0
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 1.4e-3  # Adam's, at its peak
   optimizer.schedule = 'constant'  # 'constant', or 'cosine' down to 0
   optimizer.warmup_epochs = 0.0  # linear rise from 0
   optimizer.weight_decay = 0.0  # of convolution and dense kernels alone
+  # Rates as multiples of the embedding layer's: of the objective's prototypes,
+  optimizer.objective_rate = 1.0
+  # and of the encoder's stem and stages.
+  optimizer.encoder_rate = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets.
   config.curriculum = ()
@@ -98,15 +127,12 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
       'diatom_chain_tube',
     )
   elif preset == 'flowcamnet':
-    config.citation = FLOWCAMNET
+    config.citation = catalogue.SETS['flowcamnet'].citation
     config.data.source = 'tfds'
     config.data.name = 'flowcamnet'
     config.data.size = 128
-    config.data.unseen_classes = (
-      'Retaria',
-      'Thalassionematales',
-      'Chaetoceros',
-    )
+    config.data.classes = FLOWCAMNET_SEEN + FLOWCAMNET_UNSEEN
+    config.data.unseen_classes = FLOWCAMNET_UNSEEN
     config.encoder.width = 64
   elif preset != 'synthetic':
     raise InputError(

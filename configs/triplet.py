@@ -13,9 +13,14 @@ from configs import base
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
   config.objective.name = 'triplet'
-  config.objective.margin = 0.5  # in squared distance of unit vectors
+  # Of mining and of the loss: 'squared' or 'euclidean'.
+  config.objective.distance = 'squared'
+  config.objective.margin = 0.5  # in this distance of unit vectors
   # Among the negatives that meet the policy: the 'nearest', or a 'random' one.
   config.objective.select = 'nearest'
+  # For an anchor without such a negative: the 'nearest' of all stands in, or
+  # 'none', and the anchor is left out of the loss.
+  config.objective.fallback = 'nearest'
   config.curriculum = (
     (0, 'easy', 'semihard'),
     (10, 'easy', 'hard'),

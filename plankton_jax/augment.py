@@ -42,7 +42,8 @@ def make(
   """`augment(key, images uint8 [B, H, W, C]) -> float32 [B, H, W, C]`.
 
   Args:
-    flip: mirror left-right and top-bottom, each with probability 1/2.
+    flip: mirror left-right, top-bottom and about the diagonal, each with
+      probability 1/2: the eight poses of a square, quarter turns included.
     rotate: largest angle either way, degrees; 180 is any angle.
     scale: the size changes by a factor up to 1 + scale either way.
     translate: largest shift either way, as a share of the side.
@@ -100,9 +101,11 @@ def _factor(change):
 
 
 def _flip(key, x):
-  across, down = jax.random.bernoulli(key, 0.5, (2, x.shape[0], 1, 1, 1))
+  draws = jax.random.bernoulli(key, 0.5, (3, x.shape[0], 1, 1, 1))
+  across, down, turned = draws
   x = jnp.where(across, x[:, :, ::-1], x)
-  return jnp.where(down, x[:, ::-1], x)
+  x = jnp.where(down, x[:, ::-1], x)
+  return jnp.where(turned, x.swapaxes(1, 2), x)
 
 
 def _warp(image, angle, zoom, shift):

@@ -12,6 +12,7 @@ from orbax.checkpoint import checkpoint_managers
 from plankton_jax import encoder as encoders
 from plankton_jax import objectives
 from plankton_jax.errors import InputError
+from plankton_jax.export import folder
 from plankton_jax.state import TrainState
 from plankton_jax.step import make_embed_step
 
@@ -126,6 +127,11 @@ class Encoder:
       apply_fn=encoders.make(**config['encoder']).apply
     )
 
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Its arrays: `params` (encoder, objective) and `batch_stats`."""
+    return {'params': self._params, 'batch_stats': self._batch_stats}
+
   def embed(self, images: np.ndarray) -> np.ndarray:
     """Embeds uint8 [N, H, W, C] to unit-norm float32 [N, D].
 
@@ -165,13 +171,20 @@ def load_encoder(
   """The encoder of a workdir, from its checkpoints alone.
 
   Args:
-    workdir: of the run.
+    workdir: of the run, or a folder that `plankton_jax.export` wrote.
     step: one that is kept; None is the best by validation.
 
   Raises:
     InputError: no checkpoint there, or not of that step.
   """
   workdir = pathlib.Path(workdir)
+  if (workdir / folder.WEIGHTS).is_file():
+    found = folder.read(workdir)
+    if step not in (None, found['step']):
+      raise InputError(
+        f'{workdir}: no checkpoint of step {step}; it holds {found["step"]}'
+      )
+    return Encoder(**found)
   if not (workdir / 'checkpoints').is_dir():
     raise InputError(f'{workdir}: no checkpoints; train with launch.py first')
   with open_manager(workdir) as manager:

@@ -6,14 +6,16 @@ last norm starts at zero, so that every block starts as the identity.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from plankton_jax.conv import conv_general_dilated
+from plankton_jax.conv.choice import conv_general_dilated
 from plankton_jax.errors import InputError
 
 
@@ -70,8 +72,26 @@ def _stem(x, kind: str, width: int, conv, norm):
   if kind == 'quarter':
     x = nn.relu(norm()(conv(width // 2, 3, 2)(x)))
     return nn.relu(norm()(conv(width, 3, 2)(x)))
-  x = nn.relu(norm()(conv(width, 7, 2)(x)))  # 'imagenet'
-  return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+  return _max_pool(nn.relu(norm()(conv(width, 7, 2)(x))))  # 'imagenet'
+
+
+def _max_pool(x):
+  """3x3 with stride 2, along rows and then along columns.
+
+  Slices have a gradient that the CPU computes several times faster than a
+  window's, and every exporter knows them.
+  """
+  for axis in (1, 2):
+    part = functools.partial(lax.slice_in_dim, axis=axis)
+    even, odd = part(x, 0, None, 2), part(x, 1, None, 2)
+    count = even.shape[axis]
+    # Outside of the image lies nothing: its edge stands in twice.
+    before = jnp.concatenate([part(even, 0, 1), odd], axis)
+    after = jnp.concatenate([odd, part(even, count - 1, count)], axis)
+    x = functools.reduce(
+      jnp.maximum, [part(before, 0, count), even, part(after, 0, count)]
+    )
+  return x
 
 
 class ResNet(nn.Module):
@@ -88,6 +108,9 @@ class ResNet(nn.Module):
     embedding_dim: length of the embedding.
     dtype: of the computation; parameters, norms' statistics and the
       embedding stay float32.
+    freeze: stages that training leaves as they are, the stem with the first;
+      their norms use the running statistics and no gradient reaches them.
+    convolution: in place of `lax.conv_general_dilated`.
   """
 
   stage_sizes: Sequence[int]
@@ -96,6 +119,8 @@ class ResNet(nn.Module):
   stem: str
   embedding_dim: int
   dtype: jnp.dtype
+  freeze: int = 0
+  convolution: Callable = conv_general_dilated
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -111,27 +136,48 @@ class ResNet(nn.Module):
         use_bias=False,
         dtype=self.dtype,
         kernel_init=nn.initializers.he_normal(),
-        conv_general_dilated=conv_general_dilated,
+        conv_general_dilated=self.convolution,
       )
 
-    norm = functools.partial(
-      nn.BatchNorm,
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=self.dtype,
-    )
-    x = _stem(images.astype(self.dtype), self.stem, self.width, conv, norm)
+    def norm_of(stage):
+      return functools.partial(
+        nn.BatchNorm,
+        use_running_average=not train or stage < self.freeze,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=self.dtype,
+      )
+
+    images = images.astype(self.dtype)
+    x = _stem(images, self.stem, self.width, conv, norm_of(0))
     for stage, blocks in enumerate(self.stage_sizes):
+      norm = norm_of(stage)
       for i in range(blocks):
         strides = 2 if stage > 0 and i == 0 else 1
         x = self.block(self.width * 2**stage, strides, conv, norm)(x)
+      if stage + 1 == self.freeze:
+        x = lax.stop_gradient(x)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     x = nn.Dense(self.embedding_dim, use_bias=False, dtype=jnp.float32)(x)
     # Pooled features are all positive, so that embeddings would begin in one
     # narrow cone, and could end there; centred and scaled they fill the sphere.
-    centre = functools.partial(norm, use_scale=False, use_bias=False)
+    centre = functools.partial(
+      norm_of(len(self.stage_sizes)), use_scale=False, use_bias=False
+    )
     return unit_norm(centre(dtype=jnp.float32)(x))
+
+
+def stage_of(model: ResNet, module: str) -> int:
+  """The stage of a module at the encoder's top level, counted from 1.
+
+  The stem counts with the first stage, the embedding's layers come after the
+  last one.
+  """
+  kind, number = module.split('_')
+  if kind == model.block.__name__:
+    ends = itertools.accumulate(model.stage_sizes)
+    return 1 + sum(int(number) >= end for end in ends)
+  return 1 if kind in ('Conv', 'BatchNorm') else len(model.stage_sizes) + 1
 
 
 ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock)
@@ -152,12 +198,22 @@ _DTYPES = ('float32', 'bfloat16')
 
 
 def make(
-  *, name: str, width: int, stem: str, embedding_dim: int, dtype: str
+  *,
+  name: str,
+  width: int,
+  stem: str,
+  embedding_dim: int,
+  dtype: str,
+  pretrained: str,
+  freeze: int,
 ) -> ResNet:
   """The encoder that a config's `encoder` section names.
 
+  The weights of `pretrained` are not read here; see plankton_jax/pretrained.py.
+
   Raises:
-    InputError: a name, stem or dtype that does not exist.
+    InputError: a name, stem or dtype that does not exist, more frozen stages
+      than there are, or pretrained weights for an encoder of another shape.
   """
   for field, value, known in (
     ('name', name, tuple(_ENCODERS)),
@@ -168,9 +224,22 @@ def make(
       raise InputError(
         f'encoder.{field}={value!r} is unknown; choose from {", ".join(known)}'
       )
-  return _ENCODERS[name](
+  if pretrained and (name == 'resnet10' or (stem, width) != ('imagenet', 64)):
+    raise InputError(
+      'encoder.pretrained takes resnet18, resnet34 or resnet50 with'
+      f" encoder.stem='imagenet' and encoder.width=64, not {name} with"
+      f' {stem!r} and {width}'
+    )
+  model = _ENCODERS[name](
     width=width,
     stem=stem,
     embedding_dim=embedding_dim,
     dtype=jnp.dtype(dtype),
+    freeze=freeze,
   )
+  if not 0 <= freeze <= len(model.stage_sizes):
+    raise InputError(
+      f'encoder.freeze={freeze} is out of range; 0 is none,'
+      f' {len(model.stage_sizes)} all but the embedding'
+    )
+  return model

@@ -9,7 +9,7 @@ from plankton_jax import retrieval, sharding
 from plankton_jax.data import batches, pipeline
 from plankton_jax.errors import DivergedError
 from plankton_jax.experiment import Experiment
-from plankton_jax.metrics import as_logged
+from plankton_jax.metrics import as_logged, few
 from plankton_jax.state import TrainState
 
 _RETRIEVAL_ROWS = 5000  # at most, drawn once: it is quadratic in them
@@ -28,7 +28,7 @@ def evaluate(
   best checkpoint is chosen by it.
 
   Raises:
-    DivergedError: a loss that is not finite.
+    DivergedError: a loss or an embedding that is not finite.
   """
   rows = data.splits[split]
   # A fixed shuffle: rows stand by class, and a batch must mix them.
@@ -50,12 +50,17 @@ def evaluate(
     for name in found[0][0]
     if name != 'count'
   }
-  if not math.isfinite(means['loss']):
+  embeddings = np.concatenate([embedded for _, embedded in found])[: len(rows)]
+  # Without anchors a loss is 0 even of vectors that are not finite.
+  bad = ~np.isfinite(embeddings).all(axis=1)
+  losses = np.array([metrics['loss'] for metrics, _ in found])
+  bad |= np.repeat(~np.isfinite(losses), experiment.sampler.size)[: len(rows)]
+  if bad.any():
     raise DivergedError(
-      f'{split} loss is {means["loss"]} at step {int(state.step)}; the last'
-      ' checkpoint is kept'
+      f'{split} loss or embeddings are not finite at step {int(state.step)}, on'
+      f' {few(data.ids[rows[bad]].tolist())}; the last checkpoint is kept.'
+      ' Lower optimizer.learning_rate and resume with --accept_changes'
     )
-  embeddings = np.concatenate([embedded for _, embedded in found])
   kept = min(len(rows), _RETRIEVAL_ROWS)
   ranked = retrieval.evaluate(
     embeddings[:kept], data.labels[rows[:kept]], ks=(1,)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from plankton_jax import (
   augment,
@@ -23,6 +24,7 @@ class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
   curriculum: curriculum.Curriculum
+  model: encoder.ResNet
   create: Callable[[jax.Array], state.TrainState]  # from a key
   train_step: Callable
   eval_step: Callable
@@ -39,23 +41,26 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
   Raises:
     InputError: a field that cannot be used with this data.
   """
+  train_labels = data.labels[data.splits['train']]
   sampler = sampling.Sampler(
-    data.labels[data.splits['train']], seed=config['seed'], **config['batch']
+    train_labels, seed=config['seed'], **config['batch']
   )
   stages = curriculum.make(config['curriculum'])
   objective = objectives.make(
     num_classes=data.num_seen,
     embedding_dim=config['encoder']['embedding_dim'],
+    class_counts=np.bincount(train_labels, minlength=data.num_seen),
     # One stage more than is trained: validation is always hard+hard.
     stages=(*stages.policies, curriculum.VALIDATION),
     **config['objective'],
   )
+  model = encoder.make(**config['encoder'])
   tx = optimizer.make(
+    model=model,
     epochs=config['epochs'],
     steps_per_epoch=sampler.steps_per_epoch,
     **config['optimizer'],
   )
-  model = encoder.make(**config['encoder'])
 
   def create(key):
     return state.create(
@@ -68,6 +73,7 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
 
   return Experiment(
     curriculum=stages,
+    model=model,
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,

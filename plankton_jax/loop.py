@@ -7,7 +7,14 @@ from typing import Any
 
 import jax
 
-from plankton_jax import checkpoints, collapse, host, settings, sharding
+from plankton_jax import (
+  checkpoints,
+  collapse,
+  host,
+  pretrained,
+  settings,
+  sharding,
+)
 from plankton_jax.data import batches, pipeline
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.evaluation import evaluate
@@ -52,16 +59,20 @@ def train_and_evaluate(
   host.use_compilation_cache(config['compilation_cache_dir'])
   data = load_data(config, workdir)
   experiment = assemble(config, data)
-  settings.write(config, workdir)  # now that all of it can be used
   per_epoch = experiment.sampler.steps_per_epoch
   with checkpoints.open_manager(workdir) as manager:
     state, progress = _start(config, experiment, manager)
+    settings.write(config, workdir)  # now that all of it can be used
     first, total = int(state.step), config['epochs'] * per_epoch
     log = Log(
       workdir,
       step=first,
       total_steps=total,
       batch_size=experiment.sampler.size,
+      # The batch of step n, counted from 1, is the sampler's n - 1.
+      image_names=lambda step: data.ids[
+        data.splits['train'][experiment.sampler(step - 1)]
+      ].tolist(),
     )
     try:
       log.say(_summary(data, state))
@@ -90,6 +101,8 @@ def _start(config, experiment, manager) -> tuple[TrainState, dict[str, Any]]:
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(_key(config, _INIT))
+  if path := config['encoder']['pretrained']:
+    fresh = pretrained.begin(fresh, model=experiment.model, path=path)
   progress = {
     'best_map': -1.0,
     'best_loss': math.inf,

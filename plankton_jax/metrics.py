@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,10 +28,17 @@ class Log:
     step: the step resumed from; lines of later steps are dropped.
     total_steps: of the run, for the progress bar.
     batch_size: images in a step, likewise.
+    image_names: from a step, those of its batch; asked for where it diverged.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, *, step: int, total_steps: int, batch_size: int
+    self,
+    workdir: pathlib.Path,
+    *,
+    step: int,
+    total_steps: int,
+    batch_size: int,
+    image_names: Callable[[int], Sequence[str]],
   ):
     from tensorboardX import SummaryWriter
 
@@ -51,6 +59,9 @@ class Log:
       mininterval=0.5 if sys.stderr.isatty() else 30.0,
     )
     self._batch_size = batch_size
+    self._image_names = image_names
+    self._diverged = workdir / 'diverged.txt'
+    self._diverged.unlink(missing_ok=True)
 
   def train(self, metrics: dict[str, jax.Array], where: dict[str, Any]) -> None:
     """Takes one training step's metrics; `where` holds step, epoch, stage."""
@@ -93,16 +104,22 @@ class Log:
     values = as_logged(values)
     for name in ('loss', 'grad_norm'):
       if not math.isfinite(values[name]):
-        raise DivergedError(
-          f'{name} is {values[name]} at step {where["step"]}; the last'
-          ' checkpoint is kept. Lower optimizer.learning_rate and resume'
-          ' with --accept_changes'
-        )
+        raise self._diverged_at(where['step'], f'{name} is {values[name]}')
     self._recent.append(values)
     self._line({'split': 'train', **where, **values})
     self._bar.update(self._batch_size)
     self._bar.set_postfix(
       loss=f'{values["loss"]:.4f}', stage=where['stage'], refresh=False
+    )
+
+  def _diverged_at(self, step: int, what: str) -> DivergedError:
+    """The error of a step, its images listed in a file."""
+    names = self._image_names(step)
+    atomic.text(self._diverged, '\n'.join(names) + '\n')
+    return DivergedError(
+      f'{what} at step {step}, on {few(names)}, listed in {self._diverged};'
+      ' the last checkpoint is kept. Look at these images, or lower'
+      ' optimizer.learning_rate, and resume with --accept_changes'
     )
 
   def _line(self, record: dict[str, Any]) -> None:
@@ -112,6 +129,12 @@ class Log:
         self._events.add_scalar(
           f'{record["split"]}/{name}', value, record['step']
         )
+
+
+def few(names: Sequence[str]) -> str:
+  """The first names, and how many more: 'a.png, b.png, c.png and 61 more'."""
+  shown = ', '.join(names[:3])
+  return shown if len(names) <= 3 else f'{shown} and {len(names) - 3} more'
 
 
 def as_logged(values: dict[str, float]) -> dict[str, float]:

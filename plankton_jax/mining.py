@@ -10,13 +10,12 @@ arXiv:1503.03832 (section 3.2).
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-
-from plankton_jax import distances
 
 POSITIVES = ('easy', 'hard')
 NEGATIVES = ('semihard', 'hard')
@@ -114,18 +113,24 @@ def mine_triplets(
 
 
 def mine_embeddings(
-  embeddings: jax.Array, labels: jax.Array, valid: jax.Array, **policy
+  embeddings: jax.Array,
+  labels: jax.Array,
+  valid: jax.Array,
+  *,
+  metric: Callable[[jax.Array, jax.Array], jax.Array],
+  **policy,
 ) -> Triplets:
   """`mine_triplets` of embeddings, without their distances [B, B].
 
   Anchors are taken a tile at a time, so that time grows as B² and memory as
-  B. The triplets are those of `distances.squared(embeddings)`, but that pairs
-  within its rounding error of each other may change places.
+  B. The triplets are those of `metric(embeddings)`, but that pairs within its
+  rounding error of each other may change places.
 
   Args:
     embeddings: [B, D] float32; no gradient flows through the choice.
     labels: [B] integers.
     valid: [B] bool.
+    metric: `distances.squared` or its like, [A, D], [B, D] -> [A, B].
     **policy: every keyword of `mine_triplets`.
 
   Raises:
@@ -134,7 +139,7 @@ def mine_embeddings(
   chex.assert_rank([embeddings, labels, valid], [2, 1, 1])
   chex.assert_type(embeddings, jnp.float32)
   anchors, policy = _prepared(labels, valid, **policy)
-  mine = functools.partial(_mine_in_tiles, **policy)
+  mine = functools.partial(_mine_in_tiles, metric=metric, **policy)
   return jax.lax.platform_dependent(
     jax.lax.stop_gradient(embeddings),
     anchors,
@@ -167,12 +172,12 @@ def _prepared(labels, valid, *, positive, negative, margin, select, key):
   }
 
 
-def _mine_in_tiles(x, anchors, labels, valid, *, tile, **policy):
+def _mine_in_tiles(x, anchors, labels, valid, *, metric, tile, **policy):
   def mine(pair):
     row, anchor = pair
     # Fused into every reduction, a distance is still the same to the bit:
-    # doubling is exact, so that a fused multiply-add rounds no other way.
-    dists = distances.squared(row[None], x)[0]
+    # it doubles exactly, so that a fused multiply-add rounds no other way.
+    dists = metric(row[None], x)[0]
     return _mine(dists, anchor, labels, valid, **policy)
 
   rows = max(1, tile // (x.shape[0] * x.itemsize))

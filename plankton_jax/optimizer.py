@@ -3,6 +3,7 @@
 import jax
 import optax
 
+from plankton_jax import encoder
 from plankton_jax.errors import InputError
 
 
@@ -12,6 +13,9 @@ def make(
   schedule: str,
   warmup_epochs: float,
   weight_decay: float,
+  objective_rate: float,
+  encoder_rate: float,
+  model: encoder.ResNet,
   epochs: int,
   steps_per_epoch: int,
 ) -> optax.GradientTransformation:
@@ -23,11 +27,17 @@ def make(
     warmup_epochs: linear rise from 0 over so many epochs.
     weight_decay: of the encoder's kernels alone: never of norms, biases or
       prototypes (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    objective_rate: the learning rate of the objective's own parameters, as a
+      multiple of the embedding's.
+    encoder_rate: that of the stem and the stages, likewise; frozen stages
+      have 0.
+    model: the encoder, which knows its frozen stages.
     epochs: of the whole run.
     steps_per_epoch: turns epochs into steps.
 
   Raises:
-    InputError: an unknown schedule, or a warm-up as long as the run.
+    InputError: an unknown schedule, a negative multiple, or a warm-up as long
+      as the run.
   """
   total, warmup = (
     epochs * steps_per_epoch,
@@ -46,9 +56,31 @@ def make(
     raise InputError(
       f'optimizer.schedule={schedule!r} is unknown; choose constant or cosine'
     )
+  for field, multiple in (
+    ('objective_rate', objective_rate),
+    ('encoder_rate', encoder_rate),
+  ):
+    if multiple < 0:
+      raise InputError(f'optimizer.{field}={multiple} is negative')
   rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
   rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
-  return optax.adamw(rate, weight_decay=weight_decay, mask=decays)
+
+  def rate_of(path):
+    if path[0].key != 'encoder':
+      return objective_rate
+    stage = encoder.stage_of(model, path[1].key)
+    if stage <= model.freeze:
+      return 0.0
+    return encoder_rate if stage <= len(model.stage_sizes) else 1.0
+
+  return optax.chain(
+    optax.adamw(rate, weight_decay=weight_decay, mask=decays),
+    optax.stateless(
+      lambda updates, _: jax.tree_util.tree_map_with_path(
+        lambda path, update: rate_of(path) * update, updates
+      )
+    ),
+  )
 
 
 def decays(params: dict) -> dict:

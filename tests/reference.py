@@ -90,34 +90,134 @@ def mine_loop(dists, labels, valid, *, positive, negative, margin):
   return [np.array(column) for column in zip(*mined, strict=True)]
 
 
-def triplet_loss_loop(embeddings, mined, margin):
+def triplet_loss_loop(
+  embeddings, mined, margin, *, fallback='nearest', distance='squared'
+):
   """Mean over anchors of relu(d_ap - d_an + margin), float64."""
   e = np.asarray(embeddings, np.float64)
+  power = {'squared': 1.0, 'euclidean': 0.5}[distance]
   losses = [
-    max(0.0, ((e[a] - e[p]) ** 2).sum() - ((e[a] - e[n]) ** 2).sum() + margin)
-    for a, (p, n, anchor, _) in enumerate(zip(*mined, strict=True))
-    if anchor
+    max(
+      0.0,
+      ((e[a] - e[p]) ** 2).sum() ** power
+      - ((e[a] - e[n]) ** 2).sum() ** power
+      + margin,
+    )
+    for a, (p, n, anchor, unmet) in enumerate(zip(*mined, strict=True))
+    if anchor and not (unmet and fallback == 'none')
   ]
   return float(np.mean(losses)) if losses else 0.0
 
 
-def arcface_loss(prototypes, embeddings, labels, valid, *, margin, scale):
-  """ArcFace in float64 through the angle itself."""
-  prototypes = np.asarray(prototypes, np.float64)
+def prototype_loss(
+  prototypes, embeddings, labels, valid, *, scale, angular=0.0, additive=0.0
+):
+  """Cross-entropy of scaled cosines in float64, through the angle itself.
+
+  The true class's cos θ becomes cos(θ + angular) - additive; prototypes are
+  [N, D], or [N, K, D] of which the nearest counts.
+  """
   embeddings = np.asarray(embeddings, np.float64)
   losses = []
   for x, label, kept in zip(embeddings, labels, valid, strict=True):
     if not kept:
       continue
-    cos = [
-      np.clip(np.dot(x, w) / np.linalg.norm(w), -1.0, 1.0) for w in prototypes
-    ]
+    cos = np.zeros(len(prototypes))
+    for c, centers in enumerate(np.asarray(prototypes, np.float64)):
+      cos[c] = max(
+        np.clip(np.dot(x, w) / np.linalg.norm(w), -1.0, 1.0)
+        for w in np.atleast_2d(centers)
+      )
     theta = np.arccos(cos[label])
-    logits = scale * np.array(cos)
-    if theta + margin < np.pi:
-      logits[label] = scale * np.cos(theta + margin)
+    logits = scale * cos
+    if theta + angular < np.pi:
+      logits[label] = scale * (np.cos(theta + angular) - additive)
     else:
-      logits[label] = scale * (cos[label] - margin * np.sin(margin))
+      logits[label] = scale * (cos[label] - angular * np.sin(angular))
     shifted = logits - logits.max()
     losses.append(np.log(np.exp(shifted).sum()) - shifted[label])
   return float(np.mean(losses)) if losses else 0.0
+
+
+def _pairs(labels, valid, anchor):
+  """Rows of the anchor's class but itself, and rows of other classes."""
+  rows = [row for row in range(len(labels)) if valid[row] and row != anchor]
+  positives = [row for row in rows if labels[row] == labels[anchor]]
+  return positives, [row for row in rows if labels[row] != labels[anchor]]
+
+
+def supcon_loss(embeddings, labels, valid, *, temperature):
+  """L_out of Khosla et al., equation 2, the mean over anchors."""
+  e = np.asarray(embeddings, np.float64)
+  losses = []
+  for i in np.flatnonzero(valid):
+    positives, negatives = _pairs(labels, valid, i)
+    if not positives:
+      continue
+    total = sum(
+      np.exp(e[i] @ e[a] / temperature) for a in positives + negatives
+    )
+    logs = [
+      np.log(np.exp(e[i] @ e[p] / temperature) / total) for p in positives
+    ]
+    losses.append(-sum(logs) / len(positives))
+  return float(np.mean(losses)) if losses else 0.0
+
+
+def multi_similarity_loss(
+  embeddings, labels, valid, *, alpha, beta, base, epsilon, mined=None
+):
+  """Wang et al., equation 15, and the pairs that its mining kept.
+
+  Args:
+    mined: pairs of an earlier call, to be held fixed.
+  """
+  e = np.asarray(embeddings, np.float64)
+  losses, kept = [], {}
+  for i in np.flatnonzero(valid):
+    positives, negatives = _pairs(labels, valid, i)
+    if not positives or not negatives:
+      continue
+    if mined is None:
+      least = min(e[i] @ e[p] for p in positives)
+      most = max(e[i] @ e[n] for n in negatives)
+      kept[i] = (
+        [p for p in positives if e[i] @ e[p] < most + epsilon],
+        [n for n in negatives if e[i] @ e[n] > least - epsilon],
+      )
+    else:
+      kept[i] = mined[i]
+    pull = sum(np.exp(-alpha * (e[i] @ e[p] - base)) for p in kept[i][0])
+    push = sum(np.exp(beta * (e[i] @ e[n] - base)) for n in kept[i][1])
+    losses.append(np.log(1 + pull) / alpha + np.log(1 + push) / beta)
+  return float(np.mean(losses)) if losses else 0.0, kept
+
+
+def proxy_anchor_loss(prototypes, embeddings, labels, valid, *, margin, scale):
+  """Kim et al., equation 4, in float64."""
+  e = np.asarray(embeddings, np.float64)
+  pulls, pushes = [], []
+  for c, w in enumerate(np.asarray(prototypes, np.float64)):
+    own, other = 0.0, 0.0
+    for x, label, kept in zip(e, labels, valid, strict=True):
+      cos = x @ w / np.linalg.norm(w)
+      if kept and label == c:
+        own += np.exp(-scale * (cos - margin))
+      elif kept:
+        other += np.exp(scale * (cos + margin))
+    if own:
+      pulls.append(np.log(1 + own))
+    pushes.append(np.log(1 + other))
+  return float((np.mean(pulls) if pulls else 0.0) + np.mean(pushes))
+
+
+def gradient(function, x, h=1e-6):
+  """By central differences, float64."""
+  x = np.asarray(x, np.float64)
+  grad = np.zeros(x.shape)
+  for index in np.ndindex(*x.shape):
+    moved = [x.copy(), x.copy()]
+    moved[0][index] += h
+    moved[1][index] -= h
+    grad[index] = (function(moved[0]) - function(moved[1])) / (2 * h)
+  return grad

@@ -47,16 +47,17 @@ def test_everything_off_is_to_float():
   )
 
 
-def test_flip_gives_the_four_mirrorings_and_nothing_else():
-  images = jnp.tile(_images(1), (64, 1, 1, 1))
+def test_flip_gives_the_eight_poses_of_a_square_and_nothing_else():
+  images = jnp.tile(_images(1), (128, 1, 1, 1))
   plain = np.asarray(augment.to_float(images[0][None]))[0]
-  mirrored = [plain, plain[::-1], plain[:, ::-1], plain[::-1, ::-1]]
+  turned = [np.rot90(plain, k) for k in range(4)]
+  poses = [*turned, *(x[::-1] for x in turned)]
   out = augment.make(**(OFF | {'flip': True}))(jax.random.key(0), images)
   found = [
-    [i for i, m in enumerate(mirrored) if np.array_equal(x, m)] for x in out
+    [i for i, pose in enumerate(poses) if np.array_equal(x, pose)] for x in out
   ]
-  counts = np.bincount(np.concatenate(found), minlength=4)
-  assert counts.sum() == 64
+  counts = np.bincount(np.concatenate(found), minlength=8)
+  assert counts.sum() == 128
   assert counts.min() >= 6
 
 

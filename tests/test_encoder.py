@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ TINY = {
   'stem': 'half',
   'embedding_dim': 6,
   'dtype': 'float32',
+  'pretrained': '',
+  'freeze': 0,
 }
 
 
@@ -74,6 +77,56 @@ def test_every_stem_tells_images_apart_on_the_sphere(stem):
   assert jnp.abs(out[0] - out[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize('side', [1, 2, 3, 8, 33])
+def test_max_pooling_and_its_gradient_are_those_of_a_window(side):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, side, side + 1, 3)), 'float32')
+  window = lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+  out, pullback = jax.vjp(encoder._max_pool, x)
+  want, expected = jax.vjp(window, x)
+  np.testing.assert_array_equal(out, want)
+  cotangent = jnp.asarray(rng.normal(size=out.shape), 'float32')
+  np.testing.assert_allclose(
+    pullback(cotangent)[0], expected(cotangent)[0], rtol=1e-6, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize('freeze', [0, 2, 4])
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze):
+  model = encoder.make(**(TINY | {'freeze': freeze}))
+  images = _images(32, count=4)
+  variables = jax.jit(lambda k: model.init(k, images, train=False))(
+    jax.random.key(0, impl='rbg')
+  )
+  # Not zero, as fresh ones are: every kernel shall have a gradient.
+  params = jax.tree.map(lambda x: x + 0.01, variables['params'])
+
+  def loss(params):
+    out, updated = model.apply(
+      {'params': params, 'batch_stats': variables['batch_stats']},
+      images,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return jnp.sum(out[:, 0]), updated['batch_stats']
+
+  grads, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
+  largest = lambda tree: max(
+    float(jnp.abs(x).max()) for x in jax.tree.leaves(tree)
+  )
+  for module, grad in grads.items():
+    stage = encoder.stage_of(model, module)
+    assert (largest(grad) == 0.0) == (stage <= freeze), module
+  stages = {encoder.stage_of(model, module) for module in grads}
+  assert stages == {1, 2, 3, 4, 5}
+  for module, now in stats.items():
+    before = variables['batch_stats'][module]
+    change = largest(jax.tree.map(jnp.subtract, now, before))
+    centre = module == 'BatchNorm_1'  # the embedding's own
+    frozen = encoder.stage_of(model, module) <= freeze and not centre
+    assert (change == 0.0) == frozen, module
+
+
 def test_bfloat16_stays_close_and_gives_float32():
   images = _images(32, channels=3)
   _, _, exact = _apply(images)
@@ -105,8 +158,23 @@ def test_training_mode_updates_the_running_statistics():
 
 @pytest.mark.parametrize(
   ('field', 'value'),
-  [('name', 'resnet99'), ('stem', 'third'), ('dtype', 'float8')],
+  [
+    ('name', 'resnet99'),
+    ('stem', 'third'),
+    ('dtype', 'float8'),
+    ('freeze', 5),
+    ('freeze', -1),
+  ],
 )
 def test_unknown_choices_are_named(field, value):
-  with pytest.raises(InputError, match=f"{field}='{value}'"):
+  with pytest.raises(InputError, match=f'{field}={value!r}'):
     encoder.make(**(TINY | {field: value}))
+
+
+def test_pretrained_weights_need_the_shape_they_were_trained_in():
+  fits = {'pretrained': 'a.pth', 'name': 'resnet50', 'width': 64}
+  fits['stem'] = 'imagenet'
+  encoder.make(**(TINY | fits))
+  for wrong in ({'name': 'resnet10'}, {'width': 32}, {'stem': 'quarter'}):
+    with pytest.raises(InputError, match=r"stem='imagenet' and .*width=64"):
+      encoder.make(**(TINY | fits | wrong))

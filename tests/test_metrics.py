@@ -8,7 +8,13 @@ from plankton_jax.errors import DivergedError
 
 
 def _log(workdir, step=0):
-  return metrics.Log(workdir, step=step, total_steps=9, batch_size=2)
+  return metrics.Log(
+    workdir,
+    step=step,
+    total_steps=9,
+    batch_size=2,
+    image_names=lambda step: [f'{step}_{i}.png' for i in range(5)],
+  )
 
 
 def _read(workdir):
@@ -52,11 +58,16 @@ def test_a_number_that_is_not_finite_stops_with_its_step(tmp_path, name):
   log = _log(tmp_path)
   log.train(_values(1.0), {'step': 1, 'epoch': 0.0, 'stage': 0})
   bad = _values(1.0) | {name: jnp.float32(jnp.nan)}
-  with pytest.raises(DivergedError, match=f'{name} is nan at step 2'):
+  with pytest.raises(DivergedError, match=f'{name} is nan at step 2') as error:
     log.train(bad, {'step': 2, 'epoch': 0.0, 'stage': 0})
     log.flush()
   log.close()
   assert len(_read(tmp_path)) == 1
+  assert '2_0.png, 2_1.png, 2_2.png and 2 more' in str(error.value)
+  listed = tmp_path / 'diverged.txt'
+  assert listed.read_text().split() == [f'2_{i}.png' for i in range(5)]
+  _log(tmp_path, step=1).close()  # resumed, it is no longer true
+  assert not listed.exists()
 
 
 def test_a_triplet_batch_counts_anchors():

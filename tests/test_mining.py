@@ -195,7 +195,7 @@ def test_tiles_equal_loops(name, policy, rows, monkeypatch):
   _set_tile(monkeypatch, rows, len(x))
   options = {'positive': policy[0], 'negative': policy[1], 'margin': 2.0}
   mine = lambda *args: mining.mine_embeddings(
-    *args, **options, select='nearest', key=None
+    *args, metric=distances.squared, **options, select='nearest', key=None
   )
   mined = jax.jit(mine)(x, labels, valid)
   expected = reference.mine_loop(
@@ -208,7 +208,8 @@ def test_tiles_equal_loops(name, policy, rows, monkeypatch):
 @TILES
 @pytest.mark.parametrize('select', mining.SELECTS)
 @pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
-def test_tiles_equal_the_whole(policy, select, rows, monkeypatch):
+@pytest.mark.parametrize('metric', [distances.squared, distances.euclidean])
+def test_tiles_equal_the_whole(metric, policy, select, rows, monkeypatch):
   x = _unit(np.random.default_rng(4), 50, 8)
   labels = np.arange(50) % 6
   _set_tile(monkeypatch, rows, len(x))
@@ -220,8 +221,8 @@ def test_tiles_equal_the_whole(policy, select, rows, monkeypatch):
     'key': jax.random.key(2),
   }
   valid = np.arange(50) < 45
-  whole = mining.mine_triplets(distances.squared(x), labels, valid, **options)
-  tiled = mining.mine_embeddings(x, labels, valid, **options)
+  whole = mining.mine_triplets(metric(x), labels, valid, **options)
+  tiled = mining.mine_embeddings(x, labels, valid, metric=metric, **options)
   for got, want in zip(tiled, whole, strict=True):
     np.testing.assert_array_equal(got, want)
 
@@ -230,6 +231,7 @@ def test_vmap_over_embeddings(monkeypatch):
   _set_tile(monkeypatch, 4, 17)
   mine = lambda *args: mining.mine_embeddings(
     *args,
+    metric=distances.squared,
     positive='hard',
     negative='semihard',
     margin=2.0,

@@ -1,17 +1,24 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from plankton_jax import optimizer
+from plankton_jax import encoder, optimizer
 from plankton_jax.errors import InputError
 
+MODEL = encoder.ResNet10(
+  width=4, stem='quarter', embedding_dim=2, dtype=jnp.float32
+)
 FIELDS = {
   'learning_rate': 0.1,
   'schedule': 'constant',
   'warmup_epochs': 0.0,
   'weight_decay': 0.0,
+  'objective_rate': 1.0,
+  'encoder_rate': 1.0,
+  'model': MODEL,
   'epochs': 10,
   'steps_per_epoch': 4,
 }
@@ -60,9 +67,49 @@ def test_decay_touches_the_encoders_kernels_alone():
   chex.assert_trees_all_close(updates, decayed, rtol=1e-6)
 
 
+def test_the_objectives_parameters_have_a_rate_of_their_own():
+  tx = optimizer.make(**(FIELDS | {'objective_rate': 7.0}))
+  ones = optax.tree.ones_like(PARAMS)
+  updates, _ = tx.update(ones, tx.init(PARAMS), PARAMS)
+  expected = jax.tree.map(lambda x: jnp.full_like(x, -0.1), PARAMS)
+  expected['objective']['prototypes'] = jnp.full((3, 2), -0.7)
+  chex.assert_trees_all_close(updates, expected, rtol=1e-4)
+
+
+def test_encoder_and_head_have_rates_of_their_own_and_frozen_stages_none():
+  names = ('Conv_0', 'BatchNorm_1', 'BasicBlock_1', 'BasicBlock_2', 'Dense_0')
+  params = {
+    'encoder': {name: {'kernel': jnp.ones(2)} for name in names},
+    'objective': {'prototypes': jnp.ones(2)},
+  }
+  tx = optimizer.make(
+    **(
+      FIELDS
+      | {
+        'encoder_rate': 0.25,
+        'model': MODEL.clone(freeze=2),
+        'weight_decay': 0.5,
+      }
+    )
+  )
+  updates, _ = tx.update(optax.tree.ones_like(params), tx.init(params), params)
+  # Adam's first step is the rate; decay adds half of it to kernels of ones.
+  want = {'BasicBlock_2': -0.25 * 0.15, 'Dense_0': -0.15}
+  for name in names:
+    got = updates['encoder'][name]['kernel']
+    np.testing.assert_allclose(got, want.get(name, 0.0), rtol=1e-5)
+  got = updates['objective']['prototypes']
+  np.testing.assert_allclose(got, -0.1, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
-  [({'schedule': 'linear'}, 'schedule'), ({'warmup_epochs': 10.0}, 'warmup')],
+  [
+    ({'schedule': 'linear'}, 'schedule'),
+    ({'warmup_epochs': 10.0}, 'warmup'),
+    ({'encoder_rate': -0.5}, 'encoder_rate=-0.5'),
+    ({'objective_rate': -1.0}, 'objective_rate=-1.0'),
+  ],
 )
 def test_bad_fields_are_named(fields, message):
   with pytest.raises(InputError, match=message):

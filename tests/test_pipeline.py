@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import base
 from plankton_jax.data import cache, images, pipeline, records, synthetic
 from plankton_jax.errors import InputError
 
@@ -18,11 +19,14 @@ FIELDS = {
   'name': '',
   'data_dir': '',
   'per_class': 4,
+  'labelled_status': ('validated',),
+  'classes': (),
   'resize': 'pad',
   'size': 8,
   'channels': 1,
   'unseen_classes': ('d',),
   'fractions': (0.5, 0.25, 0.25),
+  'group_by': '',
   'group_regex': '',
   'on_bad_image': 'skip',
 }
@@ -55,8 +59,9 @@ def root(tmp_path):
   return tmp_path / 'images'
 
 
-@pytest.fixture
-def load(tmp_path):
+def loader(tmp_path):
+  """pipeline.load with caches and workdirs below tmp_path."""
+
   def load(workdir='work', seed=0, **changes):
     fields = {**FIELDS, 'path': str(tmp_path / 'images'), **changes}
     return pipeline.load(
@@ -67,6 +72,11 @@ def load(tmp_path):
     )
 
   return load
+
+
+@pytest.fixture
+def load(tmp_path):
+  return loader(tmp_path)
 
 
 def ids(data, name):
@@ -194,7 +204,7 @@ def test_the_seed_decides(root, load):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'source': 'web'}, "data.source='web' must be"),
+    ({'source': 'web'}, "data.source='web' must be one of 'synthetic', "),
     ({'path': ''}, 'data.path is empty'),
     ({'path': '/nowhere'}, '/nowhere is not a folder'),
     ({'resize': 'crop'}, "data.resize='crop' must be 'pad' or 'stretch'"),
@@ -271,12 +281,28 @@ def test_a_cache_dir_that_cannot_be(root, load, tmp_path):
     load()
 
 
+def test_chosen_classes_alone(root, load, monkeypatch):
+  everything = load()
+  data = load('some', classes=('d', 'b', 'a'))
+  assert data.class_names == ('a', 'b', 'd') and data.num_seen == 2
+  kept = [i for i, id in enumerate(everything.ids) if id[0] in 'abd']
+  assert data.ids.tolist() == everything.ids[kept].tolist()
+  assert (data.images == everything.images[kept]).all()
+  for id, label in zip(data.ids, data.labels, strict=True):
+    assert data.class_names[label] == id[0]
+    original = data.originals.read(str(id))
+    assert (original == everything.originals.read(str(id))).all()
+  assert data.fingerprint != everything.fingerprint
+  assert load('others', classes=('a', 'c', 'd')).fingerprint != data.fingerprint
+
+
 def test_no_field_has_a_default():
   parameters = inspect.signature(pipeline.load).parameters.values()
   assert all(p.default is p.empty for p in parameters)
   assert {p.name for p in parameters} == {
     'workdir', 'seed', 'cache_dir', *FIELDS
   }  # fmt: skip
+  assert set(base.get_config().data) == {'cache_dir', *FIELDS}
 
 
 def test_import_is_light():

@@ -92,7 +92,7 @@ class NoLabel(TwoSplits):
 
 def prepare(builder_class, tmp_path, file_format='array_record'):
   builder = builder_class(data_dir=str(tmp_path), file_format=file_format)
-  with records._quiet_tfds():
+  with records.quiet_tfds():
     builder.download_and_prepare()
 
 

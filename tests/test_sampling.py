@@ -1,21 +1,33 @@
 import numpy as np
 import pytest
 
-from plankton_jax.data import sampling
+from plankton_jax.data.sampling import SAMPLING, Sampler
 from plankton_jax.errors import InputError
 
 LABELS = np.repeat([0, 1, 2, 3, 4], [40, 30, 25, 12, 5])
 
 
-def _sampler(labels=LABELS, size=16, classes=0, per_class=0, seed=3):
-  return sampling.Sampler(
-    labels, size=size, classes=classes, per_class=per_class, seed=seed
+def _sampler(
+  labels=LABELS, size=16, classes=0, per_class=0, sampling='images', seed=3
+):
+  return Sampler(
+    labels,
+    size=size,
+    classes=classes,
+    per_class=per_class,
+    sampling=sampling,
+    seed=seed,
   )
 
 
 @pytest.mark.parametrize('classes', [0, 4])
-def test_batches_are_a_pure_function_of_seed_and_step(classes):
-  fields = {'classes': classes, 'per_class': 4 if classes else 0}
+@pytest.mark.parametrize('sampling', SAMPLING)
+def test_batches_are_a_pure_function_of_seed_and_step(classes, sampling):
+  fields = {
+    'classes': classes,
+    'per_class': 4 if classes else 0,
+    'sampling': sampling,
+  }
   there = [_sampler(**fields)(step) for step in range(30)]
   again = _sampler(**fields)
   for step in reversed(range(30)):
@@ -26,8 +38,11 @@ def test_batches_are_a_pure_function_of_seed_and_step(classes):
 
 
 @pytest.mark.parametrize('classes', [0, 4])
-def test_no_image_twice_in_a_batch(classes):
-  sampler = _sampler(classes=classes, per_class=4 if classes else 0)
+@pytest.mark.parametrize('sampling', SAMPLING)
+def test_no_image_twice_in_a_batch(classes, sampling):
+  sampler = _sampler(
+    classes=classes, per_class=4 if classes else 0, sampling=sampling
+  )
   for step in range(50):
     rows = sampler(step)
     assert len(rows) == len(np.unique(rows)) == 16
@@ -78,10 +93,62 @@ def test_every_class_comes_up():
   assert {c for s in epoch for c in LABELS[sampler(s)]} == {0, 1, 2, 3, 4}
 
 
+def _shares(labels, **fields):
+  """The share of the rows of 100 epochs that each class has."""
+  sampler = _sampler(labels, **fields)
+  rows = [sampler(step) for step in range(100 * sampler.steps_per_epoch)]
+  return np.bincount(labels[np.concatenate(rows)]) / np.size(rows)
+
+
+@pytest.mark.parametrize(
+  ('sampling', 'weights'),
+  [
+    ('images', [400, 100, 225, 25]),
+    ('sqrt', [20, 10, 15, 5]),
+    ('uniform', [1, 1, 1, 1]),
+  ],
+)
+def test_classes_are_drawn_by_the_power_of_their_size(sampling, weights):
+  labels = np.repeat(np.arange(4), [400, 100, 225, 25])
+  found = _shares(labels, size=8, sampling=sampling)
+  # About 75,000 draws: the standard error of a share is below 0.002.
+  np.testing.assert_allclose(found, weights / np.sum(weights), atol=0.008)
+
+
+@pytest.mark.parametrize('sampling', SAMPLING)
+def test_classes_by_images_follow_the_same_shares(sampling):
+  # Two of sixteen, so that a class is seldom wanted twice in a batch.
+  counts = np.array([144, 36] * 8)
+  labels = np.repeat(np.arange(16), counts)
+  weights = counts ** SAMPLING[sampling]
+  found = _shares(labels, classes=2, per_class=4, size=8, sampling=sampling)
+  np.testing.assert_allclose(found, weights / weights.sum(), rtol=0.06)
+
+
+def test_uniform_draws_walk_through_each_class_before_they_repeat():
+  labels = np.repeat([0, 1], [300, 20])
+  sampler = _sampler(labels, size=10, sampling='uniform')
+  epoch = np.concatenate([sampler(s) for s in range(sampler.steps_per_epoch)])
+  large, times = np.unique(epoch[labels[epoch] == 0], return_counts=True)
+  assert (times == 1).all() and len(large) > 130
+  small, times = np.unique(epoch[labels[epoch] == 1], return_counts=True)
+  assert len(small) == 20 and np.ptp(times) <= 1
+  assert sampler.coverage(0) == (len(large) + 20) / 320
+
+
+def test_a_class_smaller_than_its_share_gives_all_it_has():
+  sampler = _sampler(np.repeat([0, 1], [40, 3]), size=20, sampling='uniform')
+  for step in range(10):
+    np.testing.assert_array_equal(
+      np.bincount((sampler(step) >= 40).astype(int)), [17, 3]
+    )
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
     ({'size': 113}, 'batch.size=113'),
+    ({'sampling': 'squared'}, 'batch.sampling'),
     ({'classes': 4, 'per_class': 3}, 'is not'),
     ({'classes': 8, 'per_class': 2}, 'batch.classes=8'),
     ({'classes': 1, 'per_class': 16}, 'batch.per_class=16'),

@@ -3,26 +3,23 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from plankton_jax import atomic
-from plankton_jax.data import cache, images, sources, split_file, splits
+from plankton_jax.data import cache, images, opening, split_file, splits
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:  # TFDS is imported only where records are touched.
-  from plankton_jax.data import records
 
 
 class Originals:
   """The images as they were before resizing, by id."""
 
-  def __init__(self, opened: '_Opened', decoded: cache.Cache):
+  def __init__(self, opened: opening.Opened, decoded: cache.Cache):
     self._records = functools.cache(lambda: opened.records()[0])
     self._row = functools.cache(
       lambda: dict(zip(decoded.ids.tolist(), decoded.rows, strict=True))
@@ -47,14 +44,6 @@ class Data(NamedTuple):
   originals: Originals  # .read(id) gives an image before resizing.
 
 
-class _Opened(NamedTuple):
-  """A source whose records are written only if they are asked for."""
-
-  class_names: tuple[str, ...]
-  fingerprint: str
-  records: Callable[[], tuple['records.Records', list[tuple[str, str]]]]
-
-
 def load(
   workdir: str | Path,
   *,
@@ -64,11 +53,14 @@ def load(
   name: str,
   data_dir: str,
   per_class: int,
+  labelled_status: Sequence[str],
+  classes: Sequence[str],
   resize: str,
   size: int,
   channels: int,
   unseen_classes: int | Sequence[str],
   fractions: Sequence[float],
+  group_by: str,
   group_regex: str,
   on_bad_image: str,
   cache_dir: str,
@@ -84,9 +76,21 @@ def load(
       longer fits the split.
   """
   _check(resize=resize, size=size, channels=channels, on_bad_image=on_bad_image)
+  group_regex = opening.group_regex(source, group_by, group_regex)
   splits.check(fractions, group_regex)
   workdir, cache_dir = Path(workdir), Path(cache_dir).expanduser()
-  opened = _open(source, path, name, data_dir, per_class, seed, cache_dir)
+  opened = opening.open_source(
+    source=source,
+    path=path,
+    name=name,
+    data_dir=data_dir,
+    per_class=per_class,
+    labelled_status=labelled_status,
+    group_by=group_by,
+    seed=seed,
+    cache_dir=cache_dir,
+  )
+  opened = opening.choose(opened, classes)
   class_names, num_seen = splits.order_classes(
     opened.class_names, unseen_classes, seed
   )
@@ -154,65 +158,8 @@ def _check(*, resize: str, size: int, channels: int, on_bad_image: str) -> None:
     raise InputError(f'data.size={size} must be at least 1 px')
 
 
-def _open(
-  source: str,
-  path: str,
-  name: str,
-  data_dir: str,
-  per_class: int,
-  seed: int,
-  cache_dir: Path,
-) -> _Opened:
-  started = time.monotonic()
-  if source == 'folder':
-    opened = _from_source(sources.from_folder(path), cache_dir)
-  elif source == 'synthetic':
-    opened = _from_source(sources.from_drawings(per_class, seed), cache_dir)
-  elif source == 'tfds':
-    opened = _from_tfds(name, data_dir)
-  else:
-    raise InputError(
-      f"data.source={source!r} must be 'synthetic', 'folder' or 'tfds'"
-    )
-  log.info(
-    'source %s: %d classes, content %s, read in %.1f s',
-    {'folder': path, 'tfds': name}.get(source, source),
-    len(opened.class_names),
-    opened.fingerprint[:8],
-    time.monotonic() - started,
-  )
-  return opened
-
-
-def _from_source(source: sources.Source, cache_dir: Path) -> _Opened:
-  directory = cache_dir / 'records' / f'{source.fingerprint}-{images.VERSION}'
-
-  def read() -> tuple['records.Records', list[tuple[str, str]]]:
-    from plankton_jax.data import records
-
-    if not directory.is_dir():
-      started = time.monotonic()
-      records.write(directory, source)
-      spent = time.monotonic() - started
-      log.info('records written in %.1f s at %s', spent, directory)
-    return records.read(directory), records.skipped(directory)
-
-  return _Opened(source.class_names, source.fingerprint, read)
-
-
-def _from_tfds(name: str, data_dir: str) -> _Opened:
-  from plankton_jax.data import records
-
-  builder = records.prepared(name, data_dir)
-  return _Opened(
-    records.class_names(builder),
-    records.fingerprint(builder),
-    lambda: (records.Records(builder), []),
-  )
-
-
 def _decoded(
-  opened: _Opened, cache_dir: Path, size: int, resize: str, channels: int
+  opened: opening.Opened, cache_dir: Path, size: int, resize: str, channels: int
 ) -> cache.Cache:
   settings = {'size': size, 'resize': resize, 'channels': channels}
   directory = cache_dir / 'decoded' / cache.key(opened.fingerprint, **settings)

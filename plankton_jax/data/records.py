@@ -17,6 +17,7 @@ from absl import logging
 
 from plankton_jax import atomic
 from plankton_jax.data import folder, sources
+from plankton_jax.data.public import catalogue
 from plankton_jax.errors import InputError
 
 
@@ -111,9 +112,9 @@ def write(directory: Path, source: sources.Source) -> None:
   first = next(examples, None)
   if first is None:
     raise folder.none_readable(source.place, skipped)
-  with atomic.directory(directory) as building, _quiet_tfds():
+  with atomic.directory(directory) as building, quiet_tfds():
     builder = PlanktonImages(
-      examples=_chained(first, examples),
+      examples=itertools.chain([first], examples),
       class_names=source.class_names,
       data_dir=os.fspath(building),
       file_format='array_record',
@@ -126,13 +127,14 @@ def write(directory: Path, source: sources.Source) -> None:
 def read(directory: Path) -> Records:
   """Opens what `write` wrote."""
   path = directory / PlanktonImages.name / str(PlanktonImages.VERSION)
-  with _quiet_tfds():
+  with quiet_tfds():
     return Records(tfds.builder_from_directory(path))
 
 
 def skipped(directory: Path) -> list[tuple[str, str]]:
-  """(name, reason) of every image that `write` left out."""
-  pairs = json.loads((directory / 'skipped.json').read_text())
+  """(name, reason) of every image left out; [] in sets that others prepared."""
+  file = directory / 'skipped.json'
+  pairs = json.loads(file.read_text()) if file.exists() else []
   return [(name, reason) for name, reason in pairs]
 
 
@@ -146,16 +148,19 @@ def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     raise InputError('data.name is empty: name the TFDS data set')
   data_dir = os.path.expanduser(data_dir) if data_dir else None
   try:
-    with _quiet_tfds():
+    with quiet_tfds():
       # From the files alone: the code of a data set may ask for TensorFlow.
       builder = tfds.core.read_only_builder.builder_from_files(
         name, data_dir=data_dir
       )
   except Exception as error:  # A dozen types, some of them AssertionError.
     place = data_dir or "TFDS's default folder"
+    remedy = 'set data.name and data.data_dir'
+    if name in catalogue.SETS:
+      remedy += f', or run python -m plankton_jax.data.public {name}'
     raise InputError(
       f'no prepared TFDS data set {name!r} in {place}: '
-      f'set data.name and data.data_dir ({str(error).splitlines()[0]})'
+      f'{remedy} ({str(error).splitlines()[0].split(". ")[0]})'
     ) from error
   stored = builder.info.file_format.value
   if stored != 'array_record':
@@ -192,15 +197,8 @@ def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
   return state.hexdigest()
 
 
-def _chained(
-  first: sources.Example, rest: Iterator[sources.Example]
-) -> Iterator[sources.Example]:
-  yield first
-  yield from rest
-
-
 @contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def quiet_tfds() -> Iterator[None]:
   """Keeps TFDS' own lines and bars away; ours say what matters."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)

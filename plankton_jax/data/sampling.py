@@ -21,6 +21,10 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
   return num_images // batch_size
 
 
+# The power of a class's size that its share of the draws is proportional to.
+SAMPLING = {'images': 1.0, 'sqrt': 0.5, 'uniform': 0.0}
+
+
 class Sampler:
   """Batches of row numbers from labels [N]; no row twice in a batch.
 
@@ -30,6 +34,8 @@ class Sampler:
     classes: P, classes in a batch; 0 draws from all images alike.
     per_class: K, images of each of the P classes; P K must be `size`. A class
       with fewer gives all it has, the others of the batch fill its place.
+    sampling: 'images' draws all images alike, 'uniform' all classes alike,
+      'sqrt' classes by the square root of their size.
     seed: of every draw.
 
   Raises:
@@ -43,8 +49,13 @@ class Sampler:
     size: int,
     classes: int,
     per_class: int,
+    sampling: str,
     seed: int,
   ):
+    if sampling not in SAMPLING:
+      raise InputError(
+        f'batch.sampling={sampling!r} is not one of {tuple(SAMPLING)}'
+      )
     present, counts = np.unique(labels, return_counts=True)
     if classes and classes * per_class != size:
       raise InputError(
@@ -64,13 +75,21 @@ class Sampler:
     self.size = size
     self.steps_per_epoch = steps_per_epoch(len(labels), size)
     self._num_images = len(labels)
-    plan = functools.partial(
-      _shuffled_plan if not classes else _class_plan,
-      np.asarray(labels),
-      size=size,
-      steps=self.steps_per_epoch,
-      **({'classes': classes, 'per_class': per_class} if classes else {}),
-    )
+    share = counts ** SAMPLING[sampling]
+    share = share / share.sum()
+    labels, steps = np.asarray(labels), self.steps_per_epoch
+    if classes:
+      choose = functools.partial(
+        _classes_by_images, share=share, classes=classes, per_class=per_class
+      )
+    else:
+      choose = functools.partial(_class_counts, share=share)
+
+    def plan(rng):
+      if not classes and sampling == 'images':
+        return rng.permutation(len(labels))[: steps * size].reshape(-1, size)
+      return _walk(labels, rng, choose, size=size, steps=steps)
+
     # An epoch is planned as a whole and kept while it lasts.
     self._plan = functools.lru_cache(maxsize=2)(
       lambda epoch: plan(np.random.default_rng((seed, epoch)))
@@ -86,15 +105,11 @@ class Sampler:
     return len(np.unique(self._plan(epoch))) / self._num_images
 
 
-def _shuffled_plan(labels, rng, *, size, steps):
-  return rng.permutation(len(labels))[: steps * size].reshape(steps, size)
+def _walk(labels, rng, choose, *, size, steps):
+  """Batches that walk through each class in a shuffled circle, [steps, size].
 
-
-def _class_plan(labels, rng, *, size, steps, classes, per_class):
-  """P x K batches that walk through each class in a shuffled circle.
-
-  Classes are drawn in proportion to the images they have not yet shown, so
-  that an epoch covers as much as its batches can hold.
+  `choose(rng, counts, shown, size=size)` says how many of each class make the
+  next batch, at most all of a class, so that no row is in it twice.
   """
   members = [
     rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)
@@ -103,17 +118,38 @@ def _class_plan(labels, rng, *, size, steps, classes, per_class):
   shown = np.zeros(len(members), int)
   plan = np.empty((steps, size), np.int64)
   for step in range(steps):
-    left = np.maximum(counts - shown, 0) + 1e-3
-    draws = rng.exponential(size=len(members)) / left
-    chosen = np.argsort(draws)[:classes]
-    quota = np.minimum(per_class, counts[chosen])
-    while (missing := size - quota.sum()) > 0:
-      room = counts[chosen] - quota
-      quota[np.argmax(room)] += min(missing, room.max())
+    quota = choose(rng, counts, shown, size=size)
     rows = []
-    for c, k in zip(chosen, quota, strict=True):
-      circle = np.arange(shown[c], shown[c] + k) % counts[c]
+    for c in np.flatnonzero(quota):
+      circle = np.arange(shown[c], shown[c] + quota[c]) % counts[c]
       rows.append(members[c][circle])
-      shown[c] += k
+    shown += quota
     plan[step] = np.concatenate(rows)
   return plan
+
+
+def _classes_by_images(rng, counts, shown, *, size, share, classes, per_class):
+  """K images of P classes.
+
+  Classes are drawn in proportion to what their share of an epoch still holds,
+  so that the epoch covers as much as its batches can hold.
+  """
+  left = np.maximum(share * counts.sum() - shown, 0) + 1e-3
+  chosen = np.argsort(rng.exponential(size=len(counts)) / left)[:classes]
+  quota = np.zeros(len(counts), int)
+  quota[chosen] = np.minimum(per_class, counts[chosen])
+  while (missing := size - quota.sum()) > 0:
+    room = counts[chosen] - quota[chosen]
+    quota[chosen[np.argmax(room)]] += min(missing, room.max())
+  return quota
+
+
+def _class_counts(rng, counts, shown, *, size, share):
+  """Images of classes drawn by their share; a full class is drawn no more."""
+  del shown
+  quota = np.zeros(len(counts), int)
+  while (missing := size - quota.sum()) > 0:
+    open_share = np.where(quota < counts, share, 0.0)
+    drawn = rng.multinomial(missing, open_share / open_share.sum())
+    quota = np.minimum(quota + drawn, counts)
+  return quota

@@ -50,7 +50,7 @@ def order_classes(
     unseen = list(unseen_classes)
     for name in unseen:
       if name not in class_names:
-        raise _unknown(name, class_names)
+        raise unknown_class('data.unseen_classes', name, class_names)
   seen = sorted(set(class_names) - set(unseen))
   if len(seen) < 2:
     raise InputError(
@@ -73,6 +73,16 @@ def check(fractions: Sequence[float], group_regex: str) -> None:
     re.compile(group_regex)
   except re.error as error:
     raise InputError(f'data.group_regex={group_regex!r}: {error}') from error
+
+
+def unknown_class(
+  field: str, name: str, class_names: Sequence[str]
+) -> InputError:
+  """The error for a class that is not there, with the nearest that are."""
+  close = difflib.get_close_matches(name, class_names, cutoff=0.5)
+  hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
+  hint += '?' if close else ', '.join(sorted(class_names))
+  return InputError(f'{field}: no class {name!r}; {hint}')
 
 
 def make(
@@ -114,13 +124,6 @@ def make(
   split = {name: rows[side == i] for i, name in enumerate(NAMES)}
   split['unseen'] = np.flatnonzero(unseen)
   return Split(split, np.flatnonzero(dropped))
-
-
-def _unknown(name: str, class_names: Sequence[str]) -> InputError:
-  close = difflib.get_close_matches(name, class_names, cutoff=0.5)
-  hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
-  hint += '?' if close else ', '.join(sorted(class_names))
-  return InputError(f'data.unseen_classes: no class {name!r}; {hint}')
 
 
 def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:

@@ -1,0 +1,88 @@
+"""Embeddings as MorphoCluster reads them, whole and as 50 components.
+
+`python -m analysis.export_features --workdir=DIR` writes features.h5 and
+features_pca50.h5 to DIR/analysis: datasets `object_id` [N] and `features`
+[N, D] (float32) over all splits. `--embeddings=FILE.npz` does so for files that
+analysis.embed wrote of images without labels. MorphoCluster's `load-features`
+takes 100 dimensions at most, which the second file is for.
+"""
+
+import pathlib
+
+import h5py
+import numpy as np
+
+from analysis import inputs, tables
+from analysis.inputs import Source
+from plankton_jax import atomic
+from plankton_jax.data.ecotaxa import read
+from plankton_jax.errors import InputError
+
+COMPONENTS = 50
+
+
+def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
+  """Ids [N] (str) and embeddings [N, D] of all splits, each object once.
+
+  An id of an EcoTaxa export is EcoTaxa's own again.
+
+  Raises:
+    InputError: an id that stands for two images, or splits of different
+      dimensions.
+  """
+  ids = np.concatenate([rows.id for rows in source.splits.values()])
+  dims = {rows.embedding.shape[1] for rows in source.splits.values()}
+  if len(dims) > 1:
+    raise InputError(
+      f'{source.name}: embeddings of {sorted(dims)} dimensions; embed all by'
+      ' one run'
+    )
+  config = source.config or {}
+  if config.get('data', {}).get('source') == 'ecotaxa':
+    ids = np.array([read.object_id(id) for id in ids])
+  names, counts = np.unique(ids, return_counts=True)
+  if (counts > 1).any():
+    double = str(names[counts > 1][0])
+    raise InputError(
+      f'{source.name}: several images have the id {double!r}; MorphoCluster'
+      ' needs one an object'
+    )
+  features = np.concatenate([r.embedding for r in source.splits.values()])
+  return ids, features.astype(np.float32)
+
+
+def write(path: pathlib.Path, ids: np.ndarray, features: np.ndarray) -> None:
+  """Writes object_id [N] as UTF-8 strings and features [N, D] as float32."""
+  with atomic.file(path) as building, h5py.File(building, 'w') as file:
+    text = h5py.string_dtype('utf-8')
+    file.create_dataset('object_id', data=ids.astype(object), dtype=text)
+    file.create_dataset('features', data=features, dtype='float32')
+  print(f'{path}: {len(ids):,} objects, {features.shape[1]} dimensions')
+
+
+def analyse(sources: list[Source], out: pathlib.Path) -> None:
+  """Writes out/features.h5, out/features_pca50.h5 and what they keep."""
+  if len(sources) > 1:
+    raise InputError('features are exported of one run: give one --workdir')
+  ids, features = collect(sources[0])
+  write(out / 'features.h5', ids, features)
+  count = min(COMPONENTS, *features.shape)
+  from sklearn.decomposition import PCA
+
+  pca = PCA(count, svd_solver='full').fit(features.astype(np.float64))
+  kept = float(pca.explained_variance_ratio_.sum())
+  print(f'{count} principal components keep {kept:.2%} of the variance')
+  write(out / f'features_pca{COMPONENTS}.h5', ids, pca.transform(features))
+  tables.write_json(
+    out / 'features.json',
+    {
+      'objects': len(ids),
+      'dimensions': features.shape[1],
+      'components': count,
+      'variance_kept': kept,
+    },
+  )
+
+
+if __name__ == '__main__':
+  inputs.main(analyse)

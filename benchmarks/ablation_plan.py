@@ -1,0 +1,199 @@
+"""The tables of the ablation: what is varied, one field or idea at a time.
+
+The first variant of a table is the default that the others have to beat.
+Epochs of a curriculum are those of a run of 35; shorter ones shrink them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from benchmarks.recipes import Recipe
+
+
+class Table(NamedTuple):
+  """Variants of one config file, each by its overrides."""
+
+  title: str
+  file: str
+  variants: Mapping[str, Mapping[str, Any]]
+
+  def recipes(self) -> dict[str, Recipe]:
+    return {
+      name: Recipe(self.file, dict(overrides))
+      for name, overrides in self.variants.items()
+    }
+
+
+class Configs(NamedTuple):
+  """Whole configs beside each other."""
+
+  title: str
+  files: tuple[str, ...]
+
+  def recipes(self) -> dict[str, Recipe]:
+    return {file: Recipe(file, {}) for file in self.files}
+
+
+TRIPLET, ARCFACE = 'configs/triplet.py', 'configs/arcface.py'
+
+
+def _one(positive, negative):
+  return {'curriculum': ((0, positive, negative),)}
+
+
+def _each(field, *values):
+  """The config's own value, then others of one field."""
+  return {'default': {}} | {f'{v}': {field: v} for v in values}
+
+
+_ROTATED = {'augment.scale': 0.0, 'augment.translate': 0.0}
+_FLIPPED = _ROTATED | {'augment.rotate': 0.0, 'augment.contrast': 0.0}
+
+TABLES = {
+  'mining': Table(
+    'Mining policy (positive+negative)',
+    TRIPLET,
+    {
+      'default: easy+semihard, easy+hard, hard+hard': {},
+      'easy+semihard': _one('easy', 'semihard'),
+      'easy+hard': _one('easy', 'hard'),
+      'hard+hard': _one('hard', 'hard'),
+      'hard+semihard': _one('hard', 'semihard'),
+      'easy+semihard, easy+hard': {
+        'curriculum': ((0, 'easy', 'semihard'), (10, 'easy', 'hard'))
+      },
+      'easy+semihard, hard+semihard': {
+        'curriculum': ((0, 'easy', 'semihard'), (10, 'hard', 'semihard'))
+      },
+    },
+  ),
+  'select': Table(
+    'Which of the negatives that meet the policy',
+    TRIPLET,
+    _each('objective.select', 'random'),
+  ),
+  'fallback': Table(
+    'An anchor without a negative that meets the policy',
+    TRIPLET,
+    _each('objective.fallback', 'none'),
+  ),
+  'margin': Table(
+    'Margin of the triplet loss (default 0.5)',
+    TRIPLET,
+    _each('objective.margin', 0.1, 0.2, 0.3, 0.7),
+  ),
+  'distance': Table(
+    'Squared or plain distances (default: squared, margin 0.5)',
+    TRIPLET,
+    {'default': {}}
+    | {
+      f'euclidean, margin {margin}': {
+        'objective.distance': 'euclidean',
+        'objective.margin': margin,
+      }
+      for margin in (0.2, 0.5)
+    },
+  ),
+  'batches': Table(
+    'Batches of all images alike, or of P classes times K images',
+    TRIPLET,
+    {
+      'default: shuffled': {},
+      '8 x 16': {'batch.classes': 8, 'batch.per_class': 16},
+      '16 x 8': {'batch.classes': 16, 'batch.per_class': 8},
+    },
+  ),
+  'schedule': Table(
+    'Learning rate, constant or down to 0',
+    TRIPLET,
+    {
+      'default: 1.4e-3, constant': {},
+      '1.4e-3, cosine': {'optimizer.schedule': 'cosine'},
+      '5e-4, constant': {'optimizer.learning_rate': 5e-4},
+      '5e-4, cosine': {
+        'optimizer.learning_rate': 5e-4,
+        'optimizer.schedule': 'cosine',
+      },
+    },
+  ),
+  'dim': Table(
+    'Length of the embedding (default 128)',
+    TRIPLET,
+    _each('encoder.embedding_dim', 16, 32, 64, 256),
+  ),
+  'augment': Table(
+    'Augmentation',
+    TRIPLET,
+    {
+      'default': {},
+      'none': _FLIPPED | {'augment.flip': False},
+      'flips and quarter turns': _FLIPPED,
+      'flips, any angle, contrast': _ROTATED,
+      'stronger': {
+        'augment.scale': 0.3,
+        'augment.translate': 0.1,
+        'augment.contrast': 0.3,
+        'augment.brightness': 0.1,
+      },
+    },
+  ),
+  'resize': Table(
+    'Padded to a square or stretched',
+    TRIPLET,
+    _each('data.resize', 'stretch'),
+  ),
+  'arcface_margin': Table(
+    'ArcFace: margin, radians (default 0.5)',
+    ARCFACE,
+    _each('objective.margin', 0.1, 0.2, 0.3, 0.7),
+  ),
+  'arcface_scale': Table(
+    'ArcFace: scale (default 64)',
+    ARCFACE,
+    _each('objective.scale', 8.0, 16.0, 32.0),
+  ),
+  'arcface_schedule': Table(
+    'ArcFace: learning rate (default 5e-4, cosine)',
+    ARCFACE,
+    {
+      'default': {},
+      '1.4e-3, cosine': {'optimizer.learning_rate': 1.4e-3},
+      '1.4e-3, constant': {
+        'optimizer.learning_rate': 1.4e-3,
+        'optimizer.schedule': 'constant',
+      },
+    },
+  ),
+  'sampling': Table(
+    'Triplet: images drawn alike, or classes by size (default: images)',
+    TRIPLET,
+    _each('batch.sampling', 'sqrt', 'uniform'),
+  ),
+  'arcface_sampling': Table(
+    'ArcFace: images drawn alike, or classes by size; class weights',
+    ARCFACE,
+    _each('batch.sampling', 'sqrt', 'uniform')
+    | {
+      f'weights {name}': {'objective.class_weights': name}
+      for name in ('sqrt_inverse', 'inverse', 'effective')
+    },
+  ),
+  'softmax_scale': Table(
+    'Softmax: scale (default 20)',
+    'configs/softmax.py',
+    _each('objective.scale', 5.0, 10.0, 40.0),
+  ),
+  'objectives': Configs(
+    'Objectives, each by its own config',
+    (
+      'configs/softmax.py',
+      TRIPLET,
+      ARCFACE,
+      'configs/cosface.py',
+      'configs/subcenter.py',
+      'configs/supcon.py',
+      'configs/proxy_anchor.py',
+      'configs/multi_similarity.py',
+    ),
+  ),
+}

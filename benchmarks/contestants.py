@@ -1,0 +1,166 @@
+"""One cell: a contestant trained and measured, in a process of its own.
+
+`python -m benchmarks.contestants WORK RESULT PEER_PYTHON` trains what
+WORK/spec.json says. Whoever trained, the measures are ours.
+"""
+
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from analysis import classifiers, curves, inputs, tables
+from benchmarks import cells, contest
+from plankton_jax import checkpoints, collapse, loop, retrieval
+from plankton_jax.data import pipeline
+from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.settings import Config
+from plankton_jax.step import spread
+
+NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
+
+
+def measure(
+  embed: Callable[[str], np.ndarray], data: pipeline.Data
+) -> dict[str, float]:
+  """The measures of a table.
+
+  Args:
+    embed: embeddings [N, D] of a split's rows.
+    data: the splits, with their labels and ids.
+  """
+  found = {}
+  for split in ('test', 'unseen'):
+    rows = data.splits[split]
+    ranked = retrieval.evaluate(embed(split), data.labels[rows], ks=(1,))
+    found[f'{split} R@1'] = ranked['recall_at_1']
+    found[f'{split} MAP@R'] = ranked['map_at_r']
+  unseen = inputs.Embeddings(
+    embed('unseen'), data.labels[rows], data.ids[rows], data.class_names
+  )
+  return found | _few_shots(unseen)
+
+
+def _few_shots(unseen: inputs.Embeddings) -> dict[str, float]:
+  """Balanced accuracy of support vectors on 30 and all training images."""
+  score = dict.fromkeys(('unseen SVC n=30', 'unseen SVC n=max'), math.nan)
+  rows = classifiers.usable(unseen, 'unseen')
+  if rows is None:
+    return score
+  (curve,) = curves.learn(
+    'unseen', rows.embedding, rows.label, classifiers=('SVC',)
+  )
+  means = curve.scores['balanced accuracy'].mean(axis=0)
+  if curve.sizes[0] == curves.SMALLEST:
+    score['unseen SVC n=30'] = means[0]
+  return score | {'unseen SVC n=max': means[-1]}
+
+
+def ours(config: Config, work: pathlib.Path) -> cells.Result:
+  """Trains as launch.py does; measures the checkpoint that embed uses."""
+  note = ''
+  try:
+    loop.train_and_evaluate(config, work)
+  except DivergedError as error:
+    note = f'diverged: {error}'
+  text = (work / 'metrics.jsonl').read_text(encoding='utf-8')
+  lines = [json.loads(line) for line in text.splitlines()]
+  warned = [x['warning'] for x in lines if x['split'] == 'collapse']
+  seconds = sum(x['seconds'] for x in lines if x['split'] == 'epoch')
+  found, epoch = NOTHING, None
+  if any(x['split'] == 'val' for x in lines):
+    data = loop.load_data(config, work)
+    encoder = checkpoints.load_encoder(work)
+    epoch = next(
+      round(x['epoch'])
+      for x in lines
+      if x['split'] == 'val' and x['step'] == encoder.step
+    )
+    pixels = {name: data.images[rows] for name, rows in data.splits.items()}
+    embedded = {s: encoder.embed(pixels[s]) for s in ('test', 'unseen')}
+    found = measure(embedded.get, data)
+  note = note or (f'collapsed: {warned[0]}' if warned else '')
+  return {**found, 'seconds': seconds, 'epoch': epoch, 'note': note}
+
+
+def peer(
+  config: Config, head: str, work: pathlib.Path, python: str
+) -> cells.Result:
+  """Has PyTorch train on the same rows; keeps its best epoch as ours is kept.
+
+  Args:
+    config: the settings, which ours can be trained with too.
+    head: 'plain' or 'centred'; see torch_resnet.
+    work: where arrays are exchanged.
+    python: the interpreter that has the peers.
+  """
+  data = loop.load_data(config, work)
+  spec = _exchange(data, work) | {
+    'config': config,
+    'head': head,
+    'num_classes': data.num_seen,
+    'work': str(work),
+  }
+  best, kept, seconds, note = -1.0, None, 0.0, ''
+  read = lambda split: np.load(work / f'{split}.npy')
+  with contest.opened('peer_training', python, spec) as worker:
+    for epoch in range(1, config['epochs'] + 1):
+      said = worker.hear()
+      seconds += said['seconds']
+      rows = read('val')
+      if not (math.isfinite(said['loss']) and np.isfinite(rows).all()):
+        note = f'diverged: the loss is {said["loss"]} in epoch {epoch}'
+        break
+      labels = data.labels[data.splits['val']]
+      found = retrieval.evaluate(rows, labels, ks=(1,))['map_at_r']
+      note = note or _collapse(config, said['loss'], rows)
+      if found > best:
+        best, kept = found, epoch
+      worker.tell('keep' if kept == epoch else 'go on')
+    if kept is None:
+      return {**NOTHING, 'seconds': seconds, 'epoch': None, 'note': note}
+    worker.tell('end')
+    worker.hear()
+  measured = measure(read, data)
+  return {**measured, 'seconds': seconds, 'epoch': kept, 'note': note}
+
+
+def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
+  """Arrays for the peer: the pixels are the very cache that ours reads."""
+  np.save(work / 'labels.npy', data.labels)
+  for name, rows in data.splits.items():
+    np.save(work / f'{name}_rows.npy', rows)
+  return {'images': str(data.images.filename)}
+
+
+def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
+  """Our alarm on the peer's validation embeddings; '' if there is none."""
+  values = spread(rows, np.ones(len(rows), bool))
+  text = collapse.diagnose(
+    [{'loss': loss, **{name: float(x) for name, x in values.items()}}],
+    margin=config['objective'].get('margin') if config['curriculum'] else None,
+    embedding_dim=rows.shape[1],
+    stage='',
+  )
+  return f'collapsed: {text}' if text else ''
+
+
+def main(work: pathlib.Path, final: pathlib.Path, python: str) -> None:
+  spec = json.loads((work / 'spec.json').read_text())
+  try:
+    if 'head' in spec:
+      found = peer(spec['config'], spec['head'], work, python)
+    else:
+      found = ours(spec['config'], work)
+  except InputError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  tables.write_json(final, {'spec': spec, 'result': found})
+
+
+if __name__ == '__main__':
+  main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3])

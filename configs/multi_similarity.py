@@ -1,0 +1,25 @@
+"""Multi-similarity loss, with its mining, on batches of a few classes.
+
+python launch.py --config=configs/multi_similarity.py --workdir=runs/ms
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'multi_similarity'
+  config.objective.alpha = 2.0  # sharpness among positives
+  config.objective.beta = 50.0  # sharpness among negatives
+  # The cosine that positives should exceed and negatives not: λ, which is 1
+  # in the paper, and 0.5 in its code and in pytorch-metric-learning.
+  config.objective.base = 0.5
+  config.objective.epsilon = 0.1  # how far the mining looks past the hardest
+  # The presets' folders have six seen classes, the drawn images nine.
+  config.batch.classes = 8 if preset == 'synthetic' else 4
+  config.batch.per_class = config.batch.size // config.batch.classes
+  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
+  config.optimizer.schedule = 'cosine'
+  return base.use_preset(config, preset)

@@ -1,0 +1,20 @@
+"""Proxy-anchor loss: class prototypes pull and push whole batches.
+
+python launch.py --config=configs/proxy_anchor.py --workdir=runs/proxy_anchor
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'proxy_anchor'
+  config.objective.margin = 0.1  # in cosine
+  config.objective.scale = 32.0  # of the cosines
+  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
+  config.optimizer.schedule = 'cosine'
+  # Faster than the encoder, as in the paper; how much faster is not tuned.
+  config.optimizer.objective_rate = 10.0
+  return base.use_preset(config, preset)

@@ -1,0 +1,23 @@
+"""ArcFace with several prototypes a class, for classes of many looks.
+
+python launch.py --config=configs/subcenter.py --workdir=runs/subcenter
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'subcenter_arcface'
+  config.objective.centers = 3  # prototypes of each class; the nearest counts
+  config.objective.margin = 0.5  # radians
+  config.objective.scale = 64.0  # of the cosines
+  # Of an image in the loss by its class's size: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (of the effective number of images).
+  config.objective.class_weights = 'none'
+  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
+  config.optimizer.schedule = 'cosine'
+  config.early_stop_validations = 12
+  return base.use_preset(config, preset)

@@ -1,0 +1,20 @@
+"""Supervised contrastive loss on batches of a few classes.
+
+python launch.py --config=configs/supcon.py --workdir=runs/supcon
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(preset: str = 'synthetic') -> ConfigDict:
+  config = base.get_config()
+  config.objective.name = 'supcon'
+  config.objective.temperature = 0.1  # by which cosines are divided
+  # The presets' folders have six seen classes, the drawn images nine.
+  config.batch.classes = 8 if preset == 'synthetic' else 4
+  config.batch.per_class = config.batch.size // config.batch.classes
+  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
+  config.optimizer.schedule = 'cosine'
+  return base.use_preset(config, preset)

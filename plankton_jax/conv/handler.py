@@ -1,0 +1,151 @@
+"""Python functions as handlers of XLA's custom calls, by its C interface.
+
+The structures are those of xla/ffi/api/c_api.h, which jaxlib ships; they stay
+as they are for as long as its major version, which is checked, does.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+
+_MAJOR = 0  # of the interface
+_INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
+
+
+class Buffer(NamedTuple):
+  """An argument or result, dense and row-major."""
+
+  address: int
+  shape: tuple[int, ...]
+
+
+Function = Callable[[Sequence[Buffer], Sequence[int]], None]
+
+
+def _structure(*fields):
+  """A structure of the interface: each begins with its size and extensions."""
+  head = [('struct_size', ctypes.c_size_t), ('extension', ctypes.c_void_p)]
+  return type('_', (ctypes.Structure,), {'_fields_': [*head, *fields]})
+
+
+_Buffer = _structure(
+  ('dtype', ctypes.c_int),
+  ('data', ctypes.c_void_p),
+  ('rank', ctypes.c_int64),
+  ('dims', ctypes.POINTER(ctypes.c_int64)),
+)
+_Buffers = _structure(
+  ('count', ctypes.c_int64),
+  ('types', ctypes.c_void_p),
+  ('items', ctypes.POINTER(ctypes.POINTER(_Buffer))),
+)
+_Version = _structure(('major', ctypes.c_int), ('minor', ctypes.c_int))
+
+
+class _Array(ctypes.Structure):
+  _fields_ = (
+    ('dtype', ctypes.c_int),
+    ('count', ctypes.c_size_t),
+    ('data', ctypes.POINTER(ctypes.c_int64)),
+  )
+
+
+_Attributes = _structure(
+  ('count', ctypes.c_int64),
+  ('types', ctypes.c_void_p),
+  ('names', ctypes.c_void_p),
+  ('items', ctypes.POINTER(ctypes.POINTER(_Array))),
+)
+_ErrorArguments = _structure(
+  ('message', ctypes.c_char_p), ('code', ctypes.c_int)
+)
+_CreateError = ctypes.CFUNCTYPE(
+  ctypes.c_void_p, ctypes.POINTER(_ErrorArguments)
+)
+_Api = _structure(
+  ('version', _Version),
+  ('internal', ctypes.c_void_p),
+  ('create_error', _CreateError),
+)
+
+
+class _Metadata(ctypes.Structure):
+  _fields_ = (
+    ('struct_size', ctypes.c_size_t),
+    ('version', _Version),
+    ('traits', ctypes.c_uint32),
+  )
+
+
+class _MetadataExtension(ctypes.Structure):
+  _fields_ = (
+    ('struct_size', ctypes.c_size_t),
+    ('type', ctypes.c_int),
+    ('next', ctypes.c_void_p),
+    ('metadata', ctypes.POINTER(_Metadata)),
+  )
+
+
+_Frame = _structure(
+  ('api', ctypes.POINTER(_Api)),
+  ('context', ctypes.c_void_p),
+  ('stage', ctypes.c_int),
+  ('arguments', _Buffers),
+  ('results', _Buffers),
+  ('attributes', _Attributes),
+)
+_Handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))
+_kept = []  # handlers are called for as long as the process lives
+
+
+def register(name: str, function: Function) -> None:
+  """Makes `function` the CPU's handler of the custom call `name`.
+
+  Args:
+    name: for `jax.ffi.ffi_call`, whose one attribute must be int64 numbers.
+    function: called with the arguments and then the results, and with the
+      numbers; from any thread. What it raises fails the computation.
+  """
+
+  def handle(pointer):
+    frame = pointer.contents
+    api = frame.api.contents
+    try:
+      if frame.extension:  # asked at registration what it was made for
+        _answer(frame.extension, api.version)
+      else:
+        buffers = [*_read(frame.arguments), *_read(frame.results)]
+        array = frame.attributes.items[0].contents
+        function(buffers, array.data[: array.count])
+    except Exception as error:  # nothing may pass through XLA's frames
+      return _failure(api, f'{name}: {error}')
+    return None
+
+  handler = _Handler(handle)
+  _kept.append(handler)
+  jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform='cpu')
+
+
+def _answer(extension, version):
+  if version.major != _MAJOR:
+    raise RuntimeError(f'interface {version.major} is not {_MAJOR}')
+  pointer = ctypes.cast(extension, ctypes.POINTER(_MetadataExtension))
+  target = pointer.contents.metadata.contents.version
+  target.major, target.minor = version.major, version.minor
+
+
+def _read(buffers):
+  for i in range(buffers.count):
+    item = buffers.items[i].contents
+    yield Buffer(item.data, tuple(item.dims[: item.rank]))
+
+
+def _failure(api, message):
+  arguments = _ErrorArguments(
+    struct_size=ctypes.sizeof(_ErrorArguments),
+    message=message.encode(),
+    code=_INTERNAL,
+  )
+  return api.create_error(ctypes.byref(arguments))

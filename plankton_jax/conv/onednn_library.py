@@ -1,0 +1,232 @@
+"""oneDNN's convolutions, by the C interface of oneDNN 3 (dnnl.h)."""
+
+import ctypes
+import functools
+import importlib.metadata
+import threading
+from collections.abc import Sequence
+
+_PACKAGE, _FILE = 'onednn-cpu-gomp', 'libdnnl.so.3'
+
+# Enumerators of dnnl_types.h.
+_CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT = 1, 1, 3, 1
+_TRAINING, _DIRECT, _OWN_SCRATCHPAD = 64, 1, 1
+_FROM, _TO, _SCRATCHPAD = 1, 17, 80
+# What a pass calls its images, kernel and outputs; the kernel's layout.
+_PASSES = {
+  'forward': ((1, 33, 17), 131),
+  'backward_data': ((129, 33, 145), 131),
+  'backward_weights': ((1, 161, 145), 132),
+}
+_SCRATCHPAD_LAYOUT = 136
+_ALLOCATED = ctypes.c_void_p(-1)
+
+_Handle = ctypes.c_void_p
+_Pair = ctypes.c_int64 * 2
+
+
+class _Argument(ctypes.Structure):
+  _fields_ = (('role', ctypes.c_int), ('memory', _Handle))
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+  """The library.
+
+  Raises:
+    OSError: its package is not installed, or the system has no libgomp.
+  """
+  try:
+    files = importlib.metadata.files(_PACKAGE) or ()
+  except importlib.metadata.PackageNotFoundError:
+    raise OSError(f'{_PACKAGE} is not installed') from None
+  paths = [file.locate() for file in files if file.name == _FILE]
+  if not paths:
+    raise OSError(f'{_PACKAGE} holds no {_FILE}')
+  library = ctypes.CDLL(str(paths[0]))
+  query = library.dnnl_primitive_desc_query_md
+  query.argtypes, query.restype = (_Handle, ctypes.c_int, ctypes.c_int), _Handle
+  return library
+
+
+class Convolution:
+  """One pass of a convolution of float32 arrays of fixed shapes.
+
+  Args:
+    kind: 'forward', 'backward_data' or 'backward_weights'.
+    images: [B, H, W, C].
+    kernel: [h, w, C, F].
+    outputs: [B, H', W', F].
+    strides: down and across.
+    padding: top, bottom, left, right.
+
+  Raises:
+    RuntimeError: a convolution that oneDNN cannot make.
+  """
+
+  def __init__(
+    self,
+    kind: str,
+    images: Sequence[int],
+    kernel: Sequence[int],
+    outputs: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+  ):
+    roles, kernel_layout = _PASSES[kind]
+    layouts = (_images_layout(images), _images_layout(outputs))
+    plan = _plan(kind, *layouts, _kernel_axes(kernel), strides, padding)
+    blocked, scratchpad = (
+      _layout(plan, kernel_layout),
+      _layout(plan, _SCRATCHPAD_LAYOUT),
+    )
+    dense = _dense_kernel_layout(kernel)
+    self._images, self._outputs = map(_memory, layouts)
+    self._kernel = _memory(dense)
+    inner = _memory(blocked, _ALLOCATED)
+    run = (
+      _made('primitive_create', plan),
+      _arguments(
+        (*roles, _SCRATCHPAD),
+        (
+          *(self._images, inner, self._outputs),
+          _memory(scratchpad, _ALLOCATED),
+        ),
+      ),
+    )
+    # oneDNN keeps kernels in blocks: ours is copied there, or back.
+    if kind == 'backward_weights':
+      self._steps = (run, _copy(blocked, inner, dense, self._kernel))
+    else:
+      self._steps = (_copy(dense, self._kernel, blocked, inner), run)
+    self._stream = _made('stream_create', _engine(), _IN_ORDER)
+    self._lock = threading.Lock()
+
+  def __call__(self, images: int, kernel: int, outputs: int) -> None:
+    """Reads and writes at these addresses, on all cores."""
+    with self._lock:
+      for memory, address in (
+        (self._images, images),
+        (self._kernel, kernel),
+        (self._outputs, outputs),
+      ):
+        _call('memory_set_data_handle', memory, _Handle(address))
+      for primitive, arguments in self._steps:
+        _call(
+          'primitive_execute',
+          primitive,
+          self._stream,
+          len(arguments),
+          arguments,
+        )
+
+
+def _call(name, *arguments):
+  status = getattr(load(), f'dnnl_{name}')(*arguments)
+  if status:
+    raise RuntimeError(f'oneDNN: {name} failed with status {status}')
+
+
+def _made(name, *arguments):
+  """What a function leaves at the address that it takes first."""
+  made = _Handle()
+  _call(name, ctypes.byref(made), *arguments)
+  return made
+
+
+@functools.cache
+def _engine():
+  return _made('engine_create', _CPU, ctypes.c_size_t(0))
+
+
+def _axes(numbers):
+  return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _strided_layout(shape, strides):
+  return _made(
+    'memory_desc_create_with_strides',
+    len(shape),
+    _axes(shape),
+    _FLOAT32,
+    _axes(strides),
+  )
+
+
+def _images_layout(shape):
+  batch, height, width, channels = shape
+  row = width * channels
+  return _strided_layout(
+    (batch, channels, height, width), (height * row, 1, row, channels)
+  )
+
+
+def _kernel_axes(kernel):
+  height, width, channels, features = kernel
+  return features, channels, height, width
+
+
+def _dense_kernel_layout(kernel):
+  _, width, channels, features = kernel
+  tap = channels * features
+  return _strided_layout(_kernel_axes(kernel), (1, features, width * tap, tap))
+
+
+def _plan(kind, images, outputs, kernel_axes, strides, padding):
+  """The primitive's description, the kernel's layout being oneDNN's choice."""
+  kernel = _made(
+    'memory_desc_create_with_tag',
+    len(kernel_axes),
+    _axes(kernel_axes),
+    _FLOAT32,
+    _ANY_LAYOUT,
+  )
+  attributes = _made('primitive_attr_create')
+  # The library's own would be the calling thread's, and threads vary.
+  _call('primitive_attr_set_scratchpad_mode', attributes, _OWN_SCRATCHPAD)
+  top, bottom, left, right = padding
+  geometry = (
+    *(_Pair(*strides), _Pair(0, 0)),  # no dilation
+    *(_Pair(top, left), _Pair(bottom, right)),
+  )
+  engine, no_bias = _engine(), None
+  create = 'convolution_{}_primitive_desc_create'
+  forward = _made(
+    create.format('forward'),
+    *(engine, _TRAINING, _DIRECT, images, kernel, no_bias, outputs),
+    *(*geometry, attributes),
+  )
+  if kind == 'forward':
+    return forward
+  arrays = (images, kernel, outputs)
+  if kind == 'backward_weights':
+    arrays = (images, kernel, no_bias, outputs)
+  return _made(
+    create.format(kind),
+    *(engine, _DIRECT, *arrays, *geometry, forward, attributes),
+  )
+
+
+def _layout(plan, which):
+  return _Handle(load().dnnl_primitive_desc_query_md(plan, which, 0))
+
+
+def _memory(layout, address=None):
+  return _made('memory_create', layout, _engine(), address)
+
+
+def _arguments(roles, memories):
+  pairs = zip(roles, memories, strict=True)
+  return (_Argument * len(roles))(*(_Argument(*pair) for pair in pairs))
+
+
+def _copy(source_layout, source, target_layout, target):
+  engine = _engine()
+  plan = _made(
+    'reorder_primitive_desc_create',
+    *(source_layout, engine, target_layout, engine, None),
+  )
+  return (
+    _made('primitive_create', plan),
+    _arguments((_FROM, _TO), (source, target)),
+  )

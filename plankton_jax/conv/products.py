@@ -1,0 +1,92 @@
+"""Convolutions written as matrix products, which XLA runs well on the CPU."""
+
+import jax
+import jax.numpy as jnp
+
+Sides = tuple[int, int]
+
+
+def by_patches(
+  images: jax.Array,
+  kernel: jax.Array,
+  strides: Sides,
+  padding: tuple[Sides, Sides],
+) -> jax.Array:
+  """out[b,i,j,f] = Σ_uvc in[b, s i + u, s j + v, c] kernel[u,v,c,f].
+
+  Args:
+    images: [B, H, W, C].
+    kernel: [h, w, C, F].
+    strides: down and across.
+    padding: (top, bottom), (left, right).
+
+  Returns:
+    [B, H', W', F].
+  """
+  height, width, channels, features = kernel.shape
+  padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+  rows, columns = output_sides(images, kernel, strides, padding)
+  slices = [
+    padded[
+      :,
+      u : u + (rows - 1) * strides[0] + 1 : strides[0],
+      v : v + (columns - 1) * strides[1] + 1 : strides[1],
+    ]
+    for u in range(height)
+    for v in range(width)
+  ]
+  patches = jnp.concatenate(slices, axis=-1)
+  return patches @ kernel.reshape(height * width * channels, features)
+
+
+def sees_all(
+  images: jax.Array,
+  kernel: jax.Array,
+  strides: Sides,
+  padding: tuple[Sides, Sides],
+) -> bool:
+  """Whether the kernel lies over the whole image wherever it is put."""
+  outputs = output_sides(images, kernel, strides, padding)
+  return all(
+    before >= (count - 1) * stride and side - 1 + before < reach
+    for side, reach, count, stride, (before, _) in zip(
+      *(images.shape[1:3], kernel.shape[:2], outputs, strides, padding),
+      strict=True,
+    )
+  )
+
+
+def by_whole_images(
+  images: jax.Array,
+  kernel: jax.Array,
+  strides: Sides,
+  padding: tuple[Sides, Sides],
+) -> jax.Array:
+  """Images [B, H W C] times one matrix [H W C, H' W' F], where `sees_all`.
+
+  An image of 2x2 under a kernel of 3x3 meets 4 of its 9 taps at each output:
+  the others would be multiplied by padding.
+  """
+  batch, height, width, channels = images.shape
+  rows, columns = output_sides(images, kernel, strides, padding)
+  features = kernel.shape[-1]
+  top, left = padding[0][0], padding[1][0]
+  met = [
+    kernel[top - i * strides[0] :][:height, left - j * strides[1] :][:, :width]
+    for i in range(rows)
+    for j in range(columns)
+  ]
+  matrix = jnp.stack(met, axis=3)  # [H, W, C, H' W', F]
+  flat = images.reshape(batch, height * width * channels)
+  out = flat @ matrix.reshape(flat.shape[1], rows * columns * features)
+  return out.reshape(batch, rows, columns, features)
+
+
+def output_sides(images, kernel, strides, padding) -> Sides:
+  """H' and W'."""
+  return tuple(
+    (side + sum(pads) - reach) // stride + 1
+    for side, pads, reach, stride in zip(
+      *(images.shape[1:3], padding, kernel.shape[:2], strides), strict=True
+    )
+  )

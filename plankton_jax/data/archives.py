@@ -1,0 +1,210 @@
+"""Reads tar, tar.gz and zip archives in place: nothing is ever unpacked."""
+
+import functools
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from plankton_jax.errors import InputError
+
+MAX_BYTES = 2**28  # of one file; more than an image of images.MAX_PIXELS takes
+
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
+
+
+class Content(NamedTuple):
+  """One file of an archive, or why it cannot be read."""
+
+  name: str
+  data: bytes | None
+  reason: str = ''
+
+
+class Listing(NamedTuple):
+  """What an archive holds, in its own order."""
+
+  names: tuple[str, ...]  # of files, with forward slashes, without a leading ./
+  refused: tuple[tuple[str, str], ...]  # (name, reason): links, hostile paths
+  tables: dict[str, bytes]  # contents of the files that were asked for
+
+
+def listing(path: Path, table: str = '') -> Listing:
+  """Names of all files, and of what is refused, with the reason.
+
+  Args:
+    path: the archive.
+    table: files of this name, in any folder, are read on the way.
+
+  Raises:
+    InputError: no such file, no archive, or one that is cut off.
+  """
+  names, refused, tables = [], [], {}
+  for name, reason, load in _members(path):
+    if reason:
+      refused.append((name, reason))
+      continue
+    names.append(name)
+    if table and name.split('/')[-1] == table:
+      content = _content(name, load)
+      if content.data is None:
+        refused.append((name, content.reason))
+      else:
+        tables[name] = content.data
+  return Listing(tuple(names), tuple(refused), tables)
+
+
+def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
+  """Yields the wanted files in the archive's order, one in memory at a time.
+
+  Raises:
+    InputError: as `listing` does. A file that is damaged inside a zip archive
+      is yielded with the reason.
+  """
+  for name, reason, load in _members(path):
+    if not reason and name in wanted:
+      yield _content(name, load)
+
+
+def is_zip(path: Path) -> bool:
+  """Whether a file begins as zip archives do, whole or not."""
+  with path.open('rb') as file:
+    return file.read(4) in (b'PK\3\4', b'PK\5\6')
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+  """A zip archive for reading.
+
+  Raises:
+    InputError: it is cut off or damaged.
+  """
+  try:
+    return zipfile.ZipFile(path)
+  except _BROKEN as error:
+    raise _damaged(path, 'a zip archive', error) from error
+
+
+def refusal(name: str) -> str:
+  """Why a path inside an archive is not to be trusted; '' if it is."""
+  if name.startswith('/') or name[1:2] == ':':
+    return 'an absolute path'
+  if '..' in name.split('/'):
+    return 'a path that leads out of the archive'
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return 'the file name is not UTF-8'
+  return ''
+
+
+def zip_refusal(info: zipfile.ZipInfo) -> str:
+  """The same for a zip archive's entry, by its kind and size too."""
+  mode = info.external_attr >> 16
+  if stat.S_ISLNK(mode):
+    return 'a link'
+  if info.flag_bits & 1:
+    return 'encrypted'
+  return refusal(tidy(info.filename)) or _too_large(info.file_size)
+
+
+def tidy(name: str) -> str:
+  """A name with forward slashes and without a leading ./"""
+  name = name.replace('\\', '/')
+  while name.startswith('./'):
+    name = name[2:]
+  return name
+
+
+def _content(name: str, load: Callable[[], bytes]) -> Content:
+  try:
+    return Content(name, load())
+  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
+    return Content(name, None, f'damaged in the archive ({e})')
+
+
+def _members(path: Path) -> Iterator[tuple]:
+  """(name, reason to refuse it, function that reads it) of each file."""
+  if not path.is_file():
+    raise InputError(f'{path}: no such archive')
+  try:
+    return _in_zip(path) if is_zip(path) else _in_tar(path)
+  except OSError as error:
+    raise InputError(f'{path}: {error.strerror}') from error
+
+
+def _in_zip(path: Path) -> Iterator[tuple]:
+  with open_zip(path) as archive:
+    for info in archive.infolist():
+      if not info.is_dir():
+        shown = info.filename.encode(errors='backslashreplace').decode()
+        reason = zip_refusal(info)
+        name = shown if reason else tidy(info.filename)
+        yield name, reason, functools.partial(archive.read, info)
+
+
+def _in_tar(path: Path) -> Iterator[tuple]:
+  try:
+    archive = tarfile.open(path, 'r:*')  # noqa: SIM115, closed below
+  except _BROKEN as error:
+    raise _damaged(path, 'a tar, tar.gz or zip archive', error) from None
+  last = 'its start'
+
+  def cut(error: Exception) -> InputError:
+    return InputError(
+      f'{path} is cut off or damaged after {last} ({error}): get it again'
+    )
+
+  def load(info: tarfile.TarInfo) -> bytes:
+    try:
+      return archive.extractfile(info).read()
+    except _BROKEN as error:
+      raise cut(error) from error
+
+  with archive:
+    try:
+      while (info := archive.next()) is not None:
+        archive.members.clear()  # or a million of them stay in memory
+        if info.isdir():
+          continue
+        shown = info.name.encode(errors='backslashreplace').decode()
+        reason = _tar_refusal(info)
+        name = shown if reason else tidy(info.name)
+        yield name, reason, functools.partial(load, info)
+        last = shown
+      _check_end(archive)
+    except _BROKEN as error:
+      raise cut(error) from error
+
+
+def _tar_refusal(info: tarfile.TarInfo) -> str:
+  if info.issym() or info.islnk():
+    return 'a link'
+  if not info.isreg():
+    return 'not a file'
+  return refusal(tidy(info.name)) or _too_large(info.size)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+  """Raises unless zeros end the archive: tarfile stops at any nonsense."""
+  file = archive.fileobj
+  file.seek(archive.offset)
+  mark = file.read(tarfile.BLOCKSIZE)
+  if len(mark) < tarfile.BLOCKSIZE or mark.strip(b'\0'):
+    raise EOFError('no end mark')
+  while file.read(2**20):  # A compressed one may be cut off behind it.
+    pass
+
+
+def _too_large(size: int) -> str:
+  limit = MAX_BYTES >> 20
+  return f'larger than {limit} MiB' if size > MAX_BYTES else ''
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> InputError:
+  reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+  return InputError(
+    f'{path} is not {kind}, or is cut off or damaged ({reason}): get it again'
+  )

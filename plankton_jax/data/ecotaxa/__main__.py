@@ -1,0 +1,69 @@
+"""What an EcoTaxa export holds, or what is wrong with a table to import.
+
+python -m plankton_jax.data.ecotaxa EXPORT     a zip archive or a folder
+python -m plankton_jax.data.ecotaxa FILE.tsv   would EcoTaxa import it?
+"""
+
+import collections
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app
+
+from plankton_jax.data.ecotaxa import files, read, rules, source, table
+from plankton_jax.errors import InputError
+
+
+def show_export(path: str) -> None:
+  """Prints an export's objects by state and class, and what is left out."""
+  export = read.export(path)
+  print(f'{export.files.place}: {source.describe(export)}')
+  states = [*read.STATES, read.UNCLASSIFIED]
+  counts = collections.Counter((i.taxon, i.status) for i in export.objects)
+  lineage = {item.taxon: item.lineage for item in export.objects}
+  width = max((len(taxon) for taxon in lineage), default=0)
+  print(' ' * (width + 4) + ''.join(f'{state:>13}' for state in states))
+  for taxon in sorted(lineage):
+    row = ''.join(f'{counts[taxon, state]:13,}' for state in states)
+    print(f'  {taxon:{width}}  {row}  {lineage[taxon]}'.rstrip())
+  for name, reason in export.skipped:
+    print(f'left out: {name}: {reason}')
+
+
+def check_table(path: Path) -> int:
+  """Prints why EcoTaxa would refuse a table; how many reasons there are."""
+  found = table.parse(path.read_bytes(), str(path))
+  reasons = list(rules.problems(path.name, found))
+  for line, image in zip(
+    found.lines, found.column('img_file_name'), strict=True
+  ):
+    try:
+      there = (path.parent / files.beside('', image)).is_file()
+    except ValueError as error:
+      reasons.append(f'line {line}, image {image}: {error}')
+      continue
+    if not there:
+      reasons.append(f'line {line}: image {image!r} is not beside the table')
+  for reason in reasons:
+    print(f'{path}: {reason}')
+  if not reasons:
+    print(f'{path}: {len(found.rows):,} rows that EcoTaxa can import')
+  return len(reasons)
+
+
+def main(argv: Sequence[str]) -> None:
+  try:
+    if len(argv) != 2:
+      raise InputError('name one EcoTaxa export, or one table to import')
+    path = Path(argv[1]).expanduser()
+    if path.is_file() and path.suffix in ('.tsv', '.txt'):
+      sys.exit(1 if check_table(path) else 0)
+    show_export(argv[1])
+  except InputError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,91 @@
+"""An EcoTaxa export as a source of labelled images."""
+
+import collections
+import hashlib
+import logging
+from collections.abc import Sequence
+
+from plankton_jax.data import images, threads
+from plankton_jax.data.ecotaxa import read
+from plankton_jax.data.sources import Example, Source
+from plankton_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def from_export(
+  path: str, labelled_status: Sequence[str], group_by: str
+) -> Source:
+  """The objects whose annotation is in one of the given states.
+
+  Args:
+    path: a zip archive or a folder.
+    labelled_status: of `read.STATES`.
+    group_by: a key of `read.GROUPS`, by which the objects can be told apart
+      then; or ''.
+
+  Raises:
+    InputError: no export, a state that is none, no object in such a state, or
+      none that names its sample or acquisition where that is asked for.
+  """
+  if isinstance(labelled_status, str) or not labelled_status:
+    raise InputError(
+      "data.labelled_status must be a tuple of states, such as ('validated',)"
+    )
+  for status in labelled_status:
+    if status not in read.STATES:
+      raise InputError(
+        f'data.labelled_status: {status!r} is none of {", ".join(read.STATES)}'
+      )
+  export = read.export(path)
+  place = export.files.place
+  counts = collections.Counter(item.status for item in export.objects)
+  log.info('EcoTaxa export %s: %s', place, describe(export))
+  chosen = [item for item in export.objects if item.status in labelled_status]
+  if not chosen:
+    held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
+    raise InputError(
+      f'{place}: no object is {" or ".join(labelled_status)} ({held}): set'
+      ' data.labelled_status'
+    )
+  if group_by and not any(getattr(item, group_by) for item in chosen):
+    raise InputError(
+      f'{place}: no object names its {group_by}: export it with samples and'
+      " acquisitions, or set data.group_by=''"
+    )
+  class_names = tuple(sorted({item.taxon for item in chosen}))
+  label = {name: i for i, name in enumerate(class_names)}
+
+  def load(row: int) -> Example:
+    item = chosen[row]
+    try:
+      data = images.normalise(export.files.read(item.image))
+      return Example(item.id, label[item.taxon], data)
+    except ValueError as error:
+      return Example(item.id, label[item.taxon], None, str(error))
+
+  state = hashlib.blake2b(digest_size=16)
+  digests = threads.in_order(
+    lambda item: export.files.digest(item.image), chosen, desc='read'
+  )
+  for item, content in zip(chosen, digests, strict=True):
+    state.update(f'{item.id}\0{item.taxon}\0'.encode() + content + b'\0')
+  return Source(
+    place=str(place),
+    fingerprint=state.hexdigest(),
+    class_names=class_names,
+    examples=lambda: threads.in_order(load, range(len(chosen)), desc='ingest'),
+    skipped=export.skipped,
+  )
+
+
+def describe(export: read.Export) -> str:
+  """The export in one line: objects by state, samples, what is left out."""
+  counts = collections.Counter(item.status for item in export.objects)
+  parts = [f'{count:,} {status}' for status, count in counts.most_common()]
+  samples = len({item.sample for item in export.objects})
+  acquisitions = len({(i.sample, i.acquisition) for i in export.objects})
+  parts.append(f'{samples:,} samples, {acquisitions:,} acquisitions')
+  if export.further:
+    parts.append(f'{export.further:,} further images of the same objects')
+  return ', '.join(parts)

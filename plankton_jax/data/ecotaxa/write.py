@@ -1,0 +1,110 @@
+"""Tables that EcoTaxa imports: predictions go back to where they are checked.
+
+rows = [
+  predicted(
+    img_file_name='a.png', object_id='a', category='Calanoida',
+    score=0.97, neighbours=['copepod/17.png', ...],
+  ),
+  ...
+]
+write_tsv(folder / 'ecotaxa_predictions.tsv', rows)
+"""
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plankton_jax import atomic
+from plankton_jax.data.ecotaxa import rules, table
+from plankton_jax.errors import InputError
+
+Row = Mapping[str, Any]
+
+SCORE = 'object_predicted_score'  # free columns, as EcoTaxa keeps no score
+NEIGHBOUR = 'object_neighbour_{}'  # from 1 on
+
+
+def predicted(
+  *,
+  img_file_name: str,
+  object_id: str,
+  category: str,
+  score: float,
+  neighbours: Sequence[str],
+) -> dict[str, Any]:
+  """The row of one prediction.
+
+  Args:
+    img_file_name: path from the table to the image.
+    object_id: EcoTaxa's, to update an object; any unique name for a new one.
+    category: the taxon as EcoTaxa names it; '' leaves the object unclassified.
+    score: in [0, 1].
+    neighbours: ids of the most similar labelled images, the nearest first.
+  """
+  near = {
+    NEIGHBOUR.format(i): id[-rules.TEXT_LENGTH :]
+    for i, id in enumerate(neighbours, start=1)
+  }
+  return {
+    'img_file_name': img_file_name,
+    'object_id': object_id,
+    'object_annotation_category': category,
+    'object_annotation_status': 'predicted' if category else '',
+    SCORE: score,
+    **near,
+  }
+
+
+def write_tsv(path: Path, rows: Sequence[Row]) -> None:
+  """Writes rows as a table that EcoTaxa's importer takes.
+
+  Columns are EcoTaxa's: `img_file_name` and `object_id` must be there; known
+  are `object_annotation_category`, `object_annotation_status` and the others
+  of docs/ecotaxa.md; free ones begin with `object_`, `acq_`, `process_` or
+  `sample_`. A free `object_` column whose values are numbers is typed [f], any
+  other one [t]. A column may be missing from a row; None and NaN are empty.
+
+  Raises:
+    InputError: a name, column or value that EcoTaxa would refuse.
+  """
+  if not rows:
+    raise InputError(f'{path}: there is no row to write')
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  types = [_type(name, [row.get(name) for row in rows]) for name in columns]
+  text = io.StringIO()
+  writer = csv.writer(text, delimiter='\t', lineterminator='\n')
+  writer.writerow(columns)
+  writer.writerow(types)
+  for row in rows:
+    writer.writerow([_text(row.get(name)) for name in columns])
+  # The mark at the start tells the importer, and spreadsheets, UTF-8.
+  data = text.getvalue().encode('utf-8-sig')
+  found = list(rules.problems(path.name, table.parse(data, str(path))))
+  if found:
+    more = f' (and {len(found) - 1} more)' if len(found) > 1 else ''
+    raise InputError(f'{path}: EcoTaxa would refuse it: {found[0]}{more}')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with atomic.file(path) as building:
+    building.write_bytes(data)
+
+
+def _type(name: str, values: Sequence[Any]) -> str:
+  if not rules.is_free(name):
+    return '[f]' if name in rules.NUMBERS else '[t]'
+  given = [value for value in values if value is not None and value != '']
+  is_number = given and all(isinstance(v, numbers.Real) for v in given)
+  return '[f]' if is_number and name.startswith('object_') else '[t]'
+
+
+def _text(value: Any) -> str:
+  if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+    return ''
+  if isinstance(value, numbers.Real) and not isinstance(
+    value, numbers.Integral
+  ):
+    return repr(float(value))
+  return str(value)

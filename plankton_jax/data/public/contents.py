@@ -1,0 +1,129 @@
+"""Which images of an archive belong to a set, by its layout."""
+
+import collections
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from plankton_jax.data import archives, images
+from plankton_jax.data.public import taxa
+from plankton_jax.data.sources import Example
+from plankton_jax.errors import InputError
+
+
+class Contents(NamedTuple):
+  """What a set's archives hold."""
+
+  wanted: tuple[dict[str, str], ...]  # of each archive: path -> id class/file
+  class_names: tuple[str, ...]
+  taxa: dict[str, taxa.Taxon]  # by object id; empty where there is no list
+  skipped: list[tuple[str, str]]  # (name, reason)
+
+
+def scan(paths: Sequence[Path], layout: str) -> Contents:
+  """Lists archives, without reading an image.
+
+  Hidden files, `__MACOSX` and files that are no images are ignored.
+
+  Raises:
+    InputError: an archive that cannot be read, or holds no image where the
+      layout says.
+  """
+  pattern = _pattern(layout)
+  ids: set[str] = set()
+  wanted, skipped, known = [], [], {}
+  for path in paths:
+    names, refused, tables = archives.listing(path, taxa.FILE)
+    skipped += refused
+    for table in tables.values():
+      known |= taxa.parse(table, str(path))
+    here: dict[str, str] = {}
+    keys = {name: _key(pattern, name) for name in names if _is_image(name)}
+    elsewhere = [name for name, key in keys.items() if not key]
+    if len(elsewhere) == len(keys):
+      held = f'such as {names[0]}' if names else 'and is empty'
+      raise InputError(f'{path} holds no image as {layout}, {held}')
+    for name, key in keys.items():
+      if not key:
+        continue
+      if key in ids:
+        skipped.append((name, f'a second image {key}'))
+        continue
+      ids.add(key)
+      here[name] = key
+    if elsewhere:
+      others = f' (and {n} more)' if (n := len(elsewhere) - 1) else ''
+      skipped.append((elsewhere[0] + others, f'does not lie as {layout}'))
+    wanted.append(here)
+  class_names = tuple(sorted({key.split('/')[0] for key in ids}))
+  return Contents(tuple(wanted), class_names, known, skipped)
+
+
+def examples(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
+  """Yields the images in the archives' order, one in memory at a time."""
+  label = {name: i for i, name in enumerate(contents.class_names)}
+  for path, wanted in zip(paths, contents.wanted, strict=True):
+    read = set()
+    for name, data, reason in archives.read(path, wanted):
+      key = wanted[name]
+      number = label[key.split('/')[0]]
+      try:
+        if name in read:
+          raise ValueError('a second file of this name in the archive')
+        read.add(name)
+        if data is None:
+          raise ValueError(reason)
+        yield Example(key, number, images.normalise(data))
+      except ValueError as error:
+        yield Example(key, number, None, str(error))
+
+
+def taxon_of(contents: Contents, key: str) -> taxa.Taxon:
+  """What the taxa list says of an image."""
+  stem = os.path.splitext(key.split('/')[1])[0]
+  return contents.taxa.get(stem, taxa.Taxon())
+
+
+def inventory(
+  contents: Contents, counts: collections.Counter[int]
+) -> list[dict[str, str | int]]:
+  """A row a class: its images as counted, its commonest taxon and lineage."""
+  votes = collections.defaultdict(collections.Counter)
+  if contents.taxa:
+    for key in (key for wanted in contents.wanted for key in wanted.values()):
+      votes[key.split('/')[0]][taxon_of(contents, key)[:2]] += 1
+  rows = []
+  for label, name in enumerate(contents.class_names):
+    taxon, lineage = (
+      votes[name].most_common(1)[0][0] if votes[name] else ('', '')
+    )
+    rows.append(
+      {
+        'class': name,
+        'images': counts[label],
+        'taxon': taxon,
+        'lineage': lineage,
+      }
+    )
+  return rows
+
+
+def _pattern(layout: str) -> re.Pattern:
+  parts = re.split(r'\{(\w+)\}', layout)
+  parts[::2] = [re.escape(text) for text in parts[::2]]
+  parts[1::2] = [f'(?P<{name}>[^/]+)' for name in parts[1::2]]
+  return re.compile(''.join(parts))
+
+
+def _key(pattern: re.Pattern, name: str) -> str:
+  """class/file of an image; '' if it does not lie as it should."""
+  match = pattern.fullmatch(name)
+  return f'{match["class"]}/{match["file"]}' if match else ''
+
+
+def _is_image(name: str) -> bool:
+  folders = name.split('/')
+  hidden = any(part.startswith('.') or part == '__MACOSX' for part in folders)
+  return not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS

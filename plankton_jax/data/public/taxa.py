@@ -1,0 +1,46 @@
+"""taxa.csv.gz of the SEANOE sets: object id, taxon, lineage, split."""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from plankton_jax.errors import InputError
+
+FILE = 'taxa.csv.gz'
+
+
+class Taxon(NamedTuple):
+  """What the file says of one object; '' where it says nothing."""
+
+  taxon: str = ''
+  lineage: str = ''
+  set: str = ''  # train, val or test, as the publisher split
+
+
+def parse(data: bytes, place: str) -> Mapping[str, Taxon]:
+  """Taxa by object id, the name of the image without its extension.
+
+  Raises:
+    InputError: it is damaged or lacks a column.
+  """
+  try:
+    text = gzip.decompress(data).decode('utf-8-sig')
+    rows = csv.DictReader(io.StringIO(text))
+    header = rows.fieldnames or []
+    for column in ('objid', 'taxon', 'lineage'):
+      if column not in header:
+        raise InputError(
+          f'{place}: {FILE} has no column {column!r} (it has'
+          f' {", ".join(header)})'
+        )
+    once: dict[Taxon, Taxon] = {}  # A million objects, a hundred taxa.
+    taxa = {}
+    for row in rows:
+      taxon = Taxon(*(row.get(field) or '' for field in Taxon._fields))
+      taxa[row['objid']] = once.setdefault(taxon, taxon)
+    return taxa
+  except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as e:
+    raise InputError(f'{place}: {FILE} cannot be read ({e})') from e

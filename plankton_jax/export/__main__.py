@@ -1,0 +1,82 @@
+"""Writes a run's encoder for others: a folder, StableHLO or ONNX.
+
+python -m plankton_jax.export --workdir=DIR --format=safetensors --out=FOLDER
+python -m plankton_jax.export --workdir=DIR --format=stablehlo --out=FILE
+python -m plankton_jax.export --workdir=DIR --format=onnx --out=FILE
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from plankton_jax import host
+from plankton_jax.errors import InputError
+
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, "A trained run's folder, or one that this command wrote."
+)
+FORMAT = flags.DEFINE_enum(
+  'format', None, ['safetensors', 'stablehlo', 'onnx'], 'What to write.'
+)
+OUT = flags.DEFINE_string('out', None, 'The file, or the folder, to write.')
+STEP = flags.DEFINE_integer(
+  'step', None, 'The checkpoint [the best by validation].'
+)
+LICENSE = flags.DEFINE_string(
+  'license', '', "The encoder's licence, for its card, such as CC-BY-4.0."
+)
+
+
+def export(workdir: pathlib.Path, out: pathlib.Path) -> None:
+  from plankton_jax import checkpoints
+  from plankton_jax.export import card, folder, onnx, stablehlo
+
+  if FORMAT.value != 'safetensors' and out.is_dir():
+    raise InputError(f'{out} is a folder; --out is the file to write')
+  encoder = checkpoints.load_encoder(workdir, STEP.value)
+  encoder.config = folder.without_paths(encoder.config)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  if FORMAT.value == 'safetensors':
+    folder.save(
+      out,
+      variables=encoder.variables,
+      config=encoder.config,
+      class_names=encoder.class_names,
+      step=encoder.step,
+      card=card.write(encoder, workdir, license=LICENSE.value),
+    )
+    print(f'{out}: {_size(out / folder.WEIGHTS)}, and README.md, its card')
+    return
+  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[FORMAT.value]
+  found = write(encoder, out)
+  data = encoder.config['data']
+  print(
+    f'{out}: {_size(out)}, uint8 [N, {data["size"]}, {data["size"]},'
+    f' {data["channels"]}] -> float32 [N,'
+    f' {encoder.config["encoder"]["embedding_dim"]}]; largest difference from'
+    f' the encoder {found:.1e}'
+  )
+
+
+def _size(path: pathlib.Path) -> str:
+  return f'{path.stat().st_size / 1e6:.1f} MB'
+
+
+def main(argv: Sequence[str]) -> None:
+  try:
+    if len(argv) > 1:
+      raise InputError(f'unexpected argument {argv[1]!r}; flags take --')
+    for flag in (WORKDIR, FORMAT, OUT):
+      if not flag.value:
+        raise InputError(f'--{flag.name} is missing; see --help')
+    host.show_log(0)
+    export(pathlib.Path(WORKDIR.value), pathlib.Path(OUT.value))
+  except InputError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  app.run(main)

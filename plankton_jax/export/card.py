@@ -1,0 +1,136 @@
+"""The model card of an encoder: what it is, of what, and how good."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from plankton_jax import retrieval
+from plankton_jax.checkpoints import Encoder
+
+_MEASURES = ('recall_at_1', 'map_at_r')
+
+
+def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
+  """The card's Markdown, from the encoder and what its workdir holds."""
+  config = encoder.config
+  data, fields = config['data'], config['encoder']
+  size = sum(x.size for x in jax.tree.leaves(encoder.variables['params']))
+  colour = 'grey' if data['channels'] == 1 else 'RGB'
+  began = fields['pretrained']
+  return _TEMPLATE.format(
+    license=json.dumps(license or 'other'),
+    terms=f'{license}.'
+    if license
+    else 'Not stated; ask whom you have it from.',
+    name=f'{fields["name"]}, {config["objective"]["name"]}',
+    shape=f'{colour} images, uint8 [N, {data["size"]}, {data["size"]},'
+    f' {data["channels"]}], to unit-norm float32 [N,'
+    f' {fields["embedding_dim"]}]',
+    parameters=f'{size:,}',
+    step=f'{encoder.step:,}',
+    began=f' It began from the weights of `{began}`.' if began else '',
+    fit='padded to a square with their background'
+    if data['resize'] == 'pad'
+    else 'stretched to a square',
+    side=data['size'],
+    citation=config['citation'] or f'Source `{data["source"]}`; not cited.',
+    classes=_classes(encoder, workdir),
+    measures=_measures(encoder, workdir),
+    config=json.dumps(config, indent=1),
+  )
+
+
+def _classes(encoder: Encoder, workdir: pathlib.Path) -> str:
+  """A list of seen classes, and the unseen ones where the split tells."""
+  lines = [f'- {name}' for name in encoder.class_names]
+  split = workdir / 'split.json'
+  if split.is_file():
+    settings = json.loads(split.read_text(encoding='utf-8'))['settings']
+    unseen = settings['unseen_classes']
+    lines += ['', f'Held out wholly: {", ".join(unseen) or "none"}.']
+  return '\n'.join(lines)
+
+
+def _measures(encoder: Encoder, workdir: pathlib.Path) -> str:
+  """A table of the splits that were measured at the encoder's step."""
+  rows = _logged(workdir / 'metrics.jsonl', encoder.step)
+  unseen = workdir / 'embeddings' / 'unseen.npz'
+  # Embedding files are of the best checkpoint, as the log's test is.
+  if 'test' in rows and unseen.is_file():
+    with np.load(unseen, allow_pickle=False) as arrays:
+      if len(arrays['label']):
+        rows['unseen'] = retrieval.evaluate(
+          arrays['embedding'], arrays['label'], ks=(1,)
+        )
+  if not rows:
+    return 'None were made at this step.'
+  table = ['| images | Recall@1 | MAP@R |', '|---|---|---|']
+  for split, found in rows.items():
+    values = ' | '.join(f'{found[name]:.3f}' for name in _MEASURES)
+    table.append(f'| {split} | {values} |')
+  return '\n'.join(table)
+
+
+def _logged(path: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
+  """The log's validation and test of a step."""
+  if not path.is_file():
+    return {}
+  found = {}
+  for text in path.read_text('utf-8').splitlines():
+    try:
+      line = json.loads(text)
+    except ValueError:  # cut short when the run was killed
+      break
+    if line['split'] in ('val', 'test') and line['step'] == step:
+      found[line['split']] = line
+  return found
+
+
+_TEMPLATE = """\
+---
+library_name: plankton_jax
+license: {license}
+tags: [plankton, image-embedding, metric-learning, jax]
+---
+
+# Plankton encoder: {name}
+
+From {shape}; {parameters} parameters, step {step} of its training.{began}
+
+```python
+from plankton_jax.checkpoints import load_encoder
+
+encoder = load_encoder('THIS FOLDER')
+encoder.embed(images)
+```
+
+Images of a folder are brought to {side} px, {fit}, and embedded by
+`python -m analysis.embed --workdir=THIS_FOLDER --images=FOLDER --out=FILE.npz`.
+
+## Data
+
+{citation}
+
+Classes seen in training:
+
+{classes}
+
+## Measures
+
+{measures}
+
+Each image is a query among all others of its row's images.
+
+## Licence
+
+{terms} The images have terms of their own; see the source above.
+
+## Config
+
+```json
+{config}
+```
+"""

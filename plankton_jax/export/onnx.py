@@ -1,0 +1,67 @@
+"""An encoder as ONNX, by jax2onnx; docs/export.md says why by that."""
+
+import json
+import pathlib
+
+import jax
+import jax.extend
+import numpy as np
+
+from plankton_jax import atomic
+from plankton_jax.checkpoints import Encoder
+from plankton_jax.errors import InputError
+from plankton_jax.export import plain
+
+
+def write(encoder: Encoder, path: pathlib.Path) -> float:
+  """Writes a model of input `images`, output `embeddings`.
+
+  The file's properties hold the encoder's config and class names as JSON.
+
+  Returns:
+    The largest difference from the encoder, with onnxruntime on the CPU.
+
+  Raises:
+    InputError: the converter is not installed, or its model does not embed
+      as the encoder does.
+  """
+  try:
+    import jax2onnx
+    import onnx
+    import onnxruntime
+  except ImportError as error:
+    raise InputError(
+      f'--format=onnx takes {error.name}; install it with pip install'
+      ' --requirement requirements-export.txt'
+    ) from None
+  spec = plain.image_spec(encoder)
+  # Traced here: jax2onnx would put operators of its own in place of Flax's
+  # layers, and mixes up their layouts.
+  closed = jax.make_jaxpr(plain.embed_fn(encoder))(spec)
+  model = jax2onnx.to_onnx(
+    lambda images: jax.extend.core.jaxpr_as_fun(closed)(images)[0],
+    [spec],
+    model_name='plankton_jax',
+    input_names=['images'],
+    output_names=['embeddings'],
+  )
+  onnx.helper.set_model_props(
+    model,
+    {
+      'config': json.dumps(encoder.config),
+      'class_names': json.dumps(encoder.class_names),
+    },
+  )
+  onnx.checker.check_model(model, full_check=True)
+  blob = model.SerializeToString()
+  session = onnxruntime.InferenceSession(
+    blob, providers=['CPUExecutionProvider']
+  )
+
+  def run(images: np.ndarray) -> np.ndarray:
+    return session.run(['embeddings'], {'images': images})[0]
+
+  found = plain.check(encoder, run, 'jax2onnx')
+  with atomic.file(path) as building:
+    building.write_bytes(blob)
+  return found

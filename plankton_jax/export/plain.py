@@ -1,0 +1,67 @@
+"""The encoder as one function of images, free of the project's own kernels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from plankton_jax import encoder as encoders
+from plankton_jax.checkpoints import Encoder
+from plankton_jax.errors import InputError
+from plankton_jax.step import make_embed_step
+
+_TOLERANCE = 1e-5  # in any element of an embedding, whose length is 1
+
+
+def embed_fn(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
+  """uint8 [N, H, W, C] -> unit-norm float32 [N, D], the weights within.
+
+  Convolutions are lax's own and computed in float32, whatever the encoder was
+  trained in: no other runtime knows what the host runs fastest.
+  """
+  fields = encoder.config['encoder'] | {'dtype': 'float32'}
+  model = encoders.make(**fields).clone(convolution=lax.conv_general_dilated)
+  step = make_embed_step(apply_fn=model.apply)
+  variables = jax.tree.map(jnp.asarray, encoder.variables)
+  return lambda images: step(
+    variables['params'], variables['batch_stats'], images
+  )
+
+
+def image_spec(encoder: Encoder) -> jax.ShapeDtypeStruct:
+  """The function's argument, with a symbolic number of images."""
+  data = encoder.config['data']
+  shape = f'n, {data["size"]}, {data["size"]}, {data["channels"]}'
+  return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.uint8)
+
+
+def check(
+  encoder: Encoder, run: Callable[[np.ndarray], np.ndarray], what: str
+) -> float:
+  """The largest difference between `run` and the encoder in any element.
+
+  Raises:
+    InputError: it is too large; `what` names the converter.
+  """
+  reference = Encoder(
+    **encoder.variables,
+    config=encoder.config
+    | {'encoder': encoder.config['encoder'] | {'dtype': 'float32'}},
+    class_names=encoder.class_names,
+    step=encoder.step,
+  )
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (32, *image_spec(encoder).shape[1:]), np.uint8)
+  images[1] = 0  # an image of nothing but background
+  want = reference.embed(images)
+  found = max(
+    np.abs(run(part) - want[: len(part)]).max() for part in (images[:1], images)
+  )
+  if not found <= _TOLERANCE:
+    raise InputError(
+      f'the model that {what} made is {found:.1e} off the encoder; nothing was'
+      ' written. Try another version of it'
+    )
+  return float(found)

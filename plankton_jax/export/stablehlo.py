@@ -1,0 +1,30 @@
+"""An encoder as StableHLO, which any JAX of the last months runs."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from plankton_jax import atomic
+from plankton_jax.checkpoints import Encoder
+from plankton_jax.export import plain
+
+_PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+
+
+def write(encoder: Encoder, path: pathlib.Path) -> float:
+  """Writes what `jax.export.deserialize` reads; the largest difference.
+
+  Raises:
+    InputError: the file does not embed as the encoder does.
+  """
+  function = jax.jit(plain.embed_fn(encoder))
+  exported = jax.export.export(function, platforms=_PLATFORMS)(
+    plain.image_spec(encoder)
+  )
+  blob = exported.serialize()
+  call = jax.export.deserialize(blob).call
+  found = plain.check(encoder, lambda x: np.asarray(call(x)), 'jax.export')
+  with atomic.file(path) as building:
+    building.write_bytes(blob)
+  return found

@@ -1,0 +1,85 @@
+"""What is minimised: see `base` for what every objective looks like."""
+
+import numpy as np
+
+from plankton_jax.curriculum import Policy
+from plankton_jax.errors import InputError
+from plankton_jax.objectives.base import Objective, masked_mean
+from plankton_jax.objectives.pairs import multi_similarity, supcon
+from plankton_jax.objectives.prototypes import (
+  arcface,
+  cosface,
+  cosines,
+  softmax,
+  subcenter_arcface,
+)
+from plankton_jax.objectives.proxies import proxy_anchor
+from plankton_jax.objectives.triplets import triplet
+from plankton_jax.objectives.weights import class_weights
+
+__all__ = [
+  'Objective',
+  'arcface',
+  'cosface',
+  'cosines',
+  'make',
+  'masked_mean',
+  'multi_similarity',
+  'proxy_anchor',
+  'softmax',
+  'subcenter_arcface',
+  'supcon',
+  'triplet',
+]
+
+_CLASSES = ('num_classes', 'embedding_dim')
+_OBJECTIVES = {  # and what each needs besides its section of the config
+  'triplet': (triplet, ('stages',)),
+  'arcface': (arcface, _CLASSES),
+  'cosface': (cosface, _CLASSES),
+  'subcenter_arcface': (subcenter_arcface, _CLASSES),
+  'softmax': (softmax, _CLASSES),
+  'proxy_anchor': (proxy_anchor, _CLASSES),
+  'supcon': (supcon, ()),
+  'multi_similarity': (multi_similarity, ()),
+}
+
+
+def make(
+  *,
+  name: str,
+  stages: tuple[Policy, ...],
+  num_classes: int,
+  embedding_dim: int,
+  class_counts: np.ndarray,
+  **hparams,
+) -> Objective:
+  """The objective that a config's `objective` section names.
+
+  Args:
+    name: of the objective.
+    stages: the curriculum's policies, for one that mines.
+    num_classes: N.
+    embedding_dim: D.
+    class_counts: [N], training images, which class weights are made from.
+    **hparams: the rest of the section.
+
+  Raises:
+    InputError: an unknown name or choice.
+  """
+  if name not in _OBJECTIVES:
+    raise InputError(
+      f'objective.name={name!r} is unknown; choose from'
+      f' {", ".join(_OBJECTIVES)}'
+    )
+  shared = {
+    'stages': stages,
+    'num_classes': num_classes,
+    'embedding_dim': embedding_dim,
+  }
+  if 'class_weights' in hparams:
+    hparams['class_weights'] = class_weights(
+      hparams['class_weights'], class_counts
+    )
+  build, needs = _OBJECTIVES[name]
+  return build(**{field: shared[field] for field in needs}, **hparams)

@@ -1,0 +1,41 @@
+"""What an objective is: two functions, bound once.
+
+`init(key) -> params` and `loss(params, embeddings, batch, *, stage, key) ->
+(scalar, metrics)`. A batch holds `label` [B] and `valid` [B]. Every metric is
+a mean over `metrics['count']` rows, so that batches can be averaged rightly;
+a loss that is no such mean weighs as its batch's rows.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Objective(NamedTuple):
+  """A loss and the parameters that it owns."""
+
+  init: Callable  # key -> params
+  loss: Callable  # (params, embeddings, batch, *, stage, key) -> loss, metrics
+
+
+def masked_mean(
+  x: jax.Array, where: jax.Array, axis: int | None = None
+) -> jax.Array:
+  """Mean over `where`; 0 if nothing is selected."""
+  total = jnp.sum(jnp.where(where, x, 0.0), axis)
+  return total / jnp.maximum(jnp.sum(where, axis), 1)
+
+
+def log_one_plus_sum_exp(
+  x: jax.Array, where: jax.Array, *, axis: int
+) -> jax.Array:
+  """log(1 + Σ exp x) over `where` along an axis of a matrix.
+
+  Exactly 0, with zero gradient, if nothing is selected.
+  """
+  one = [(0, 0), (0, 0)]
+  one[axis] = (0, 1)  # an exponent of 0 beside the others
+  exponents = jnp.pad(jnp.where(where, x, -jnp.inf), one)
+  return jax.nn.logsumexp(exponents, axis=axis)

@@ -1,0 +1,203 @@
+"""Softmax losses on the cosines of embeddings and class prototypes."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from plankton_jax.encoder import unit_norm
+from plankton_jax.objectives.base import Objective, masked_mean
+
+
+def arcface(
+  *,
+  num_classes: int,
+  embedding_dim: int,
+  margin: float = 0.5,
+  scale: float = 64.0,
+  class_weights: np.ndarray | None = None,
+) -> Objective:
+  """Additive angular margin, s cos(θ + m) at the true class.
+
+  Deng, Guo, Xue and Zafeiriou 2019, ArcFace, arXiv:1801.07698, equation 3.
+  Where θ + m > π the monotone continuation cos θ - m sin m is used, as in the
+  authors' code. Accuracy uses the logits without margin.
+
+  Args:
+    num_classes: N; the parameters are prototypes [N, D].
+    embedding_dim: D.
+    margin: m, radians.
+    scale: s.
+    class_weights: [N], of each class's images in the mean; None for 1.
+  """
+  shape = (num_classes, embedding_dim)
+  return _prototypes(shape, _angular(margin), scale, class_weights)
+
+
+def subcenter_arcface(
+  *,
+  num_classes: int,
+  embedding_dim: int,
+  centers: int = 3,
+  margin: float = 0.5,
+  scale: float = 64.0,
+  class_weights: np.ndarray | None = None,
+) -> Objective:
+  """ArcFace with several prototypes a class, of which the nearest counts.
+
+  Deng, Guo, Liu, Gong and Zafeiriou 2020, Sub-center ArcFace, ECCV: θ is
+  arccos of the largest of a class's cosines.
+
+  Args:
+    num_classes: N; the parameters are prototypes [N, K, D].
+    embedding_dim: D.
+    centers: K.
+    margin: m, radians.
+    scale: s.
+    class_weights: [N], of each class's images in the mean; None for 1.
+  """
+  shape = (num_classes, centers, embedding_dim)
+  return _prototypes(shape, _angular(margin), scale, class_weights)
+
+
+def cosface(
+  *,
+  num_classes: int,
+  embedding_dim: int,
+  margin: float = 0.35,
+  scale: float = 64.0,
+  class_weights: np.ndarray | None = None,
+) -> Objective:
+  """Additive cosine margin, s (cos θ - m) at the true class.
+
+  Wang et al. 2018, CosFace, arXiv:1801.09414, equation 4. Accuracy uses the
+  logits without margin.
+
+  Args:
+    num_classes: N; the parameters are prototypes [N, D].
+    embedding_dim: D.
+    margin: m, in cosine.
+    scale: s.
+    class_weights: [N], of each class's images in the mean; None for 1.
+  """
+  lower = lambda cos, sin: cos - margin
+  shape = (num_classes, embedding_dim)
+  return _prototypes(shape, lower, scale, class_weights)
+
+
+def softmax(
+  *,
+  num_classes: int,
+  embedding_dim: int,
+  scale: float = 20.0,
+  class_weights: np.ndarray | None = None,
+) -> Objective:
+  """Softmax cross-entropy of s cos θ: the baseline without a margin.
+
+  Wang, Xiang, Cheng and Yuille 2017, NormFace, arXiv:1704.06369; scale is one
+  over the temperature. `class_weights` as in `arcface`.
+  """
+  same = lambda cos, sin: cos
+  shape = (num_classes, embedding_dim)
+  return _prototypes(shape, same, scale, class_weights)
+
+
+def _prototypes(
+  shape: tuple[int, ...],
+  add_margin: Callable,
+  scale: float,
+  class_weights: np.ndarray | None,
+) -> Objective:
+  """Cross-entropy of scaled cosines; `add_margin(cos, sin)` at the truth."""
+  num_classes = shape[0]
+
+  def loss(params, embeddings, batch, *, stage, key=None):
+    del stage, key
+    chex.assert_rank(embeddings, 2)
+    chex.assert_type(embeddings, jnp.float32)
+    # A padded row may carry any label: clip it, the mask drops it.
+    label = jnp.clip(batch['label'], 0, num_classes - 1)
+    prototypes = _centers(params)
+    each_center = _each_cosine(prototypes, embeddings)  # [B, N, K]
+    cos = jnp.max(each_center, axis=-1)
+    correct = jnp.argmax(cos, axis=-1) == label
+    rows = jnp.arange(len(label))
+    nearest = jnp.argmax(each_center[rows, label], axis=-1)
+    sin_own = _sine(embeddings, prototypes[label, nearest])
+    with_margin = add_margin(cos[rows, label], sin_own)
+    true = jax.nn.one_hot(label, num_classes, dtype=bool)
+    logits = scale * jnp.where(true, with_margin[:, None], cos)
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if class_weights is not None:
+      each *= jnp.asarray(class_weights)[label]
+    valid = batch['valid']
+    return masked_mean(each, valid), {
+      'accuracy': masked_mean(correct, valid),
+      'count': jnp.sum(valid),
+    }
+
+  return Objective(init=lambda key: init_prototypes(key, *shape), loss=loss)
+
+
+def init_prototypes(key: jax.Array, *shape: int) -> dict[str, jax.Array]:
+  """Random directions of unit length, [..., D]."""
+  return {'prototypes': unit_norm(jax.random.normal(key, shape))}
+
+
+def cosines(params: dict, embeddings: jax.Array) -> jax.Array:
+  """cos θ of embeddings [B, D] and an objective's prototypes, [B, N].
+
+  Of several prototypes of a class, [N, K, D], the nearest counts.
+  """
+  return jnp.max(_each_cosine(_centers(params), embeddings), axis=-1)
+
+
+def _centers(params):
+  """Unit prototypes [N, K, D]; K is 1 for one a class."""
+  prototypes = unit_norm(params['prototypes'])
+  return prototypes if prototypes.ndim == 3 else prototypes[:, None]
+
+
+def _each_cosine(prototypes, embeddings):
+  flat = prototypes.reshape(-1, prototypes.shape[-1])
+  cos = jnp.dot(embeddings, flat.T, precision='highest')
+  return cos.reshape(-1, *prototypes.shape[:2])
+
+
+def _angular(margin):
+  return lambda cos, sin: _add_margin(cos, sin, margin)
+
+
+def _sine(x, y):
+  """sin of the angle of unit rows as |x - y| |x + y| / 2, [B].
+
+  sqrt(1 - cos²) loses half of float32's digits near cos = ±1, which a scale
+  of 64 would turn into errors of 1e-2 in the logit; this form does not.
+  """
+  x, y = jax.lax.stop_gradient((x, y))
+  chord = jnp.linalg.norm(x - y, axis=-1)
+  return chord * jnp.linalg.norm(x + y, axis=-1) / 2
+
+
+@jax.custom_jvp
+def _add_margin(cos, sin, margin):
+  """cos(θ + m) = cos θ cos m - sin θ sin m, or its continuation."""
+  inside = cos > -jnp.cos(margin)  # θ + m < π
+  return jnp.where(
+    inside,
+    cos * jnp.cos(margin) - sin * jnp.sin(margin),
+    cos - margin * jnp.sin(margin),
+  )
+
+
+@_add_margin.defjvp
+def _add_margin_jvp(primals, tangents):
+  """d sin θ / d cos θ = -cot θ, bounded where the angle is 0 or π."""
+  cos, sin, margin = primals
+  inside = cos > -jnp.cos(margin)
+  cotangent = cos / jnp.maximum(sin, 1e-3)
+  slope = jnp.where(inside, jnp.cos(margin) + cotangent * jnp.sin(margin), 1.0)
+  return _add_margin(cos, sin, margin), slope * tangents[0]

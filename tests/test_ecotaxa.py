@@ -1,0 +1,334 @@
+"""EcoTaxa exports as they come: zipped or not, with and without types."""
+
+import json
+import subprocess
+import sys
+
+import packing
+import pytest
+from test_pipeline import loader
+from test_readme import ROOT
+
+from plankton_jax.data.ecotaxa import read, table
+from plankton_jax.errors import InputError
+
+
+@pytest.fixture
+def load(tmp_path):
+  return loader(tmp_path)
+
+
+COLUMNS = (
+  'img_file_name', 'img_rank', 'object_id', 'object_annotation_status',
+  'object_annotation_category', 'object_annotation_hierarchy', 'sample_id',
+  'acq_id',
+)  # fmt: skip
+TAXA = ('Calanoida', 'other<living', 'Ж')
+
+
+def tsv(rows, columns=COLUMNS, types=False, encoding='utf-8-sig'):
+  lines = [columns, ['[t]'] * len(columns)] if types else [columns]
+  lines = [*lines, *rows]
+  text = '\n'.join('\t'.join(f'"{v}"' for v in line) for line in lines)
+  return (text + '\n').encode(encoding)
+
+
+def row(number, **changes):
+  """Object `number`: 3 taxa, 4 samples of 2 acquisitions, an image each."""
+  taxon = TAXA[number % 3]
+  fields = {
+    'img_file_name': f'images/{number}.png',
+    'img_rank': 0,
+    'object_id': f'o{number:02}',
+    'object_annotation_status': 'validated',
+    'object_annotation_category': taxon,
+    'object_annotation_hierarchy': f'living>{taxon}',
+    'sample_id': f'S{number % 4}',
+    'acq_id': f'A{number % 8}',
+  }
+  return list((fields | changes).values())
+
+
+def whole(count=48, **settings):
+  """An export as EcoTaxa's general one: one table, images below it."""
+  files = {f'images/{n}.png': packing.picture(n) for n in range(count)}
+  rows = [row(n) for n in range(count)]
+  return {'ecotaxa_export_7.tsv': tsv(rows, **settings)} | files
+
+
+def pack(tmp_path, files, kind):
+  if kind == 'zip':
+    return packing.pack_zip(tmp_path / 'export.zip', files)
+  return packing.tree(tmp_path / 'export', files)
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+@pytest.mark.parametrize('types', [False, True])
+def test_what_a_row_says(tmp_path, kind, types):
+  path = pack(tmp_path, whole(9, types=types), kind)
+  export = read.export(str(path))
+  assert len(export.objects) == 9 and not export.skipped
+  by_id = {item.object_id: item for item in export.objects}
+  item = by_id['o05']
+  assert item == (
+    'o05', 'images/5.png', 'validated', 'Ж', 'living>Ж', 'S1', 'A5'
+  )  # fmt: skip
+  assert item.id == 'S1/A5/o05' and read.object_id(item.id) == 'o05'
+  assert export.files.read(item.image) == packing.picture(5)
+
+
+def test_backup_exports_have_a_table_and_images_a_sample(tmp_path):
+  files = {}
+  for sample in ('s/1', 's%2'):
+    folder = sample.replace('/', '_')
+    rows = [
+      row(
+        n, img_file_name=f'{n}.png', sample_id=sample, object_id=f'{sample}{n}'
+      )
+      for n in range(3)
+    ]
+    files[f'{folder}/ecotaxa_{folder}.tsv'] = tsv(rows, types=True)
+    files |= {f'{folder}/{n}.png': packing.picture(n) for n in range(3)}
+  export = read.export(str(packing.pack_zip(tmp_path / 'e.zip', files)))
+  assert [item.id for item in export.objects] == sorted(
+    [f's%2F1/A{n}/s%2F1{n}' for n in range(3)]
+    + [f's%252/A{n}/s%252{n}' for n in range(3)]
+  )
+  assert {read.object_id(item.id) for item in export.objects} == {
+    f'{sample}{n}' for sample in ('s/1', 's%2') for n in range(3)
+  }
+  assert export.objects[0].image == 's%2/0.png'
+
+
+def test_the_lowest_rank_stands_for_its_object(tmp_path):
+  rows = [
+    row(0, img_file_name='b.png', img_rank=100),
+    row(0, img_file_name='a.png', img_rank=1),
+    row(0, img_file_name='c.png', img_rank=2),
+  ]
+  export = read.export(
+    str(pack(tmp_path, {'ecotaxa.tsv': tsv(rows)}, 'folder'))
+  )
+  assert [item.image for item in export.objects] == ['a.png']
+  assert export.further == 2
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'latin-1'])
+def test_encodings(tmp_path, encoding):
+  rows = [row(0, object_annotation_category='Pléiade')]
+  files = {'ecotaxa.txt': tsv(rows, encoding=encoding)}
+  export = read.export(str(pack(tmp_path, files, 'zip')))
+  assert export.objects[0].taxon == 'Pléiade'
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_rows_that_cannot_be_used_are_named(tmp_path, kind, load):
+  (tmp_path / 'secret.png').write_bytes(packing.picture(77))
+  files = whole()
+  files['images/3.png'] = packing.bomb()
+  files['images/4.png'] = b''
+  del files['images/5.png']
+  more = [
+    row(50, img_file_name='../secret.png'),
+    row(51, img_file_name=str(tmp_path / 'secret.png')),
+    row(52, object_id=''),
+    row(53, img_file_name=' '),
+    row(54, object_annotation_category=''),
+    row(55, object_annotation_status='predicted'),
+    row(56, object_annotation_status='', object_annotation_category=''),
+  ]
+  files['more/ecotaxa_b.tsv'] = tsv(more, types=True)
+  path = pack(tmp_path, files, kind)
+  data = load(
+    source='ecotaxa',
+    path=str(path),
+    unseen_classes=('Ж',),
+    fractions=(0.5, 0.25, 0.25),
+  )
+  assert len(data.images) == 45
+  listed = (tmp_path / 'work/skipped.txt').read_text().splitlines()
+  gone = {'zip': 'no such file in the export'}.get(
+    kind, 'No such file or directory'
+  )
+  outside = 'a path that leads out of the archive'
+  assert dict(line.split('\t') for line in listed) == {
+    'more/ecotaxa_b.tsv:3': f'../secret.png: {outside}',
+    'more/ecotaxa_b.tsv:4': f'{tmp_path}/secret.png: an absolute path',
+    'more/ecotaxa_b.tsv:5': 'no object_id',
+    'more/ecotaxa_b.tsv:6': 'no img_file_name',
+    'more/ecotaxa_b.tsv:7': 'validated without a category',
+    'S3/A3/o03': 'more than 67 million pixels',
+    'S0/A4/o04': 'empty file',
+    'S1/A5/o05': gone,
+  }
+
+
+def test_zip_folder_and_state_give_one_split(tmp_path, load):
+  fields = {
+    'source': 'ecotaxa',
+    'unseen_classes': ('Ж',),
+    'labelled_status': ('validated', 'predicted'),
+  }
+  files = whole()
+  more = [row(n, object_annotation_status='predicted') for n in range(48, 60)]
+  files['ecotaxa_more.tsv'] = tsv(more)
+  files |= {f'images/{n}.png': packing.picture(n) for n in range(48, 60)}
+  splits = []
+  for kind in ('zip', 'folder'):
+    path = str(pack(tmp_path, files, kind))
+    data = load(kind, path=path, **fields)
+    assert data.class_names == ('Calanoida', 'other<living', 'Ж')
+    splits.append(json.loads((tmp_path / kind / 'split.json').read_text()))
+    less = load(
+      f'{kind}2', path=path, **fields | {'labelled_status': ('validated',)}
+    )
+    assert len(data.images) == 60 and len(less.images) == 48
+    assert data.fingerprint != less.fingerprint
+  assert splits[0]['splits'] == splits[1]['splits']
+  before = data.fingerprint
+  (tmp_path / 'export/images/0.png').write_bytes(packing.picture(99))
+  assert load('new', path=path, **fields).fingerprint != before
+
+
+@pytest.mark.parametrize(
+  ('group_by', 'part'), [('sample', slice(1)), ('acquisition', slice(2))]
+)
+def test_groups_stay_on_one_side(tmp_path, load, group_by, part):
+  path = str(pack(tmp_path, whole(), 'zip'))
+  fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': ('Ж',)}
+  sides = {}
+  data = load(group_by=group_by, **fields)
+  for name in ('train', 'val', 'test'):
+    for id in data.ids[data.splits[name]]:
+      sides.setdefault(tuple(id.split('/')[part]), set()).add(name)
+  assert len(sides) == {'sample': 4, 'acquisition': 8}[group_by]
+  assert all(len(names) == 1 for names in sides.values())
+  free = load('free', group_by='', **fields)
+  other = {
+    tuple(id.split('/')[part]): name
+    for name in ('train', 'val', 'test')
+    for id in free.ids[free.splits[name]]
+  }
+  assert len(other) == len(sides) and sides != {
+    k: {v} for k, v in other.items()
+  }
+
+
+def test_objects_without_a_sample_stay_for_themselves():
+  import re
+
+  ids = {'': '//o', 'S': 'S//o'}
+  for group_by, pattern in read.GROUPS.items():
+    for sample, id in ids.items():
+      match = re.search(pattern, id)
+      assert (match is not None) == (group_by == 'sample' and bool(sample))
+  assert re.search(read.GROUPS['acquisition'], 'S/A/o')[1] == 'S/A'
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'path': ''}, 'data.path is empty: name the EcoTaxa export'),
+    ({'path': '/nowhere'}, '/nowhere is not there'),
+    ({'labelled_status': ()}, 'data.labelled_status must be a tuple'),
+    ({'labelled_status': 'validated'}, 'data.labelled_status must be a tuple'),
+    ({'labelled_status': ('valid',)}, "'valid' is none of validated, predic"),
+    (
+      {'labelled_status': ('dubious',)},
+      r'no object is dubious \(9 validated\)',
+    ),
+    ({'group_by': 'cruise'}, "data.group_by='cruise' must be '' or 'sample'"),
+    ({'group_by': 'sample', 'group_regex': 'x'}, 'exclude each other'),
+    ({'group_by': 'sample', 'source': 'folder'}, "needs data.source='ecotaxa'"),
+    ({'classes': ('Calanoid', 'Ж')}, "data.classes: no class 'Calanoid'; did"),
+    ({'classes': 'Calanoida'}, r"write \('Calanoida',\)"),
+    ({'classes': ('Calanoida',)}, r'only one class \(Calanoida\)'),
+  ],
+)
+def test_bad_fields_are_one_line(tmp_path, load, changes, message):
+  path = str(pack(tmp_path, whole(9), 'zip'))
+  fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': 0}
+  with pytest.raises(InputError, match=message) as caught:
+    load(**fields | changes)
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'cache').exists()  # Found before any work.
+
+
+@pytest.mark.parametrize(
+  ('files', 'message'),
+  [
+    ({'a.tsv': tsv([row(0)])}, r'holds no table ecotaxa\*.tsv or'),
+    ({'Ecotaxa.tsv': tsv([row(0)])}, r'holds no table ecotaxa\*.tsv or'),
+    (
+      {'ecotaxa.tsv': tsv([row(0)[1:]], COLUMNS[1:])},
+      "ecotaxa.tsv: column 'img_file_name' is missing .it has img_rank, object",
+    ),
+    (
+      {'ecotaxa.tsv': tsv([row(0)[:3]], COLUMNS[:3])},
+      "column 'object_annotation_status' is missing",
+    ),
+    ({'ecotaxa.tsv': tsv([[*row(0), 'x']])}, 'line 2 has 9 values for 8 col'),
+    ({'ecotaxa.tsv': b'a,b\n1,2\n'}, 'no tab-separated header'),
+    ({'ecotaxa.tsv': b''}, 'no tab-separated header'),
+    ({'ecotaxa.tsv': b'object_id\tObject_ID \n'}, "'object_id' is there twice"),
+    ({'ecotaxa.tsv': tsv([])}, r'no object is validated \(none\)'),
+  ],
+)
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_useless_exports_are_one_line(tmp_path, load, kind, files, message):
+  path = str(pack(tmp_path, files, kind))
+  with pytest.raises(InputError, match=message) as caught:
+    load(source='ecotaxa', path=path)
+  assert '\n' not in str(caught.value) and path in str(caught.value)
+
+
+def test_an_export_without_samples_cannot_be_grouped(tmp_path, load):
+  files = {'ecotaxa.tsv': tsv([row(n)[:6] for n in range(9)], COLUMNS[:6])}
+  path = str(pack(tmp_path, files, 'zip'))
+  with pytest.raises(InputError, match='no object names its sample: export it'):
+    load(source='ecotaxa', path=path, group_by='sample')
+
+
+def test_truncated_zip_and_other_files(tmp_path, load):
+  path = pack(tmp_path, whole(9), 'zip')
+  path.write_bytes(path.read_bytes()[:3000])
+  with pytest.raises(
+    InputError, match=r'export.zip is not a zip .*get it again'
+  ):
+    load(source='ecotaxa', path=str(path))
+  (tmp_path / 'a.tsv').write_text('x')
+  with pytest.raises(InputError, match='neither a folder nor a zip archive'):
+    load(source='ecotaxa', path=str(tmp_path / 'a.tsv'))
+
+
+def test_a_table_is_read_as_it_stands():
+  data = b'Object_ID \tobject_x\n[t]\t[f]\n"a ""b"""\t1\n\nc\n'
+  got = table.parse(data, 'here')
+  assert got.columns == ('object_id', 'object_x') and got.types == (
+    '[t]',
+    '[f]',
+  )
+  assert got.rows == (('a "b"', '1'), ('c', '')) and got.lines == (3, 5)
+  assert list(got.column('object_y')) == ['', '']
+  # A first object of which nothing is known is no row of types.
+  assert table.parse(b'a\tb\n\t\nx\ty\n', '').rows == (('x', 'y'),)
+
+
+def test_the_command_lists_an_export(tmp_path):
+  path = pack(tmp_path, whole(9), 'zip')
+  listed = subprocess.run(
+    [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.splitlines()
+  assert '9 validated, 4 samples, 8 acquisitions' in listed[0]
+  assert listed[2].split() == [
+    'Calanoida',
+    '3',
+    '0',
+    '0',
+    '0',
+    'living>Calanoida',
+  ]

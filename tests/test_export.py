@@ -1,0 +1,274 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import arcface, smoke
+from plankton_jax import checkpoints
+from plankton_jax import encoder as encoders
+from plankton_jax.errors import InputError
+from plankton_jax.export import card, folder, onnx, plain, stablehlo
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = ('Acantharea', 'Copepoda', 'Ötzi')
+
+# What a process without the project does with an exported file.
+RUN = {
+  'stablehlo': """
+import jax
+call = jax.export.deserialize(bytearray(open(sys.argv[1], 'rb').read())).call
+""",
+  'onnx': """
+import onnxruntime
+session = onnxruntime.InferenceSession(
+  sys.argv[1], providers=['CPUExecutionProvider']
+)
+call = lambda images: session.run(None, {'images': images})[0]
+""",
+}
+SCRIPT = """
+import sys
+import numpy as np
+{}
+images = np.load(sys.argv[2])
+out = np.concatenate([call(images[:5]), call(images[5:])])
+np.save(sys.argv[3], out)
+assert not [name for name in sys.modules if name.startswith('plankton_jax')]
+"""
+
+
+def _encoder(get_config=smoke.get_config, **fields):
+  """An encoder whose every array is random, statistics included."""
+  config = get_config()
+  config.data.size = 24
+  config.data.path = '/home/someone/plankton/images'
+  config.citation = 'Somebody 2015, DOI 10.0/0'
+  config.encoder.update(
+    {'name': 'resnet10', 'width': 4, 'embedding_dim': 6} | fields
+  )
+  config.data.channels = 3 if fields.get('stem') == 'imagenet' else 1
+  config = config.to_dict()
+  model = encoders.make(**config['encoder'])
+  images = jnp.zeros((1, 24, 24, config['data']['channels']))
+  variables = jax.jit(lambda key: model.init(key, images, train=False))(
+    jax.random.key(0, impl='rbg')
+  )
+  rng = np.random.default_rng(0)
+  drawn = jax.tree.map(
+    lambda x: (
+      rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+      if x.ndim == 1
+      else np.asarray(x)
+    ),
+    variables,
+  )
+  prototypes = rng.normal(size=(len(NAMES), 6)).astype(np.float32)
+  objective = (
+    {'prototypes': prototypes} if get_config is not smoke.get_config else {}
+  )
+  return checkpoints.Encoder(
+    {'encoder': drawn['params'], 'objective': objective},
+    drawn['batch_stats'],
+    config,
+    NAMES,
+    120,
+  )
+
+
+def _images(encoder, count=9):
+  shape = (count, *plain.image_spec(encoder).shape[1:])
+  return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+def _elsewhere(format, file, images, tmp_path):
+  """The embeddings that a process without the project computes."""
+  np.save(tmp_path / 'images.npy', images)
+  arguments = [file, tmp_path / 'images.npy', tmp_path / 'out.npy']
+  subprocess.run(
+    [sys.executable, '-c', SCRIPT.format(RUN[format]), *map(str, arguments)],
+    cwd=tmp_path,
+    check=True,
+  )
+  return np.load(tmp_path / 'out.npy')
+
+
+def _need_converter():
+  for name in ('jax2onnx', 'onnxruntime'):
+    pytest.importorskip(name)
+
+
+@pytest.mark.parametrize('format', ['stablehlo', 'onnx'])
+@pytest.mark.parametrize('stem', ['quarter', 'imagenet'])
+def test_a_process_without_the_project_embeds_alike(format, stem, tmp_path):
+  if format == 'onnx':
+    _need_converter()
+  encoder = _encoder(stem=stem)
+  file = tmp_path / 'encoder'
+  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
+  assert write(encoder, file) < 1e-5
+  images = _images(encoder)
+  got = _elsewhere(format, file, images, tmp_path)
+  want = encoder.embed(images)
+  assert np.abs(want[0] - want[1]).max() > 1e-3
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_onnx_says_what_it_is(tmp_path):
+  _need_converter()
+  import onnx as onnx_format
+
+  encoder = _encoder(stem='half', dtype='bfloat16')
+  onnx.write(encoder, tmp_path / 'a.onnx')
+  model = onnx_format.load(tmp_path / 'a.onnx')
+  found = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+  assert found['class_names'] == list(NAMES)
+  assert found['config']['encoder']['width'] == 4
+  assert [x.name for x in model.graph.input] == ['images']
+  assert [x.name for x in model.graph.output] == ['embeddings']
+
+
+def test_without_the_converter_the_remedy_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'jax2onnx', None)
+  with pytest.raises(InputError, match=r'jax2onnx; .*requirements-export\.txt'):
+    onnx.write(_encoder(), tmp_path / 'a.onnx')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_embeds_otherwise_is_refused():
+  encoder = _encoder()
+  images = _images(encoder, 1)
+  right = lambda x: encoder.embed(x)
+  assert plain.check(encoder, right, 'none') < 1e-6
+  for wrong in (
+    lambda x: right(x) + 2e-5,
+    lambda x: right(x) * np.nan,
+    lambda x: right(x[:, ::-1]),
+  ):
+    assert wrong(images).shape == (1, 6)
+    with pytest.raises(InputError, match=r'that a converter made is .* off'):
+      plain.check(encoder, wrong, 'a converter')
+
+
+@pytest.mark.parametrize('get_config', [smoke.get_config, arcface.get_config])
+def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
+  encoder = _encoder(get_config)
+  out = tmp_path / 'handed on'
+  folder.save(
+    out,
+    variables=encoder.variables,
+    config=folder.without_paths(encoder.config),
+    class_names=encoder.class_names,
+    step=encoder.step,
+    card=card.write(encoder, tmp_path, license=''),
+  )
+  loaded = checkpoints.load_encoder(out)
+  images = _images(encoder)
+  embeddings = encoder.embed(images)
+  np.testing.assert_array_equal(loaded.embed(images), embeddings)
+  assert (loaded.class_names, loaded.step) == (NAMES, 120)
+  assert loaded.config['data']['path'] == 'images'
+  assert loaded.config['encoder'] == encoder.config['encoder']
+  if get_config is smoke.get_config:
+    assert loaded.scores(embeddings) is None
+  else:
+    np.testing.assert_array_equal(
+      loaded.scores(embeddings), encoder.scores(embeddings)
+    )
+  assert checkpoints.load_encoder(out, step=120).step == 120
+  with pytest.raises(InputError, match='no checkpoint of step 7; it holds 120'):
+    checkpoints.load_encoder(out, step=7)
+  with pytest.raises(InputError, match='exists; choose a new --out'):
+    folder.save(out, variables={}, config={}, class_names=(), step=0, card='')
+  (out / folder.WEIGHTS).write_bytes(b'\xff' * 30)
+  with pytest.raises(InputError, match='not a readable encoder'):
+    checkpoints.load_encoder(out)
+
+
+def test_the_card_holds_data_classes_licence_measures_and_config(tmp_path):
+  encoder = _encoder()
+  lines = [
+    {'split': 'val', 'step': 60, 'recall_at_1': 0.1, 'map_at_r': 0.2},
+    {'split': 'val', 'step': 120, 'recall_at_1': 0.75, 'map_at_r': 0.5},
+    {'split': 'train', 'step': 120, 'loss': 1.0},
+    {'split': 'test', 'step': 120, 'recall_at_1': 0.625, 'map_at_r': 0.25},
+  ]
+  (tmp_path / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines) + '{"spl'
+  )
+  settings = {'settings': {'unseen_classes': ['Radiolaria', 'Salpida']}}
+  (tmp_path / 'split.json').write_text(json.dumps(settings))
+  (tmp_path / 'embeddings').mkdir()
+  rows = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
+  np.savez(
+    tmp_path / 'embeddings/unseen.npz', embedding=rows, label=[0, 0, 0, 1, 1, 1]
+  )
+  text = card.write(encoder, tmp_path, license='CC-BY-4.0')
+  for part in (
+    'license: "CC-BY-4.0"',
+    'Somebody 2015, DOI 10.0/0',
+    '- Ötzi',
+    'Held out wholly: Radiolaria, Salpida.',
+    '| val | 0.750 | 0.500 |',
+    '| test | 0.625 | 0.250 |',
+    '| unseen | 1.000 | 1.000 |',
+    'grey images, uint8 [N, 24, 24, 1]',
+    'step 120 of its training.',
+  ):
+    assert part in text
+  assert '0.100' not in text
+  block = text.split('```json\n')[1].split('```')[0]
+  assert json.loads(block) == json.loads(json.dumps(encoder.config))
+
+
+def _command(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'plankton_jax.export', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
+  encoder = _encoder()
+  out = tmp_path / 'handed'
+  folder.save(
+    out,
+    variables=encoder.variables,
+    config=encoder.config,
+    class_names=encoder.class_names,
+    step=encoder.step,
+    card='',
+  )
+  again = tmp_path / 'again'
+  done = _command(f'--workdir={out}', '--format=safetensors', f'--out={again}')
+  assert done.returncode == 0, done.stderr
+  assert (again / 'README.md').read_text().startswith('---\n')
+  assert '/home/someone' not in (again / 'README.md').read_text()
+  assert checkpoints.load_encoder(again).class_names == NAMES
+  file = tmp_path / 'new/encoder.stablehlo'
+  done = _command(f'--workdir={out}', '--format=stablehlo', f'--out={file}')
+  assert done.returncode == 0, done.stderr
+  assert 'uint8 [N, 24, 24, 1] -> float32 [N, 6]' in done.stdout
+  assert file.is_file()
+  for flags, message in (
+    ([f'--workdir={out}', f'--out={file}'], '--format is missing'),
+    (
+      [f'--workdir={out}', '--format=onnx', f'--out={tmp_path}'],
+      'is a folder; --out is the file to write',
+    ),
+    (
+      [f'--workdir={tmp_path}', '--format=onnx', f'--out={file}'],
+      'no checkpoints; train',
+    ),
+  ):
+    done = _command(*flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: ') and message in done.stderr
+    assert done.stderr.count('\n') == 1

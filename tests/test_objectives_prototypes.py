@@ -1,0 +1,197 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from objective_batches import CASES, random, unit
+
+from plankton_jax import objectives
+
+# Each objective, with what the reference calls its hyperparameters.
+KINDS = {
+  'softmax': ({'scale': 20.0}, {}),
+  'arcface': ({'scale': 32.0, 'margin': 0.4}, {'angular': 0.4}),
+  'cosface': ({'scale': 32.0, 'margin': 0.3}, {'additive': 0.3}),
+  'subcenter_arcface': (
+    {'scale': 32.0, 'margin': 0.4, 'centers': 3},
+    {'angular': 0.4},
+  ),
+}
+
+
+def _value_and_grads(objective, prototypes, case):
+  x, label, valid = case
+  batch = {'label': jnp.asarray(label), 'valid': jnp.asarray(valid)}
+
+  def loss(prototypes, x):
+    return objective.loss({'prototypes': prototypes}, x, batch, stage=0)
+
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+    jnp.asarray(prototypes), jnp.asarray(x)
+  )
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('kind', KINDS)
+def test_losses_equal_loops_with_gradients_of_finite_differences(kind, name):
+  fields, given = KINDS[kind]
+  objective = getattr(objectives, kind)(
+    num_classes=14, embedding_dim=5, **fields
+  )
+  prototypes = 2.0 * objective.init(jax.random.key(3))['prototypes']
+  x, labels, valid = CASES[name]
+  (loss, metrics), grads = _value_and_grads(objective, prototypes, CASES[name])
+
+  def expected(prototypes, x):
+    return reference.prototype_loss(
+      prototypes, x, labels, valid, scale=fields['scale'], **given
+    )
+
+  if name != 'zero rows' or 'angular' not in given:  # they have no angle
+    np.testing.assert_allclose(loss, expected(prototypes, x), rtol=1e-5)
+  assert metrics['count'] == valid.sum()
+  assert all(np.isfinite(grad).all() for grad in grads)
+  if name in ('random', 'padded', 'nothing'):
+    for grad, numeric in zip(
+      grads,
+      (
+        reference.gradient(lambda p: expected(p, x), prototypes),
+        reference.gradient(lambda e: expected(prototypes, e), x),
+      ),
+      strict=True,
+    ):
+      atol = 1e-4 * max(np.abs(numeric).max(), 1e-6)
+      np.testing.assert_allclose(grad, numeric, atol=atol)
+
+
+def test_of_several_centers_the_nearest_counts():
+  centers = np.stack([[[1, 0], [0, 1]], [[-1, 0], [0, -1]]]).astype(np.float32)
+  x = unit([[0.6, 0.8], [-0.8, 0.1], [0.3, -0.9]])
+  params = {'prototypes': jnp.asarray(centers)}
+  np.testing.assert_allclose(
+    objectives.cosines(params, jnp.asarray(x)),
+    np.maximum(x @ centers[:, 0].T, x @ centers[:, 1].T),
+    rtol=1e-6,
+  )
+  objective = objectives.subcenter_arcface(
+    num_classes=2, embedding_dim=2, centers=2, scale=2.0
+  )
+  case = (x, np.array([0, 1, 0]), np.ones(3, bool))
+  (_, metrics), _ = _value_and_grads(objective, centers, case)
+  np.testing.assert_allclose(metrics['accuracy'], 2 / 3, rtol=1e-6)
+  # Row 0 moves the nearest center of each class, and no other.
+  case = (x[:1], np.array([0]), np.ones(1, bool))
+  _, (grad, _) = _value_and_grads(objective, centers, case)
+  moved = np.abs(np.asarray(grad)).max(axis=-1) > 0
+  np.testing.assert_array_equal(moved, [[False, True], [True, False]])
+
+
+def _at_angles(angles, dim=6):
+  """Rows at these angles from the prototype e_0, float32."""
+  rng = np.random.default_rng(2)
+  aside = rng.normal(size=(len(angles), dim))
+  aside[:, 0] = 0.0
+  aside = aside / np.linalg.norm(aside, axis=1, keepdims=True)
+  angles = np.asarray(angles)[:, None]
+  return (np.cos(angles) * np.eye(dim)[0] + np.sin(angles) * aside).astype(
+    np.float32
+  )
+
+
+ANGLES = np.array(
+  [0.0, 1e-4, 1e-3, 0.02, 0.5, 1.2, 2.0, 2.6, 2.65, 3.0, np.pi - 1e-3, np.pi]
+)
+
+
+def _arcface(embeddings, labels, prototypes, *, margin=0.5, scale=64.0):
+  objective = objectives.arcface(
+    num_classes=len(prototypes),
+    embedding_dim=prototypes.shape[1],
+    margin=margin,
+    scale=scale,
+  )
+  batch = {
+    'label': jnp.asarray(labels),
+    'valid': jnp.ones(len(labels), bool),
+  }
+
+  def loss(prototypes, x):
+    return objective.loss({'prototypes': prototypes}, x, batch, stage=0)
+
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+    jnp.asarray(prototypes), jnp.asarray(embeddings)
+  )
+
+
+@pytest.mark.parametrize('angle', ANGLES)
+def test_arcface_equals_float64_at_every_angle(angle):
+  prototypes = np.vstack([3 * np.eye(6)[0], random(4, 6)]).astype(np.float32)
+  x = _at_angles([angle])
+  (loss, _), grads = _arcface(x, [0], prototypes)
+  expected = reference.prototype_loss(
+    prototypes, x, [0], [True], angular=0.5, scale=64.0
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
+  assert all(np.isfinite(grad).all() for grad in grads)
+
+
+@pytest.mark.parametrize('margin', [0.5, 0.0, 1.2])
+def test_arcface_gradient_equals_finite_differences(margin):
+  prototypes = np.vstack([3 * np.eye(6)[0], random(4, 6)]).astype(np.float32)
+  x = _at_angles([a for a in ANGLES if abs(np.cos(a)) < 1 - 1e-4])
+  labels = np.zeros(len(x), int)
+  _, grads = _arcface(x, labels, prototypes, margin=margin)
+  points = [prototypes, x]
+  for which, grad in enumerate(grads):
+
+    def moved(point, which=which):
+      both = [point if i == which else points[i] for i in range(2)]
+      return reference.prototype_loss(
+        *both, labels, labels == 0, angular=margin, scale=64.0
+      )
+
+    numeric = reference.gradient(moved, points[which], h=1e-7)
+    scale = np.abs(numeric).max()
+    np.testing.assert_allclose(grad, numeric, atol=1e-4 * scale)
+
+
+def test_arcface_ignores_padding_and_counts_accuracy_without_margin():
+  prototypes = np.eye(3, dtype=np.float32)
+  # Row 0 is nearest to its own class, but not by the margin; row 1 is wrong;
+  # row 2 is padding with a label that does not exist.
+  x = unit([[1.0, 0.9, 0.0], [1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
+  labels, valid = np.array([0, 2, -1]), np.array([True, True, False])
+  objective = objectives.arcface(num_classes=3, embedding_dim=3)
+  batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
+  loss, metrics = objective.loss(
+    {'prototypes': prototypes}, jnp.asarray(x), batch, stage=0
+  )
+  expected = reference.prototype_loss(
+    prototypes, x, labels, valid, angular=0.5, scale=64.0
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  assert metrics['accuracy'] == 0.5
+  assert metrics['count'] == 2
+
+
+def test_softmax_is_arcface_without_a_margin():
+  prototypes, x = random(4, 5, seed=3), random(9, 5, seed=4)
+  labels = np.arange(9) % 4
+  batch = {'label': jnp.asarray(labels), 'valid': jnp.ones(9, bool)}
+  objective = objectives.softmax(num_classes=4, embedding_dim=5, scale=20.0)
+  loss, _ = objective.loss(
+    {'prototypes': 5 * prototypes}, jnp.asarray(x), batch, stage=0
+  )
+  logits = 20.0 * x.astype(np.float64) @ prototypes.T.astype(np.float64)
+  logits -= logits.max(axis=1, keepdims=True)
+  each = np.log(np.exp(logits).sum(1)) - logits[np.arange(9), labels]
+  np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
+
+
+def test_init_gives_unit_prototypes_that_differ():
+  params = objectives.arcface(num_classes=7, embedding_dim=16).init(
+    jax.random.key(0)
+  )
+  prototypes = np.asarray(params['prototypes'])
+  np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, rtol=1e-6)
+  assert np.linalg.matrix_rank(prototypes) == 7

@@ -1,0 +1,125 @@
+"""The table beside the peer: who trains with what, and what is written."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from benchmarks import cells, contest, quality, recipes
+from plankton_jax.errors import InputError
+
+GROUND = recipes.Ground('x', ('a',), '', 64, 'resnet18', 16, 35)
+
+
+def test_the_peer_and_ours_have_the_same_settings():
+  made = quality.specs(
+    quality.contestants(), GROUND, seeds=2, peer_head='plain'
+  )
+  for name in ('triplet', 'arcface', 'softmax'):
+    for seed in (0, 1):
+      peer, same = made[f'peer.{name}'][seed], made[f'same.{name}'][seed]
+      assert peer == same | {'head': 'plain'}
+      assert same['config']['seed'] == seed
+    assert made[f'peer.{name}'][0]['config'] != made[name][0]['config']
+  config = made['peer.triplet'][0]['config']
+  assert [row[0] for row in config['curriculum']] == [0, 10, 25]
+  assert config['data']['resize'] == 'stretch'
+  strengths = {k: v for k, v in config['augment'].items() if k != 'flip'}
+  assert not any(strengths.values())
+
+
+def test_contestants_are_chosen_and_added():
+  args, chosen = quality.parse(
+    [
+      '--path=x',
+      '--contestants=best,peer.arcface',
+      '--ours=best=configs/softmax.py objective.scale=10.0',
+      '--ours=triplet=configs/triplet.py objective.margin=0.2',
+    ]
+  )
+  assert (args.seeds, args.epochs, args.peer_head) == (3, 35, 'plain')
+  assert list(chosen) == ['best', 'peer.arcface']
+  assert chosen['best'].recipe.config().objective.scale == 10.0
+  assert [chosen[name].peer for name in chosen] == [False, True]
+  _, everyone = quality.parse(
+    ['--path=x', '--ours=triplet=configs/triplet.py objective.margin=0.2']
+  )
+  assert list(everyone) == list(quality.contestants())
+  assert everyone['triplet'].recipe.config().objective.margin == 0.2
+
+
+@pytest.mark.parametrize(
+  'wrong', ['--contestants=nobody', '--ours=best', '--seeds=0']
+)
+def test_mistakes_end_in_a_line(wrong, capsys):
+  with pytest.raises(SystemExit) as end:
+    quality.parse(['--path=x', wrong])
+  assert end.value.code == 2
+  assert wrong.partition('=')[0] in capsys.readouterr().err
+
+
+def test_the_unseen_classes_are_named_or_drawn(tmp_path):
+  for name in 'abcde':
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'x.png').touch()
+  flags = ['--path', str(tmp_path)]
+  named = lambda *more: recipes.ground(quality.parse([*flags, *more])[0], 'e')
+  assert named('--unseen=d,b').unseen == ('b', 'd')
+  drawn = {named('--unseen=2', f'--split_seed={i}').unseen for i in range(8)}
+  assert {len(names) for names in drawn} == {2}
+  assert len(drawn) > 1
+  with pytest.raises(InputError, match='no class'):
+    named('--unseen=f')
+
+
+def test_lines_of_the_table():
+  results = {
+    'a': [
+      dict.fromkeys(cells.MEASURES, x) | {'seconds': 10 * x, 'note': note}
+      for x, note in ((0.5, ''), (0.7, 'collapsed: x'))
+    ],
+    'b': [],
+  }
+  first, second = quality.lines(results)
+  mean, half = cells.interval([0.5, 0.7])
+  assert first['unseen MAP@R'] == mean
+  assert first['unseen MAP@R ±'] == half
+  assert first['seconds'] == 6.0
+  assert (first['runs'], second['runs']) == (2, 0)
+  assert math.isnan(second['test R@1'])
+  shown, none = quality.shown(results)
+  assert shown['unseen SVC n=30'] == cells.shown([0.5, 0.7])
+  assert shown['notes'] == '1 of 2 collapsed'
+  assert none['test R@1'] == '-'
+
+
+def test_the_whole_table(tmp_path, monkeypatch, capsys):
+  """From the command line to the CSV, the training put in by hand."""
+  for name in 'abc':
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'x.png').touch()
+
+  def train(out, spec, peer_python, lock):
+    value = 0.5 if 'head' in spec else 0.75
+    path = cells._file(out, spec)
+    path.parent.mkdir(exist_ok=True)
+    measures = dict.fromkeys(cells.MEASURES, value)
+    found = measures | {'seconds': 1.0, 'epoch': 1, 'note': ''}
+    path.write_text(json.dumps({'spec': spec, 'result': found}))
+    return 'no paper' if spec['config']['seed'] == 2 else ''
+
+  monkeypatch.setattr(cells, '_train', train)
+  monkeypatch.setattr(contest, 'need', lambda python, names: None)
+  monkeypatch.setattr(quality.host, 'use_fast_settings', lambda: None)
+  flags = ['--contestants=peer.softmax,softmax', '--unseen=1', '--citation=Me']
+  with pytest.raises(SystemExit) as end:
+    quality.main([f'--path={tmp_path}', f'--out={tmp_path / "out"}', *flags])
+  said = capsys.readouterr()
+  assert end.value.code == 1
+  assert 'failed: softmax, seed 2: no paper' in said.err
+  assert said.out.rstrip().endswith('Me')
+  with (tmp_path / 'out/quality.csv').open(newline='') as file:
+    peer, ours = csv.DictReader(file)
+  assert (peer['contestant'], peer['test R@1']) == ('peer.softmax', '0.5')
+  assert (ours['runs'], ours['test R@1 ±']) == ('3', '0.0')
