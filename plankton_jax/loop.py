@@ -121,14 +121,14 @@ def _train(config, experiment, data, state, progress, log, manager):
   if progress['without_best'] >= patience:
     return state
   key = _key(config, _TRAIN)
-  train_rows = data.splits['train']
   first = int(state.step)
   stream = batches.training(
     data.images,
     data.labels,
-    lambda step: train_rows[experiment.sampler(step)],
+    data.splits['train'],
+    experiment.sampler,
     range(first, config['epochs'] * per_epoch),
-    lambda batch: sharding.split(experiment.mesh, batch),
+    experiment.mesh,
   )
   began, began_at = time.monotonic(), first
   for before, batch in enumerate(stream, start=first):

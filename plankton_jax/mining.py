@@ -1,4 +1,7 @@
-"""Triplet mining as extrema over masked distance matrices: no loops.
+"""Triplet mining as extrema over masked distance matrices.
+
+An index is found as the first place of the extremum's value: XLA turns minima
+and comparisons into vector instructions, and argmin into a scalar loop.
 
 Easy and hard positives after Xuan, Stylianou and Pless 2020, Improved
 embeddings with easy positive triplet mining, arXiv:1904.04370; semi-hard
@@ -6,6 +9,8 @@ negatives after Schroff, Kalenichenko and Philbin 2015, FaceNet,
 arXiv:1503.03832 (section 3.2).
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -16,9 +21,14 @@ POSITIVES = ('easy', 'hard')
 NEGATIVES = ('semihard', 'hard')
 SELECTS = ('nearest', 'random')
 
+# Bytes of a tile of distances: on a CPU it stays in the caches of the cores,
+# elsewhere fewer and larger steps keep the device busy.
+CPU_TILE = 2 << 20
+TILE = 32 << 20
+
 
 class PairMasks(NamedTuple):
-  """Boolean [B, B]: rows are anchors."""
+  """Boolean [A, B]: rows are anchors."""
 
   positive: jax.Array
   negative: jax.Array
@@ -33,8 +43,17 @@ class Triplets(NamedTuple):
   fallback: jax.Array  # [B] bool: no negative met the policy
 
 
+class _Anchor(NamedTuple):
+  """A row of the batch to mine for; stacked, all of them."""
+
+  row: jax.Array  # where it stands in the batch
+  label: jax.Array
+  valid: jax.Array
+  draw: jax.Array | None  # uniform in [0, 1), for select='random'
+
+
 def pair_masks(labels: jax.Array, valid: jax.Array) -> PairMasks:
-  """Same-class (minus self) and different-class pairs of valid rows.
+  """Same-class (minus self) and different-class pairs of valid rows, [B, B].
 
   Self is left out by index: two identical images are a legal pair.
 
@@ -43,18 +62,8 @@ def pair_masks(labels: jax.Array, valid: jax.Array) -> PairMasks:
     valid: [B] bool; padded rows are False.
   """
   chex.assert_rank([labels, valid], 1)
-  same = labels[:, None] == labels[None, :]
-  usable = valid[:, None] & valid[None, :]
-  distinct = ~jnp.eye(labels.shape[0], dtype=bool)
-  return PairMasks(same & usable & distinct, ~same & usable)
-
-
-def _nearest(dists, mask):
-  return jnp.argmin(jnp.where(mask, dists, jnp.inf), axis=1)
-
-
-def _farthest(dists, mask):
-  return jnp.argmax(jnp.where(mask, dists, -jnp.inf), axis=1)
+  anchors = _Anchor(jnp.arange(labels.shape[0]), labels, valid, draw=None)
+  return jax.vmap(lambda anchor: _masks(anchor, labels, valid))(anchors)
 
 
 def mine_triplets(
@@ -90,6 +99,59 @@ def mine_triplets(
   """
   chex.assert_rank([dists, labels, valid], [2, 1, 1])
   chex.assert_type(dists, float)
+  anchors, policy = _prepared(
+    labels,
+    valid,
+    positive=positive,
+    negative=negative,
+    margin=margin,
+    select=select,
+    key=key,
+  )
+  mine = lambda row, anchor: _mine(row, anchor, labels, valid, **policy)
+  return jax.vmap(mine)(dists, anchors)
+
+
+def mine_embeddings(
+  embeddings: jax.Array,
+  labels: jax.Array,
+  valid: jax.Array,
+  *,
+  metric: Callable[[jax.Array, jax.Array], jax.Array],
+  **policy,
+) -> Triplets:
+  """`mine_triplets` of embeddings, without their distances [B, B].
+
+  Anchors are taken a tile at a time, so that time grows as B² and memory as
+  B. The triplets are those of `metric(embeddings)`, but that pairs within its
+  rounding error of each other may change places.
+
+  Args:
+    embeddings: [B, D] float32; no gradient flows through the choice.
+    labels: [B] integers.
+    valid: [B] bool.
+    metric: `distances.squared` or its like, [A, D], [B, D] -> [A, B].
+    **policy: every keyword of `mine_triplets`.
+
+  Raises:
+    ValueError: as `mine_triplets`.
+  """
+  chex.assert_rank([embeddings, labels, valid], [2, 1, 1])
+  chex.assert_type(embeddings, jnp.float32)
+  anchors, policy = _prepared(labels, valid, **policy)
+  mine = functools.partial(_mine_in_tiles, metric=metric, **policy)
+  return jax.lax.platform_dependent(
+    jax.lax.stop_gradient(embeddings),
+    anchors,
+    labels,
+    valid,
+    cpu=functools.partial(mine, tile=CPU_TILE),
+    default=functools.partial(mine, tile=TILE),
+  )
+
+
+def _prepared(labels, valid, *, positive, negative, margin, select, key):
+  """Every row as an anchor, and what `_mine` takes beside it."""
   for value, known in (
     (positive, POSITIVES),
     (negative, NEGATIVES),
@@ -97,29 +159,82 @@ def mine_triplets(
   ):
     if value not in known:
       raise ValueError(f'mining policy {value!r} is not one of {known}')
-  if select == 'random' and key is None:
-    raise ValueError("select='random' needs a key")
+  draw = None
+  if select == 'random':
+    if key is None:
+      raise ValueError("select='random' needs a key")
+    draw = jax.random.uniform(key, labels.shape)
+  anchors = _Anchor(jnp.arange(labels.shape[0]), labels, valid, draw)
+  return anchors, {
+    'positive': positive,
+    'negative': negative,
+    'margin': margin,
+  }
 
-  masks = pair_masks(labels, valid)
-  anchor = masks.positive.any(axis=1) & masks.negative.any(axis=1)
-  choose = _nearest if positive == 'easy' else _farthest
-  p = choose(dists, masks.positive)
-  d_ap = jnp.take_along_axis(dists, p[:, None], axis=1)  # [B, 1]
 
+def _mine_in_tiles(x, anchors, labels, valid, *, metric, tile, **policy):
+  def mine(pair):
+    row, anchor = pair
+    # Fused into every reduction, a distance is still the same to the bit:
+    # it doubles exactly, so that a fused multiply-add rounds no other way.
+    dists = metric(row[None], x)[0]
+    return _mine(dists, anchor, labels, valid, **policy)
+
+  rows = max(1, tile // (x.shape[0] * x.itemsize))
+  return jax.lax.map(mine, (x, anchors), batch_size=rows)
+
+
+def _masks(anchor, labels, valid):
+  """Of one anchor, [B] each."""
+  same = anchor.label == labels
+  distinct = anchor.row != jnp.arange(labels.shape[0])
+  usable = anchor.valid & valid
+  return PairMasks(same & usable & distinct, ~same & usable)
+
+
+def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
+  """The triplet of one anchor by its distances [B] to the batch."""
+  masks = _masks(anchor, labels, valid)
+  is_anchor = masks.positive.any() & masks.negative.any()
+  if positive == 'easy':
+    d_ap = _least(dists, masks.positive)
+  else:
+    d_ap = -_least(-dists, masks.positive)
+  p = _first(masks.positive & (dists == d_ap))
+
+  nearest = _least(dists, masks.negative)
   if negative == 'semihard':
-    meets = (dists > d_ap) & (dists < d_ap + margin)
+    meets = masks.negative & (dists > d_ap) & (dists < d_ap + margin)
+    chosen = _least(dists, meets)
+    found = chosen < jnp.inf
   else:
-    meets = dists < d_ap
-  meets &= masks.negative
-  found = meets.any(axis=1)
-  if select == 'nearest':
-    chosen = _nearest(dists, meets)
-  else:
-    chosen = _farthest(jax.random.uniform(key, dists.shape), meets)
-  n = jnp.where(found, chosen, _nearest(dists, masks.negative))
+    meets = masks.negative & (dists < d_ap)
+    chosen = nearest  # which meets the policy if any does
+    found = nearest < d_ap
+  n = _first(masks.negative & (dists == jnp.where(found, chosen, nearest)))
+  if anchor.draw is not None:
+    n = jnp.where(found, _drawn(meets, anchor.draw), n)
   return Triplets(
-    positive=jnp.where(anchor, p, 0).astype(jnp.int32),
-    negative=jnp.where(anchor, n, 0).astype(jnp.int32),
-    valid=anchor,
-    fallback=anchor & ~found,
+    positive=jnp.where(is_anchor, p, 0),
+    negative=jnp.where(is_anchor, n, 0),
+    valid=is_anchor,
+    fallback=is_anchor & ~found,
   )
+
+
+def _least(dists, mask):
+  """Infinite where the mask is empty."""
+  return jnp.min(dists, where=mask, initial=jnp.inf)
+
+
+def _first(mask):
+  """The first that is true, int32; 0 if none is."""
+  columns = jnp.arange(mask.size, dtype=jnp.int32)
+  first = jnp.min(jnp.where(mask, columns, mask.size))
+  return jnp.where(first < mask.size, first, 0)
+
+
+def _drawn(mask, draw):
+  """One that is true, each as likely, by `draw` in [0, 1); int32."""
+  ranks = jnp.cumsum(mask)
+  return _first(ranks > (draw * ranks[-1]).astype(jnp.int32))

@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from plankton_jax.errors import InputError
 
+_SHARE = 0.25  # of a device's memory; a step's temporaries need the rest
+
 
 def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
   """A mesh of all devices along 'batch', or None where there is one.
@@ -26,6 +28,19 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
       f'batch.size={batch_size} does not divide by the {count} devices'
     )
   return jax.make_mesh((count,), ('batch',), axis_types=(AxisType.Auto,))
+
+
+def fits(size: int) -> bool:
+  """Whether every device can keep this many bytes all along.
+
+  Never on a CPU: its memory is the host's, where the data stand already.
+  """
+  limits = [
+    (device.memory_stats() or {}).get('bytes_limit', 0)
+    for device in jax.local_devices()
+    if device.platform != 'cpu'
+  ]
+  return bool(limits) and size <= _SHARE * min(limits)
 
 
 def split(mesh: jax.sharding.Mesh | None, batch: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from analysis import inputs
 from configs import arcface
-from plankton_jax import checkpoints, loop
+from plankton_jax import checkpoints, loop, sharding
 from plankton_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -184,6 +184,17 @@ def test_killed_three_times_and_resumed_ends_bitwise_equal(
     for line in _lines(path, split)
   ]
   assert strip(killed) == strip(workdir)
+
+
+def test_images_kept_on_the_device_train_the_same_run(
+  finished, tmp_path, monkeypatch
+):
+  workdir, config, state = finished
+  monkeypatch.setattr(sharding, 'fits', lambda size: True)
+  kept = loop.train_and_evaluate(config, tmp_path)
+  for got, want in zip(*map(jax.tree.leaves, (kept, state)), strict=True):
+    np.testing.assert_array_equal(got, want)
+  assert _lines(tmp_path, 'val') == _lines(workdir, 'val')
 
 
 def test_a_finished_run_is_not_trained_further(finished):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from plankton_jax import distances, mining
+from plankton_jax import distances, mining, objectives
 
 POLICIES = [(p, n) for p in mining.POSITIVES for n in mining.NEGATIVES]
 
@@ -108,15 +108,16 @@ def test_vmap_over_batches(policy):
 
 
 def test_random_draws_uniformly_among_those_that_qualify():
-  # Anchor 0 with its positive at 0.5; rows 2 to 5 are semi-hard, 6 too far.
-  d_an = [0.55, 0.6, 0.65, 0.7, 0.9]
-  dists = jnp.ones((7, 7)).at[0].set(jnp.array([0.0, 0.5, *d_an]))
-  labels = jnp.array([0, 0, 1, 1, 2, 2, 3])
+  # Anchor 0 with its positive at 0.5; rows 2 to 5 are semi-hard, 6 and 7 are
+  # at the ends of the open interval.
+  d_an = [0.55, 0.6, 0.65, 0.7, 0.75, 0.5]
+  dists = jnp.ones((8, 8)).at[0].set(jnp.array([0.0, 0.5, *d_an]))
+  labels = jnp.array([0, 0, 1, 1, 2, 2, 3, 3])
   draw = jax.vmap(
     lambda key: mining.mine_triplets(
       dists,
       labels,
-      jnp.ones(7, bool),
+      jnp.ones(8, bool),
       positive='hard',
       negative='semihard',
       margin=0.25,
@@ -125,10 +126,172 @@ def test_random_draws_uniformly_among_those_that_qualify():
     ).negative[0]
   )
   drawn = draw(jax.random.split(jax.random.key(0), 4000))
-  counts = np.bincount(np.asarray(drawn), minlength=7)
-  assert counts[[0, 1, 6]].sum() == 0
+  counts = np.bincount(np.asarray(drawn), minlength=8)
+  assert counts[[0, 1, 6, 7]].sum() == 0
   # 1000 expected of each, standard deviation 27.
   np.testing.assert_allclose(counts[2:6], 1000, atol=110)
+
+
+@pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
+@pytest.mark.parametrize('name', BATCHES)
+def test_random_falls_back_to_the_nearest(name, policy):
+  dists, labels, valid = BATCHES[name]
+  options = {'positive': policy[0], 'negative': policy[1], 'margin': 0.25}
+  nearest = mining.mine_triplets(dists, labels, valid, **options)
+  drawn = mining.mine_triplets(
+    *(dists, labels, valid),
+    **options,
+    select='random',
+    key=jax.random.key(1),
+  )
+  for field in ('positive', 'valid', 'fallback'):
+    np.testing.assert_array_equal(
+      getattr(drawn, field), getattr(nearest, field)
+    )
+  for a in range(len(labels)):
+    n = int(drawn.negative[a])
+    if not drawn.valid[a] or drawn.fallback[a]:
+      assert n == nearest.negative[a]
+      continue
+    gap = dists[a, n] - dists[a, drawn.positive[a]]
+    assert 0 < gap < 0.25 if policy[1] == 'semihard' else gap < 0
+    assert valid[n] and labels[n] != labels[a]
+
+
+def _embeddings():
+  """Whole numbers, so that products are exact and ties are ties."""
+  rng = np.random.default_rng(3)
+  rows = 17
+  everything = np.ones(rows, bool)
+  labels = rng.integers(0, 4, rows)
+  x = rng.integers(-2, 3, (rows, 3)).astype(np.float32)
+  valid = rng.random(rows) < 0.6
+  padded = np.where(valid[:, None], x, np.nan).astype(np.float32)
+  return {
+    'grid': (x, labels, everything),
+    'identical': (np.ones_like(x), labels, everything),
+    'one class': (x, np.zeros(rows, int), everything),
+    'all distinct': (x, np.arange(rows), everything),
+    'padded': (padded, labels, valid),
+    'all padded': (x, labels, ~everything),
+    'one row': (x[:1], labels[:1], everything[:1]),
+  }
+
+
+EMBEDDINGS = _embeddings()
+TILES = pytest.mark.parametrize('rows', [1, 4, 1000])
+
+
+def _set_tile(monkeypatch, rows, batch):
+  for name in ('CPU_TILE', 'TILE'):
+    monkeypatch.setattr(mining, name, 4 * batch * rows)
+
+
+@TILES
+@pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
+@pytest.mark.parametrize('name', EMBEDDINGS)
+def test_tiles_equal_loops(name, policy, rows, monkeypatch):
+  x, labels, valid = EMBEDDINGS[name]
+  _set_tile(monkeypatch, rows, len(x))
+  options = {'positive': policy[0], 'negative': policy[1], 'margin': 2.0}
+  mine = lambda *args: mining.mine_embeddings(
+    *args, metric=distances.squared, **options, select='nearest', key=None
+  )
+  mined = jax.jit(mine)(x, labels, valid)
+  expected = reference.mine_loop(
+    reference.squared_loop(x, x), labels, valid, **options
+  )
+  for field, got, want in zip(mined._fields, mined, expected, strict=True):
+    np.testing.assert_array_equal(got, want, err_msg=field)
+
+
+@TILES
+@pytest.mark.parametrize('select', mining.SELECTS)
+@pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
+@pytest.mark.parametrize('metric', [distances.squared, distances.euclidean])
+def test_tiles_equal_the_whole(metric, policy, select, rows, monkeypatch):
+  x = _unit(np.random.default_rng(4), 50, 8)
+  labels = np.arange(50) % 6
+  _set_tile(monkeypatch, rows, len(x))
+  options = {
+    'positive': policy[0],
+    'negative': policy[1],
+    'margin': 0.25,
+    'select': select,
+    'key': jax.random.key(2),
+  }
+  valid = np.arange(50) < 45
+  whole = mining.mine_triplets(metric(x), labels, valid, **options)
+  tiled = mining.mine_embeddings(x, labels, valid, metric=metric, **options)
+  for got, want in zip(tiled, whole, strict=True):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_vmap_over_embeddings(monkeypatch):
+  _set_tile(monkeypatch, 4, 17)
+  mine = lambda *args: mining.mine_embeddings(
+    *args,
+    metric=distances.squared,
+    positive='hard',
+    negative='semihard',
+    margin=2.0,
+    select='nearest',
+    key=None,
+  )
+  names = ['grid', 'identical', 'padded', 'one class']
+  stacked = [
+    jnp.stack(x) for x in zip(*(EMBEDDINGS[n] for n in names), strict=True)
+  ]
+  mined = jax.jit(jax.vmap(mine))(*stacked)
+  for i, name in enumerate(names):
+    for got, want in zip(mined, mine(*EMBEDDINGS[name]), strict=True):
+      np.testing.assert_array_equal(got[i], want)
+
+
+@pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
+def test_a_row_that_is_not_finite_shows_in_the_loss(policy):
+  x, labels, valid = EMBEDDINGS['grid']
+  batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
+  objective = objectives.triplet(margin=0.2, stages=(policy,))
+  for row in range(len(x)):
+    broken = jnp.asarray(x).at[row].set(jnp.nan)
+    loss, metrics = objective.loss({}, broken, batch, stage=0)
+    assert np.isnan(loss) and metrics['count'] == len(x)
+
+
+def _temporary(batch, select):
+  """Bytes that the loss and its gradient need beside their arguments."""
+  objective = objectives.triplet(
+    margin=0.2, stages=(('easy', 'semihard'),), select=select
+  )
+  key = jax.random.key(0)
+  loss = lambda x, rows: objective.loss({}, x, rows, stage=0, key=key)[0]
+  rows = {
+    'label': jax.ShapeDtypeStruct((batch,), jnp.int32),
+    'valid': jax.ShapeDtypeStruct((batch,), bool),
+  }
+  x = jax.ShapeDtypeStruct((batch, 128), jnp.float32)
+  compiled = jax.jit(jax.grad(loss)).lower(x, rows).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_as_the_batch():
+  # The tiles keep their size; all else is a few copies of the embeddings.
+  large = _temporary(16384, 'nearest')
+  assert large < 300e6
+  assert large < 2.1 * _temporary(8192, 'nearest')
+  assert _temporary(16384, 'random') < 300e6
+
+
+@pytest.mark.parametrize('metric', [distances.cosine, distances.euclidean])
+def test_distances_computed_in_the_same_program_are_found_again(metric):
+  x = _unit(np.random.default_rng(5), 40, 6)
+  labels, valid = np.arange(40) % 5, np.ones(40, bool)
+  options = {'positive': 'easy', 'negative': 'semihard', 'margin': 0.25}
+  mine = lambda x: mining.mine_triplets(metric(x), labels, valid, **options)
+  expected = reference.mine_loop(metric(x), labels, valid, **options)
+  for got, want in zip(jax.jit(mine)(x), expected, strict=True):
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(

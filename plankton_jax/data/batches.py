@@ -1,11 +1,14 @@
-"""Rows to batches on the device, one step ahead of their use."""
+"""Rows to batches on the device, a few steps ahead of their use."""
 
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from plankton_jax import sharding
 
 Batch = dict[str, np.ndarray]
 
@@ -24,21 +27,58 @@ def gather(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:
 def training(
   images: np.ndarray,
   labels: np.ndarray,
+  rows: np.ndarray,
   sampler: Callable[[int], np.ndarray],
   steps: range,
-  put: Callable[[Batch], Any],
-) -> Iterator[Any]:
-  """Yields the batch of every step, gathered and put ahead in a thread."""
+  mesh: jax.sharding.Mesh | None,
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields the batch of every step, made ahead in a thread.
+
+  Where every device can hold them, the images stay there and only row
+  numbers travel; else each batch is read and sent.
+
+  Args:
+    images: uint8 [N, H, W, C], memory-mapped.
+    labels: [N].
+    rows: [M], those to train on.
+    sampler: step -> positions in `rows`, [B].
+    steps: of the run, the next ones.
+    mesh: from `sharding.make_mesh`.
+  """
+  size = len(rows) * images[:1].nbytes
+  make = resident if sharding.fits(size) else streamed
+  batch = make(images, labels, rows, mesh)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     pending = collections.deque()
     for step in steps:
-      pending.append(
-        pool.submit(lambda s: put(gather(images, labels, sampler(s))), step)
-      )
+      pending.append(pool.submit(lambda s: batch(sampler(s)), step))
       if len(pending) > _AHEAD:
         yield pending.popleft().result()
     while pending:
       yield pending.popleft().result()
+
+
+def streamed(images, labels, rows, mesh) -> Callable:
+  """Positions in `rows`, [B] -> their batch, read from the memory map."""
+  return lambda at: sharding.split(mesh, gather(images, labels, rows[at]))
+
+
+def resident(images, labels, rows, mesh) -> Callable:
+  """Positions in `rows`, [B] -> their batch, from a copy on every device."""
+  held = sharding.replicate(
+    mesh, {'image': images[rows], 'label': labels[rows]}
+  )
+
+  @jax.jit
+  def take(held, at):
+    batch = jax.tree.map(lambda x: x[at], held)
+    return batch | {'valid': jnp.ones(at.shape, bool)}
+
+  def batch(at):
+    at = sharding.split(mesh, at.astype(np.int32))
+    return sharding.split(mesh, take(held, at))
+
+  return batch
 
 
 def evaluation(

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 from plankton_jax import distances
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
-from plankton_jax.mining import SELECTS, mine_triplets
+from plankton_jax.mining import SELECTS, mine_embeddings
 from plankton_jax.objectives.base import Objective, masked_mean
 
 FALLBACKS = ('nearest', 'none')
-_SCALES = {'squared': lambda dists: dists, 'euclidean': distances.root}
+# Between all rows, and from squared ones.
+_DISTANCES = {
+  'squared': (distances.squared, lambda dists: dists),
+  'euclidean': (distances.euclidean, distances.root),
+}
 
 
 def triplet(
@@ -46,24 +50,24 @@ def triplet(
   for field, value, known in (
     ('select', select, SELECTS),
     ('fallback', fallback, FALLBACKS),
-    ('distance', distance, tuple(_SCALES)),
+    ('distance', distance, tuple(_DISTANCES)),
   ):
     if value not in known:
       raise InputError(f'objective.{field}={value!r} is not one of {known}')
   if not all(stages):
     raise InputError('objective triplet needs a curriculum of stages')
-  scale = _SCALES[distance]
+  metric, scale = _DISTANCES[distance]
 
   def loss(params, embeddings, batch, *, stage, key=None):
     del params
     chex.assert_rank(embeddings, 2)
     chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
-    fixed = jax.lax.stop_gradient(embeddings)
-    mined = mine_triplets(
-      scale(distances.squared(fixed)),
+    mined = mine_embeddings(
+      embeddings,
       batch['label'],
       batch['valid'],
+      metric=metric,
       positive=positive,
       negative=negative,
       margin=margin,

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from plankton_jax import sharding
+from plankton_jax.data import batches
+
+ROWS = np.array([7, 2, 5, 11, 3, 8])
+
+
+@pytest.fixture
+def mapped(tmp_path):
+  """Images as the cache has them, with their labels."""
+  rng = np.random.default_rng(0)
+  np.save(
+    tmp_path / 'images.npy', rng.integers(0, 256, (12, 4, 4, 1), np.uint8)
+  )
+  labels = np.arange(12, dtype=np.int32) * 10
+  return np.load(tmp_path / 'images.npy', mmap_mode='r'), labels
+
+
+def _plan(step):
+  return np.random.default_rng(step).permutation(len(ROWS))[:3]
+
+
+@pytest.mark.parametrize('kept', [True, False])
+def test_every_step_gets_its_rows(mapped, kept, monkeypatch):
+  images, labels = mapped
+  asked = []
+  monkeypatch.setattr(sharding, 'fits', lambda size: asked.append(size) or kept)
+  steps = range(3, 10)
+  stream = batches.training(images, labels, ROWS, _plan, steps, None)
+  for step, batch in zip(steps, stream, strict=True):
+    rows = ROWS[_plan(step)]
+    np.testing.assert_array_equal(batch['image'], images[rows])
+    np.testing.assert_array_equal(batch['label'], labels[rows])
+    np.testing.assert_array_equal(batch['valid'], True)
+    assert (batch['image'].dtype, batch['label'].dtype) == (np.uint8, np.int32)
+  assert asked == [len(ROWS) * 16]
+
+
+def test_what_is_kept_is_not_read_again(mapped):
+  images, labels = np.array(mapped[0]), mapped[1].copy()
+  batch = batches.resident(images, labels, ROWS, None)
+  expected = images[ROWS[[4, 0]]]
+  images[:], labels[:] = 0, 0
+  taken = batch(np.array([4, 0]))
+  np.testing.assert_array_equal(taken['image'], expected)
+  np.testing.assert_array_equal(taken['label'], 10 * ROWS[[4, 0]])
+
+
+def test_a_failure_in_the_thread_reaches_the_loop(mapped):
+  def broken(step):
+    raise OSError('the disk is gone')
+
+  stream = batches.training(*mapped, ROWS, broken, range(2), None)
+  with pytest.raises(OSError, match='the disk is gone'):
+    next(stream)
