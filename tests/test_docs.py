@@ -10,11 +10,6 @@ from configs import triplet
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDES = ('ecologist', 'student', 'researcher', 'engineer')
-# Linked from the guides, and not written yet.
-PENDING = {
-  'ecotaxa.md', 'export.md', 'pretrained.md', 'public_data.md',
-  'analysis.predict',
-}  # fmt: skip
 
 
 @pytest.fixture(params=GUIDES)
@@ -23,7 +18,7 @@ def guide(request):
 
 
 def test_links_and_named_files_exist(guide):
-  for name in set(re.findall(r'\]\((?!http)([^)#]+)\)', guide)) - PENDING:
+  for name in set(re.findall(r'\]\((?!http)([^)#]+)\)', guide)):
     assert (ROOT / 'docs' / name).exists(), name
   named = re.findall(
     r'\b((?:plankton_jax|configs|tests)/[\w/]*(?:\.py)?)', guide
@@ -34,7 +29,7 @@ def test_links_and_named_files_exist(guide):
 
 def test_commands_exist(guide):
   modules = set(re.findall(r'python -m ([\w.]+)', guide))
-  for module in modules - PENDING:
+  for module in modules:
     assert importlib.util.find_spec(module), module
   for script in re.findall(r'python (\w+\.py)', guide):
     assert (ROOT / script).exists(), script
