@@ -1,4 +1,4 @@
-"""Embeds a run's images, or any folder of images, into .npz files.
+"""Embeds a run's images, or any folder of images, into .npz and .parquet files.
 
 python -m analysis.embed --workdir=DIR
 python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
@@ -12,55 +12,69 @@ from collections.abc import Sequence
 import numpy as np
 from absl import app, flags
 
-from analysis import inputs
+from analysis import inputs, tables, unlabelled
 from plankton_jax import atomic, host
+from plankton_jax.data import folder
 from plankton_jax.errors import InputError
 
-IMAGES = flags.DEFINE_string(
-  'images', None, 'A folder of images to embed into --out, in place of the run.'
-)
 STEP = flags.DEFINE_integer(
   'step', None, 'The checkpoint [the best by validation].'
 )
 
 
-def write(
-  path: pathlib.Path,
-  embedding: np.ndarray,
-  label: np.ndarray,
-  id: np.ndarray,
-  class_names: Sequence[str],
-) -> None:
-  """Writes one embedding file: `embedding` [N, D], `label` [N], `id` [N].
+def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
+  """Writes rows that the checkpoint of a step embedded, as its ending says.
 
-  All arrays are plain, so that `np.load(path, allow_pickle=False)` reads it.
+  .npz: plain arrays, so that `np.load(path, allow_pickle=False)` reads it.
+  .parquet: a line an image with id, class ('' without label) and embedding.
+
+  Raises:
+    InputError: another ending.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  with atomic.file(path) as building, building.open('wb') as file:
-    np.savez(
-      file,
-      embedding=embedding.astype(np.float32),
-      label=label.astype(np.int32),
-      id=np.asarray(id, np.str_),
-      class_names=np.asarray(class_names, np.str_),
+  if path.suffix == '.npz':
+    with atomic.file(path) as building, building.open('wb') as file:
+      np.savez(
+        file,
+        embedding=rows.embedding.astype(np.float32),
+        label=rows.label.astype(np.int32),
+        id=np.asarray(rows.id, np.str_),
+        class_names=np.asarray(rows.class_names, np.str_),
+        step=np.int64(step),
+      )
+  elif path.suffix == '.parquet':
+    names = [*rows.class_names, '']
+    tables.write_parquet(
+      path,
+      {
+        'id': [str(key) for key in rows.id],
+        'class': [names[label] for label in rows.label],
+        'embedding': rows.embedding,
+      },
     )
-  print(f'{path}: {len(label):,} embeddings of {embedding.shape[1]} dimensions')
+  else:
+    raise InputError(f'{path}: give a name that ends in .npz or .parquet')
+  print(
+    f'{path}: {len(rows.label):,} embeddings of {rows.embedding.shape[1]}'
+    ' dimensions'
+  )
 
 
 def embed_run(workdir: pathlib.Path, step: int | None) -> None:
-  """Writes workdir/embeddings/{train,val,test,unseen}.npz."""
+  """Writes workdir/embeddings/{train,val,test,unseen}.{npz,parquet}."""
   from plankton_jax import checkpoints, loop
 
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)
-  for split, rows in data.splits.items():
-    write(
-      workdir / 'embeddings' / f'{split}.npz',
-      encoder.embed(data.images[rows]),
-      data.labels[rows],
-      data.ids[rows],
+  for split, at in data.splits.items():
+    rows = inputs.Embeddings(
+      encoder.embed(data.images[at]),
+      data.labels[at],
+      data.ids[at],
       data.class_names,
     )
+    for ending in ('npz', 'parquet'):
+      write(workdir / 'embeddings' / f'{split}.{ending}', rows, encoder.step)
 
 
 def embed_folder(
@@ -68,16 +82,10 @@ def embed_folder(
 ) -> None:
   """Writes the embeddings of any folder; images in its root get label -1."""
   from plankton_jax import checkpoints
-  from plankton_jax.data import folder
 
+  listing = folder.scan(images, field='--images')
   encoder = checkpoints.load_encoder(workdir, step)
-  fields = encoder.config['data']
-  pixels, labels, ids, class_names, skipped = folder.decode_folder(
-    images, **{name: fields[name] for name in ('size', 'resize', 'channels')}
-  )
-  for name, reason in skipped:
-    print(f'skipped {name}: {reason}', file=sys.stderr)
-  write(out, encoder.embed(pixels), labels, ids, class_names)
+  write(out, unlabelled.embed(encoder, listing).rows, encoder.step)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -87,15 +95,16 @@ def main(argv: Sequence[str]) -> None:
     workdirs = [pathlib.Path(path) for path in inputs.WORKDIR.value]
     if not workdirs:
       raise InputError('--workdir is missing: the folder of a trained run')
-    if bool(IMAGES.value) != bool(inputs.OUT.value):
+    images = unlabelled.IMAGES.value
+    if bool(images) != bool(inputs.OUT.value):
       raise InputError('--images=FOLDER and --out=FILE.npz go together')
-    if IMAGES.value and len(workdirs) > 1:
+    if images and len(workdirs) > 1:
       raise InputError('--images takes one --workdir')
     host.use_fast_settings()
     host.show_log(logging.INFO)
-    if IMAGES.value:
+    if images:
       out = pathlib.Path(inputs.OUT.value)
-      embed_folder(workdirs[0], STEP.value, IMAGES.value, out)
+      embed_folder(workdirs[0], STEP.value, images, out)
     else:
       for workdir in workdirs:
         embed_run(workdir, STEP.value)

@@ -92,6 +92,13 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   return Embeddings(embedding, label, found['id'].astype(str), names)
 
 
+def step(source: Source) -> int | None:
+  """The checkpoint's step that a workdir's train rows are of, if noted."""
+  path = source.workdir / 'embeddings' / 'train.npz'
+  with np.load(path, allow_pickle=False) as arrays:
+    return int(arrays['step']) if 'step' in arrays.files else None
+
+
 def labelled(source: Source, split: str, part: str) -> Embeddings | None:
   """A split's rows that have a label, or None; what is missing is printed.
 

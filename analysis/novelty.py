@@ -23,18 +23,13 @@ from analysis import (
   thresholds,
 )
 from analysis.inputs import Embeddings, Source
-from analysis.openset import MEASURES, NO_CURVE, Judged, Score
-from analysis.thresholds import Limits
+from analysis.openset import MEASURES, NO_CURVE, UNKNOWN, Judged, Score
+from analysis.thresholds import ACCEPTANCE, Limits
 from plankton_jax.errors import InputError
 
 NEIGHBOURS = flags.DEFINE_integer(
   'neighbours', 10, 'The novelty of an image: how far its k-th neighbour is.'
 )
-ACCEPTANCE = flags.DEFINE_float(
-  'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
-)
-
-UNKNOWN = 'unknown'
 FITTED = ('train', 'val')  # splits that are not predicted
 LOST = {  # without a split
   'val': 'no thresholds and no predictions',
@@ -209,8 +204,7 @@ def analyse(
   """
   if neighbours < 1:
     raise InputError(f'--neighbours={neighbours}: give 1 or more')
-  if not 0.0 < acceptance < 1.0:
-    raise InputError(f'--acceptance={acceptance}: give a share such as 0.95')
+  thresholds.check(acceptance)
   scores: list[Score] = []
   limits: list[Row] = []
   predicted: list[Row] = []

@@ -10,6 +10,7 @@ import numpy as np
 from analysis import nearest
 from analysis.inputs import Embeddings
 
+UNKNOWN = 'unknown'  # the label of what is of no class
 CENTROID = 'nearest centroid'
 MEASURES = {
   'auroc': 'AUROC',

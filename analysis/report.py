@@ -25,6 +25,7 @@ from analysis import (
   novelty,
   projection,
   retrieval,
+  thresholds,
   training,
 )
 from analysis.inputs import Source
@@ -77,7 +78,7 @@ def parts() -> dict[str, Part]:
     'novelty': functools.partial(
       novelty.analyse,
       neighbours=novelty.NEIGHBOURS.value,
-      acceptance=novelty.ACCEPTANCE.value,
+      acceptance=thresholds.ACCEPTANCE.value,
     ),
     'audit': audit.analyse,
   }
@@ -202,7 +203,11 @@ def analyse(
     print(f'\n{name} …', flush=True)
     done[name] = run(name, part, sources, out)
   print('\nreport …', flush=True)
-  page = html.render(**gather(sources, done))
+  scripts = {
+    'bokeh': chart.script(),
+    'script': html.script('pictures.js', 'map.js'),
+  }
+  page = html.render('report.html.j2', scripts, **gather(sources, done))
   path = out / 'report.html'
   atomic.text(path, page)
   print(f'{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)')

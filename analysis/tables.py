@@ -47,6 +47,26 @@ def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
   return path
 
 
+def write_parquet(path: pathlib.Path, columns: Mapping[str, Any]) -> None:
+  """Writes columns of one length as Parquet, atomically.
+
+  A column is a sequence of N values, or an array [N, D], which becomes a list
+  of D values a line.
+  """
+  import pyarrow
+  from pyarrow import parquet
+
+  def array(values: Any) -> pyarrow.Array:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+      flat = pyarrow.array(np.ascontiguousarray(values).ravel())
+      return pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pyarrow.array(values)
+
+  table = pyarrow.table({name: array(v) for name, v in columns.items()})
+  with atomic.file(path) as building:
+    parquet.write_table(table, building, compression='zstd')
+
+
 def show(rows: Sequence[Row], title: str = '') -> None:
   """Prints rows as an aligned table; floats to four digits."""
   if title:

@@ -4,8 +4,20 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from absl import flags
 
 from analysis.openset import Judged
+from plankton_jax.errors import InputError
+
+ACCEPTANCE = flags.DEFINE_float(
+  'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
+)
+
+
+def check(acceptance: float) -> None:
+  """Raises InputError for a share outside 0 … 1."""
+  if not 0.0 < acceptance < 1.0:
+    raise InputError(f'--acceptance={acceptance}: give a share such as 0.95')
 
 
 def fewest(acceptance: float) -> int:

@@ -116,26 +116,16 @@ def test_fingerprint_follows_names_and_contents(tmp_path):
   assert len(set(seen)) == 5
 
 
-def test_decode_folder_takes_flat_and_labelled_folders(tmp_path):
+def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   settings = {'size': 8, 'resize': 'pad', 'channels': 1}
-  for value, name in enumerate(('c.png', 'a.png', 'b.png')):
+  for value, name in enumerate(('c.png', 'a.png', 'z/b.png')):
     write(tmp_path / name, value, shape=(8, 8))
   (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
-  got = folder.decode_folder(str(tmp_path), **settings)
-  assert got.ids.tolist() == ['a.png', 'b.png', 'c.png']
-  assert got.labels.tolist() == [-1, -1, -1] and got.class_names == ()
-  assert [name for name, _ in got.skipped] == ['bad.png']
-  for pixels, value in zip(got.images, (1, 2, 0), strict=True):
+  listing = folder.scan(str(tmp_path))
+  assert listing.ids == ('a.png', 'bad.png', 'c.png', 'z/b.png')
+  assert listing.labels.tolist() == [-1, -1, -1, 0]
+  got = list(folder.decoded(listing, **settings, desc='decode'))
+  assert got.pop(1) == 'not a PNG, JPEG, TIFF or BMP image'
+  for pixels, value in zip(got, (1, 0, 2), strict=True):
     expected = np.random.default_rng(value).integers(0, 256, (8, 8), np.uint8)
     np.testing.assert_array_equal(pixels[..., 0], expected)
-  write(tmp_path / 'z/d.png')
-  write(tmp_path / 'y/e.png')
-  got = folder.decode_folder(str(tmp_path), **settings)
-  assert got.class_names == ('y', 'z')
-  assert got.labels.tolist() == [-1, -1, -1, 0, 1]
-
-
-def test_decode_folder_with_nothing_readable(tmp_path):
-  (tmp_path / 'x.jpg').write_text('not an image')
-  with pytest.raises(InputError, match=r'none of the 1 images .* x.jpg: not a'):
-    folder.decode_folder(str(tmp_path), size=8, resize='pad', channels=1)

@@ -6,10 +6,8 @@ import pathlib
 from typing import Any
 
 from analysis import figures
-from analysis.page import chart
 
 PAGE = pathlib.Path(__file__).parent
-SCRIPTS = ('pictures.js', 'map.js')  # in this order, as one
 DPI = figures.STYLE['savefig.dpi']
 LARGEST_SVG = 600_000  # bytes; a larger figure goes in as PNG
 
@@ -28,15 +26,17 @@ def figure(path: pathlib.Path) -> dict[str, Any]:
   return {'uri': uri, 'width': width, 'height': height}
 
 
-def render(**values: Any) -> str:
-  """The page. Its own scripts run by their hash and no other script does."""
+def script(*names: str) -> str:
+  """Script files of this folder, in this order, as one."""
+  return '\n'.join((PAGE / name).read_text() for name in names)
+
+
+def render(template: str, scripts: dict[str, str], **values: Any) -> str:
+  """The page. `scripts`, by the names that it gives them, run by their hash and
+  no other script does."""
   import jinja2
   from markupsafe import Markup
 
-  scripts = {
-    'bokeh': chart.script(),
-    'script': '\n'.join((PAGE / name).read_text() for name in SCRIPTS),
-  }
   hashes = [
     base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     for text in scripts.values()
@@ -51,7 +51,7 @@ def render(**values: Any) -> str:
   environment.filters['breakable'] = lambda name: Markup('_<wbr>').join(
     name.split('_')
   )
-  return environment.get_template('report.html.j2').render(
+  return environment.get_template(template).render(
     style=Markup((PAGE / 'report.css').read_text()),
     policy=' '.join(f"'sha256-{digest}'" for digest in hashes),
     **{name: Markup(text) for name, text in scripts.items()},

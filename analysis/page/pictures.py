@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,9 +16,11 @@ TILE = 96  # px, side of a picture
 ACROSS = 16  # pictures along either side of a sheet
 QUALITY = 70  # of WebP
 
+Key = TypeVar('Key')
+
 
 def sheets(
-  ids: Sequence[str], read: Callable[[str], np.ndarray]
+  ids: Sequence[Key], read: Callable[[Key], np.ndarray]
 ) -> list[bytes]:
   """WebP sheets with a picture of each id in order, row by row.
 

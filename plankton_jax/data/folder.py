@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,30 +23,21 @@ class Listing(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
 
 
-class DecodedFolder(NamedTuple):
-  """Images at the configured size, sorted by id."""
-
-  images: np.ndarray  # uint8 [N, size, size, C]
-  labels: np.ndarray  # int32 [N]; -1 for images in the root itself.
-  ids: np.ndarray  # str [N]
-  class_names: tuple[str, ...]
-  skipped: tuple[tuple[str, str], ...]  # (name, reason)
-
-
-def scan(path: str) -> Listing:
+def scan(path: str, *, field: str = 'data.path') -> Listing:
   """Lists every PNG, JPEG, TIFF and BMP below a folder, links followed.
 
   A class is named by its folder's path relative to the root. Hidden files,
-  `__MACOSX` and other extensions are ignored.
+  `__MACOSX` and other extensions are ignored. `field` is what errors call the
+  path.
 
   Raises:
     InputError: no such folder, or no image in it.
   """
   if not path:
-    raise InputError('data.path is empty: name the folder of images')
+    raise InputError(f'{field} is empty: name the folder of images')
   root = Path(path).expanduser()
   if not root.is_dir():
-    raise InputError(f'data.path: {root} is not a folder')
+    raise InputError(f'{field}: {root} is not a folder')
   found, empty = [], []
   _walk(root, '', (), found, empty)
   ids, skipped = [], []
@@ -74,13 +66,13 @@ def scan(path: str) -> Listing:
   )
 
 
-def scan_classes(path: str) -> Listing:
+def scan_classes(path: str, *, field: str = 'data.path') -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
   Raises:
     InputError: an image outside any class folder, or a folder without images.
   """
-  listing = scan(path)
+  listing = scan(path, field=field)
   if (listing.labels < 0).any():
     loose = listing.ids[int(np.argmin(listing.labels))]
     raise InputError(
@@ -112,15 +104,13 @@ def fingerprint(listing: Listing) -> str:
   return state.hexdigest()
 
 
-def decode_folder(
-  path: str, *, size: int, resize: str, channels: int
-) -> DecodedFolder:
-  """Reads any folder of images, labelled by folder or not, without a cache.
+def decoded(
+  listing: Listing, *, size: int, resize: str, channels: int, desc: str
+) -> Iterator[np.ndarray | str]:
+  """Each listed image, uint8 [size, size, C], or why it cannot be read.
 
-  Raises:
-    InputError: no such folder, or no readable image in it.
+  In threads, in order, with a progress bar called `desc`, and without a cache.
   """
-  listing = scan(path)
 
   def read(name: str) -> np.ndarray | str:
     try:
@@ -129,24 +119,7 @@ def decode_folder(
       return describe(error)
     return images.fit(pixels, size=size, resize=resize, channels=channels)
 
-  decoded = np.empty((len(listing.ids), size, size, channels), np.uint8)
-  kept, skipped = [], list(listing.skipped)
-  results = threads.in_order(read, listing.ids, desc='decode')
-  for row, (name, result) in enumerate(zip(listing.ids, results, strict=True)):
-    if isinstance(result, str):
-      skipped.append((name, result))
-    else:
-      decoded[len(kept)] = result
-      kept.append(row)
-  if not kept:
-    raise none_readable(listing.root, skipped)
-  return DecodedFolder(
-    decoded[: len(kept)],
-    listing.labels[kept],
-    np.array([listing.ids[row] for row in kept]),
-    listing.class_names,
-    tuple(skipped),
-  )
+  return threads.in_order(read, listing.ids, desc=desc)
 
 
 def describe(error: OSError | ValueError) -> str:

@@ -1,0 +1,135 @@
+"""The page of new images: the least certain first, with their neighbours."""
+
+import base64
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis import gallery, labelled, predictions, unlabelled
+from analysis.inputs import Source
+from analysis.page import html, pictures
+from analysis.predictions import Prediction
+from analysis.unlabelled import Embedded
+from plankton_jax import atomic
+from plankton_jax.errors import InputError
+
+SHOWN = 150  # unknown images, and as many others
+
+Read = Callable[[str], np.ndarray]
+Row = dict[str, Any]
+
+
+def write(
+  out: pathlib.Path,
+  *,
+  source: Source,
+  encoder_step: int,
+  new: Embedded,
+  examples: Embedded | None,
+  found: Sequence[Prediction],
+  classes: Sequence[Row],
+  measures: Row,
+  notes: Sequence[str],
+) -> pathlib.Path:
+  """Writes out/predictions.html, whose path it prints."""
+  readers = {'new': lambda file: unlabelled.read(new.root / file)}
+  try:
+    readers['labelled'] = _labelled(source, examples)
+  except InputError as error:
+    notes = [*notes, f'No pictures of labelled images: {error}']
+  diagram = out / 'reliability.png' if 'accuracy' in measures else None
+  page = html.render(
+    'predictions.html.j2',
+    {'script': html.script('pictures.js')},
+    title=new.root.resolve().name,
+    run=source.name,
+    step=encoder_step,
+    images=len(found),
+    notes=notes,
+    added=examples is not None,
+    classes=classes,
+    measures=measures,
+    reliability=html.figure(diagram) if diagram else None,
+    skipped=new.skipped,
+    citation=source.config['citation'],
+    **lists(predictions.uncertain(found), readers),
+  )
+  path = out / 'predictions.html'
+  atomic.text(path, page)
+  print(f'{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)')
+  return path
+
+
+def _labelled(source: Source, examples: Embedded | None) -> Read:
+  """What gives the picture of a labelled image by its id."""
+  read = gallery.reader(source)
+  if examples is None:
+    return read
+  paths = {
+    labelled.example_id(examples, key): examples.root / key
+    for key in examples.rows.id.tolist()
+  }
+  return lambda key: unlabelled.read(paths[key]) if key in paths else read(key)
+
+
+def lists(
+  found: Sequence[Prediction], readers: dict[str, Read]
+) -> dict[str, Any]:
+  """Unknown images and the others, the first of each, with their pictures.
+
+  `found` has the least certain first; `readers` give the pictures of `new` and
+  `labelled` images, if there are any.
+  """
+  split = {
+    'unknown': [one for one in found if not one.known],
+    'uncertain': [one for one in found if one.known],
+  }
+  shown = {name: some[:SHOWN] for name, some in split.items()}
+  wanted = [
+    key
+    for some in shown.values()
+    for one in some
+    for key in _keys(one)
+    if key[0] in readers
+  ]
+  keys = list(dict.fromkeys(wanted))
+  sheets = pictures.sheets(keys, lambda key: readers[key[0]](key[1]))
+  places = {key: place for place, key in enumerate(keys)}
+  return {
+    'counts': {name: len(some) for name, some in split.items()},
+    'data': {
+      'across': pictures.ACROSS,
+      'sheets': [base64.b64encode(sheet).decode() for sheet in sheets],
+    },
+    **{name: [_nest(o, places) for o in some] for name, some in shown.items()},
+  }
+
+
+def _keys(one: Prediction) -> list[tuple[str, str]]:
+  return [('new', one.file), *(('labelled', n.id) for n in one.neighbours)]
+
+
+def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
+  if one.known:
+    details = f'{one.confidence:.2f}'
+    if one.second:
+      details += f', or {one.second} {one.second_confidence:.2f}'
+  else:
+    details = (
+      f'{one.distance:.3f} from {one.nearest}, threshold {one.threshold:.3f}'
+    )
+  own = {'id': one.file, 'class': one.file.rpartition('/')[2], 'distance': None}
+  others = [
+    {'id': n.id, 'class': n.name, 'distance': n.distance}
+    for n in one.neighbours
+  ]
+  return {
+    'heading': one.name,
+    'details': details,
+    'pictures': [
+      {**item, 'picture': places.get(key, -1)}
+      for item, key in zip([own, *others], _keys(one), strict=True)
+    ],
+  }

@@ -1,0 +1,163 @@
+"""Labels of new rows against loops in float64; examples; degenerate rows."""
+
+import math
+
+import numpy as np
+import pytest
+
+from analysis import labeller
+from analysis.inputs import Embeddings
+from tests.analysis_runs import blobs
+
+NO_EXAMPLES = np.arange(0)
+
+
+def fit(gallery, val=None, examples=NO_EXAMPLES, acceptance=0.95):
+  return labeller.fit(gallery, examples, val, acceptance=acceptance)
+
+
+def joined(*parts):
+  columns = zip(*[part[:3] for part in parts], strict=True)
+  return Embeddings(*map(np.concatenate, columns), parts[0].class_names)
+
+
+@pytest.mark.parametrize('block', [8192, 4])
+def test_labels_match_loops(monkeypatch, block):
+  monkeypatch.setattr(labeller, 'BLOCK', block)
+  gallery, val = blobs([9, 1, 6], seed=1), blobs([40, 30, 30], seed=2)
+  new = blobs([4, 4, 4, 4], noise=0.5, seed=3).embedding
+  fitted = fit(gallery, val)
+  labels = labeller.label(fitted, new, count=5)
+  points = gallery.embedding.astype(np.float64)
+  for i, x in enumerate(new.astype(np.float64)):
+    far = [
+      math.dist(x, points[gallery.label == c].mean(axis=0)) for c in range(3)
+    ]
+    powers = [math.exp(-(d**2) / fitted.temperature) for d in far]
+    chance = [p / sum(powers) for p in powers]
+    first, second, _ = sorted(range(3), key=far.__getitem__)
+    assert (labels.nearest[i], labels.second[i]) == (first, second)
+    assert labels.distance[i] == pytest.approx(far[first], rel=1e-12)
+    assert labels.confidence[i] == pytest.approx(chance[first], rel=1e-9)
+    assert labels.second_confidence[i] == pytest.approx(chance[second])
+    assert labels.limit[i] == fitted.limits.by_class[first].threshold
+    near = sorted(math.dist(x, y) for y in points)[:5]
+    np.testing.assert_allclose(labels.row_distance[i], near, rtol=1e-12)
+    listed = [math.dist(x, points[j]) for j in labels.rows[i]]
+    np.testing.assert_allclose(labels.row_distance[i], listed, rtol=1e-12)
+
+
+def test_limits_let_through_what_they_promise():
+  gallery = blobs([60, 50, 40], seed=1)
+  fitted = fit(gallery, blobs([300, 300, 300], seed=2), acceptance=0.9)
+  labels = labeller.label(fitted, blobs([400] * 3, seed=3).embedding, count=1)
+  known = labels.distance <= labels.limit
+  assert np.mean(known) == pytest.approx(0.9, abs=0.03)
+  far = labeller.label(fitted, blobs([200], first=4, seed=4).embedding, count=1)
+  assert np.mean(far.distance > far.limit) > 0.9
+
+
+def test_confidence_is_calibrated_on_validation_images():
+  gallery = blobs([60] * 3, noise=0.6, seed=1)
+  fitted = fit(gallery, blobs([400] * 3, noise=0.6, seed=2))
+  new = blobs([700] * 3, noise=0.6, seed=3)
+  labels = labeller.label(fitted, new.embedding, count=1)
+  right = labels.nearest == new.label
+  assert 0.6 < right.mean() < 0.95
+  assert labels.confidence.mean() == pytest.approx(right.mean(), abs=0.03)
+  sure = labels.confidence > 0.8
+  assert right[sure].mean() == pytest.approx(
+    labels.confidence[sure].mean(), abs=0.04
+  )
+
+
+def test_left_out_matches_centres_made_anew():
+  gallery = blobs([5, 1, 3], seed=1)
+  rows, found = labeller.left_out(gallery, np.arange(9))
+  alone = np.flatnonzero(gallery.label == 1)
+  assert rows.tolist() == [i for i in range(9) if i not in alone]
+  points = gallery.embedding.astype(np.float64)
+  for i, distance in zip(rows, found, strict=True):
+    for c in range(3):
+      keep = (gallery.label == c) & (np.arange(9) != i)
+      centre = points[keep].mean(axis=0)
+      assert distance[c] == pytest.approx(np.sum((points[i] - centre) ** 2))
+
+
+def test_examples_win_where_they_should():
+  train, val = blobs([60, 50, 40], seed=1), blobs([40, 30, 25], seed=2)
+  new = blobs([30] * 5, seed=5)
+  before = labeller.label(fit(train, val), new.embedding, count=1)
+  unseen = new.label >= 3
+  assert before.nearest.max() < 3
+  gallery = joined(train, blobs([4, 4], first=3, seed=4))
+  examples = np.arange(150, 158)
+  fitted = fit(gallery, val, examples)
+  after = labeller.label(fitted, new.embedding, count=5)
+  assert np.mean(after.nearest[unseen] == new.label[unseen]) > 0.95
+  assert np.mean(after.nearest[~unseen] == new.label[~unseen]) > 0.95
+  known = after.distance <= after.limit
+  assert (
+    np.mean(known[unseen])
+    > 0.7
+    > np.mean((before.distance <= before.limit)[unseen])
+  )
+  assert not fitted.limits.by_class[3].own
+  assert set(examples) & set(after.rows[unseen].ravel())
+
+
+def test_enough_examples_set_their_own_threshold():
+  train, val = blobs([60, 50, 40], seed=1), blobs([40, 30, 25], seed=2)
+  wide = blobs([40], first=3, noise=0.6, seed=4)
+  fitted = fit(joined(train, wide), val, np.arange(150, 190))
+  limit = fitted.limits.by_class[3]
+  _, apart = labeller.left_out(fitted.gallery, np.arange(150, 190))
+  taken = np.sqrt(
+    [
+      row[3]
+      for row in [*apart, *labeller.squared(val.embedding, fitted.means)]
+      if row.argmin() == 3
+    ]
+  )
+  assert limit.own and limit.images == len(taken) >= 19
+  rank = math.ceil((len(taken) + 1) * 0.95)
+  assert limit.threshold == pytest.approx(np.sort(taken)[rank - 1])
+
+
+def test_without_validation_images_nothing_is_unknown():
+  fitted = fit(blobs([5, 5]))
+  assert fitted.temperature == 1.0 and fitted.limits is None
+  labels = labeller.label(fitted, blobs([3], first=4).embedding, count=5)
+  assert np.isinf(labels.limit).all()
+  few = fit(blobs([5, 5]), blobs([9, 9], seed=2))
+  assert few.limits is None and few.temperature != 1.0
+
+
+def test_one_class_and_one_image():
+  gallery = blobs([1])
+  labels = labeller.label(
+    fit(gallery, blobs([30], seed=2)), blobs([2], seed=3).embedding, count=5
+  )
+  assert labels.rows.shape == (2, 1)
+  assert labels.confidence.tolist() == [1.0, 1.0]
+  assert labels.second.tolist() == [0, 0]
+  assert labels.second_confidence.tolist() == [0.0, 0.0]
+
+
+def test_identical_images_are_at_no_distance():
+  same = blobs([8, 8], noise=0.0)
+  fitted = fit(same, same._replace(), np.arange(0))
+  labels = labeller.label(fitted, same.embedding, count=3)
+  assert (labels.nearest == same.label).all()
+  assert not labels.distance.any() and not labels.row_distance.any()
+  assert np.isfinite(labels.confidence).all()
+  assert (labels.confidence > 0.9).all()
+
+
+def test_classes_in_one_place_share_the_chance():
+  rows = np.ones((6, 3), np.float32)
+  gallery = blobs([3, 3])._replace(embedding=rows)
+  fitted = fit(gallery, gallery)
+  labels = labeller.label(fitted, rows[:2], count=2)
+  np.testing.assert_allclose(labels.confidence, 0.5)
+  np.testing.assert_allclose(labels.second_confidence, 0.5)
