@@ -134,6 +134,10 @@ def analyse(
     citations = inputs.citations([source])
     measures |= tested(fitted, test, trained, out, citations)
   predictions.write(out, found)
+  try:
+    predictions.write_ecotaxa(out / 'ecotaxa_predictions.tsv', found)
+  except InputError as error:
+    notes.append(f'No table for EcoTaxa: {error}')
   tables.write_csv(out / 'classes.csv', classes)
   tables.write_json(out / 'calibration.json', measures)
   write_skipped(out / 'skipped.txt', new.skipped)
@@ -181,5 +185,5 @@ def run(sources: list[Source], out: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  host.use_huge_pages()
+  host.use_fast_settings()
   inputs.main(run)

@@ -13,6 +13,7 @@ import numpy as np
 from analysis import tables
 from analysis.labeller import Labeller, Labels
 from analysis.openset import UNKNOWN
+from plankton_jax.data.ecotaxa.write import predicted, write_tsv
 
 NEIGHBOURS = 5
 
@@ -156,3 +157,24 @@ def write(out: pathlib.Path, found: Sequence[Prediction]) -> None:
   tables.write_csv(out / 'predictions.csv', lines)
   columns = {field: [line[field] for line in lines] for field in lines[0]}
   tables.write_parquet(out / 'predictions.parquet', columns)
+
+
+def write_ecotaxa(path: pathlib.Path, found: Sequence[Prediction]) -> None:
+  """Writes a table that EcoTaxa imports; the unknown stay unclassified.
+
+  Raises:
+    InputError: a name that EcoTaxa's importer would refuse.
+  """
+  write_tsv(
+    path,
+    [
+      predicted(
+        img_file_name=one.file,
+        object_id=one.object_id,
+        category=one.name if one.known else '',
+        score=one.confidence,
+        neighbours=[other.id for other in one.neighbours],
+      )
+      for one in found
+    ],
+  )

@@ -24,6 +24,8 @@ from analysis import (
 )
 from analysis.page import predicted
 from plankton_jax.data import folder
+from plankton_jax.data.ecotaxa import rules
+from plankton_jax.data.ecotaxa import table as ecotaxa
 from plankton_jax.errors import InputError
 from tests import shades
 
@@ -106,6 +108,33 @@ def test_tables_hold_what_was_predicted(tmp_path):
   measures = json.loads((tmp_path / 'out/calibration.json').read_text())
   assert measures['accuracy'] == 1.0 and measures['test_images'] == 40
   assert measures['calibration_error'] < measures['calibration_error_at_1']
+
+
+def test_ecotaxa_takes_the_predictions(tmp_path):
+  for name, level in (('d', 33), ('m', 125)):
+    shades.write(tmp_path / f'new/{name}.png', level)
+  known, unknown = run(tmp_path)
+  path = tmp_path / 'out/ecotaxa_predictions.tsv'
+  parsed = ecotaxa.parse(path.read_bytes(), path.name)
+  assert not list(rules.problems(path.name, parsed))
+  first, second = csv.DictReader(
+    [
+      line
+      for i, line in enumerate(
+        path.read_text(encoding='utf-8-sig').splitlines()
+      )
+      if i != 1
+    ],
+    delimiter='\t',
+  )
+  assert first['img_file_name'] == 'd.png' and first['object_id'] == 'd'
+  assert first['object_annotation_category'] == known.name == 'dark'
+  assert first['object_annotation_status'] == 'predicted'
+  assert float(first['object_predicted_score']) == pytest.approx(
+    known.confidence
+  )
+  assert first['object_neighbour_5'] == known.neighbours[4].id
+  assert not unknown.known and second['object_annotation_category'] == ''
 
 
 def test_odd_names_come_back_whole(tmp_path):
