@@ -103,13 +103,13 @@ def measure(
   key = jax.random.key(config['seed'], impl='rbg')
   state = jax.jit(experiment.create)(key)
   state = sharding.replicate(experiment.mesh, state)
-  rows = data.splits['train']
   stream = batches.training(
     data.images,
     data.labels,
-    lambda step: rows[experiment.sampler(step)],
+    data.splits['train'],
+    experiment.sampler,
     range(1 + _STEPS),
-    lambda batch: sharding.split(experiment.mesh, batch),
+    experiment.mesh,
   )
   batch = next(stream)
   began = time.monotonic()
