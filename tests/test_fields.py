@@ -104,8 +104,9 @@ def test_help_shows_fields_with_their_values_without_jax(tmp_path):
   assert '  objective.margin=0.25         in this distance of unit vectors' in (
     lines
   )
-  assert "  data.source=folder            'synthetic', 'folder' or 'tfds'" in (
-    lines
+  assert (
+    "  data.source=folder            'synthetic', 'folder', 'ecotaxa' or 'tfds'"
+    in (lines)
   )
   assert '--workdir' in said and 'copepod_calanoid' in said
   assert list(tmp_path.iterdir()) == []
