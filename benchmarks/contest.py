@@ -65,7 +65,11 @@ def need(python: str, names: str) -> None:
 
 
 def race(
-  spec: dict[str, Any], *, repeats: int, peer_python: str | None
+  spec: dict[str, Any],
+  *,
+  repeats: int,
+  peer_python: str | None,
+  rival: dict[str, Any] | None = None,
 ) -> Times:
   """Measures one job in both workers, `repeats` times in turn.
 
@@ -73,6 +77,7 @@ def race(
     spec: what both workers are given: `job` and its fields.
     repeats: timings of each.
     peer_python: the peer's interpreter; None measures ours alone.
+    rival: a job of our own that takes the peer's place.
 
   Raises:
     InputError: a worker that fails, or two that did not do the same.
@@ -81,7 +86,10 @@ def race(
     ours = stack.enter_context(opened('ours', sys.executable, spec))
     facts = ours.hear()
     peer = None
-    if peer_python:
+    if rival:
+      peer = stack.enter_context(opened('ours', sys.executable, rival))
+      _agree(spec, facts, peer.hear())
+    elif peer_python:
       if 'parameters' in facts:
         same = {name: facts[name] for name in ('parameters', 'flops')}
         spec = spec | {'expected': same}

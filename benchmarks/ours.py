@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import inputs, ours_files, ours_network
+from benchmarks import inputs, ours_files, ours_input, ours_network
 from benchmarks.serve import Job, each, serve
 from plankton_jax import distances, host, objectives, retrieval
 
@@ -103,7 +103,7 @@ JOBS = {
   for job in (
     *(matmul, copy, mining, retrieve, class_distances),
     *(ours_network.step, ours_network.embed),
-    *(ours_files.decode, ours_files.gather),
+    *(ours_files.decode, ours_files.gather, ours_input.epoch),
     *(ours_files.show_help, ours_files.first_step),
   )
 }

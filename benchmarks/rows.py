@@ -11,6 +11,7 @@ class Row(NamedTuple):
   spec: dict[str, Any]
   images: int = 0  # a call, for a rate; 0 shows the time
   peer: bool = True
+  rival: dict[str, Any] | None = None  # what we do ourselves in its place
 
 
 # The machine's limits, measured in every run: a share of them says how much
@@ -19,6 +20,7 @@ MATMUL = Row('limit: float32 matrix product', {'job': 'matmul', 'side': 4096})
 COPY = Row('limit: large copy', {'job': 'copy', 'mebibytes': 512})
 
 _BOTH = (128, 512, 1024, 2048)  # rows in a batch
+_STAGES = (('easy', 'semihard'), ('easy', 'hard'), ('hard', 'hard'))
 _ALONE = (4096, 8192, 16384)  # where the peer's [B, B] lists no longer pay
 
 
@@ -38,8 +40,7 @@ def groups(
   return {
     'step': [_step(32, 64), _step(64, 64), _step(32, 128)],
     'mining': [
-      *(_mining(batch, 'easy', 'semihard') for batch in _BOTH),
-      *(_mining(batch, 'hard', 'hard') for batch in _BOTH),
+      *(_mining(batch, *stage) for stage in _STAGES for batch in _BOTH),
       *(_mining(batch, 'easy', 'semihard', peer=False) for batch in _ALONE),
     ],
     'embed': [_embed(32, 64), _embed(64, 64)],
@@ -67,6 +68,8 @@ def groups(
         {'job': 'gather', 'rows': 50_000, 'batch': 128, 'side': 64},
         images=128,
       ),
+      _epoch(32, 64, steps=8),
+      _epoch(8, 64, steps=32),
     ],
     'start': [
       Row('launch.py --help', {'job': 'show_help'}, peer=False),
@@ -84,6 +87,23 @@ def _step(width, side):
     f'train ResNet-18 x{width}, {side} px, batch 128',
     {'job': 'step', 'width': width, 'side': side, 'batch': 128},
     images=128,
+  )
+
+
+def _epoch(width, side, steps):
+  spec = {
+    'job': 'epoch',
+    'width': width,
+    'side': side,
+    'batch': 128,
+    'steps': steps,
+    'rows': 50_000,
+  }
+  return Row(
+    f'steps fed ResNet-18 x{width}, {side} px; peer: resident batch',
+    spec | {'stream': True},
+    images=128 * steps,
+    rival=spec | {'stream': False},
   )
 
 

@@ -146,6 +146,7 @@ def measure(
       row.spec,
       repeats=args.repeats,
       peer_python=args.peer_python if row.peer else None,
+      rival=row.rival,
     )
 
   matmul, copy = race(rows.MATMUL), race(rows.COPY)

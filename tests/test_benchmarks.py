@@ -68,6 +68,15 @@ def test_alone_without_a_peer(workers):
   assert contest.ratio(times) is None
 
 
+def test_our_own_job_in_the_place_of_the_peer(workers):
+  rival = _spec([4.0, 5.0])
+  times = contest.race(
+    _spec([1.0, 2.0]), repeats=2, peer_python='nobody', rival=rival
+  )
+  assert (times.ours, times.peer) == ([1.0, 2.0], [4.0, 5.0])
+  assert (workers / 'turns').read_text().split() == ['ours'] * 4
+
+
 def test_other_numbers_are_refused(workers):
   for checks in ((1.0, 1.01), (0.0, 0.1), (1.0, float('nan'))):
     with pytest.raises(InputError, match='loss is'):
