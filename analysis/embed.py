@@ -22,6 +22,12 @@ STEP = flags.DEFINE_integer(
 )
 
 
+def check(path: pathlib.Path) -> None:
+  """Raises InputError for an ending that is not written."""
+  if path.suffix not in ('.npz', '.parquet'):
+    raise InputError(f'{path}: give a name that ends in .npz or .parquet')
+
+
 def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
   """Writes rows that the checkpoint of a step embedded, as its ending says.
 
@@ -31,6 +37,7 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
   Raises:
     InputError: another ending.
   """
+  check(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   if path.suffix == '.npz':
     with atomic.file(path) as building, building.open('wb') as file:
@@ -42,7 +49,7 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
         class_names=np.asarray(rows.class_names, np.str_),
         step=np.int64(step),
       )
-  elif path.suffix == '.parquet':
+  else:
     names = [*rows.class_names, '']
     tables.write_parquet(
       path,
@@ -52,8 +59,6 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
         'embedding': rows.embedding,
       },
     )
-  else:
-    raise InputError(f'{path}: give a name that ends in .npz or .parquet')
   print(
     f'{path}: {len(rows.label):,} embeddings of {rows.embedding.shape[1]}'
     ' dimensions'
@@ -83,6 +88,7 @@ def embed_folder(
   """Writes the embeddings of any folder; images in its root get label -1."""
   from plankton_jax import checkpoints
 
+  check(out)
   listing = folder.scan(images, field='--images')
   encoder = checkpoints.load_encoder(workdir, step)
   write(out, unlabelled.embed(encoder, listing).rows, encoder.step)

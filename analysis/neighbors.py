@@ -30,6 +30,8 @@ QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
+for name in ('workdir', 'out'):
+  flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure
 TOP, LINE = 0.7, 1.7  # inches: the heading, a line of images

@@ -37,6 +37,8 @@ from plankton_jax.errors import InputError
 EXAMPLES = flags.DEFINE_string(
   'examples', None, 'A folder of labelled images, one folder a class, to add.'
 )
+for name in ('workdir', 'images', 'out', 'acceptance'):
+  flags.declare_key_flag(name)  # --help shows it
 
 LOST = {  # without a split
   'val': 'confidence is not calibrated, and no image is unknown',

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 from analysis import inputs
 from configs import arcface
 from plankton_jax import checkpoints, loop, sharding
+from plankton_jax.data import images
 from plankton_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -149,6 +151,51 @@ def test_any_folder_can_be_embedded(finished, tmp_path):
     'b.png': -1,
   }
   np.testing.assert_allclose(rows.embedding[0], rows.embedding[1], atol=1e-6)
+
+
+def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
+  """The whole path after the embeddings, with the encoder's own images."""
+  workdir, config, _ = finished
+  data = loop.load_data(config, workdir)
+  test = inputs.read_embeddings(workdir / 'embeddings/test.npz')
+  (tmp_path / 'new').mkdir()
+  for i, key in enumerate(test.id[:6]):
+    pixels = data.originals.read(key)
+    (tmp_path / f'new/{i}.png').write_bytes(images.encode(pixels))
+
+  def run(module, *more):
+    command = [sys.executable, '-m', module, f'--workdir={workdir}', *more]
+    done = subprocess.run(
+      command,
+      cwd=ROOT,
+      env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  told = run('analysis.predict', f'--images={tmp_path}/new')
+  out = workdir / 'analysis' / 'predict'
+  assert told.strip().endswith('MB)') and str(out) in told
+  with (out / 'predictions.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  train = inputs.read_embeddings(workdir / 'embeddings/train.npz')
+  for row, point in zip(rows, test.embedding.astype(float), strict=False):
+    far = np.linalg.norm(train.embedding.astype(float) - point, axis=1)
+    assert float(row['neighbour_1_distance']) == pytest.approx(
+      far.min(), abs=1e-5
+    )
+    means = {
+      train.class_names[c]: train.embedding[train.label == c].mean(axis=0)
+      for c in np.unique(train.label)
+    }
+    nearest = min(means, key=lambda c: np.linalg.norm(point - means[c]))
+    assert row['nearest_class'] == nearest
+  told = run('analysis.neighbors', f'--query={tmp_path}/new/4.png', '--count=3')
+  assert test.id[4] in told and '0.0000' in told
+  assert (workdir / 'analysis/neighbors_4.png').is_file()
 
 
 def test_killed_three_times_and_resumed_ends_bitwise_equal(
