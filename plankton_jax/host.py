@@ -7,24 +7,34 @@ import sys
 
 import absl.logging
 
-_TUNABLE = 'glibc.malloc.hugetlb=1'
+# Huge pages, and one heap that keeps what it has: a step's temporaries are
+# then the last step's memory, and not fresh pages from the system.
+_TUNABLES = ':'.join(
+  f'glibc.malloc.{name}={value}'
+  for name, value in {
+    'hugetlb': 1,
+    'arena_max': 1,  # the others cannot hold more than 64 MiB
+    'mmap_threshold': 1 << 34,
+    'trim_threshold': 1 << 34,
+  }.items()
+)
 
 
 def use_fast_settings() -> None:
   """Re-executes the process once with what makes the CPU fast, and says so.
 
   A training step on the CPU is bound by page faults on fresh temporaries,
-  which huge pages for malloc spare; and oneDNN's threads would by default
-  spin between convolutions on the cores that XLA's need. Both are read from
-  the environment at start-up only. Elsewhere than on Linux, or where the
-  variables name these settings already, nothing happens.
+  which malloc can be told to spare; and oneDNN's threads would by default spin
+  between convolutions on the cores that XLA's need. Both are read from the
+  environment at start-up only. Elsewhere than on Linux, or where the variables
+  are set already (malloc.hugetlb among the tunables), nothing happens.
   """
   if not sys.platform.startswith('linux'):
     return
   tunables = os.environ.get('GLIBC_TUNABLES', '')
   wanted = {'OMP_WAIT_POLICY': 'passive'} | dict(os.environ)
   if 'malloc.hugetlb' not in tunables:
-    wanted['GLIBC_TUNABLES'] = ':'.join(filter(None, [tunables, _TUNABLE]))
+    wanted['GLIBC_TUNABLES'] = ':'.join(filter(None, [tunables, _TUNABLES]))
   new = dict(wanted.items() - os.environ.items())
   if not new:
     return
