@@ -10,7 +10,7 @@ import tqdm
 from orbax.checkpoint import checkpoint_managers
 
 from plankton_jax import encoder as encoders
-from plankton_jax import objectives
+from plankton_jax import objectives, settings
 from plankton_jax.errors import InputError
 from plankton_jax.export import folder
 from plankton_jax.state import TrainState
@@ -124,7 +124,7 @@ class Encoder:
     self._params = params
     self._batch_stats = batch_stats
     self._step_fn = make_embed_step(
-      apply_fn=encoders.make(**config['encoder']).apply
+      apply_fn=settings.build(encoders.make, config, 'encoder').apply
     )
 
   @property
@@ -175,7 +175,7 @@ def load_encoder(
     step: one that is kept; None is the best by validation.
 
   Raises:
-    InputError: no checkpoint there, or not of that step.
+    InputError: no checkpoint there, not of that step, or of another version.
   """
   workdir = pathlib.Path(workdir)
   if (workdir / folder.WEIGHTS).is_file():

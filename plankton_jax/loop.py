@@ -28,7 +28,9 @@ _INIT, _TRAIN = 0, 1  # what a key is for
 
 def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
   """The images, labels and splits of a run, from the cache where it stands."""
-  return pipeline.load(workdir, seed=config['seed'], **config['data'])
+  return settings.build(
+    pipeline.load, config, 'data', workdir=workdir, seed=config['seed']
+  )
 
 
 def train_and_evaluate(

@@ -1,13 +1,16 @@
 """A workdir's config.json: written once, compared ever after."""
 
+import inspect
 import json
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
 Config = dict[str, Any]  # plain, with the fields of configs/base.py
+Built = TypeVar('Built')
 
 
 def check(
@@ -51,6 +54,27 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
 def write(config: Config, workdir: pathlib.Path) -> None:
   """Writes workdir/config.json."""
   atomic.text(workdir / 'config.json', json.dumps(config, indent=1) + '\n')
+
+
+def build(
+  make: Callable[..., Built], config: Config, section: str, **others: Any
+) -> Built:
+  """`make(**config[section], **others)`, where a saved config still fits.
+
+  Raises:
+    InputError: the section lacks fields of `make`, or has others: the run is
+      of another version.
+  """
+  wanted = inspect.signature(make).parameters.keys() - others.keys()
+  found = config[section].keys()
+  wrong = [f'has no {section}.{name}' for name in sorted(wanted - found)]
+  wrong += [f'has {section}.{name}' for name in sorted(found - wanted)]
+  if wrong:
+    raise InputError(
+      f"the run's config {', '.join(wrong)}: another version of plankton_jax"
+      ' made it; use that version, or train anew with this one'
+    )
+  return make(**config[section], **others)
 
 
 def _plain(config: Config) -> Config:

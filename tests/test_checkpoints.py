@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.state import TrainState
@@ -64,3 +65,25 @@ def test_what_is_not_there_is_named(tmp_path):
   _save(tmp_path, [0.1, 0.9, 0.2])
   with pytest.raises(InputError, match=r'step 1; kept are \[2, 3\]'):
     checkpoints.load_encoder(tmp_path, step=1)
+
+
+@pytest.mark.parametrize(
+  ('change', 'named'),
+  [
+    (lambda fields: fields.pop('freeze'), 'has no encoder.freeze'),
+    (lambda fields: fields.update(depth=3), 'has encoder.depth'),
+  ],
+)
+def test_a_run_of_another_version_is_named(tmp_path, change, named):
+  config = smoke.get_config().to_dict()
+  change(config['encoder'])
+  with checkpoints.open_manager(tmp_path) as manager:
+    checkpoints.save(
+      manager,
+      _state(1),
+      meta={'class_names': ['a', 'b'], 'config': config},
+      splits={'train': np.arange(3)},
+      measure=0.5,
+    )
+  with pytest.raises(InputError, match=rf'{named}: another version'):
+    checkpoints.load_encoder(tmp_path)
