@@ -86,6 +86,9 @@ def get_config() -> ConfigDict:
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+  # Views that an embedding averages outside of training: 1, the image itself;
+  # 8, its mirror images and quarter turns, at eight times the cost.
+  encoder.poses = 1
   # Weights to begin from, torchvision's or timm's ResNet-18, 34 or 50 as .pth
   # or .safetensors, with stem 'imagenet' and width 64; '': random ones.
   encoder.pretrained = ''

@@ -16,7 +16,7 @@ from plankton_jax.export import folder
 from plankton_jax.state import TrainState
 from plankton_jax.step import make_embed_step
 
-_EMBED_BATCH = 256
+_EMBED_BATCH = 256  # views; an image is as many as its encoder has poses
 
 
 def open_manager(workdir: pathlib.Path) -> ocp.CheckpointManager:
@@ -147,10 +147,11 @@ class Encoder:
       )
     dim = self.config['encoder']['embedding_dim']
     out = np.empty((len(images), dim), np.float32)
-    starts = range(0, len(images), _EMBED_BATCH)
+    size = _EMBED_BATCH // self.config['encoder']['poses']
+    starts = range(0, len(images), size)
     for start in tqdm.tqdm(starts, 'embed', disable=len(starts) < 20):
-      part = np.asarray(images[start : start + _EMBED_BATCH])
-      padding = [(0, _EMBED_BATCH - len(part))] + [(0, 0)] * 3
+      part = np.asarray(images[start : start + size])
+      padding = [(0, size - len(part))] + [(0, 0)] * 3
       embedded = self._step_fn(
         self._params, self._batch_stats, np.pad(part, padding)
       )

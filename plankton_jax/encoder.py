@@ -64,6 +64,17 @@ class BottleneckBlock(nn.Module):
     return nn.relu(x + y)
 
 
+def all_poses(images: jax.Array) -> jax.Array:
+  """The eight poses of square images [B, S, S, C], as [8, B, S, S, C].
+
+  Mirrored and turned by quarters: what training flips them to.
+  """
+  poses = [images, jnp.swapaxes(images, 1, 2)]
+  for axis in (1, 2):
+    poses += [jnp.flip(pose, axis) for pose in poses]
+  return jnp.stack(poses)
+
+
 def _stem(x, kind: str, width: int, conv, norm):
   if kind == 'full':
     return nn.relu(norm()(conv(width, 3, 1)(x)))
@@ -110,6 +121,8 @@ class ResNet(nn.Module):
       embedding stay float32.
     freeze: stages that training leaves as they are, the stem with the first;
       their norms use the running statistics and no gradient reaches them.
+    poses: 8 outside of training makes an embedding the mean direction of the
+      image's eight poses, at eight times the cost; 1 takes it as it is.
     convolution: in place of `lax.conv_general_dilated`.
   """
 
@@ -120,6 +133,7 @@ class ResNet(nn.Module):
   embedding_dim: int
   dtype: jnp.dtype
   freeze: int = 0
+  poses: int = 1
   convolution: Callable = conv_general_dilated
 
   @nn.compact
@@ -149,6 +163,9 @@ class ResNet(nn.Module):
       )
 
     images = images.astype(self.dtype)
+    averaged = self.poses > 1 and not train
+    if averaged:
+      images = all_poses(images).reshape(-1, *images.shape[1:])
     x = _stem(images, self.stem, self.width, conv, norm_of(0))
     for stage, blocks in enumerate(self.stage_sizes):
       norm = norm_of(stage)
@@ -164,7 +181,10 @@ class ResNet(nn.Module):
     centre = functools.partial(
       norm_of(len(self.stage_sizes)), use_scale=False, use_bias=False
     )
-    return unit_norm(centre(dtype=jnp.float32)(x))
+    x = unit_norm(centre(dtype=jnp.float32)(x))
+    if averaged:
+      x = unit_norm(jnp.mean(x.reshape(self.poses, -1, x.shape[-1]), axis=0))
+    return x
 
 
 def stage_of(model: ResNet, module: str) -> int:
@@ -195,6 +215,7 @@ _ENCODERS = {
 }
 _STEMS = ('full', 'half', 'quarter', 'imagenet')
 _DTYPES = ('float32', 'bfloat16')
+_POSES = (1, 8)
 
 
 def make(
@@ -204,6 +225,7 @@ def make(
   stem: str,
   embedding_dim: int,
   dtype: str,
+  poses: int,
   pretrained: str,
   freeze: int,
 ) -> ResNet:
@@ -219,10 +241,12 @@ def make(
     ('name', name, tuple(_ENCODERS)),
     ('stem', stem, _STEMS),
     ('dtype', dtype, _DTYPES),
+    ('poses', poses, _POSES),
   ):
     if value not in known:
       raise InputError(
-        f'encoder.{field}={value!r} is unknown; choose from {", ".join(known)}'
+        f'encoder.{field}={value!r} is unknown; choose from'
+        f' {", ".join(map(str, known))}'
       )
   if pretrained and (name == 'resnet10' or (stem, width) != ('imagenet', 64)):
     raise InputError(
@@ -236,6 +260,7 @@ def make(
     embedding_dim=embedding_dim,
     dtype=jnp.dtype(dtype),
     freeze=freeze,
+    poses=poses,
   )
   if not 0 <= freeze <= len(model.stage_sizes):
     raise InputError(

@@ -15,6 +15,7 @@ TINY = {
   'dtype': 'float32',
   'pretrained': '',
   'freeze': 0,
+  'poses': 1,
 }
 
 
@@ -144,6 +145,35 @@ def test_evaluation_of_an_image_does_not_depend_on_its_batch():
   np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
 
 
+def test_an_image_has_eight_poses():
+  images = np.arange(36, dtype=np.int32).reshape(2, 3, 3, 2)
+  found = np.asarray(encoder.all_poses(images))
+  turned = [np.rot90(images, k, axes=(1, 2)) for k in range(4)]
+  wanted = [*turned, *(x[:, :, ::-1] for x in turned)]
+  as_set = lambda poses: {pose.tobytes() for pose in poses}
+  assert len(as_set(wanted)) == 8
+  assert as_set(found) == as_set(wanted)
+
+
+def test_an_embedding_of_eight_poses_is_their_mean_direction():
+  images = _images(32)
+  embed, variables, alone = _apply(images)
+  mean = np.mean([embed(variables, x) for x in encoder.all_poses(images)], 0)
+  wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+  posed = encoder.make(**(TINY | {'poses': 8}))
+  whole = jax.jit(lambda v, x: posed.apply(v, x, train=False))
+  found = whole(variables, images)
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+  assert np.abs(found - alone).max() > 1e-2
+  turned = whole(variables, jnp.rot90(images, axes=(1, 2)))
+  np.testing.assert_allclose(turned, found, atol=1e-5)
+  # Training sees the images as they are.
+  trained = lambda model: jax.jit(
+    lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats'])
+  )(variables, images)[0]
+  np.testing.assert_array_equal(trained(posed), trained(encoder.make(**TINY)))
+
+
 def test_training_mode_updates_the_running_statistics():
   images = _images(32, count=8) + 3.0
   model = encoder.make(**TINY)
@@ -164,6 +194,7 @@ def test_training_mode_updates_the_running_statistics():
     ('dtype', 'float8'),
     ('freeze', 5),
     ('freeze', -1),
+    ('poses', 4),
   ],
 )
 def test_unknown_choices_are_named(field, value):

@@ -23,6 +23,7 @@ def _model(name='resnet18', width=4):
     dtype='float32',
     pretrained='',
     freeze=0,
+    poses=1,
   )
 
 
