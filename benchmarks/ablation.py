@@ -19,7 +19,12 @@ from benchmarks.ablation_plan import TABLES, Configs, Table
 from plankton_jax import atomic, host
 from plankton_jax.errors import InputError
 
-COLUMNS = ('unseen MAP@R', 'unseen SVC n=30', 'test MAP@R')
+COLUMNS = (
+  'unseen MAP@R',
+  'unseen SVC n=30',
+  'test MAP@R',
+  'test macro MAP@R',
+)
 GAIN = 'gain in unseen MAP@R'
 
 

@@ -27,6 +27,7 @@ from plankton_jax.errors import InputError
 MEASURES = (
   'test R@1',
   'test MAP@R',
+  'test macro MAP@R',  # every class counts alike
   'unseen R@1',
   'unseen MAP@R',
   'unseen SVC n=30',

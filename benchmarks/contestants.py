@@ -39,6 +39,8 @@ def measure(
     ranked = retrieval.evaluate(embed(split), data.labels[rows], ks=(1,))
     found[f'{split} R@1'] = ranked['recall_at_1']
     found[f'{split} MAP@R'] = ranked['map_at_r']
+    if split == 'test':
+      found['test macro MAP@R'] = ranked['macro_map_at_r']
   unseen = inputs.Embeddings(
     embed('unseen'), data.labels[rows], data.ids[rows], data.class_names
   )

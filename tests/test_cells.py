@@ -124,7 +124,7 @@ def test_gains_are_of_runs_of_one_seed(tmp_path):
   )
   assert base[:2] == ['base', '2']
   assert base[2] == cells.shown([0.5, 0.7])
-  assert (base[5], other[5]) == ('', cells.shown([0.1, 0.2], '+'))
+  assert (base[6], other[6]) == ('', cells.shown([0.1, 0.2], '+'))
   assert other[2] == cells.shown([0.6, 0.9, 0.1])
   assert none[:3] == ['none', '0', '-']
 
