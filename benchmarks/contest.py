@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
+from benchmarks.serve import cores
 from plankton_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -170,7 +171,7 @@ def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
     subprocess.Popen(
       command,
       cwd=ROOT,
-      env={**os.environ, 'OMP_NUM_THREADS': str(os.cpu_count())},
+      env={**os.environ, 'OMP_NUM_THREADS': str(cores())},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=errors,

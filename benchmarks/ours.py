@@ -1,7 +1,6 @@
 """Our side: the library's own functions, called as a run calls them."""
 
 import functools
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import inputs, ours_files, ours_input, ours_network
-from benchmarks.serve import Job, each, serve
+from benchmarks.serve import Job, cores, each, serve
 from plankton_jax import distances, host, objectives, retrieval
 
 
@@ -27,7 +26,7 @@ def copy(*, mebibytes: int) -> Job:
   """The best that memory reaches here: read and written, on all cores."""
   source = np.ones(mebibytes << 20, np.uint8)
   target = np.zeros_like(source)
-  threads = os.cpu_count()
+  threads = cores()
   pairs = zip(
     np.array_split(target, threads),
     np.array_split(source, threads),

@@ -1,7 +1,6 @@
 """The peer's side: PyTorch at its best on the host, and its companions."""
 
 import functools
-import os
 import pathlib
 
 import faiss
@@ -15,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs
-from benchmarks.serve import Job, each, serve
+from benchmarks.serve import Job, cores, each, serve
 from benchmarks.torch_resnet import ResNet18
 
-THREADS = os.cpu_count()
+THREADS = cores()
 
 
 def matmul(*, side: int) -> Job:

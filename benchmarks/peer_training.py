@@ -9,7 +9,6 @@ with the weights that it kept.
 import copy
 import json
 import math
-import os
 import pathlib
 import sys
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from pytorch_metric_learning import distances, losses, miners
 
-from benchmarks.serve import channel
+from benchmarks.serve import channel, cores
 from benchmarks.torch_resnet import ResNet18
 
 EMBED_BATCH = 256
@@ -130,7 +129,7 @@ def main() -> None:
   spec = json.loads(sys.argv[1])
   answer = channel()
   config, work = spec['config'], pathlib.Path(spec['work'])
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(cores())
   torch.manual_seed(config['seed'])
   images = Images(spec)
   model = ResNet18(

@@ -31,6 +31,13 @@ def serve(jobs: dict[str, Callable[..., Job]]) -> None:
     answer({'seconds': _seconds(run, calls) / calls})
 
 
+def cores() -> int:
+  """How many of the machine's this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
+
+
 def channel() -> Callable[[Any], None]:
   """`answer(value)` prints a line of JSON; all other prints go to stderr."""
   # Libraries print where they like; the answers keep a way of their own.

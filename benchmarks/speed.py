@@ -9,7 +9,6 @@ one whose Python is named. docs/speed.md says how to read the table.
 
 import argparse
 import math
-import os
 import pathlib
 import statistics
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from analysis import tables
 from benchmarks import contest, rows
+from benchmarks.serve import cores
 from plankton_jax.errors import InputError
 
 BUSY = 0.1  # share of the cores from which figures are not to be trusted
@@ -173,7 +173,7 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(2)
   tables.show(
     shown(table),
-    f'medians of {args.repeats}, {os.cpu_count()} threads each; ratio is how'
+    f'medians of {args.repeats}, {cores()} threads each; ratio is how'
     ' many times as fast we are, with its extremes',
   )
   print(f'\n{args.out / "speed.csv"}')
