@@ -42,6 +42,7 @@ PEERS_SETTINGS = {
   'augment.contrast': 0.0,
   'augment.noise': 0.0,
   'encoder.stem': 'quarter',
+  'encoder.poses': 1,
   'encoder.embedding_dim': 128,
   'encoder.dtype': 'float32',
   'optimizer.learning_rate': 1.4e-3,
