@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from plankton_jax import atomic
-from plankton_jax.data import cache, images, records
+from plankton_jax.data import cache, images, processes, records
 from plankton_jax.errors import InputError
 
 SETTINGS = {'size': 8, 'resize': 'pad', 'channels': 1}
+
+
+def build(directory, given, skipped=()):
+  cache.build(directory, given, skipped, **SETTINGS)
 
 
 def pixels(value, shape=(8, 8)):
@@ -21,11 +25,15 @@ def record(value, label=0, **kwargs):
   return records.Record(f'{value:03}.png', label, data)
 
 
-def test_rows_follow_the_records_without_the_bad_ones(tmp_path):
+@pytest.mark.parametrize('fewest', [1, 2000])
+def test_rows_follow_the_records_without_the_bad_ones(
+  tmp_path, monkeypatch, fewest
+):
+  monkeypatch.setattr(processes, 'FEWEST', fewest)
   given = [record(value, value % 3) for value in range(150)]
   given[4] = given[4]._replace(image=given[4].image[:60])
   given[70] = given[70]._replace(label=-1)
-  cache.build(tmp_path / 'c', given, [('gone', 'empty file')], **SETTINGS)
+  build(tmp_path / 'c', given, [('gone', 'empty file')])
   got = cache.read(tmp_path / 'c')
   rows = [row for row in range(150) if row not in (4, 70)]
   assert got.rows.tolist() == rows
@@ -49,7 +57,7 @@ def test_digests_are_of_the_original_pixels(tmp_path):
     records.Record(str(i), 0, images.encode(p))
     for i, p in enumerate((large, changed, large))
   ]
-  cache.build(tmp_path / 'c', given, [], **SETTINGS)
+  build(tmp_path / 'c', given)
   got = cache.read(tmp_path / 'c')
   np.testing.assert_array_equal(got.images[0], got.images[1])
   assert got.digests[0] == got.digests[2] != got.digests[1]
@@ -58,13 +66,16 @@ def test_digests_are_of_the_original_pixels(tmp_path):
 def test_nothing_readable_or_ids_twice(tmp_path):
   empty = records.Record('x.png', 0, b'')
   with pytest.raises(InputError, match=r'none of the 1 .* x.png: empty file'):
-    cache.build(tmp_path / 'c', [empty], [], **SETTINGS)
+    build(tmp_path / 'c', [empty])
   with pytest.raises(InputError, match='ids of the data set are not unique'):
-    cache.build(tmp_path / 'c', [record(1), record(1)], [], **SETTINGS)
+    build(tmp_path / 'c', [record(1), record(1)])
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_crash_midway_leaves_nothing(tmp_path):
+@pytest.mark.parametrize('fewest', [1, 2000])
+def test_a_crash_midway_leaves_nothing(tmp_path, monkeypatch, fewest):
+  monkeypatch.setattr(processes, 'FEWEST', fewest)
+
   class Failing(list):
     def __getitem__(self, row):
       if row == 199:
@@ -73,7 +84,7 @@ def test_a_crash_midway_leaves_nothing(tmp_path):
 
   given = Failing(record(value) for value in range(200))
   with pytest.raises(OSError, match='disk gone'):
-    cache.build(tmp_path / 'c', given, [], **SETTINGS)
+    build(tmp_path / 'c', given)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -82,14 +93,14 @@ def test_two_builders_at_once_agree(tmp_path):
   barrier = threading.Barrier(2)
   errors = []
 
-  def build():
+  def run():
     barrier.wait()
     try:
-      cache.build(tmp_path / 'c', given, [], **SETTINGS)
+      build(tmp_path / 'c', given)
     except Exception as error:
       errors.append(error)
 
-  builders = [threading.Thread(target=build) for _ in range(2)]
+  builders = [threading.Thread(target=run) for _ in range(2)]
   for builder in builders:
     builder.start()
   for builder in builders:

@@ -121,10 +121,12 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   for value, name in enumerate(('c.png', 'a.png', 'z/b.png')):
     write(tmp_path / name, value, shape=(8, 8))
   (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
+  (tmp_path / 'gone.png').symlink_to('nowhere')
   listing = folder.scan(str(tmp_path))
-  assert listing.ids == ('a.png', 'bad.png', 'c.png', 'z/b.png')
-  assert listing.labels.tolist() == [-1, -1, -1, 0]
+  assert listing.ids == ('a.png', 'bad.png', 'c.png', 'gone.png', 'z/b.png')
+  assert listing.labels.tolist() == [-1, -1, -1, -1, 0]
   got = list(folder.decoded(listing, **settings, desc='decode'))
+  assert got.pop(3) == 'No such file or directory'
   assert got.pop(1) == 'not a PNG, JPEG, TIFF or BMP image'
   for pixels, value in zip(got, (1, 0, 2), strict=True):
     expected = np.random.default_rng(value).integers(0, 256, (8, 8), np.uint8)

@@ -117,6 +117,33 @@ def test_prepared_sets_join_their_splits(tmp_path):
   assert records.fingerprint(builder) != before
 
 
+class Numbered(TwoSplits):
+  """A prepared data set whose ids are numbers, among other features."""
+
+  features = {  # noqa: RUF012
+    'label': tfds.features.ClassLabel(names=['q', 'p']),
+    'id': tfds.features.Scalar(np.int64),
+    'sizes': tfds.features.Tensor(shape=(2,), dtype=np.float32),
+    'image': tfds.features.Image(shape=(None, None, 1)),
+  }
+
+  def _generate_examples(self, values):
+    for value in values:
+      fields = {'image': images.encode(pixels(value)), 'label': value % 2}
+      yield value, {**fields, 'id': 7 * value, 'sizes': (1.5, value)}
+
+
+def test_ids_that_are_no_text_and_other_features(tmp_path):
+  prepare(Numbered, tmp_path)
+  opened = records.Records(records.prepared('numbered', str(tmp_path)))
+  found = {opened[row].id: opened[row] for row in range(11)}
+  assert found.keys() == {str(7 * value) for value in range(11)}
+  for value in range(11):
+    record = found[str(7 * value)]
+    assert record.label == value % 2
+    assert record.image == images.encode(pixels(value))
+
+
 def test_prepared_sets_that_cannot_be_used(tmp_path):
   with pytest.raises(InputError, match=r'data.name is empty'):
     records.prepared('', str(tmp_path))

@@ -1,5 +1,6 @@
 """The decoded cache: every readable image at one size, memory-mapped."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax import atomic
-from plankton_jax.data import images, threads
+from plankton_jax.data import decoding, images, processes
 from plankton_jax.errors import InputError
 
 _ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows')
@@ -49,19 +50,13 @@ def build(
     InputError: no image is readable, or two have one id.
   """
 
-  def decode(row: int) -> tuple:
-    record = records[row]
-    if record.label < 0:
-      return record.id, 'no label'
-    try:
-      pixels = images.decode(record.image)
-    except ValueError as error:
-      return record.id, str(error)
-    fitted = images.fit(pixels, size=size, resize=resize, channels=channels)
-    return record.id, record.label, images.digest(pixels), fitted
-
   kept, skipped = [], list(skipped)
-  results = threads.in_order(decode, range(len(records)), desc='decode')
+  decode = functools.partial(
+    decoding.record, size=size, resize=resize, channels=channels
+  )
+  results = processes.in_order(
+    lambda row: tuple(records[row]), decode, range(len(records)), desc='decode'
+  )
   with atomic.directory(directory) as building:
     with open(building / 'images.npy', 'wb') as file:
       # The header has one length whatever N, and N is known at the end.

@@ -1,5 +1,6 @@
 """A tree of image files, one folder a class."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data import images, threads
+from plankton_jax.data import decoding, images, processes, threads
 from plankton_jax.errors import InputError
 
 
@@ -109,17 +110,22 @@ def decoded(
 ) -> Iterator[np.ndarray | str]:
   """Each listed image, uint8 [size, size, C], or why it cannot be read.
 
-  In threads, in order, with a progress bar called `desc`, and without a cache.
+  In order, with a progress bar called `desc`, and without a cache.
   """
 
-  def read(name: str) -> np.ndarray | str:
+  def read(name: str) -> bytes | str:
     try:
-      pixels = images.decode((listing.root / name).read_bytes())
+      return (listing.root / name).read_bytes()
     except (OSError, ValueError) as error:
       return describe(error)
-    return images.fit(pixels, size=size, resize=resize, channels=channels)
 
-  return threads.in_order(read, listing.ids, desc=desc)
+  fitted = functools.partial(
+    decoding.fitted, size=size, resize=resize, channels=channels
+  )
+  for found in processes.in_order(read, fitted, listing.ids, desc=desc):
+    if isinstance(found, bytes):
+      found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
+    yield found
 
 
 def describe(error: OSError | ValueError) -> str:
