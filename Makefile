@@ -15,7 +15,7 @@ demo: .venv/ready
 test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test: export OMP_WAIT_POLICY ?= passive
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

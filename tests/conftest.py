@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from configs import smoke
@@ -6,7 +8,12 @@ from configs import smoke
 @pytest.fixture(scope='session')
 def caches(tmp_path_factory):
   """Compiled programs and drawn images, shared by the tests of one session."""
-  return tmp_path_factory.mktemp('caches')
+  session = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    session = session.parent  # of all workers
+  folder = session / 'caches'
+  folder.mkdir(exist_ok=True)
+  return folder
 
 
 @pytest.fixture

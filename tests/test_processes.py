@@ -81,4 +81,5 @@ print(sum(processes.in_order(str, int, range(100), desc='test')))
       capture_output=True,
       text=True,
     )
-    assert found.stdout == 'started\n4950\n' and found.stderr == ''
+    assert found.stdout == 'started\n4950\n'
+    assert 'Error' not in found.stderr and 'Warning' not in found.stderr
