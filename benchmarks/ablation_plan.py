@@ -5,7 +5,6 @@ Epochs of a curriculum are those of a run of 35; shorter ones shrink them.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.recipes import Recipe
@@ -17,11 +16,10 @@ class Table(NamedTuple):
   title: str
   file: str
   variants: Mapping[str, Mapping[str, Any]]
-  shared: Mapping[str, Any] = MappingProxyType({})  # overrides of them all
 
   def recipes(self) -> dict[str, Recipe]:
     return {
-      name: Recipe(self.file, {**self.shared, **overrides})
+      name: Recipe(self.file, overrides)
       for name, overrides in self.variants.items()
     }
 
@@ -31,17 +29,12 @@ class Configs(NamedTuple):
 
   title: str
   files: tuple[str, ...]
-  shared: Mapping[str, Any]
 
   def recipes(self) -> dict[str, Recipe]:
-    return {file: Recipe(file, self.shared) for file in self.files}
+    return {file: Recipe(file, {}) for file in self.files}
 
 
 TRIPLET, ARCFACE = 'configs/triplet.py', 'configs/arcface.py'
-
-# Objectives are compared at one rate, and at one that short runs get far with:
-# at 5e-4 a dozen epochs leave a softmax at a third of its MAP@R.
-RATE = {'optimizer.learning_rate': 1.4e-3, 'optimizer.schedule': 'cosine'}
 
 
 def _one(positive, negative):
@@ -106,31 +99,50 @@ TABLES = {
     TRIPLET,
     {
       'default: shuffled': {},
-      '8 x 16': {'batch.classes': 8, 'batch.per_class': 16},
-      '16 x 8': {'batch.classes': 16, 'batch.per_class': 8},
+      '8 x 8': {'batch.classes': 8, 'batch.per_class': 8},
+      '16 x 4': {'batch.classes': 16, 'batch.per_class': 4},
     },
   ),
-  'schedule': Table(
-    'Learning rate, constant or down to 0',
-    TRIPLET,
+  'ground': Table(
+    'ArcFace: what every config shares, one step back at a time',
+    ARCFACE,
     {
-      'default: 1.4e-3, constant': {},
-      '1.4e-3, cosine': {'optimizer.schedule': 'cosine'},
-      '5e-4, constant': {'optimizer.learning_rate': 5e-4},
-      '5e-4, cosine': {
-        'optimizer.learning_rate': 5e-4,
-        'optimizer.schedule': 'cosine',
-      },
+      'default: stretched, batches of 64, 1.4e-3, cosine': {},
+      'padded': {'data.resize': 'pad'},
+      'batches of 32': {'batch.size': 32},
+      'batches of 128': {'batch.size': 128},
+      '1.4e-3, constant': {'optimizer.schedule': 'constant'},
+      '5e-4, cosine': {'optimizer.learning_rate': 5e-4},
+      'eight poses': {'encoder.poses': 8},
+      'weight decay 0.05': {'optimizer.weight_decay': 0.05},
+    },
+  ),
+  'arcface': Table(
+    'ArcFace: margin, radians, and scale',
+    ARCFACE,
+    {'default: 0.2, 10': {}}
+    | {
+      f'{margin}, {scale}': {
+        'objective.margin': margin,
+        'objective.scale': scale,
+      }
+      for margin, scale in (
+        (0.1, 10.0),
+        (0.5, 10.0),
+        (0.2, 20.0),
+        (0.2, 64.0),
+        (0.5, 64.0),
+      )
     },
   ),
   'dim': Table(
-    'Length of the embedding (default 128)',
-    TRIPLET,
+    'ArcFace: length of the embedding (default 128)',
+    ARCFACE,
     _each('encoder.embedding_dim', 16, 32, 64, 256),
   ),
   'augment': Table(
-    'Augmentation',
-    TRIPLET,
+    'ArcFace: augmentation',
+    ARCFACE,
     {
       'default': {},
       'none': _FLIPPED | {'augment.flip': False},
@@ -144,41 +156,7 @@ TABLES = {
       },
     },
   ),
-  'resize': Table(
-    'Padded to a square or stretched',
-    TRIPLET,
-    _each('data.resize', 'stretch'),
-  ),
-  'arcface_margin': Table(
-    'ArcFace: margin, radians (default 0.5)',
-    ARCFACE,
-    _each('objective.margin', 0.1, 0.2, 0.3, 0.7),
-    RATE,
-  ),
-  'arcface_scale': Table(
-    'ArcFace: scale (default 64)',
-    ARCFACE,
-    _each('objective.scale', 8.0, 16.0, 32.0),
-    RATE,
-  ),
-  'arcface_schedule': Table(
-    'ArcFace: learning rate (default 5e-4, cosine)',
-    ARCFACE,
-    {
-      'default': {},
-      '1.4e-3, cosine': RATE,
-      '1.4e-3, constant': {
-        'optimizer.learning_rate': 1.4e-3,
-        'optimizer.schedule': 'constant',
-      },
-    },
-  ),
-  'sampling': Table(
-    'Triplet: images drawn alike, or classes by size (default: images)',
-    TRIPLET,
-    _each('batch.sampling', 'sqrt', 'uniform'),
-  ),
-  'arcface_sampling': Table(
+  'imbalance': Table(
     'ArcFace: images drawn alike, or classes by size; class weights',
     ARCFACE,
     _each('batch.sampling', 'sqrt', 'uniform')
@@ -186,16 +164,14 @@ TABLES = {
       f'weights {name}': {'objective.class_weights': name}
       for name in ('sqrt_inverse', 'inverse', 'effective')
     },
-    RATE,
   ),
-  'softmax_scale': Table(
-    'Softmax: scale (default 20)',
+  'softmax': Table(
+    'Softmax: scale (default 10)',
     'configs/softmax.py',
-    _each('objective.scale', 5.0, 10.0, 40.0),
-    RATE,
+    _each('objective.scale', 5.0, 20.0, 40.0),
   ),
   'objectives': Configs(
-    'Objectives, each by its own config, at 1.4e-3 and cosine',
+    'Objectives, each by its own config',
     (
       'configs/softmax.py',
       TRIPLET,
@@ -206,6 +182,5 @@ TABLES = {
       'configs/proxy_anchor.py',
       'configs/multi_similarity.py',
     ),
-    RATE,
   ),
 }

@@ -11,15 +11,16 @@ from configs import base
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
   config.objective.name = 'arcface'  # of plankton_jax/objectives/
-  config.objective.margin = 0.5  # radians
-  config.objective.scale = 64.0  # of the cosines
+  config.objective.margin = 0.2  # radians; 0.5 in the paper
+  config.objective.scale = 10.0  # of the cosines; 64 in the paper
   # Of an image in the loss by its class's size: 'none', 'inverse',
   # 'sqrt_inverse' or 'effective' (of the effective number of images).
   config.objective.class_weights = 'none'
-  # A smoother validation loss than triplet's rate gives: it is what stops.
-  config.optimizer.learning_rate = 5e-4
-  config.optimizer.schedule = 'cosine'
   config.early_stop_validations = 12
-  if preset == 'flowcamnet':
-    config.batch.size = 64  # the published experiment's
-  return base.use_preset(config, preset)
+  base.use_preset(config, preset)
+  if preset == 'flowcamnet':  # the published experiment's
+    config.batch.size = 64
+    config.optimizer.schedule = 'constant'
+    config.objective.margin = 0.5
+    config.objective.scale = 64.0
+  return config

@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
   data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
   data.classes = ()  # use these classes alone, seen and unseen; (): all
   data.size = 64  # side of the square that images are brought to, px
-  data.resize = 'pad'  # 'pad' to square with the background, or 'stretch'
+  data.resize = 'stretch'  # to a square, or 'pad' it with the background
   data.channels = 1  # 1: grey, 3: colour
   # Classes held out wholly: their names, or how many to draw by the seed.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
   data.cache_dir = '~/.cache/plankton_jax/data'  # records and decoded images
 
   config.batch = batch = ConfigDict()
-  batch.size = 128  # images in a training step
+  batch.size = 64  # images in a training step
   batch.classes = 0  # P classes in a batch; 0: drawn from all images alike
   batch.per_class = 0  # K images of each of the P classes; P K = size
   # Draw 'images' alike, classes by the 'sqrt' of their size, or 'uniform'.
@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 1.4e-3  # Adam's, at its peak
-  optimizer.schedule = 'constant'  # 'constant', or 'cosine' down to 0
+  optimizer.schedule = 'cosine'  # down to 0, or 'constant'
   optimizer.warmup_epochs = 0.0  # linear rise from 0
   optimizer.weight_decay = 0.0  # of convolution and dense kernels alone
   # Rates as multiples of the embedding layer's: of the objective's prototypes,

@@ -20,6 +20,4 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # The presets' folders have six seen classes, the drawn images nine.
   config.batch.classes = 8 if preset == 'synthetic' else 4
   config.batch.per_class = config.batch.size // config.batch.classes
-  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
-  config.optimizer.schedule = 'cosine'
   return base.use_preset(config, preset)

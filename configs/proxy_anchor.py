@@ -13,8 +13,6 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config.objective.name = 'proxy_anchor'  # of plankton_jax/objectives/
   config.objective.margin = 0.1  # in cosine
   config.objective.scale = 32.0  # of the cosines
-  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
-  config.optimizer.schedule = 'cosine'
   # Faster than the encoder, as in the paper; how much faster is not tuned.
   config.optimizer.objective_rate = 10.0
   return base.use_preset(config, preset)

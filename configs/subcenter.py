@@ -17,7 +17,5 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # Of an image in the loss by its class's size: 'none', 'inverse',
   # 'sqrt_inverse' or 'effective' (of the effective number of images).
   config.objective.class_weights = 'none'
-  config.optimizer.learning_rate = 5e-4  # as arcface.py, to compare with it
-  config.optimizer.schedule = 'cosine'
   config.early_stop_validations = 12
   return base.use_preset(config, preset)

@@ -32,8 +32,11 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     config.batch.size = 64
     config.encoder.name = 'resnet10'
     config.encoder.width = 16
-    config.optimizer.schedule = 'cosine'
     # Few images, each class in many poses: hard positives gather them.
     config.curriculum = ((0, 'easy', 'semihard'), (5, 'hard', 'semihard'))
     return config
-  return base.use_preset(config, preset)
+  base.use_preset(config, preset)
+  if preset == 'flowcamnet':  # the published experiment's
+    config.batch.size = 128
+    config.optimizer.schedule = 'constant'
+  return config
