@@ -5,15 +5,15 @@ python launch.py --config=configs/best.py --workdir=runs/best
 
 from ml_collections import ConfigDict
 
-from configs import arcface
+from configs import arcface, base
 
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
-  config = arcface.get_config(preset)
+  config = arcface.get_config()
   config.batch.size = 32
   config.encoder.embedding_dim = 256
   config.encoder.poses = 8  # embedding takes eight times as long
   config.optimizer.weight_decay = 0.05
   config.validations_per_epoch = 1
   config.early_stop_validations = 0
-  return config
+  return base.use_preset(config, preset)
