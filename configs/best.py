@@ -11,6 +11,7 @@ from configs import arcface, base
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = arcface.get_config()
   config.batch.size = 32
+  config.batch.sampling = 'uniform'  # of classes, however few their images
   config.encoder.embedding_dim = 256
   config.encoder.poses = 8  # embedding takes eight times as long
   config.optimizer.weight_decay = 0.05
