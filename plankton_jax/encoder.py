@@ -72,7 +72,7 @@ def all_poses(images: jax.Array) -> jax.Array:
   poses = [images, jnp.swapaxes(images, 1, 2)]
   for axis in (1, 2):
     poses += [jnp.flip(pose, axis) for pose in poses]
-  return jnp.stack(poses)
+  return jnp.concatenate([pose[None] for pose in poses])
 
 
 def _stem(x, kind: str, width: int, conv, norm):

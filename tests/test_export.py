@@ -2,6 +2,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -103,11 +104,13 @@ def _need_converter():
 
 
 @pytest.mark.parametrize('format', ['stablehlo', 'onnx'])
-@pytest.mark.parametrize('stem', ['quarter', 'imagenet'])
-def test_a_process_without_the_project_embeds_alike(format, stem, tmp_path):
+@pytest.mark.parametrize(('stem', 'poses'), [('quarter', 8), ('imagenet', 1)])
+def test_a_process_without_the_project_embeds_alike(
+  format, stem, poses, tmp_path
+):
   if format == 'onnx':
     _need_converter()
-  encoder = _encoder(stem=stem)
+  encoder = _encoder(stem=stem, poses=poses)
   file = tmp_path / 'encoder'
   write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
   assert write(encoder, file) < 1e-5
@@ -116,6 +119,18 @@ def test_a_process_without_the_project_embeds_alike(format, stem, tmp_path):
   want = encoder.embed(images)
   assert np.abs(want[0] - want[1]).max() > 1e-3
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_what_the_converter_lacks_is_named(tmp_path, monkeypatch):
+  def refuse(*_, **__):
+    raise NotImplementedError('no plugin for stack')
+
+  fake = types.SimpleNamespace(to_onnx=refuse)
+  for name in ('jax2onnx', 'onnx', 'onnxruntime'):
+    monkeypatch.setitem(sys.modules, name, fake)
+  with pytest.raises(InputError, match=r'no plugin for stack\); .*stablehlo'):
+    onnx.write(_encoder(), tmp_path / 'a.onnx')
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_says_what_it_is(tmp_path):

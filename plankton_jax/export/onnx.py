@@ -22,8 +22,8 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
     The largest difference from the encoder, with onnxruntime on the CPU.
 
   Raises:
-    InputError: the converter is not installed, or its model does not embed
-      as the encoder does.
+    InputError: the converter is not installed or lacks an operation, or its
+      model does not embed as the encoder does.
   """
   try:
     import jax2onnx
@@ -38,13 +38,19 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
   # Traced here: jax2onnx would put operators of its own in place of Flax's
   # layers, and mixes up their layouts.
   closed = jax.make_jaxpr(plain.embed_fn(encoder))(spec)
-  model = jax2onnx.to_onnx(
-    lambda images: jax.extend.core.jaxpr_as_fun(closed)(images)[0],
-    [spec],
-    model_name='plankton_jax',
-    input_names=['images'],
-    output_names=['embeddings'],
-  )
+  try:
+    model = jax2onnx.to_onnx(
+      lambda images: jax.extend.core.jaxpr_as_fun(closed)(images)[0],
+      [spec],
+      model_name='plankton_jax',
+      input_names=['images'],
+      output_names=['embeddings'],
+    )
+  except NotImplementedError as error:
+    raise InputError(
+      f'jax2onnx cannot convert this encoder ({error}); try another version of'
+      ' it, or --format=stablehlo'
+    ) from error
   onnx.helper.set_model_props(
     model,
     {
