@@ -14,6 +14,8 @@ demo: .venv/ready
 # What launch.py sets for itself, so that no test is begun twice.
 test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test: export OMP_WAIT_POLICY ?= passive
+# Tests compile far more than they compute: code that is quick to make.
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 test: .venv/ready
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
