@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from plankton_jax.errors import InputError
 
-MAX_BYTES = 2**28  # of one file; more than an image of images.MAX_PIXELS takes
+MAX_BYTES = 2**28  # of one file; pictures.MAX_PIXELS take less
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data import folder, images, threads
+from plankton_jax.data import folder, pictures, threads
 from plankton_jax.errors import InputError
 
 _FEWEST = 4  # two to train on, one to validate and one to test
@@ -101,10 +101,11 @@ def inspect(path: str) -> Inspection:
 
 def _read(listing: folder.Listing, name: str) -> _Image | str:
   try:
-    pixels = images.decode((listing.root / name).read_bytes())
+    picture = pictures.decode((listing.root / name).read_bytes())
   except (OSError, ValueError) as error:
     return folder.describe(error)
-  return _Image(*pixels.shape[:2], images.digest(pixels))
+  width, height = picture.image.size
+  return _Image(height, width, pictures.digest(picture))
 
 
 def _copies(found: dict[str, _Image]) -> list[list[str]]:

@@ -42,3 +42,8 @@ def results(
     finally:
       for future in pending:  # After an error, or when not read to the end.
         future.cancel()
+
+
+def each(function: Callable[[Any], Any], part: Sequence[Any]) -> list[Any]:
+  """What `function` gives for the items of a part."""
+  return [function(item) for item in part]

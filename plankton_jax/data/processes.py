@@ -45,7 +45,9 @@ def in_order(
   pool = loky.get_reusable_executor(workers)
   try:
     yield from ordered.results(
-      lambda part: pool.submit(_each, function, [load(x) for x in part]),
+      lambda part: pool.submit(
+        ordered.each, function, ordered.each(load, part)
+      ),
       items,
       size=32,
       in_flight=3 * workers,
@@ -56,7 +58,3 @@ def in_order(
       f'{desc}: a process ended in the midst of its images: free some memory'
       ' and start again'
     ) from error
-
-
-def _each(function, part):
-  return [function(item) for item in part]

@@ -12,14 +12,10 @@ def in_order(
   function: Callable[[Any], Any], items: Sequence[Any], *, desc: str
 ) -> Iterator[Any]:
   """Yields function(item) of each item, in order, with a progress bar."""
-
-  def run(part: Sequence[Any]) -> list[Any]:
-    return [function(item) for item in part]
-
   workers = os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     yield from ordered.results(
-      lambda part: pool.submit(run, part),
+      lambda part: pool.submit(ordered.each, function, part),
       items,
       size=64,
       in_flight=2 * workers + 1,
