@@ -1,8 +1,8 @@
 """Our work on files: decoding, gathering, starting up."""
 
+import itertools
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,11 +28,11 @@ def decode(*, folder: str, count: int, side: int) -> Job:
   records.write(folder / 'records', sources.from_folder(str(folder / 'images')))
   opened = records.read(folder / 'records')
 
+  directories = (folder / f'decoded-{n}' for n in itertools.count())
+
   def build():
-    directory = folder / 'decoded'
-    settings = {'size': side, 'resize': 'pad', 'channels': 1}
-    cache.build(directory, opened, (), **settings)
-    shutil.rmtree(directory)
+    settings = {'size': side, 'resize': 'stretch', 'channels': 1}
+    cache.build(next(directories), opened, (), **settings)
 
   return each(build), {}
 

@@ -5,7 +5,7 @@ import pathlib
 
 import faiss
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from pytorch_metric_learning import distances, losses, miners, reducers
 from pytorch_metric_learning.utils.accuracy_calculator import (
   AccuracyCalculator,
@@ -135,7 +135,7 @@ def retrieve(*, rows: int, classes: int) -> Job:
 
 
 class _Folder(Dataset):
-  """Images padded to a square and resized, uint8 [side, side]."""
+  """Images stretched to a square, uint8 [side, side]."""
 
   def __init__(self, folder, side):
     self._paths = sorted(pathlib.Path(folder).rglob('*.png'))
@@ -147,9 +147,7 @@ class _Folder(Dataset):
   def __getitem__(self, index):
     size = (self._side, self._side)
     with Image.open(self._paths[index]) as image:
-      fitted = ImageOps.pad(
-        image.convert('L'), size, Image.Resampling.LANCZOS, color=255
-      )
+      fitted = image.convert('L').resize(size, Image.Resampling.LANCZOS)
     return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
 
 

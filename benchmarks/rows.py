@@ -57,12 +57,14 @@ def groups(
         peer=False,
       )
     ],
-    'input': [
+    'decode': [
       Row(
         'decode 2,400 PNG to 64 px',
         {'job': 'decode', 'folder': str(folder), 'count': 2400, 'side': 64},
         images=2400,
       ),
+    ],
+    'input': [
       Row(
         'gather a batch of 128 at 64 px',
         {'job': 'gather', 'rows': 50_000, 'batch': 128, 'side': 64},

@@ -1,5 +1,7 @@
 """Work in processes: its order, its errors, and what they leave behind."""
 
+import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -7,7 +9,7 @@ import sys
 
 import pytest
 
-from plankton_jax.data import processes
+from plankton_jax.data import ordered, processes
 from plankton_jax.errors import InputError
 
 PID = '__import__("os").getpid()'
@@ -19,12 +21,14 @@ def always(monkeypatch):
   monkeypatch.setattr(os, 'cpu_count', lambda: 2)
 
 
-def run(function, items, load=lambda item: item):
-  return list(processes.in_order(load, function, items, desc='test'))
+def run(function, items):
+  each = functools.partial(ordered.each, function)
+  parts = processes.in_parts(each, items, desc='test')
+  return list(itertools.chain.from_iterable(parts))
 
 
 def test_results_keep_their_order():
-  assert run(abs, range(-200, 0), lambda item: 2 * item) == [*range(400, 0, -2)]
+  assert run(abs, range(-200, 0)) == [*range(200, 0, -1)]
   assert run(abs, ()) == []
 
 
@@ -36,24 +40,36 @@ def test_work_is_done_in_processes_that_do_not_import_jax(monkeypatch):
   assert run(eval, [PID] * 40) == [os.getpid()] * 40
 
 
-def test_loading_keeps_pace_with_what_is_read():
-  loaded = []
+def test_what_a_function_holds_is_opened_once_in_a_process():
+  opened = (
+    '__import__("plankton_jax.data.processes", fromlist="_")'
+    '._opened.cache_info().misses'
+  )
+  for _ in range(2):
+    found = run(eval, [f'({PID}, {opened})'] * 500)
+    assert len(set(found)) == len(dict(found))
 
-  def load(item):
-    loaded.append(item)
-    return item
 
-  results = processes.in_order(load, abs, range(10_000), desc='test')
-  assert next(results) == 0
+def test_parts_are_begun_at_the_pace_at_which_they_are_read():
+  class Items:
+    taken = 0
+
+    def __len__(self):
+      return 10_000
+
+    def __getitem__(self, part):
+      Items.taken += part.stop - part.start
+      return [0] * (part.stop - part.start)
+
+  results = processes.in_parts(len, Items(), desc='test')
+  assert next(results) == 64
   results.close()
-  assert len(loaded) < 1000
+  assert 64 < Items.taken < 1000
 
 
-def test_errors_are_those_of_the_function_and_of_loading():
+def test_errors_are_those_of_the_function():
   with pytest.raises(ValueError, match=r"^invalid literal .* 'x'"):
     run(int, ['1'] * 99 + ['x'])
-  with pytest.raises(ZeroDivisionError):
-    run(abs, [0] * 99, load=lambda item: 1 / item)
   assert run(abs, [-1] * 99) == [1] * 99
 
 
@@ -71,7 +87,7 @@ sys.path.insert(0, {os.getcwd()!r})
 from plankton_jax.data import processes
 processes.FEWEST = 1
 print('started')
-print(sum(processes.in_order(str, int, range(100), desc='test')))
+print(sum(processes.in_parts(sum, range(100), desc='test')))
 """)
   for command in ([script], ['-c', script.read_text()]):
     found = subprocess.run(

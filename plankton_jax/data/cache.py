@@ -52,22 +52,17 @@ def build(
 
   kept, skipped = [], list(skipped)
   decode = functools.partial(
-    decoding.record, size=size, resize=resize, channels=channels
+    decoding.rows, records, size=size, resize=resize, channels=channels
   )
-  results = processes.in_order(
-    lambda row: tuple(records[row]), decode, range(len(records)), desc='decode'
-  )
+  parts = processes.in_parts(decode, range(len(records)), desc='decode')
   with atomic.directory(directory) as building:
     with open(building / 'images.npy', 'wb') as file:
       # The header has one length whatever N, and N is known at the end.
       _write_header(file, (len(records), size, size, channels))
-      for row, result in enumerate(results):
-        if len(result) == 2:
-          skipped.append(result)
-          continue
-        *columns, fitted = result
-        kept.append((*columns, row))
-        file.write(fitted)
+      for part in parts:
+        kept += part.columns
+        skipped += part.skipped
+        file.write(part.pixels)
       file.seek(0)
       _write_header(file, (len(kept), size, size, channels))
     if not kept:

@@ -1,35 +1,52 @@
 """What processes do with images; they import this, and not JAX, for it."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from plankton_jax.data import pictures
 
 
-def record(
-  fields: tuple[str, int, bytes], *, size: int, resize: str, channels: int
-) -> tuple[str, int, int, bytes] | tuple[str, str]:
-  """(id, label, digest, fitted pixels) of (id, label, image), or (id, reason).
+class Part(NamedTuple):
+  """What became of some records."""
 
-  The digest is of the original pixels.
+  columns: list[tuple[str, int, int, int]]  # (id, label, digest, row) of each
+  pixels: bytes  # of the images of `columns`, one after the other
+  skipped: list[tuple[str, str]]  # (id, reason)
+
+
+def rows(
+  records: Sequence[tuple[str, int, bytes]],
+  part: Sequence[int],
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+) -> Part:
+  """Decodes and fits the records of some rows.
+
+  Digests are of the original pixels. All records are read before the first is
+  decoded: in turns, each would clear the core's caches of the other's data.
   """
-  name, label, data = fields
-  if label < 0:
-    return name, 'no label'
-  try:
-    picture = pictures.decode(data)
-  except ValueError as error:
-    return name, str(error)
-  fitted = pictures.fit(picture, size=size, resize=resize, channels=channels)
-  return name, label, pictures.digest(picture), fitted.tobytes()
+  columns, pixels, skipped = [], [], []
+  for row, (name, label, data) in [(row, records[row]) for row in part]:
+    if label < 0:
+      skipped.append((name, 'no label'))
+      continue
+    try:
+      picture = pictures.decode(data)
+    except ValueError as error:
+      skipped.append((name, str(error)))
+      continue
+    fitted = pictures.fit(picture, size=size, resize=resize, channels=channels)
+    columns.append((name, label, pictures.digest(picture), row))
+    pixels.append(fitted.tobytes())
+  return Part(columns, b''.join(pixels), skipped)
 
 
 def fitted(
-  data: bytes | str, *, size: int, resize: str, channels: int
+  data: bytes, *, size: int, resize: str, channels: int
 ) -> bytes | str:
-  """Fitted pixels of an image, or why there are none.
-
-  A reason in place of `data` is the answer.
-  """
-  if isinstance(data, str):
-    return data
+  """Fitted pixels of an image, or why there are none."""
   try:
     picture = pictures.decode(data)
   except ValueError as error:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,19 +113,26 @@ def decoded(
   In order, with a progress bar called `desc`, and without a cache.
   """
 
-  def read(name: str) -> bytes | str:
-    try:
-      return (listing.root / name).read_bytes()
-    except (OSError, ValueError) as error:
-      return describe(error)
-
   fitted = functools.partial(
-    decoding.fitted, size=size, resize=resize, channels=channels
+    _fitted, listing.root, size=size, resize=resize, channels=channels
   )
-  for found in processes.in_order(read, fitted, listing.ids, desc=desc):
-    if isinstance(found, bytes):
-      found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
-    yield found
+  for part in processes.in_parts(fitted, listing.ids, desc=desc):
+    for found in part:
+      if isinstance(found, bytes):
+        found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
+      yield found
+
+
+def _fitted(root: Path, names: Sequence[str], **settings) -> list[bytes | str]:
+  found = []
+  for name in names:
+    try:
+      data = (root / name).read_bytes()
+    except (OSError, ValueError) as error:
+      found.append(describe(error))
+    else:
+      found.append(decoding.fitted(data, **settings))
+  return found
 
 
 def describe(error: OSError | ValueError) -> str:

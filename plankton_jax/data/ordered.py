@@ -16,31 +16,33 @@ def results(
   in_flight: int,
   desc: str,
 ) -> Iterator[Any]:
-  """Yields what the futures of each part of items list, in order.
+  """Yields the result of each part of items, in order.
 
   Args:
-    submit: begins the work on a part; its future gives a list.
+    submit: begins the work on a part.
     items: any number; memory does not grow with it.
     size: items in a part.
     in_flight: parts that are begun at once.
     desc: of the progress bar.
   """
-  pending = collections.deque()
+  pending = collections.deque()  # (items, future)
   starts = iter(range(0, len(items), size))
   with tqdm(total=len(items), desc=desc, unit=' images', delay=2) as bar:
     try:
       while True:
         for start in starts:
-          pending.append(submit(items[start : start + size]))
+          part = items[start : start + size]
+          pending.append((len(part), submit(part)))
           if len(pending) >= in_flight:
             break
         if not pending:
           return
-        found = pending.popleft().result()
-        bar.update(len(found))
-        yield from found
+        count, future = pending.popleft()
+        found = future.result()
+        bar.update(count)
+        yield found
     finally:
-      for future in pending:  # After an error, or when not read to the end.
+      for _, future in pending:  # After an error, or when not read to the end.
         future.cancel()
 
 

@@ -1,6 +1,8 @@
 """Ordered work in processes: for Python that holds the GIL."""
 
+import functools
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,22 +16,18 @@ FEWEST = 2000  # items for which starting processes pays
 _MOST = 16  # processes that one can feed
 
 
-def in_order(
-  load: Callable[[Any], Any],
-  function: Callable[[Any], Any],
-  items: Sequence[Any],
-  *,
-  desc: str,
+def in_parts(
+  function: Callable[[Sequence[Any]], Any], items: Sequence[Any], *, desc: str
 ) -> Iterator[Any]:
-  """Yields function(load(item)) of each item, in order, with a progress bar.
+  """Yields function(part) of each part of items, in order.
 
   The processes are loky's, which do not run the caller's script again:
   notebooks, and scripts of any form, may call this.
 
   Args:
-    load: is called here; what it returns is pickled.
     function: is called in processes, which import its module; in threads where
-      the items are few.
+      the items are few. It is pickled once with what it holds, and each process
+      opens it once.
     items: any number; memory does not grow with it.
     desc: of the progress bar.
 
@@ -38,18 +36,15 @@ def in_order(
   """
   workers = min(os.cpu_count() or 1, _MOST)
   if len(items) < FEWEST or workers == 1:
-    yield from threads.in_order(
-      lambda item: function(load(item)), items, desc=desc
-    )
+    yield from threads.in_parts(function, items, desc=desc)
     return
+  pickled = pickle.dumps(function)
   pool = loky.get_reusable_executor(workers)
   try:
     yield from ordered.results(
-      lambda part: pool.submit(
-        ordered.each, function, ordered.each(load, part)
-      ),
+      lambda part: pool.submit(_call, pickled, part),
       items,
-      size=32,
+      size=64,
       in_flight=3 * workers,
       desc=desc,
     )
@@ -58,3 +53,12 @@ def in_order(
       f'{desc}: a process ended in the midst of its images: free some memory'
       ' and start again'
     ) from error
+
+
+def _call(pickled: bytes, part: Sequence[Any]) -> Any:
+  return _opened(pickled)(part)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(pickled: bytes) -> Callable[[Sequence[Any]], Any]:
+  return pickle.loads(pickled)

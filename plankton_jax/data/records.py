@@ -75,13 +75,13 @@ class Records:
 
   def __init__(self, builder: tfds.core.DatasetBuilder):
     self._names = sorted(builder.info.splits)
-    self._features = builder.info.features
-    self._named = 'id' in self._features
+    features = builder.info.features
+    self._named = 'id' in features
+    text = self._named and isinstance(features['id'], tfds.features.Text)
+    self._features = None if text else features  # slow to pickle
+    # The files below TFDS' own sources, which hold the builder.
     self._parts = [
-      builder.as_data_source(
-        name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-      )
-      for name in self._names
+      builder.as_data_source(name).data_source for name in self._names
     ]
     # ends[i] counts the records up to and with part i.
     self._ends = list(itertools.accumulate(len(p) for p in self._parts))
@@ -102,7 +102,7 @@ class Records:
     )
 
   def _id(self, fields: Mapping[str, Any], data: bytes) -> str:
-    if isinstance(self._features['id'], tfds.features.Text):
+    if self._features is None:
       return fields['id'].bytes_list.value[0].decode()
     decoders = {'image': tfds.decode.SkipDecoding()}
     parsed = self._features.deserialize_example_np(data, decoders=decoders)

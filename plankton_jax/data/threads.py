@@ -1,6 +1,7 @@
 """Ordered work in threads: hashing and reading release the GIL."""
 
 import concurrent.futures
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,10 +13,19 @@ def in_order(
   function: Callable[[Any], Any], items: Sequence[Any], *, desc: str
 ) -> Iterator[Any]:
   """Yields function(item) of each item, in order, with a progress bar."""
+  each = functools.partial(ordered.each, function)
+  for found in in_parts(each, items, desc=desc):
+    yield from found
+
+
+def in_parts(
+  function: Callable[[Sequence[Any]], Any], items: Sequence[Any], *, desc: str
+) -> Iterator[Any]:
+  """Yields function(part) of each part of items, in order."""
   workers = os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     yield from ordered.results(
-      lambda part: pool.submit(ordered.each, function, part),
+      lambda part: pool.submit(function, part),
       items,
       size=64,
       in_flight=2 * workers + 1,
