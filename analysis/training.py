@@ -3,81 +3,13 @@
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
 
-import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis import figures, inputs, tables
-from analysis.figures import plt
-
-Log = dict[str, list[dict[str, Any]]]  # rows by split, in order of step
-
-# One panel each: label, and what is drawn in it as (metric, colour).
-PANELS = (
-  ('loss', (('loss', 'C0'),)),
-  ('accuracy', (('accuracy', 'C0'),)),
-  ('retrieval', (('recall_at_1', 'C0'), ('map_at_r', 'C3'))),
-  ('squared distance', (('d_ap', 'C0'), ('d_an', 'C3'))),
-  (
-    'share of anchors',
-    (('active_fraction', 'C0'), ('fallback_fraction', 'C3')),
-  ),
-  ('spread (mean std)', (('spread', 'C0'),)),
-  ('effective rank', (('effective_rank', 'C0'),)),
-)
-LEGEND = (
-  ({'color': '0.3', 'lw': 0.4, 'alpha': 0.5}, 'training step'),
-  ({'color': '0.3', 'lw': 1.6}, 'its running mean over 2 % of the steps'),
-  (
-    {'color': '0.3', 'lw': 1.0, 'ls': '--'},
-    'validation (triplets: hard + hard)',
-  ),
-)
-
-
-def read_log(path: pathlib.Path) -> tuple[Log, int]:
-  """The log's rows by split, sorted by step, and how many lines were broken.
-
-  A line cut off by a killed run is no row. Where a resumed run logged a step
-  again, the later row holds.
-  """
-  rows: dict[tuple[str, int], dict[str, Any]] = {}
-  broken = 0
-  for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-    try:
-      row = json.loads(line)
-      rows[row['split'], int(row['step'])] = row
-    except (ValueError, KeyError, TypeError):
-      broken += bool(line.strip())
-  log: Log = {}
-  for (split, _), row in sorted(rows.items(), key=lambda item: item[0]):
-    log.setdefault(split, []).append(row)
-  return log, broken
-
-
-def column(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-  """One metric as float64 [rows]; NaN where a row has no number for it."""
-  values = (row.get(name) for row in rows)
-  return np.array(
-    [v if isinstance(v, (int, float)) else np.nan for v in values], float
-  )
-
-
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-  """Centred running mean [N]; the window is cut at the ends and skips NaN."""
-  finite = np.isfinite(values)
-  sums = np.cumsum(np.concatenate([[0.0], np.where(finite, values, 0.0)]))
-  counts = np.cumsum(np.concatenate([[0], finite]))
-  at, half = np.arange(len(values)), window // 2
-  first = np.maximum(at - half, 0)
-  last = np.minimum(at + half + 1, len(values))
-  total, count = sums[last] - sums[first], counts[last] - counts[first]
-  return np.divide(
-    total, count, out=np.full(len(values), np.nan), where=count > 0
-  )
+from analysis import figures, inputs, tables, training_figures
+from analysis.training_log import Log, column, read_log
 
 
 def summary(name: str, log: Log) -> dict[str, Any]:
@@ -149,112 +81,11 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
     [{field: row.get(field, '') for field in fields} for row in flat],
   )
   stages = [source.config.get('curriculum', []) for source, _ in logs.values()]
-  figure = draw(list(logs), [log for _, log in logs.values()], stages)
+  figure = training_figures.draw(
+    list(logs), [log for _, log in logs.values()], stages
+  )
   citations = [source.config.get('citation', '') for source, _ in logs.values()]
   figures.save(figure, out, 'training', citations=citations)
-
-
-def draw(
-  names: Sequence[str], logs: Sequence[Log], stages: Sequence[list]
-) -> plt.Figure:
-  """One column a source, one row a panel that at least one source logged."""
-  metrics = {
-    name
-    for log in logs
-    for s in ('train', 'val')
-    for r in log.get(s, [])
-    for name in r
-  }
-  panels = [p for p in PANELS if any(m in metrics | {'loss'} for m, _ in p[1])]
-  figure, grid = plt.subplots(
-    len(panels),
-    len(logs),
-    figsize=(max(6.6, 1 + 4.6 * len(logs)), 1.8 * len(panels)),
-    sharex='col',
-    squeeze=False,
-    layout='constrained',
-  )
-  pad = 16 if any(stages) else 6
-  for i, (name, log, curriculum) in enumerate(
-    zip(names, logs, stages, strict=True)
-  ):
-    grid[0, i].set_title(name, pad=pad, weight='bold', parse_math=False)
-    grid[-1, i].set_xlabel('epoch')
-    for j, (label, drawn) in enumerate(panels):
-      ax = grid[j, i]
-      ax.set_ylabel(label, fontsize=8)
-      _bands(ax, curriculum, log, named=j == 0)
-      if not _curves(ax, log, drawn):
-        ax.text(
-          0.5,
-          0.5,
-          'not logged',
-          transform=ax.transAxes,
-          ha='center',
-          color='0.5',
-        )
-        ax.set_yticks([])
-  handles = [plt.Line2D([], [], label=text, **look) for look, text in LEGEND]
-  figure.legend(
-    handles=handles, loc='outside upper center', ncols=3, fontsize=8
-  )
-  figure.align_ylabels()
-  return figure
-
-
-def _curves(ax, log: Log, drawn) -> bool:
-  """Draws the metrics there are; False if there are none."""
-  lows, highs, drawn_names = [], [], []
-  for split, metric, colour in (
-    (split, *pair) for pair in drawn for split in ('train', 'val')
-  ):
-    rows = log.get(split, [])
-    values, epochs = column(rows, metric), column(rows, 'epoch')
-    if not np.isfinite(values).any():
-      continue
-    lows.append(np.nanmin(values))
-    highs.append(np.nanmax(values))
-    named = None if metric in drawn_names else metric
-    drawn_names.append(metric)
-    if split == 'train':
-      ax.plot(epochs, values, color=colour, lw=0.4, alpha=0.3)
-      values = smooth(values, len(values) // 50)
-      ax.plot(epochs, values, color=colour, lw=1.6, label=named)
-    else:
-      shade = colour if len(drawn) > 1 else 'C1'
-      ax.plot(epochs, values, color=shade, lw=1.0, ls='--', label=named)
-  if not lows:
-    return False
-  if drawn[0][0] == 'loss' and 0 < 50 * min(lows) < max(highs):
-    ax.set_yscale('log')  # cross-entropies fall over decades
-  if len(drawn) > 1:
-    ax.legend(fontsize=7, ncols=2, loc='best')
-  return True
-
-
-def _bands(ax, curriculum: list, log: Log, *, named: bool) -> None:
-  """Shades the curriculum's stages; names them above the panel."""
-  end = max(
-    np.nanmax(column(rows, 'epoch'), initial=0.0)
-    for split, rows in log.items()
-    if split in ('train', 'val')
-  )
-  starts = [float(start) for start, _, _ in curriculum] + [np.inf]
-  for i, (start, positive, negative) in enumerate(curriculum):
-    stop = min(starts[i + 1], end)
-    if stop <= start:
-      continue  # the run ended before this stage
-    ax.axvspan(start, stop, color=f'C{i % 10}', alpha=0.07, lw=0)
-    if named:
-      ax.text(
-        (start + stop) / 2,
-        1.02,
-        f'{positive} + {negative}',
-        ha='center',
-        fontsize=7,
-        color='0.3',
-        transform=ax.get_xaxis_transform(),
-      )
 
 
 if __name__ == '__main__':

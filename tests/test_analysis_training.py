@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis import training
+from analysis import training, training_figures, training_log
 from tests.analysis_runs import source
 
 
@@ -71,7 +71,7 @@ def test_read_log_drops_cut_lines_and_keeps_the_later_of_a_step(tmp_path):
     train_row(2, loss=5.0),
   ]
   write_log(tmp_path, rows, tail='\n{"split":"train","step":3,"lo')
-  log, broken = training.read_log(tmp_path / 'metrics.jsonl')
+  log, broken = training_log.read_log(tmp_path / 'metrics.jsonl')
   assert broken == 1 and list(log) == ['train']
   assert [(r['step'], r['loss']) for r in log['train']] == [(1, 1.0), (2, 5.0)]
 
@@ -79,13 +79,13 @@ def test_read_log_drops_cut_lines_and_keeps_the_later_of_a_step(tmp_path):
 def test_read_log_of_lines_that_are_no_rows(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('[]\n3\n{"split": "train"}\n{"split": "val", "step": "x"}\n')
-  assert training.read_log(path) == ({}, 4)
+  assert training_log.read_log(path) == ({}, 4)
 
 
 def test_column_has_nan_where_there_is_no_number():
   rows = [{'a': 1}, {}, {'a': None}, {'a': 'x'}, {'a': 2.5}]
   np.testing.assert_array_equal(
-    training.column(rows, 'a'), [1.0, np.nan, np.nan, np.nan, 2.5]
+    training_log.column(rows, 'a'), [1.0, np.nan, np.nan, np.nan, 2.5]
   )
 
 
@@ -94,19 +94,19 @@ def test_smooth_equals_a_loop(window):
   rng = np.random.default_rng(0)
   values = rng.normal(size=23)
   values[[4, 5, 6, 7, 8, 9, 20]] = np.nan
-  got = training.smooth(values, window)
+  got = training_figures.smooth(values, window)
   half = window // 2
   for i in range(len(values)):
     near = values[max(0, i - half) : i + half + 1]
     near = near[np.isfinite(near)]
     want = near.mean() if near.size else np.nan
     np.testing.assert_allclose(got[i], want, rtol=1e-12)
-  assert len(training.smooth(np.empty(0), window)) == 0
+  assert len(training_figures.smooth(np.empty(0), window)) == 0
 
 
 def test_summary(tmp_path):
   write_log(tmp_path, triplet_log())
-  log, _ = training.read_log(tmp_path / 'metrics.jsonl')
+  log, _ = training_log.read_log(tmp_path / 'metrics.jsonl')
   log['train'][7]['loss'] = float('nan')
   row = training.summary('run', log)
   assert row['epochs'] == 10.0 and row['steps'] == 40

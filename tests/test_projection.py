@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from analysis import projection
+from analysis import planes, projection
 from analysis.inputs import Embeddings, Source
 from plankton_jax.errors import InputError
 
@@ -35,7 +35,7 @@ SPLITS = {
 
 
 def test_pca_matches_the_covariance_eigenvectors():
-  plane = projection.project(SPLITS, 'pca')
+  plane = planes.project(SPLITS, 'pca')
   train = SPLITS['train'].embedding.astype(np.float64)
   values, vectors = np.linalg.eigh(np.cov(train.T))
   axes = vectors[:, np.argsort(-values)[:2]]
@@ -54,32 +54,32 @@ def test_pca_of_identical_rows_is_a_point(dim):
     np.arange(4).astype(str),
     ('a',),
   )
-  plane = projection.project({'test': rows}, 'pca')
+  plane = planes.project({'test': rows}, 'pca')
   np.testing.assert_array_equal(plane.xy['test'], np.zeros((4, 2)))
 
 
 def test_without_train_all_rows_are_fitted_and_kept_apart():
   rows = {name: SPLITS[name] for name in ('test', 'unseen')}
-  plane = projection.project(rows, 'pca')
+  plane = planes.project(rows, 'pca')
   assert plane.how == 'PCA fitted on test + unseen (12 rows)'
-  both = projection.project({'all': joined(*rows.values())}, 'pca').xy['all']
+  both = planes.project({'all': joined(*rows.values())}, 'pca').xy['all']
   np.testing.assert_array_equal(plane.xy['test'], both[:7])
   np.testing.assert_array_equal(plane.xy['unseen'], both[7:])
 
 
 def test_few_rows_fall_back_to_pca_and_say_so():
   few = {'train': split(15, 0, seed=0), 'test': SPLITS['test']}
-  plane = projection.project(few, 'umap')
+  plane = planes.project(few, 'umap')
   assert 'PCA since UMAP wants more than 15 rows' in plane.how
-  want = projection.project(few, 'pca').xy['test']
+  want = planes.project(few, 'pca').xy['test']
   np.testing.assert_array_equal(plane.xy['test'], want)
 
 
 def test_no_rows_and_unequal_widths_are_bad_input():
   with pytest.raises(InputError, match='no rows'):
-    projection.project({}, 'pca')
+    planes.project({}, 'pca')
   with pytest.raises(InputError, match=r'\[3, 6\] columns'):
-    projection.project({**SPLITS, 'test': split(4, 0, seed=0, dim=3)}, 'pca')
+    planes.project({**SPLITS, 'test': split(4, 0, seed=0, dim=3)}, 'pca')
 
 
 def test_graph_holds_the_neighbours_of_duplicates_too():
@@ -87,7 +87,7 @@ def test_graph_holds_the_neighbours_of_duplicates_too():
 
   points = np.random.default_rng(0).normal(size=(40, 3))
   points[20:] = points[:20]
-  graph = projection._graph(NearestNeighbors(algorithm='brute').fit(points))
+  graph = planes._graph(NearestNeighbors(algorithm='brute').fit(points))
   assert (graph != graph.T).nnz == 0
   for i in range(40):
     row = graph[i]
@@ -100,8 +100,8 @@ def test_graph_holds_the_neighbours_of_duplicates_too():
 
 
 def test_umap_is_fixed_by_its_seed_and_keeps_clusters_apart():
-  first = projection.project(SPLITS, 'umap')
-  again = projection.project(SPLITS, 'umap')
+  first = planes.project(SPLITS, 'umap')
+  again = planes.project(SPLITS, 'umap')
   for name, rows in SPLITS.items():
     assert first.xy[name].shape == (len(rows.label), 2)
     np.testing.assert_array_equal(first.xy[name], again.xy[name])
@@ -125,7 +125,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
     'unlabelled',
   }
   xy = np.array([[r['x'], r['y']] for r in found], float)
-  want = projection.project(splits, 'pca').xy
+  want = planes.project(splits, 'pca').xy
   np.testing.assert_allclose(
     xy, np.concatenate([want[s] for s in splits]), rtol=1e-4, atol=1e-6
   )

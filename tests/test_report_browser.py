@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis import gallery, projection, report
+from analysis import gallery, planes, projection, report
 from analysis.inputs import Embeddings, Source
 
 webdriver = pytest.importorskip(
@@ -168,7 +168,7 @@ def neighbours(i):
 
 def alone():
   """A point that no other one covers on the map."""
-  xy = projection.project(SPLITS, 'pca').xy
+  xy = planes.project(SPLITS, 'pca').xy
   xy = np.concatenate([xy[s] for s in SPLITS])
   apart = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
   np.fill_diagonal(apart, np.inf)
