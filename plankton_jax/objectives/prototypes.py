@@ -143,8 +143,13 @@ def _prototypes(
 
 
 def init_prototypes(key: jax.Array, *shape: int) -> dict[str, jax.Array]:
-  """Random directions of unit length, [..., D]."""
-  return {'prototypes': unit_norm(jax.random.normal(key, shape))}
+  """Standard normal, [..., D]: of length √D.
+
+  Their length does not enter a loss, but Adam's steps have one size: the
+  longer a prototype, the less a step turns it. With unit length all classes
+  would turn faster than their embeddings can follow.
+  """
+  return {'prototypes': jax.random.normal(key, shape)}
 
 
 def cosines(params: dict, embeddings: jax.Array) -> jax.Array:
