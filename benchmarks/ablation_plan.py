@@ -46,6 +46,7 @@ def _each(field, *values):
   return {'default': {}} | {f'{v}': {field: v} for v in values}
 
 
+_SHUFFLED = {'batch.classes': 0}
 _ROTATED = {'augment.scale': 0.0, 'augment.translate': 0.0}
 _FLIPPED = _ROTATED | {'augment.rotate': 0.0, 'augment.contrast': 0.0}
 
@@ -98,9 +99,12 @@ TABLES = {
     'Batches of all images alike, or of P classes times K images',
     TRIPLET,
     {
-      'default: shuffled': {},
-      '8 x 8': {'batch.classes': 8, 'batch.per_class': 8},
-      '16 x 4': {'batch.classes': 16, 'batch.per_class': 4},
+      'default: 8 x 4': {},
+      '16 x 2': {'batch.classes': 16},
+      '4 x 8': {'batch.classes': 4},
+      'classes alike': _SHUFFLED | {'batch.sampling': 'uniform'},
+      'shuffled': _SHUFFLED,
+      'shuffled, 64': _SHUFFLED | {'batch.size': 64},
     },
   ),
   'ground': Table(

@@ -63,8 +63,10 @@ def get_config() -> ConfigDict:
 
   config.batch = batch = ConfigDict()
   batch.size = 64  # images in a training step
-  batch.classes = 0  # P classes in a batch; 0: drawn from all images alike
-  batch.per_class = 0  # K images of each of the P classes; P K = size
+  # P classes in a batch, or all if fewer; 0: drawn from all images alike.
+  batch.classes = 0
+  # K images of each of the P classes, P K being the size; 0: they share it.
+  batch.per_class = 0
   # Draw 'images' alike, classes by the 'sqrt' of their size, or 'uniform'.
   batch.sampling = 'images'
 

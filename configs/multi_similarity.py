@@ -17,7 +17,5 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # in the paper, and 0.5 in its code and in pytorch-metric-learning.
   config.objective.base = 0.5
   config.objective.epsilon = 0.1  # how far the mining looks past the hardest
-  # The presets' folders have six seen classes, the drawn images nine.
-  config.batch.classes = 8 if preset == 'synthetic' else 4
-  config.batch.per_class = config.batch.size // config.batch.classes
+  config.batch.classes = 8
   return base.use_preset(config, preset)

@@ -12,7 +12,5 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
   config.objective.name = 'supcon'  # of plankton_jax/objectives/
   config.objective.temperature = 0.1  # by which cosines are divided
-  # The presets' folders have six seen classes, the drawn images nine.
-  config.batch.classes = 8 if preset == 'synthetic' else 4
-  config.batch.per_class = config.batch.size // config.batch.classes
+  config.batch.classes = 8
   return base.use_preset(config, preset)

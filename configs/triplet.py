@@ -21,6 +21,8 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # For an anchor without such a negative: the 'nearest' of all stands in, or
   # 'none', and the anchor is left out of the loss.
   config.objective.fallback = 'nearest'
+  # Small batches, in which every image has others of its class.
+  config.batch.size, config.batch.classes = 32, 8
   config.curriculum = (
     (0, 'easy', 'semihard'),
     (10, 'easy', 'hard'),
@@ -29,7 +31,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   if preset == 'demo':  # the drawn images in minutes on two cores
     config.epochs = 40
     config.validations_per_epoch = 1
-    config.batch.size = 64
+    config.batch.size, config.batch.classes = 64, 0
     config.encoder.name = 'resnet10'
     config.encoder.width = 16
     # Few images, each class in many poses: hard positives gather them.
@@ -37,6 +39,6 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     return config
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
-    config.batch.size = 128
+    config.batch.size, config.batch.classes = 128, 0
     config.optimizer.schedule = 'constant'
   return config

@@ -10,6 +10,7 @@ from configs import arcface, base, best, triplet
 def test_the_published_experiment_is_as_published():
   config = triplet.get_config('flowcamnet')
   assert (config.epochs, config.batch.size, config.data.size) == (35, 128, 128)
+  assert config.batch.classes == 0
   assert config.optimizer.learning_rate == 1.4e-3
   assert config.optimizer.schedule == 'constant'
   assert config.objective.margin == 0.5

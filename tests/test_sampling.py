@@ -87,6 +87,23 @@ def test_a_small_class_gives_all_it_has_and_others_fill_its_place():
   assert seen_small
 
 
+@pytest.mark.parametrize('classes', [8, 16])
+def test_where_classes_are_fewer_all_share_the_batch(classes):
+  sampler = _sampler(size=32, classes=classes, per_class=32 // classes)
+  for step in range(20):
+    # 32 images of five classes, of which one has no more than five.
+    counts = np.bincount(LABELS[sampler(step)])
+    assert counts[4] == 5
+    assert sorted(counts[:4]) == [6, 7, 7, 7]
+
+
+def test_a_size_without_images_per_class_is_shared():
+  sampler = _sampler(size=18, classes=4)
+  for step in range(20):
+    counts = np.bincount(LABELS[sampler(step)])
+    assert sorted(counts[counts > 0]) == [4, 4, 5, 5]
+
+
 def test_every_class_comes_up():
   sampler = _sampler(classes=2, per_class=4, size=8)
   epoch = range(sampler.steps_per_epoch)
@@ -150,8 +167,10 @@ def test_a_class_smaller_than_its_share_gives_all_it_has():
     ({'size': 113}, 'batch.size=113'),
     ({'sampling': 'squared'}, 'batch.sampling'),
     ({'classes': 4, 'per_class': 3}, 'is not'),
-    ({'classes': 8, 'per_class': 2}, 'batch.classes=8'),
-    ({'classes': 1, 'per_class': 16}, 'batch.per_class=16'),
+    (
+      {'classes': 1, 'per_class': 16},
+      'batch.size=16 is more than the 5 images',
+    ),
   ],
 )
 def test_impossible_batches_are_named(fields, message):

@@ -31,9 +31,11 @@ class Sampler:
   Args:
     labels: [N] integers of the training rows.
     size: rows in a batch.
-    classes: P, classes in a batch; 0 draws from all images alike.
-    per_class: K, images of each of the P classes; P K must be `size`. A class
-      with fewer gives all it has, the others of the batch fill its place.
+    classes: P, classes in a batch, or all where there are fewer; 0 draws from
+      all images alike.
+    per_class: K, images of each of the P classes, P K being `size`; 0 shares
+      `size` among them. A class with fewer gives all it has; the others of the
+      batch share its places, and those of classes that there are not.
     sampling: 'images' draws all images alike, 'uniform' all classes alike,
       'sqrt' classes by the square root of their size.
     seed: of every draw.
@@ -57,20 +59,17 @@ class Sampler:
         f'batch.sampling={sampling!r} is not one of {tuple(SAMPLING)}'
       )
     present, counts = np.unique(labels, return_counts=True)
-    if classes and classes * per_class != size:
+    if classes and per_class and classes * per_class != size:
       raise InputError(
         f'batch.classes={classes} times batch.per_class={per_class} is not'
         f' batch.size={size}'
       )
-    if classes > len(present):
+    per_class = per_class or size // max(classes, 1)
+    classes = min(classes, len(present))
+    if classes and (fewest := np.sort(counts)[:classes].sum()) < size:
       raise InputError(
-        f'batch.classes={classes} is more than the {len(present)} classes'
-      )
-    if classes and np.sort(counts)[:classes].sum() < size:
-      raise InputError(
-        f'batch.per_class={per_class} is more than the smallest classes hold'
-        f' ({np.sort(counts)[:classes].sum()} images in {classes} classes);'
-        ' lower it'
+        f'batch.size={size} is more than the {fewest} images that the'
+        f' {classes} smallest classes hold; lower it, or raise batch.classes'
       )
     self.size = size
     self.steps_per_epoch = steps_per_epoch(len(labels), size)
@@ -142,7 +141,9 @@ def _classes_by_images(rng, counts, shown, *, size, share, classes, per_class):
   quota[chosen] = np.minimum(per_class, counts[chosen])
   while (missing := size - quota.sum()) > 0:
     room = counts[chosen] - quota[chosen]
-    quota[chosen[np.argmax(room)]] += min(missing, room.max())
+    roomy = np.argsort(-room, kind='stable')[: min(missing, (room > 0).sum())]
+    each = missing // len(roomy)
+    quota[chosen[roomy]] += np.minimum(each, room[roomy])
   return quota
 
 
