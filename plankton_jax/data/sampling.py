@@ -64,7 +64,6 @@ class Sampler:
         f'batch.classes={classes} times batch.per_class={per_class} is not'
         f' batch.size={size}'
       )
-    per_class = per_class or size // max(classes, 1)
     classes = min(classes, len(present))
     if classes and (fewest := np.sort(counts)[:classes].sum()) < size:
       raise InputError(
@@ -79,7 +78,7 @@ class Sampler:
     labels, steps = np.asarray(labels), self.steps_per_epoch
     if classes:
       choose = functools.partial(
-        _classes_by_images, share=share, classes=classes, per_class=per_class
+        _classes_by_images, share=share, classes=classes
       )
     else:
       choose = functools.partial(_class_counts, share=share)
@@ -129,8 +128,8 @@ def _walk(labels, rng, choose, *, size, steps):
   return plan
 
 
-def _classes_by_images(rng, counts, shown, *, size, share, classes, per_class):
-  """K images of P classes.
+def _classes_by_images(rng, counts, shown, *, size, share, classes):
+  """As many images of each of P classes, or all that a small one has.
 
   Classes are drawn in proportion to what their share of an epoch still holds,
   so that the epoch covers as much as its batches can hold.
@@ -138,7 +137,6 @@ def _classes_by_images(rng, counts, shown, *, size, share, classes, per_class):
   left = np.maximum(share * counts.sum() - shown, 0) + 1e-3
   chosen = np.argsort(rng.exponential(size=len(counts)) / left)[:classes]
   quota = np.zeros(len(counts), int)
-  quota[chosen] = np.minimum(per_class, counts[chosen])
   while (missing := size - quota.sum()) > 0:
     room = counts[chosen] - quota[chosen]
     roomy = np.argsort(-room, kind='stable')[: min(missing, (room > 0).sum())]
