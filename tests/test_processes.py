@@ -1,7 +1,5 @@
 """Work in processes: its order, its errors, and what they leave behind."""
 
-import functools
-import itertools
 import os
 import signal
 import subprocess
@@ -9,7 +7,7 @@ import sys
 
 import pytest
 
-from plankton_jax.data import ordered, processes
+from plankton_jax.data import processes
 from plankton_jax.errors import InputError
 
 PID = '__import__("os").getpid()'
@@ -22,9 +20,7 @@ def always(monkeypatch):
 
 
 def run(function, items):
-  each = functools.partial(ordered.each, function)
-  parts = processes.in_parts(each, items, desc='test')
-  return list(itertools.chain.from_iterable(parts))
+  return list(processes.in_order(function, items, desc='test'))
 
 
 def test_results_keep_their_order():

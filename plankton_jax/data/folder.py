@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,23 +116,18 @@ def decoded(
   fitted = functools.partial(
     _fitted, listing.root, size=size, resize=resize, channels=channels
   )
-  for part in processes.in_parts(fitted, listing.ids, desc=desc):
-    for found in part:
-      if isinstance(found, bytes):
-        found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
-      yield found
+  for found in processes.in_order(fitted, listing.ids, desc=desc):
+    if isinstance(found, bytes):
+      found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
+    yield found
 
 
-def _fitted(root: Path, names: Sequence[str], **settings) -> list[bytes | str]:
-  found = []
-  for name in names:
-    try:
-      data = (root / name).read_bytes()
-    except (OSError, ValueError) as error:
-      found.append(describe(error))
-    else:
-      found.append(decoding.fitted(data, **settings))
-  return found
+def _fitted(root: Path, name: str, **settings) -> bytes | str:
+  try:
+    data = (root / name).read_bytes()
+  except (OSError, ValueError) as error:
+    return describe(error)
+  return decoding.fitted(data, **settings)
 
 
 def describe(error: OSError | ValueError) -> str:

@@ -16,10 +16,19 @@ FEWEST = 2000  # items for which starting processes pays
 _MOST = 16  # processes that one can feed
 
 
+def in_order(
+  function: Callable[[Any], Any], items: Sequence[Any], *, desc: str
+) -> Iterator[Any]:
+  """Yields function(item) of each item, in order; see `in_parts`."""
+  each = functools.partial(ordered.each, function)
+  for found in in_parts(each, items, desc=desc):
+    yield from found
+
+
 def in_parts(
   function: Callable[[Sequence[Any]], Any], items: Sequence[Any], *, desc: str
 ) -> Iterator[Any]:
-  """Yields function(part) of each part of items, in order.
+  """Yields function(part) of each part of items, in order, with a progress bar.
 
   The processes are loky's, which do not run the caller's script again:
   notebooks, and scripts of any form, may call this.
