@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,22 +50,24 @@ def build(
   Raises:
     InputError: no image is readable, or two have one id.
   """
-
   kept, skipped = [], list(skipped)
-  decode = functools.partial(
-    decoding.rows, records, size=size, resize=resize, channels=channels
-  )
-  parts = processes.in_parts(decode, range(len(records)), desc='decode')
   with atomic.directory(directory) as building:
-    with open(building / 'images.npy', 'wb') as file:
-      # The header has one length whatever N, and N is known at the end.
-      _write_header(file, (len(records), size, size, channels))
-      for part in parts:
-        kept += part.columns
-        skipped += part.skipped
-        file.write(part.pixels)
-      file.seek(0)
-      _write_header(file, (len(kept), size, size, channels))
+    pixels = building / 'images.npy'
+    shape = (len(records), size, size, channels)
+    offset = np.lib.format.open_memmap(pixels, 'w+', np.uint8, shape).offset
+    # Processes write the pixels themselves: through pipes they cost more.
+    decode = functools.partial(
+      decoding.rows,
+      records,
+      file=pixels,
+      offset=offset,
+      size=size,
+      resize=resize,
+      channels=channels,
+    )
+    for part in processes.in_parts(decode, range(len(records)), desc='decode'):
+      kept += part.columns
+      skipped += part.skipped
     if not kept:
       name, reason = skipped[0]
       raise InputError(
@@ -74,6 +77,7 @@ def build(
     ids, labels, digests, rows = zip(*kept, strict=True)
     if len(set(ids)) < len(ids):
       raise InputError('the ids of the data set are not unique')
+    _keep(pixels, rows)
     np.save(building / 'ids.npy', np.array(ids))
     np.save(building / 'labels.npy', np.array(labels, np.int32))
     np.save(building / 'digests.npy', np.array(digests, np.uint64))
@@ -88,6 +92,22 @@ def read(directory: Path) -> Cache:
   return Cache(*arrays, tuple((name, reason) for name, reason in skipped))
 
 
-def _write_header(file, shape: tuple[int, ...]) -> None:
-  header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
-  np.lib.format.write_array_header_1_0(file, header)
+def _keep(path: Path, rows: Sequence[int]) -> None:
+  """Moves the rows, in ascending order, to the front, and ends the file there.
+
+  A few at a time, as memory may not hold them all.
+  """
+  images = np.lib.format.open_memmap(path, 'r+')
+  if len(rows) == len(images):
+    return
+  for start in range(0, len(rows), 1024):
+    some = list(rows[start : start + 1024])
+    images[start : start + len(some)] = images[some]
+  os.truncate(path, images.offset + images[: len(rows)].nbytes)
+  with open(path, 'r+b') as file:  # The header has one length whatever N.
+    header = {
+      'descr': '|u1',
+      'fortran_order': False,
+      'shape': (len(rows), *images.shape[1:]),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
