@@ -55,17 +55,21 @@ TABLES = {
     'Mining policy (positive+negative)',
     TRIPLET,
     {
-      'default: easy+semihard, easy+hard, hard+hard': {},
+      'default: easy+semihard, hard+semihard from 25': {},
+      'easy+semihard, hard+semihard from 10': {
+        'curriculum': ((0, 'easy', 'semihard'), (10, 'hard', 'semihard'))
+      },
+      'easy+semihard, easy+hard from 10, hard+hard from 25': {
+        'curriculum': (
+          (0, 'easy', 'semihard'),
+          (10, 'easy', 'hard'),
+          (25, 'hard', 'hard'),
+        )
+      },
       'easy+semihard': _one('easy', 'semihard'),
       'easy+hard': _one('easy', 'hard'),
       'hard+hard': _one('hard', 'hard'),
       'hard+semihard': _one('hard', 'semihard'),
-      'easy+semihard, easy+hard': {
-        'curriculum': ((0, 'easy', 'semihard'), (10, 'easy', 'hard'))
-      },
-      'easy+semihard, hard+semihard': {
-        'curriculum': ((0, 'easy', 'semihard'), (10, 'hard', 'semihard'))
-      },
     },
   ),
   'select': Table(

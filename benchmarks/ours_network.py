@@ -71,6 +71,7 @@ def _config(width, side):
   config = triplet.get_config()
   config.data.size = side
   config.encoder.width = width
+  config.encoder.embedding_dim, config.encoder.poses = 128, 1  # the peer's
   return config
 
 

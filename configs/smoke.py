@@ -24,4 +24,5 @@ def get_config() -> ConfigDict:
   config.encoder.width = 8
   config.encoder.stem = 'half'
   config.encoder.embedding_dim = 32
+  config.encoder.poses = 1
   return config

@@ -21,17 +21,9 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # For an anchor without such a negative: the 'nearest' of all stands in, or
   # 'none', and the anchor is left out of the loss.
   config.objective.fallback = 'nearest'
-  # Small batches, in which every image has others of its class.
-  config.batch.size, config.batch.classes = 32, 8
-  config.curriculum = (
-    (0, 'easy', 'semihard'),
-    (10, 'easy', 'hard'),
-    (25, 'hard', 'hard'),
-  )
   if preset == 'demo':  # the drawn images in minutes on two cores
     config.epochs = 40
     config.validations_per_epoch = 1
-    config.batch.size, config.batch.classes = 64, 0
     config.encoder.name = 'resnet10'
     config.encoder.width = 16
     # Few images, each class in many poses: hard positives gather them.
@@ -39,6 +31,19 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     return config
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
-    config.batch.size, config.batch.classes = 128, 0
+    config.batch.size = 128
     config.optimizer.schedule = 'constant'
+    config.curriculum = (
+      (0, 'easy', 'semihard'),
+      (10, 'easy', 'hard'),
+      (25, 'hard', 'hard'),
+    )
+    return config
+  # Small batches, in which every image has others of its class.
+  config.batch.size, config.batch.classes = 32, 8
+  config.encoder.embedding_dim = 256
+  config.encoder.poses = 8  # embedding takes eight times as long
+  config.optimizer.weight_decay = 0.05
+  config.validations_per_epoch = 1
+  config.curriculum = ((0, 'easy', 'semihard'), (25, 'hard', 'semihard'))
   return config

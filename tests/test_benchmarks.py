@@ -206,7 +206,6 @@ def test_answers_are_apart_from_prints():
 
 def test_operations_of_the_network():
   from benchmarks import ours_network
-  from configs import triplet
 
   width, side, batch = 4, 32, 2
   # (side, kernel, inputs, features) of every convolution, at its output.
@@ -221,9 +220,7 @@ def test_operations_of_the_network():
       layers += [(at, 3, inputs, features), (at, 3, features, features)]
       inputs = features
   products = sum(s * s * k * k * i * f for s, k, i, f in layers) + 32 * 128
-  config = triplet.get_config()
-  config.data.size, config.encoder.width = side, width
-  facts = ours_network.size(config, batch)
+  facts = ours_network.size(ours_network._config(width, side), batch)
   assert facts['flops'] == 2 * batch * products
   weights = sum(k * k * i * f for _, k, i, f in layers) + 32 * 128
   norms = 2 * sum(f for *_, f in layers)

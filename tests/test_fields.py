@@ -85,7 +85,7 @@ def test_every_field_of_every_config_has_a_comment(name):
 
 
 def test_values_are_shown_as_flags_take_them():
-  config = triplet.get_config().to_dict()
+  config = triplet.get_config('flowcamnet').to_dict()
   lines = fields.describe(config, {'epochs': 'passes'}).splitlines()
   assert '  epochs=35                     passes' in lines
   assert "  data.path=''" in lines

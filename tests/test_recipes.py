@@ -78,7 +78,8 @@ def test_objectives_are_compared_at_one_rate():
 
 def test_a_config_is_placed_on_its_ground():
   recipe = recipes.Recipe(
-    'configs/triplet.py', {'encoder.width': 64, 'early_stop_validations': 3}
+    'configs/triplet.py:flowcamnet',
+    {'encoder.width': 64, 'early_stop_validations': 3},
   )
   config = recipes.place(recipe, GROUND, 5)
   assert (config['seed'], config['epochs']) == (5, 16)
