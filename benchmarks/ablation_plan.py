@@ -5,21 +5,23 @@ Epochs of a curriculum are those of a run of 35; shorter ones shrink them.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.recipes import Recipe
 
 
 class Table(NamedTuple):
-  """Variants of one config file, each by its overrides."""
+  """Variants of one config file, each by its overrides of what all share."""
 
   title: str
   file: str
   variants: Mapping[str, Mapping[str, Any]]
+  shared: Mapping[str, Any] = MappingProxyType({})
 
   def recipes(self) -> dict[str, Recipe]:
     return {
-      name: Recipe(self.file, overrides)
+      name: Recipe(self.file, {**self.shared, **overrides})
       for name, overrides in self.variants.items()
     }
 
@@ -46,6 +48,13 @@ def _each(field, *values):
   return {'default': {}} | {f'{v}': {field: v} for v in values}
 
 
+# ArcFace's tables ask what to change of this.
+_PLAIN = {
+  'batch.size': 64,
+  'batch.sampling': 'images',
+  'encoder.embedding_dim': 128,
+  'optimizer.weight_decay': 0.0,
+}
 _SHUFFLED = {'batch.classes': 0}
 _ROTATED = {'augment.scale': 0.0, 'augment.translate': 0.0}
 _FLIPPED = _ROTATED | {'augment.rotate': 0.0, 'augment.contrast': 0.0}
@@ -112,10 +121,10 @@ TABLES = {
     },
   ),
   'ground': Table(
-    'ArcFace: what every config shares, one step back at a time',
+    'ArcFace: from plain batches, one step at a time',
     ARCFACE,
     {
-      'default: stretched, batches of 64, 1.4e-3, cosine': {},
+      'stretched, batches of 64, 1.4e-3, cosine': {},
       'padded': {'data.resize': 'pad'},
       'batches of 32': {'batch.size': 32},
       'batches of 128': {'batch.size': 128},
@@ -123,7 +132,14 @@ TABLES = {
       '5e-4, cosine': {'optimizer.learning_rate': 5e-4},
       'eight poses': {'encoder.poses': 8},
       'weight decay 0.05': {'optimizer.weight_decay': 0.05},
+      'arcface.py: 32, classes alike, 256 dimensions, weight decay 0.05': {
+        'batch.size': 32,
+        'batch.sampling': 'uniform',
+        'encoder.embedding_dim': 256,
+        'optimizer.weight_decay': 0.05,
+      },
     },
+    _PLAIN,
   ),
   'arcface': Table(
     'ArcFace: margin, radians, and scale',
@@ -142,11 +158,14 @@ TABLES = {
         (0.5, 64.0),
       )
     },
+    _PLAIN,
   ),
   'dim': Table(
-    'ArcFace: length of the embedding (default 128)',
+    'ArcFace: length of the embedding',
     ARCFACE,
-    _each('encoder.embedding_dim', 16, 32, 64, 256),
+    {'128': {}}
+    | {f'{dim}': {'encoder.embedding_dim': dim} for dim in (16, 32, 64, 256)},
+    _PLAIN,
   ),
   'augment': Table(
     'ArcFace: augmentation',
@@ -163,15 +182,21 @@ TABLES = {
         'augment.brightness': 0.1,
       },
     },
+    _PLAIN,
   ),
   'imbalance': Table(
     'ArcFace: images drawn alike, or classes by size; class weights',
     ARCFACE,
-    _each('batch.sampling', 'sqrt', 'uniform')
+    {
+      'images alike': {},
+      'sqrt': {'batch.sampling': 'sqrt'},
+      'uniform': {'batch.sampling': 'uniform'},
+    }
     | {
       f'weights {name}': {'objective.class_weights': name}
       for name in ('sqrt_inverse', 'inverse', 'effective')
     },
+    _PLAIN,
   ),
   'softmax': Table(
     'Softmax: scale (default 10)',

@@ -19,8 +19,12 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config.early_stop_validations = 12
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
-    config.batch.size = 64
     config.optimizer.schedule = 'constant'
     config.objective.margin = 0.5
     config.objective.scale = 64.0
+    return config
+  config.batch.size = 32
+  config.batch.sampling = 'uniform'  # of classes, however few their images
+  config.encoder.embedding_dim = 256
+  config.optimizer.weight_decay = 0.05
   return config

@@ -10,16 +10,12 @@ from configs import arcface, base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = arcface.get_config()
-  config.batch.size = 32
-  config.batch.sampling = 'uniform'  # of classes, however few their images
   # Stronger than for the classes that are trained on: unseen ones gain.
   config.augment.scale = 0.3
   config.augment.translate = 0.1
   config.augment.brightness = 0.1
   config.augment.contrast = 0.3
-  config.encoder.embedding_dim = 256
   config.encoder.poses = 8  # embedding takes eight times as long
-  config.optimizer.weight_decay = 0.05
   config.validations_per_epoch = 1
   config.early_stop_validations = 0
   return base.use_preset(config, preset)
