@@ -1,8 +1,7 @@
 """ResNets that end in a unit-norm embedding.
 
 He, Zhang, Ren and Sun 2016, Deep residual learning for image recognition,
-arXiv:1512.03385 (blocks: figure 5; sizes: table 1). The residual branch's
-last norm starts at zero, so that every block starts as the identity.
+arXiv:1512.03385 (sizes: table 1).
 """
 
 import functools
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from plankton_jax.blocks import BasicBlock, BottleneckBlock, stem
 from plankton_jax.conv.choice import conv_general_dilated
 from plankton_jax.errors import InputError
 
@@ -23,45 +23,6 @@ def unit_norm(x: jax.Array) -> jax.Array:
   """Rows scaled to length 1, [..., D]; zero stays zero, gradient finite."""
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
-
-
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions."""
-
-  features: int
-  strides: int
-  conv: Callable
-  norm: Callable
-
-  @nn.compact
-  def __call__(self, x):
-    y = nn.relu(self.norm()(self.conv(self.features, 3, self.strides)(x)))
-    y = self.norm(scale_init=nn.initializers.zeros)(
-      self.conv(self.features, 3, 1)(y)
-    )
-    if x.shape != y.shape:
-      x = self.norm()(self.conv(self.features, 1, self.strides)(x))
-    return nn.relu(x + y)
-
-
-class BottleneckBlock(nn.Module):
-  """1x1, 3x3, 1x1, four times as wide at the end."""
-
-  features: int
-  strides: int
-  conv: Callable
-  norm: Callable
-
-  @nn.compact
-  def __call__(self, x):
-    y = nn.relu(self.norm()(self.conv(self.features, 1, 1)(x)))
-    y = nn.relu(self.norm()(self.conv(self.features, 3, self.strides)(y)))
-    y = self.norm(scale_init=nn.initializers.zeros)(
-      self.conv(4 * self.features, 1, 1)(y)
-    )
-    if x.shape != y.shape:
-      x = self.norm()(self.conv(4 * self.features, 1, self.strides)(x))
-    return nn.relu(x + y)
 
 
 def all_poses(images: jax.Array) -> jax.Array:
@@ -73,36 +34,6 @@ def all_poses(images: jax.Array) -> jax.Array:
   for axis in (1, 2):
     poses += [jnp.flip(pose, axis) for pose in poses]
   return jnp.concatenate([pose[None] for pose in poses])
-
-
-def _stem(x, kind: str, width: int, conv, norm):
-  if kind == 'full':
-    return nn.relu(norm()(conv(width, 3, 1)(x)))
-  if kind == 'half':
-    return nn.relu(norm()(conv(width, 3, 2)(x)))
-  if kind == 'quarter':
-    x = nn.relu(norm()(conv(width // 2, 3, 2)(x)))
-    return nn.relu(norm()(conv(width, 3, 2)(x)))
-  return _max_pool(nn.relu(norm()(conv(width, 7, 2)(x))))  # 'imagenet'
-
-
-def _max_pool(x):
-  """3x3 with stride 2, along rows and then along columns.
-
-  Slices have a gradient that the CPU computes several times faster than a
-  window's, and every exporter knows them.
-  """
-  for axis in (1, 2):
-    part = functools.partial(lax.slice_in_dim, axis=axis)
-    even, odd = part(x, 0, None, 2), part(x, 1, None, 2)
-    count = even.shape[axis]
-    # Outside of the image lies nothing: its edge stands in twice.
-    before = jnp.concatenate([part(even, 0, 1), odd], axis)
-    after = jnp.concatenate([odd, part(even, count - 1, count)], axis)
-    x = functools.reduce(
-      jnp.maximum, [part(before, 0, count), even, part(after, 0, count)]
-    )
-  return x
 
 
 class ResNet(nn.Module):
@@ -166,7 +97,7 @@ class ResNet(nn.Module):
     averaged = self.poses > 1 and not train
     if averaged:
       images = all_poses(images).reshape(-1, *images.shape[1:])
-    x = _stem(images, self.stem, self.width, conv, norm_of(0))
+    x = stem(images, self.stem, self.width, conv, norm_of(0))
     for stage, blocks in enumerate(self.stage_sizes):
       norm = norm_of(stage)
       for i in range(blocks):

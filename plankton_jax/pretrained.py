@@ -18,7 +18,8 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from plankton_jax.encoder import BasicBlock, ResNet, stage_of
+from plankton_jax.blocks import BasicBlock
+from plankton_jax.encoder import ResNet, stage_of
 from plankton_jax.errors import InputError
 from plankton_jax.state import TrainState
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plankton_jax import encoder
+from plankton_jax import blocks, encoder
 from plankton_jax.errors import InputError
 
 TINY = {
@@ -83,7 +83,7 @@ def test_max_pooling_and_its_gradient_are_those_of_a_window(side):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, side, side + 1, 3)), 'float32')
   window = lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-  out, pullback = jax.vjp(encoder._max_pool, x)
+  out, pullback = jax.vjp(blocks._max_pool, x)
   want, expected = jax.vjp(window, x)
   np.testing.assert_array_equal(out, want)
   cotangent = jnp.asarray(rng.normal(size=out.shape), 'float32')

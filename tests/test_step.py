@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from plankton_jax import augment, encoder, objectives, state, step
+from plankton_jax import augment, blocks, encoder, objectives, state, step
 
 MODEL = encoder.ResNet(
   stage_sizes=(1, 1),  # what is tested here does not depend on depth
-  block=encoder.BasicBlock,
+  block=blocks.BasicBlock,
   width=4,
   stem='half',
   embedding_dim=6,
