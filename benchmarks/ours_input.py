@@ -22,7 +22,7 @@ def epoch(
   """
   config = triplet.get_config()
   config.data.size, config.encoder.width = side, width
-  config.batch.size = batch
+  config.batch.size, config.batch.classes = batch, 0
   data = _data(rows, side)
   run = experiment.assemble(config.to_dict(), data)
   key = jax.random.key(0, impl='rbg')

@@ -17,7 +17,7 @@ from plankton_jax.data import batches, pipeline
 def step(*, width: int, side: int, batch: int) -> Job:
   """A training step on one resident batch: hard mining, no augmentation."""
   config = _config(width, side)
-  config.batch.size = batch
+  config.batch.size, config.batch.classes = batch, 0
   config.curriculum = ((0, 'hard', 'hard'),)
   for field, value in config.augment.items():
     config.augment[field] = type(value)(0)
