@@ -225,3 +225,12 @@ def test_operations_of_the_network():
   weights = sum(k * k * i * f for _, k, i, f in layers) + 32 * 128
   norms = 2 * sum(f for *_, f in layers)
   assert facts['parameters'] == weights + norms
+
+
+def test_a_step_is_measured_at_every_size():
+  from benchmarks import ours_network
+
+  steps, facts = ours_network.step(width=2, side=32, batch=128)
+  steps(1)
+  forward = ours_network.size(ours_network._config(2, 32), 128)
+  assert facts == forward | {'flops': 3 * forward['flops']}
