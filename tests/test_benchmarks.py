@@ -227,7 +227,7 @@ def test_operations_of_the_network():
   assert facts['parameters'] == weights + norms
 
 
-def test_a_step_is_measured_at_every_size():
+def test_the_measured_step_runs_at_its_batch_size():
   from benchmarks import ours_network
 
   steps, facts = ours_network.step(width=2, side=32, batch=128)

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -46,6 +47,18 @@ def results(
         future.cancel()
 
 
-def each(function: Callable[[Any], Any], part: Sequence[Any]) -> list[Any]:
-  """What `function` gives for the items of a part."""
+def one_by_one(
+  in_parts: Callable[..., Iterator[list[Any]]],
+  function: Callable[[Any], Any],
+  items: Sequence[Any],
+  *,
+  desc: str,
+) -> Iterator[Any]:
+  """Yields function(item) of each item, by an `in_parts` of their parts."""
+  of_part = functools.partial(_each, function)
+  for found in in_parts(of_part, items, desc=desc):
+    yield from found
+
+
+def _each(function: Callable[[Any], Any], part: Sequence[Any]) -> list[Any]:
   return [function(item) for item in part]

@@ -20,9 +20,7 @@ def in_order(
   function: Callable[[Any], Any], items: Sequence[Any], *, desc: str
 ) -> Iterator[Any]:
   """Yields function(item) of each item, in order; see `in_parts`."""
-  each = functools.partial(ordered.each, function)
-  for found in in_parts(each, items, desc=desc):
-    yield from found
+  yield from ordered.one_by_one(in_parts, function, items, desc=desc)
 
 
 def in_parts(

@@ -1,7 +1,6 @@
 """Ordered work in threads: hashing and reading release the GIL."""
 
 import concurrent.futures
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,9 +12,7 @@ def in_order(
   function: Callable[[Any], Any], items: Sequence[Any], *, desc: str
 ) -> Iterator[Any]:
   """Yields function(item) of each item, in order, with a progress bar."""
-  each = functools.partial(ordered.each, function)
-  for found in in_parts(each, items, desc=desc):
-    yield from found
+  yield from ordered.one_by_one(in_parts, function, items, desc=desc)
 
 
 def in_parts(
