@@ -57,7 +57,8 @@ def specs(
   """What a table's variants are trained with."""
   return {
     name: [
-      {'config': recipes.place(recipe, ground, seed)} for seed in range(seeds)
+      {'config': recipes.place(recipe, ground, seed), 'peer': False}
+      for seed in range(seeds)
     ]
     for name, recipe in table.recipes().items()
   }

@@ -34,7 +34,7 @@ MEASURES = (
   'unseen SVC n=max',
 )
 
-Spec = dict[str, Any]  # 'config', and 'head' for the peer: plain JSON
+Spec = dict[str, Any]  # 'config', and whether the 'peer' trains: plain JSON
 Specs = dict[str, list[Spec]]  # by row of a table, one a seed
 Result = dict[str, Any]  # MEASURES, seconds, epoch, note
 

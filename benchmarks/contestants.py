@@ -89,21 +89,17 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
   return {**found, 'seconds': seconds, 'epoch': epoch, 'note': note}
 
 
-def peer(
-  config: Config, head: str, work: pathlib.Path, python: str
-) -> cells.Result:
+def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
   """Has PyTorch train on the same rows; keeps its best epoch as ours is kept.
 
   Args:
     config: the settings, which ours can be trained with too.
-    head: 'plain' or 'centred'; see torch_resnet.
     work: where arrays are exchanged.
     python: the interpreter that has the peers.
   """
   data = loop.load_data(config, work)
   spec = _exchange(data, work) | {
     'config': config,
-    'head': head,
     'num_classes': data.num_seen,
     'work': str(work),
   }
@@ -154,8 +150,8 @@ def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
 def main(work: pathlib.Path, final: pathlib.Path, python: str) -> None:
   spec = json.loads((work / 'spec.json').read_text())
   try:
-    if 'head' in spec:
-      found = peer(spec['config'], spec['head'], work, python)
+    if spec['peer']:
+      found = peer(spec['config'], work, python)
     else:
       found = ours(spec['config'], work)
   except InputError as error:

@@ -136,7 +136,7 @@ def main() -> None:
     config['encoder']['width'],
     config['encoder']['embedding_dim'],
     channels=config['data']['channels'],
-    head=spec['head'],
+    centred=config['encoder']['centred'],
   ).to(memory_format=torch.channels_last)
   write = lambda split: np.save(
     work / f'{split}.npy', embedded(model, images, split)

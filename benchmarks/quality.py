@@ -43,6 +43,7 @@ PEERS_SETTINGS = {
   'augment.noise': 0.0,
   'encoder.stem': 'quarter',
   'encoder.poses': 1,
+  'encoder.centred': False,
   'encoder.embedding_dim': 128,
   'encoder.dtype': 'float32',
   'optimizer.learning_rate': 1.4e-3,
@@ -111,12 +112,6 @@ def parse(
     help='one more of ours, in place of the one of its name; may be repeated',
   )
   parser.add_argument(
-    '--peer_head',
-    choices=('plain', 'centred'),
-    default='plain',
-    help='what the peer ends in: a linear layer, or our centred one [plain]',
-  )
-  parser.add_argument(
     '--peer_python', default=sys.executable, help="the peers' Python"
   )
   args = parser.parse_args(argv)
@@ -134,17 +129,12 @@ def parse(
 
 
 def specs(
-  chosen: dict[str, Contestant],
-  ground: recipes.Ground,
-  *,
-  seeds: int,
-  peer_head: str,
+  chosen: dict[str, Contestant], ground: recipes.Ground, *, seeds: int
 ) -> cells.Specs:
   """What each contestant is trained with, a spec a seed."""
   return {
     name: [
-      {'config': recipes.place(who.recipe, ground, seed)}
-      | ({'head': peer_head} if who.peer else {})
+      {'config': recipes.place(who.recipe, ground, seed), 'peer': who.peer}
       for seed in range(seeds)
     ]
     for name, who in chosen.items()
@@ -184,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
     if any(who.peer for who in chosen.values()):
       contest.need(args.peer_python, 'torch, pytorch_metric_learning')
     ground = recipes.ground(args, 'resnet18')
-    planned = specs(chosen, ground, seeds=args.seeds, peer_head=args.peer_head)
+    planned = specs(chosen, ground, seeds=args.seeds)
     finished = lambda: {
       name: [r for spec in own if (r := cells.result(args.out, spec))]
       for name, own in planned.items()

@@ -1,7 +1,7 @@
 """plankton_jax.encoder's ResNet-18 in PyTorch, layer by layer.
 
 The stem is 'quarter', convolutions have no bias, and the residual branch's
-last norm starts at zero. The embedding is of length 1 behind one of two heads.
+last norm starts at zero.
 """
 
 import torch
@@ -46,12 +46,13 @@ class ResNet18(nn.Module):
     width: features of the first stage.
     dim: D.
     channels: C.
-    head: 'centred', ours, which centres and scales the embedding before it is
-      normalised; or 'plain', a linear layer, as PyTorch's users have it.
+    centred: the embedding is centred and scaled before it is normalised, as
+      ours is by default; else it is a linear layer's, as PyTorch's users have
+      it.
   """
 
   def __init__(
-    self, width: int, dim: int, *, channels: int = 1, head: str = 'centred'
+    self, width: int, dim: int, *, channels: int = 1, centred: bool = True
   ):
     super().__init__()
     layers = [
@@ -67,12 +68,10 @@ class ResNet18(nn.Module):
         layers.append(Block(inputs, width * 2**stage, stride))
         inputs = width * 2**stage
     self.features = nn.Sequential(*layers)
-    self.head = {
-      'plain': lambda: nn.Linear(inputs, dim),
-      'centred': lambda: nn.Sequential(
-        nn.Linear(inputs, dim, bias=False), nn.BatchNorm1d(dim, affine=False)
-      ),
-    }[head]()
+    self.head = nn.Sequential(
+      nn.Linear(inputs, dim, bias=not centred),
+      nn.BatchNorm1d(dim, affine=False) if centred else nn.Identity(),
+    )
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     return functional.normalize(self.head(self.features(x).mean((2, 3))))

@@ -88,6 +88,9 @@ def get_config() -> ConfigDict:
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+  # Centred and scaled over the batch before it becomes unit length: embeddings
+  # cannot end in one narrow cone. False: a linear layer alone.
+  encoder.centred = True
   # Views that an embedding averages outside of training: 1, the image itself;
   # 8, its mirror images and quarter turns, at eight times the cost.
   encoder.poses = 1

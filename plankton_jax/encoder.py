@@ -54,6 +54,9 @@ class ResNet(nn.Module):
       their norms use the running statistics and no gradient reaches them.
     poses: 8 outside of training makes an embedding the mean direction of the
       image's eight poses, at eight times the cost; 1 takes it as it is.
+    centred: the embedding is centred and scaled by batch statistics before it
+      is normalised (Luo et al. 2019, arXiv:1903.07071, figure 2, their BNNeck
+      without the affine map); else it is a linear layer's, with a bias.
     convolution: in place of `lax.conv_general_dilated`.
   """
 
@@ -65,6 +68,7 @@ class ResNet(nn.Module):
   dtype: jnp.dtype
   freeze: int = 0
   poses: int = 1
+  centred: bool = True
   convolution: Callable = conv_general_dilated
 
   @nn.compact
@@ -106,13 +110,17 @@ class ResNet(nn.Module):
       if stage + 1 == self.freeze:
         x = lax.stop_gradient(x)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    x = nn.Dense(self.embedding_dim, use_bias=False, dtype=jnp.float32)(x)
-    # Pooled features are all positive, so that embeddings would begin in one
-    # narrow cone, and could end there; centred and scaled they fill the sphere.
-    centre = functools.partial(
-      norm_of(len(self.stage_sizes)), use_scale=False, use_bias=False
-    )
-    x = unit_norm(centre(dtype=jnp.float32)(x))
+    x = nn.Dense(
+      self.embedding_dim, use_bias=not self.centred, dtype=jnp.float32
+    )(x)
+    if self.centred:
+      # Pooled features are all positive, so that embeddings would begin in one
+      # narrow cone, and could end there; so they fill the sphere.
+      centre = functools.partial(
+        norm_of(len(self.stage_sizes)), use_scale=False, use_bias=False
+      )
+      x = centre(dtype=jnp.float32)(x)
+    x = unit_norm(x)
     if averaged:
       x = unit_norm(jnp.mean(x.reshape(self.poses, -1, x.shape[-1]), axis=0))
     return x
@@ -157,6 +165,7 @@ def make(
   embedding_dim: int,
   dtype: str,
   poses: int,
+  centred: bool,
   pretrained: str,
   freeze: int,
 ) -> ResNet:
@@ -192,6 +201,7 @@ def make(
     dtype=jnp.dtype(dtype),
     freeze=freeze,
     poses=poses,
+    centred=centred,
   )
   if not 0 <= freeze <= len(model.stage_sizes):
     raise InputError(

@@ -16,6 +16,7 @@ TINY = {
   'pretrained': '',
   'freeze': 0,
   'poses': 1,
+  'centred': True,
 }
 
 
@@ -126,6 +127,33 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze):
     centre = module == 'BatchNorm_1'  # the embedding's own
     frozen = encoder.stage_of(model, module) <= freeze and not centre
     assert (change == 0.0) == frozen, module
+
+
+def test_a_plain_embedding_is_a_linear_layers_direction():
+  images = _images(32)
+  _, variables, centred = _apply(images)
+  plain = encoder.make(**(TINY | {'centred': False}))
+  dense = variables['params']['Dense_0']
+  with_bias = lambda bias: {
+    'params': variables['params'] | {'Dense_0': dense | {'bias': bias}},
+    'batch_stats': {
+      name: stats
+      for name, stats in variables['batch_stats'].items()
+      if name != 'BatchNorm_1'
+    },
+  }
+  embed = jax.jit(lambda v, x: plain.apply(v, x, train=False))
+  # Before training the running mean is 0 and the variance 1.
+  direction = embed(with_bias(jnp.zeros(6)), images)
+  np.testing.assert_allclose(direction, centred, atol=1e-6)
+  far = embed(with_bias(1e6 * jnp.arange(6.0)), images)
+  want = np.arange(6) / np.linalg.norm(np.arange(6))
+  np.testing.assert_allclose(far, np.tile(want, (3, 1)), atol=1e-4)
+  fresh = jax.eval_shape(
+    lambda: plain.init(jax.random.key(0), images, train=True)
+  )
+  shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+  assert shapes(fresh) == shapes(with_bias(jnp.zeros(6)))
 
 
 def test_bfloat16_stays_close_and_gives_float32():

@@ -69,7 +69,8 @@ def test_the_peers_images_stand_in_eight_poses(peer_training):
   assert counts.min() >= 6
 
 
-def test_the_peers_cell(peer_training, make_config, tmp_path):
+@pytest.mark.parametrize('centred', [False, True])
+def test_the_peers_cell(peer_training, make_config, tmp_path, centred):
   config = make_config(
     epochs=3,
     data__resize='stretch',
@@ -77,7 +78,8 @@ def test_the_peers_cell(peer_training, make_config, tmp_path):
     curriculum=((0, 'easy', 'semihard'), (1, 'hard', 'hard')),
   )
   config['encoder']['name'] = 'resnet18'
-  result = contestants.peer(config, 'plain', tmp_path, sys.executable)
+  config['encoder']['centred'] = centred
+  result = contestants.peer(config, tmp_path, sys.executable)
   labels = np.load(tmp_path / 'labels.npy')
   for split in ('test', 'unseen'):
     rows = np.load(tmp_path / f'{split}.npy')
@@ -91,7 +93,7 @@ def test_the_peers_cell(peer_training, make_config, tmp_path):
 
 def test_the_peer_diverges(peer_training, make_config, tmp_path):
   config = make_config(optimizer__learning_rate=1e30)
-  result = contestants.peer(config, 'centred', tmp_path, sys.executable)
+  result = contestants.peer(config, tmp_path, sys.executable)
   assert result['note'].startswith('diverged: ')
 
 
@@ -146,7 +148,7 @@ def test_the_peers_best_epoch_is_kept(
   opened = lambda module, python, spec: contextlib.nullcontext(peer)
   monkeypatch.setattr(contest, 'opened', opened)
   config = make_config(epochs=3, data__fractions=(0.6, 0.2, 0.2))
-  result = contestants.peer(config, 'plain', tmp_path, 'python')
+  result = contestants.peer(config, tmp_path, 'python')
   assert ','.join(peer.told) == told
   assert result['epoch'] == epoch
   assert result['note'].startswith(note) and bool(result['note']) == bool(note)

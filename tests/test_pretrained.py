@@ -24,6 +24,7 @@ def _model(name='resnet18', width=4):
     pretrained='',
     freeze=0,
     poses=1,
+    centred=True,
   )
 
 

@@ -13,13 +13,12 @@ GROUND = recipes.Ground('x', ('a',), '', 64, 'resnet18', 16, 35)
 
 
 def test_the_peer_and_ours_have_the_same_settings():
-  made = quality.specs(
-    quality.contestants(), GROUND, seeds=2, peer_head='plain'
-  )
+  made = quality.specs(quality.contestants(), GROUND, seeds=2)
   for name in ('triplet', 'arcface', 'softmax'):
     for seed in (0, 1):
       peer, same = made[f'peer.{name}'][seed], made[f'same.{name}'][seed]
-      assert peer == same | {'head': 'plain'}
+      assert peer == same | {'peer': True}
+      assert not same['peer']
       assert same['config']['seed'] == seed
     assert made[f'peer.{name}'][0]['config'] != made[name][0]['config']
   config = made['peer.triplet'][0]['config']
@@ -38,7 +37,7 @@ def test_contestants_are_chosen_and_added():
       '--ours=triplet=configs/triplet.py objective.margin=0.2',
     ]
   )
-  assert (args.seeds, args.epochs, args.peer_head) == (3, 35, 'plain')
+  assert (args.seeds, args.epochs) == (3, 35)
   assert list(chosen) == ['best', 'peer.arcface']
   assert chosen['best'].recipe.config().objective.scale == 10.0
   assert [chosen[name].peer for name in chosen] == [False, True]
@@ -101,7 +100,7 @@ def test_the_whole_table(tmp_path, monkeypatch, capsys):
     (tmp_path / name / 'x.png').touch()
 
   def train(out, spec, peer_python, lock):
-    value = 0.5 if 'head' in spec else 0.75
+    value = 0.5 if spec['peer'] else 0.75
     path = cells._file(out, spec)
     path.parent.mkdir(exist_ok=True)
     measures = dict.fromkeys(cells.MEASURES, value)
