@@ -77,10 +77,10 @@ def test_nothing_readable_or_ids_twice(tmp_path):
 class Failing(list):
   """Records of which the last cannot be read, also in another process."""
 
-  def __getitem__(self, row):
-    if row == 199:
+  def __getitem__(self, rows):
+    if rows.stop == 200:
       raise OSError('disk gone')
-    return super().__getitem__(row)
+    return super().__getitem__(rows)
 
 
 @pytest.mark.parametrize('fewest', [1, 2000])

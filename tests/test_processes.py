@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from plankton_jax.data import processes
+from plankton_jax.data import ordered, processes
 from plankton_jax.errors import InputError
 
 PID = '__import__("os").getpid()'
@@ -58,9 +58,18 @@ def test_parts_are_begun_at_the_pace_at_which_they_are_read():
       return [0] * (part.stop - part.start)
 
   results = processes.in_parts(len, Items(), desc='test')
-  assert next(results) == 64
+  assert next(results) == ordered.MOST
   results.close()
-  assert 64 < Items.taken < 1000
+  assert ordered.MOST < Items.taken < 1000
+
+
+def test_parts_are_smaller_towards_the_end():
+  sizes = list(processes.in_parts(len, range(3000), desc='test'))
+  assert sum(sizes) == 3000
+  assert sizes == sorted(sizes, reverse=True)
+  assert sizes[0] == ordered.MOST
+  # What one worker still has to do when the other has nothing left is little.
+  assert 1 <= sizes[-1] <= sizes[-2] == ordered.FEWEST
 
 
 def test_errors_are_those_of_the_function():

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from configs import arcface, base, triplet
 from plankton_jax import loop
-from plankton_jax.data import images, records
+from plankton_jax.data import images, prepared, records
 from plankton_jax.data.public import __main__ as command
 from plankton_jax.data.public import builder, catalogue, download
 from plankton_jax.errors import InputError
@@ -44,7 +44,7 @@ def prepare(name, *archives, data_dir):
     yes=False,
     data_dir=str(data_dir),
   )
-  return records.Records(records.prepared(name, str(data_dir)))
+  return records.Records(prepared.builder(name, str(data_dir)))
 
 
 @pytest.mark.parametrize('name', catalogue.SETS)
@@ -73,7 +73,7 @@ def test_every_set_from_its_layout(tmp_path, name, capsys):
     key = f'{CLASSES[number % 3]}/{number:03}.png'
     assert rows[key].label == sorted(CLASSES).index(CLASSES[number % 3])
     assert rows[key].image == packing.picture(number)
-  info = records.prepared(name, str(tmp_path / 'tfds')).info
+  info = prepared.builder(name, str(tmp_path / 'tfds')).info
   assert info.citation == about.citation and about.doi in info.homepage
   assert not list((tmp_path / 'tfds').rglob('*downloads*'))
 
@@ -336,4 +336,4 @@ def test_a_set_that_is_not_prepared_names_the_command(tmp_path):
   with pytest.raises(
     InputError, match=r'python -m plankton_jax.data.public wh'
   ):
-    records.prepared('whoi', str(tmp_path))
+    prepared.builder('whoi', str(tmp_path))

@@ -1,5 +1,6 @@
 """Records without TensorFlow: what goes in comes out; prepared TFDS sets."""
 
+import pickle
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from plankton_jax.data import images, records, sources
+from plankton_jax.data import images, prepared, records, sources
 from plankton_jax.errors import InputError
 
 
@@ -35,6 +36,13 @@ def test_records_keep_order_bytes_ids_and_what_was_skipped(tmp_path):
   for row in np.random.default_rng(0).permutation(20):
     wanted = examples[row]
     assert opened[row] == (wanted.id, wanted.label, wanted.image)
+  again = pickle.loads(pickle.dumps(opened))
+  for rows in (slice(None), slice(3, 9), slice(9, 3), slice(7, None, -3)):
+    found = [(x.id, x.label, x.image) for x in examples[rows]]
+    assert opened[rows] == again[rows] == found
+  assert opened[-1] == opened[19]
+  with pytest.raises(IndexError):
+    opened[20]
   bad = ('a/bad.png', 'empty file')
   assert records.skipped(final) == [('z', 'known'), bad, bad]
   assert [path.name for path in tmp_path.iterdir()] == ['set']
@@ -98,8 +106,8 @@ def prepare(builder_class, tmp_path, file_format='array_record'):
 
 def test_prepared_sets_join_their_splits(tmp_path):
   prepare(TwoSplits, tmp_path)
-  builder = records.prepared('two_splits', str(tmp_path))
-  assert records.class_names(builder) == ('q', 'p')
+  builder = prepared.builder('two_splits', str(tmp_path))
+  assert prepared.class_names(builder) == ('q', 'p')
   opened = records.Records(builder)
   ids = [opened[row].id for row in range(len(opened))]
   assert ids == ['test/0', 'test/1', *(f'train/{i}' for i in range(9))]
@@ -109,12 +117,14 @@ def test_prepared_sets_join_their_splits(tmp_path):
     value = original[images.decode(opened[row].image).tobytes()]
     assert opened[row].label == value % 2
     values.append(value)
+  assert opened[:] == [opened[row] for row in range(11)]
+  assert opened[1:4] == [opened[row] for row in (1, 2, 3)]
   assert sorted(values[:2]) == [9, 10] and sorted(values[2:]) == [*range(9)]
-  assert records.fingerprint(builder) == records.fingerprint(builder)
+  assert prepared.fingerprint(builder) == prepared.fingerprint(builder)
   file = next((tmp_path / 'two_splits/2.1.0').glob('*train*'))
-  before = records.fingerprint(builder)
+  before = prepared.fingerprint(builder)
   file.write_bytes(file.read_bytes() + b'0')
-  assert records.fingerprint(builder) != before
+  assert prepared.fingerprint(builder) != before
 
 
 class Numbered(TwoSplits):
@@ -135,7 +145,7 @@ class Numbered(TwoSplits):
 
 def test_ids_that_are_no_text_and_other_features(tmp_path):
   prepare(Numbered, tmp_path)
-  opened = records.Records(records.prepared('numbered', str(tmp_path)))
+  opened = records.Records(prepared.builder('numbered', str(tmp_path)))
   found = {opened[row].id: opened[row] for row in range(11)}
   assert found.keys() == {str(7 * value) for value in range(11)}
   for value in range(11):
@@ -146,16 +156,16 @@ def test_ids_that_are_no_text_and_other_features(tmp_path):
 
 def test_prepared_sets_that_cannot_be_used(tmp_path):
   with pytest.raises(InputError, match=r'data.name is empty'):
-    records.prepared('', str(tmp_path))
+    prepared.builder('', str(tmp_path))
   with pytest.raises(InputError, match=r"no prepared TFDS data set 'none"):
-    records.prepared('nonesuch', str(tmp_path))
+    prepared.builder('nonesuch', str(tmp_path))
   with pytest.raises(
     InputError, match=r"no prepared .*'two_splits' in .*: set"
   ):
-    records.prepared('two_splits', str(tmp_path))
+    prepared.builder('two_splits', str(tmp_path))
   prepare(NoLabel, tmp_path)
   with pytest.raises(InputError, match=r'lacks an Image .* it has image'):
-    records.prepared('no_label', str(tmp_path))
+    prepared.builder('no_label', str(tmp_path))
 
 
 def test_no_tensorflow_is_imported(tmp_path):

@@ -40,7 +40,8 @@ def rows(
   """
   columns, pixels, skipped = [], [], []
   nothing = bytes(size * size * channels)
-  for row, (name, label, data) in [(row, records[row]) for row in part]:
+  read = records[part.start : part.stop]
+  for row, (name, label, data) in zip(part, read, strict=True):
     pixels.append(nothing)
     if label < 0:
       skipped.append((name, 'no label'))

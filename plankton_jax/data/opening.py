@@ -137,8 +137,12 @@ class _Chosen:
   def __len__(self) -> int:
     return len(self._rows)
 
-  def __getitem__(self, index: int) -> 'records.Record':
-    record = self._everything[int(self._rows[index])]
+  def __getitem__(
+    self, at: int | slice
+  ) -> 'records.Record | list[records.Record]':
+    if isinstance(at, slice):
+      return [self[row] for row in range(len(self))[at]]
+    record = self._everything[int(self._rows[at])]
     return record._replace(label=self._label[record.label])
 
 
@@ -159,12 +163,12 @@ def _from_source(source: sources.Source, cache_dir: Path) -> Opened:
 
 
 def _from_tfds(name: str, data_dir: str) -> Opened:
-  from plankton_jax.data import records
+  from plankton_jax.data import prepared, records
 
-  builder = records.prepared(name, data_dir)
+  builder = prepared.builder(name, data_dir)
   return Opened(
-    records.class_names(builder),
-    records.fingerprint(builder),
+    prepared.class_names(builder),
+    prepared.fingerprint(builder),
     lambda: (
       records.Records(builder),
       records.skipped(Path(builder.data_dir)),

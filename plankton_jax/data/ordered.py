@@ -8,13 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+MOST, FEWEST = 128, 16  # items in a part
+WAITING = 3  # parts begun at once, for each worker
+
 
 def results(
   submit: Callable[[Sequence[Any]], concurrent.futures.Future],
   items: Sequence[Any],
   *,
-  size: int,
-  in_flight: int,
+  workers: int,
   desc: str,
 ) -> Iterator[Any]:
   """Yields the result of each part of items, in order.
@@ -22,19 +24,17 @@ def results(
   Args:
     submit: begins the work on a part.
     items: any number; memory does not grow with it.
-    size: items in a part.
-    in_flight: parts that are begun at once.
+    workers: how many parts are worked on at once.
     desc: of the progress bar.
   """
   pending = collections.deque()  # (items, future)
-  starts = iter(range(0, len(items), size))
+  parts = _parts(len(items), workers)
   with tqdm(total=len(items), desc=desc, unit=' images', delay=2) as bar:
     try:
       while True:
-        for start in starts:
-          part = items[start : start + size]
-          pending.append((len(part), submit(part)))
-          if len(pending) >= in_flight:
+        for part in parts:
+          pending.append((len(part), submit(items[part.start : part.stop])))
+          if len(pending) >= WAITING * workers:
             break
         if not pending:
           return
@@ -45,6 +45,20 @@ def results(
     finally:
       for _, future in pending:  # After an error, or when not read to the end.
         future.cancel()
+
+
+def _parts(count: int, workers: int) -> Iterator[range]:
+  """Rows of each part, fewer towards the end, so that all end together.
+
+  Polychronopoulos and Kuck 1987, guided self-scheduling,
+  doi:10.1109/TC.1987.5009495.
+  """
+  start = 0
+  while start < count:
+    size = (count - start) // (2 * workers)
+    stop = min(start + max(FEWEST, min(size, MOST)), count)
+    yield range(start, stop)
+    start = stop
 
 
 def one_by_one(

@@ -51,8 +51,7 @@ def in_parts(
     yield from ordered.results(
       lambda part: pool.submit(_call, pickled, part),
       items,
-      size=64,
-      in_flight=3 * workers,
+      workers=workers,
       desc=desc,
     )
   except TerminatedWorkerError as error:

@@ -2,24 +2,22 @@
 
 import bisect
 import contextlib
-import hashlib
 import io
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from absl import logging
+from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
 from plankton_jax import atomic
 from plankton_jax.data import folder, sources
-from plankton_jax.data.public import catalogue
-from plankton_jax.errors import InputError
 
 
 class PlanktonImages(tfds.core.GeneratorBasedBuilder):
@@ -66,7 +64,13 @@ class Record(NamedTuple):
   image: bytes
 
 
-class Records:
+class _Shard(NamedTuple):
+  file: str
+  split: str
+  first: int  # of its rows in the split
+
+
+class Records(Sequence):
   """Random access to the encoded images of a prepared TFDS data set.
 
   All its splits are joined. An id is the feature of that name, or 'split/row'
@@ -74,29 +78,62 @@ class Records:
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder):
-    self._names = sorted(builder.info.splits)
     features = builder.info.features
     self._named = 'id' in features
     text = self._named and isinstance(features['id'], tfds.features.Text)
     self._features = None if text else features  # slow to pickle
-    # The files below TFDS' own sources, which hold the builder.
-    self._parts = [
-      builder.as_data_source(name).data_source for name in self._names
-    ]
-    # ends[i] counts the records up to and with part i.
-    self._ends = list(itertools.accumulate(len(p) for p in self._parts))
+    self._shards, self._starts = [], [0]
+    for split in sorted(builder.info.splits):
+      first = 0
+      for shard in builder.info.splits[split].file_instructions:
+        self._shards.append(_Shard(shard.filename, split, first))
+        self._starts.append(self._starts[-1] + shard.take)
+        first += shard.take
+    self._readers = {}
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return self._starts[-1]
 
-  def __getitem__(self, index: int) -> Record:
-    part = bisect.bisect_right(self._ends, index)
-    row = index - self._ends[part] + len(self._parts[part])
-    data = self._parts[part][row]
+  def __getitem__(self, at: int | slice) -> Record | list[Record]:
+    """A record, or those of a slice, which cost a quarter each."""
+    rows = range(len(self))[at]
+    if isinstance(rows, int):
+      return self._read(rows, rows + 1)[0]
+    if rows.step != 1:
+      return [self[row] for row in rows]
+    return self._read(rows.start, rows.stop)
+
+  def __getstate__(self) -> dict[str, Any]:
+    return self.__dict__ | {'_readers': {}}
+
+  def _read(self, start: int, stop: int) -> list[Record]:
+    records = []
+    shard = bisect.bisect_right(self._starts, start) - 1
+    while start < stop:
+      own = self._starts[shard]
+      end = min(stop, self._starts[shard + 1])
+      found = self._reader(shard).read(start - own, end - own)
+      for row, data in enumerate(found, start - own):
+        records.append(self._record(self._shards[shard], row, data))
+      start, shard = end, shard + 1
+    return records
+
+  def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
+    if shard not in self._readers:
+      # Of its own threads each would read little; the processes are enough.
+      self._readers[shard] = array_record_module.ArrayRecordReader(
+        self._shards[shard].file,
+        'readahead_buffer_size:65536,max_parallelism:0',
+      )
+    return self._readers[shard]
+
+  def _record(self, shard: _Shard, row: int, data: bytes) -> Record:
     # TFDS' own parser takes five times as long, for arrays of every feature.
     fields = tf_example_pb2.Example.FromString(data).features.feature
     return Record(
-      self._id(fields, data) if self._named else f'{self._names[part]}/{row}',
+      self._id(fields, data)
+      if self._named
+      else f'{shard.split}/{shard.first + row}',
       fields['label'].int64_list.value[0],
       fields['image'].bytes_list.value[0],
     )
@@ -153,65 +190,6 @@ def skipped(directory: Path) -> list[tuple[str, str]]:
   file = directory / 'skipped.json'
   pairs = json.loads(file.read_text()) if file.exists() else []
   return [(name, reason) for name, reason in pairs]
-
-
-def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-  """A TFDS data set prepared before, in array_record files.
-
-  Raises:
-    InputError: not found, not prepared, or without image and class label.
-  """
-  if not name:
-    raise InputError('data.name is empty: name the TFDS data set')
-  data_dir = os.path.expanduser(data_dir) if data_dir else None
-  try:
-    with quiet_tfds():
-      # From the files alone: the code of a data set may ask for TensorFlow.
-      builder = tfds.core.read_only_builder.builder_from_files(
-        name, data_dir=data_dir
-      )
-  except Exception as error:  # A dozen types, some of them AssertionError.
-    place = data_dir or "TFDS's default folder"
-    remedy = 'set data.name and data.data_dir'
-    if name in catalogue.SETS:
-      remedy += f', or run python -m plankton_jax.data.public {name}'
-    raise InputError(
-      f'no prepared TFDS data set {name!r} in {place}: '
-      f'{remedy} ({str(error).splitlines()[0].split(". ")[0]})'
-    ) from error
-  stored = builder.info.file_format.value
-  if stored != 'array_record':
-    raise InputError(
-      f'TFDS data set {name!r} is stored as {stored}: '
-      "prepare it again with file_format='array_record'"
-    )
-  features = dict(builder.info.features)
-  label = features.get('label')
-  if not (
-    isinstance(features.get('image'), tfds.features.Image)
-    and isinstance(label, tfds.features.ClassLabel)
-  ):
-    raise InputError(
-      f'TFDS data set {name!r} lacks an Image feature "image" or a ClassLabel '
-      f'"label"; it has {", ".join(features)}'
-    )
-  return builder
-
-
-def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
-  return tuple(builder.info.features['label'].names)
-
-
-def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
-  """Hash of name, version, classes, and the name and size of every file.
-
-  A version of a TFDS data set does not change, so its files are not read.
-  """
-  state = hashlib.blake2b(builder.info.full_name.encode(), digest_size=16)
-  state.update(repr(class_names(builder)).encode())
-  for path in sorted(Path(builder.data_dir).iterdir()):
-    state.update(f'{path.name}\0{path.stat().st_size}\0'.encode())
-  return state.hexdigest()
 
 
 @contextlib.contextmanager

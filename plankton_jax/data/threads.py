@@ -24,7 +24,6 @@ def in_parts(
     yield from ordered.results(
       lambda part: pool.submit(function, part),
       items,
-      size=64,
-      in_flight=2 * workers + 1,
+      workers=workers,
       desc=desc,
     )
