@@ -52,6 +52,10 @@ def _each(field, *values):
 _PLAIN = {
   'batch.size': 64,
   'batch.sampling': 'images',
+  'augment.scale': 0.1,
+  'augment.translate': 0.05,
+  'augment.brightness': 0.0,
+  'augment.contrast': 0.1,
   'encoder.embedding_dim': 128,
   'optimizer.weight_decay': 0.0,
 }
@@ -132,7 +136,7 @@ TABLES = {
       '5e-4, cosine': {'optimizer.learning_rate': 5e-4},
       'eight poses': {'encoder.poses': 8},
       'weight decay 0.05': {'optimizer.weight_decay': 0.05},
-      'arcface.py: 32, classes alike, 256 dimensions, weight decay 0.05': {
+      '32, classes alike, 256 dimensions, weight decay 0.05': {
         'batch.size': 32,
         'batch.sampling': 'uniform',
         'encoder.embedding_dim': 256,

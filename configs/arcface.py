@@ -25,6 +25,11 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     return config
   config.batch.size = 32
   config.batch.sampling = 'uniform'  # of classes, however few their images
+  # Strong, for classes that are not trained on: unseen ones gain by it.
+  config.augment.scale = 0.3
+  config.augment.translate = 0.1
+  config.augment.brightness = 0.1
+  config.augment.contrast = 0.3
   config.encoder.embedding_dim = 256
   config.optimizer.weight_decay = 0.05
   return config
