@@ -141,7 +141,7 @@ def measured(tmp_path_factory, caches):
     data__fractions=(0.6, 0.2, 0.2),
   )
   work = tmp_path_factory.mktemp('cell')
-  (work / 'spec.json').write_text(json.dumps({'config': config}))
+  (work / 'spec.json').write_text(json.dumps({'config': config, 'peer': False}))
   contestants.main(work, work / 'result.json', sys.executable)
   return config, work, json.loads((work / 'result.json').read_text())['result']
 
