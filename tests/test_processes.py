@@ -58,16 +58,16 @@ def test_parts_are_begun_at_the_pace_at_which_they_are_read():
       return [0] * (part.stop - part.start)
 
   results = processes.in_parts(len, Items(), desc='test')
-  assert next(results) == ordered.MOST
+  assert next(results) == processes.MOST
   results.close()
-  assert ordered.MOST < Items.taken < 1000
+  assert processes.MOST < Items.taken < 1000
 
 
 def test_parts_are_smaller_towards_the_end():
   sizes = list(processes.in_parts(len, range(3000), desc='test'))
   assert sum(sizes) == 3000
   assert sizes == sorted(sizes, reverse=True)
-  assert sizes[0] == ordered.MOST
+  assert sizes[0] == processes.MOST
   # What one worker still has to do when the other has nothing left is little.
   assert 1 <= sizes[-1] <= sizes[-2] == ordered.FEWEST
 

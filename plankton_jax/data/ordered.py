@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-MOST, FEWEST = 128, 16  # items in a part
-WAITING = 3  # parts begun at once, for each worker
+FEWEST = 16  # items in a part
+WAITING = 2  # parts begun at once, for each worker
 
 
 def results(
@@ -17,6 +17,7 @@ def results(
   items: Sequence[Any],
   *,
   workers: int,
+  most: int,
   desc: str,
 ) -> Iterator[Any]:
   """Yields the result of each part of items, in order.
@@ -25,10 +26,11 @@ def results(
     submit: begins the work on a part.
     items: any number; memory does not grow with it.
     workers: how many parts are worked on at once.
+    most: items in a part, before they grow fewer.
     desc: of the progress bar.
   """
   pending = collections.deque()  # (items, future)
-  parts = _parts(len(items), workers)
+  parts = _parts(len(items), workers, most)
   with tqdm(total=len(items), desc=desc, unit=' images', delay=2) as bar:
     try:
       while True:
@@ -47,7 +49,7 @@ def results(
         future.cancel()
 
 
-def _parts(count: int, workers: int) -> Iterator[range]:
+def _parts(count: int, workers: int, most: int) -> Iterator[range]:
   """Rows of each part, fewer towards the end, so that all end together.
 
   Polychronopoulos and Kuck 1987, guided self-scheduling,
@@ -56,7 +58,7 @@ def _parts(count: int, workers: int) -> Iterator[range]:
   start = 0
   while start < count:
     size = (count - start) // (2 * workers)
-    stop = min(start + max(FEWEST, min(size, MOST)), count)
+    stop = min(start + max(FEWEST, min(size, most)), count)
     yield range(start, stop)
     start = stop
 

@@ -13,7 +13,8 @@ from plankton_jax.data import ordered, threads
 from plankton_jax.errors import InputError
 
 FEWEST = 2000  # items for which starting processes pays
-_MOST = 16  # processes that one can feed
+MOST = 128  # items in a part, which cost as much to hand over as one
+_WORKERS = 16  # processes that one can feed
 
 
 def in_order(
@@ -41,7 +42,7 @@ def in_parts(
   Raises:
     InputError: a process was ended, from outside or by what it read.
   """
-  workers = min(os.cpu_count() or 1, _MOST)
+  workers = min(os.cpu_count() or 1, _WORKERS)
   if len(items) < FEWEST or workers == 1:
     yield from threads.in_parts(function, items, desc=desc)
     return
@@ -52,6 +53,7 @@ def in_parts(
       lambda part: pool.submit(_call, pickled, part),
       items,
       workers=workers,
+      most=MOST,
       desc=desc,
     )
   except TerminatedWorkerError as error:

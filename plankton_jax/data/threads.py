@@ -25,5 +25,6 @@ def in_parts(
       lambda part: pool.submit(function, part),
       items,
       workers=workers,
+      most=64,
       desc=desc,
     )
