@@ -115,7 +115,7 @@ class ResNet(nn.Module):
     )(x)
     if self.centred:
       # Pooled features are all positive, so that embeddings would begin in one
-      # narrow cone, and could end there; so they fill the sphere.
+      # narrow cone, and could end there; centred they fill the sphere.
       centre = functools.partial(
         norm_of(len(self.stage_sizes)), use_scale=False, use_bias=False
       )

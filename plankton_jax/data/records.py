@@ -95,7 +95,7 @@ class Records(Sequence):
     return self._starts[-1]
 
   def __getitem__(self, at: int | slice) -> Record | list[Record]:
-    """A record, or those of a slice, which cost a quarter each."""
+    """A record, or those of a slice, which are read together."""
     rows = range(len(self))[at]
     if isinstance(rows, int):
       return self._read(rows, rows + 1)[0]
