@@ -13,43 +13,43 @@ import jax.numpy as jnp
 from jax import lax
 
 
-class BasicBlock(nn.Module):
+class _ResidualBlock(nn.Module):
+  """Convolutions whose sum with their input is passed on."""
+
+  features: int
+  strides: int
+  conv: Callable
+  norm: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    *kernels, last = self.kernels
+    strided = self.kernels.index(3)  # the first that is wider than a pixel
+    y = x
+    for i, kernel in enumerate(kernels):
+      strides = self.strides if i == strided else 1
+      y = nn.relu(self.norm()(self.conv(self.features, kernel, strides)(y)))
+    width = self.expansion * self.features
+    y = self.norm(scale_init=nn.initializers.zeros)(
+      self.conv(width, last, 1)(y)
+    )
+    if x.shape != y.shape:
+      x = self.norm()(self.conv(width, 1, self.strides)(x))
+    return nn.relu(x + y)
+
+
+class BasicBlock(_ResidualBlock):
   """Two 3x3 convolutions."""
 
-  features: int
-  strides: int
-  conv: Callable
-  norm: Callable
-
-  @nn.compact
-  def __call__(self, x):
-    y = nn.relu(self.norm()(self.conv(self.features, 3, self.strides)(x)))
-    y = self.norm(scale_init=nn.initializers.zeros)(
-      self.conv(self.features, 3, 1)(y)
-    )
-    if x.shape != y.shape:
-      x = self.norm()(self.conv(self.features, 1, self.strides)(x))
-    return nn.relu(x + y)
+  kernels = (3, 3)
+  expansion = 1
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(_ResidualBlock):
   """1x1, 3x3, 1x1, four times as wide at the end."""
 
-  features: int
-  strides: int
-  conv: Callable
-  norm: Callable
-
-  @nn.compact
-  def __call__(self, x):
-    y = nn.relu(self.norm()(self.conv(self.features, 1, 1)(x)))
-    y = nn.relu(self.norm()(self.conv(self.features, 3, self.strides)(y)))
-    y = self.norm(scale_init=nn.initializers.zeros)(
-      self.conv(4 * self.features, 1, 1)(y)
-    )
-    if x.shape != y.shape:
-      x = self.norm()(self.conv(4 * self.features, 1, self.strides)(x))
-    return nn.relu(x + y)
+  kernels = (1, 3, 1)
+  expansion = 4
 
 
 def stem(

@@ -18,7 +18,6 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from plankton_jax.blocks import BasicBlock
 from plankton_jax.encoder import ResNet, stage_of
 from plankton_jax.errors import InputError
 from plankton_jax.state import TrainState
@@ -176,6 +175,6 @@ def _layer(model: ResNet, path: tuple[str, ...]) -> str | None:
   block = int(path[0].split('_')[1]) - sum(model.stage_sizes[: stage - 1])
   kind, number = path[1].split('_')
   norm = kind == 'BatchNorm'
-  if int(number) == (2 if model.block is BasicBlock else 3):
+  if int(number) == len(model.block.kernels):
     return f'layer{stage}.{block}.downsample.{int(norm)}'
   return f'layer{stage}.{block}.{"bn" if norm else "conv"}{int(number) + 1}'
