@@ -150,6 +150,15 @@ def mine_embeddings(
   )
 
 
+def meets_policy(
+  d_an: jax.Array, d_ap: jax.Array, negative: str, margin: float
+) -> jax.Array:
+  """Which distances to negatives are 'semihard' or 'hard', [...] bool."""
+  if negative == 'semihard':
+    return (d_an > d_ap) & (d_an < d_ap + margin)
+  return d_an < d_ap
+
+
 def _prepared(labels, valid, *, positive, negative, margin, select, key):
   """Every row as an anchor, and what `_mine` takes beside it."""
   for value, known in (
@@ -203,12 +212,11 @@ def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
   p = _first(masks.positive & (dists == d_ap))
 
   nearest = _least(dists, masks.negative)
+  meets = masks.negative & meets_policy(dists, d_ap, negative, margin)
   if negative == 'semihard':
-    meets = masks.negative & (dists > d_ap) & (dists < d_ap + margin)
     chosen = _least(dists, meets)
     found = chosen < jnp.inf
   else:
-    meets = masks.negative & (dists < d_ap)
     chosen = nearest  # which meets the policy if any does
     found = nearest < d_ap
   n = _first(masks.negative & (dists == jnp.where(found, chosen, nearest)))

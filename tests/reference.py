@@ -90,22 +90,41 @@ def mine_loop(dists, labels, valid, *, positive, negative, margin):
   return [np.array(column) for column in zip(*mined, strict=True)]
 
 
+def with_all_negatives(mined, dists, labels, valid, *, negative, margin):
+  """`mine_loop`'s triplets, but every negative that meets the policy."""
+  dists = np.asarray(dists, np.float64)
+  negatives = []
+  for a, (p, n, anchor, unmet) in enumerate(zip(*mined, strict=True)):
+    met = []
+    for other in range(len(labels)):
+      gap = dists[a, other] - dists[a, p]
+      meets = 0 < gap < margin if negative == 'semihard' else gap < 0
+      if anchor and valid[other] and labels[other] != labels[a] and meets:
+        met.append(other)
+    assert bool(met) == (anchor and not unmet)
+    negatives.append(met or [n])
+  return [mined[0], negatives, *mined[2:]]
+
+
 def triplet_loss_loop(
   embeddings, mined, margin, *, fallback='nearest', distance='squared'
 ):
-  """Mean over anchors of relu(d_ap - d_an + margin), float64."""
+  """Mean over anchors of relu(d_ap - d_an + margin), float64.
+
+  Of an anchor with several negatives the mean over them counts.
+  """
   e = np.asarray(embeddings, np.float64)
   power = {'squared': 1.0, 'euclidean': 0.5}[distance]
-  losses = [
-    max(
-      0.0,
-      ((e[a] - e[p]) ** 2).sum() ** power
-      - ((e[a] - e[n]) ** 2).sum() ** power
-      + margin,
-    )
-    for a, (p, n, anchor, unmet) in enumerate(zip(*mined, strict=True))
-    if anchor and not (unmet and fallback == 'none')
-  ]
+  losses = []
+  for a, (p, negatives, anchor, unmet) in enumerate(zip(*mined, strict=True)):
+    if not anchor or (unmet and fallback == 'none'):
+      continue
+    d_ap = ((e[a] - e[p]) ** 2).sum() ** power
+    hinges = [
+      max(0.0, d_ap - ((e[a] - e[n]) ** 2).sum() ** power + margin)
+      for n in np.atleast_1d(negatives)
+    ]
+    losses.append(np.mean(hinges))
   return float(np.mean(losses)) if losses else 0.0
 
 

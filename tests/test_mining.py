@@ -281,6 +281,7 @@ def test_memory_grows_as_the_batch():
   assert large < 300e6
   assert large < 2.1 * _temporary(8192, 'nearest')
   assert _temporary(16384, 'random') < 300e6
+  assert _temporary(16384, 'all') < 300e6
 
 
 @pytest.mark.parametrize('metric', [distances.cosine, distances.euclidean])

@@ -7,7 +7,7 @@ import reference
 from objective_batches import CASES, unit
 from test_mining import POLICIES
 
-from plankton_jax import distances, objectives
+from plankton_jax import distances, mining, objectives
 from plankton_jax.errors import InputError
 
 
@@ -84,6 +84,78 @@ def test_triplet_choices_equal_loops(name, policy, distance, fallback):
   if name in ('random', 'padded', 'zero rows'):
     numeric = reference.gradient(expected, embeddings)
     np.testing.assert_allclose(grad, numeric, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  'name', ['random', 'duplicated', 'padded', 'zero rows']
+)
+@pytest.mark.parametrize(
+  ('distance', 'fallback', 'policy', 'tile'),
+  [
+    ('squared', 'nearest', ('easy', 'semihard'), 1000),
+    ('squared', 'none', ('hard', 'hard'), 1),
+    ('euclidean', 'nearest', ('hard', 'semihard'), 5),
+  ],
+)
+def test_all_negatives_equal_loops(
+  name, policy, distance, fallback, tile, monkeypatch
+):
+  embeddings, labels, valid = CASES[name]
+  monkeypatch.setattr(mining, 'TILE', 4 * len(labels) * tile)
+  choices = {'distance': distance, 'fallback': fallback}
+  (loss, metrics), grad = _triplet_loss(
+    policy, 0.6, CASES[name], select='all', **choices
+  )
+  dists = distances.squared(embeddings)
+  if distance == 'euclidean':
+    dists = np.sqrt(dists)
+  mined = reference.mine_loop(
+    dists, labels, valid, positive=policy[0], negative=policy[1], margin=0.6
+  )
+  mined = reference.with_all_negatives(
+    mined, dists, labels, valid, negative=policy[1], margin=0.6
+  )
+  expected = lambda x: reference.triplet_loss_loop(x, mined, 0.6, **choices)
+  # Roots cannot tell duplicates nearer than 5e-4, see `distances.squared`.
+  alike = distance == 'euclidean' and name == 'duplicated'
+  atol = 5e-4 if alike else 1e-6
+  np.testing.assert_allclose(loss, expected(embeddings), rtol=1e-5, atol=atol)
+  assert metrics['count'] == mined[2].sum()
+  np.testing.assert_allclose(
+    metrics['fallback_fraction'] * mined[2].sum(), mined[3].sum(), rtol=1e-6
+  )
+  assert np.isfinite(grad).all()
+  if name in ('random', 'padded', 'zero rows'):
+    assert max(len(negatives) for negatives in mined[1]) > 1
+    numeric = reference.gradient(expected, embeddings)
+    np.testing.assert_allclose(grad, numeric, atol=2e-5)
+
+
+def test_all_negatives_in_the_metrics():
+  # Anchor 0 at 1 from its own; the others at 1.21 and 1.44; 9 is too far.
+  x = jnp.array([[0.0], [1.0], [-1.1], [-1.2], [-3.0]])
+  batch = {'label': jnp.array([0, 0, 1, 2, 3]), 'valid': jnp.ones(5, bool)}
+  objective = objectives.triplet(
+    margin=0.5, stages=(('easy', 'semihard'),), select='all'
+  )
+  loss, metrics = objective.loss({}, x, batch, stage=0)
+  # Anchor 1 has none: 4.41 is the nearest and beyond the margin.
+  np.testing.assert_allclose(loss, (0.29 + 0.06) / 2 / 2, rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics['d_an'], ((1.21 + 1.44) / 2 + 4.41) / 2, rtol=1e-6
+  )
+  assert metrics['active_fraction'] == metrics['fallback_fraction'] == 0.5
+
+
+def test_padded_rows_reach_no_gradient():
+  embeddings, labels, valid = CASES['padded']
+  broken = np.where(valid[:, None], embeddings, np.nan).astype(np.float32)
+  for select in ('nearest', 'all'):
+    options = {'policy': ('easy', 'semihard'), 'margin': 0.6, 'select': select}
+    (loss, _), grad = _triplet_loss(case=(broken, labels, valid), **options)
+    (want, _), expected = _triplet_loss(case=CASES['padded'], **options)
+    assert loss == want
+    np.testing.assert_array_equal(grad, expected)
 
 
 def test_margin_and_semihard_are_on_the_scale_of_the_distance():

@@ -4,12 +4,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from plankton_jax import distances
+from plankton_jax import distances, mining
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
-from plankton_jax.mining import SELECTS, mine_embeddings
 from plankton_jax.objectives.base import Objective, masked_mean
 
+SELECTS = (*mining.SELECTS, 'all')
 FALLBACKS = ('nearest', 'none')
 # Between all rows, and from squared ones.
 _DISTANCES = {
@@ -34,12 +34,15 @@ def triplet(
   mined without gradient and the loss is recomputed from the chosen rows, so
   that backward costs O(B D). No anchors: exactly 0, with zero gradient.
 
+  An anchor's hinge is the mean over all negatives that meet the policy where
+  `select` is 'all'; that costs O(B² D), and memory as the nearest does.
+
   Metrics are means over all anchors, d_ap and d_an always squared.
 
   Args:
     margin: in `distance` of unit vectors (0 to 4 squared, 0 to 2 plain).
     stages: (positive, negative) policies; `stage` indexes them.
-    select: 'nearest' or 'random' among the negatives that meet the policy.
+    select: 'nearest', 'random' or 'all' of the negatives that meet the policy.
     fallback: of an anchor without such a negative: the 'nearest' stands in,
       or 'none', and the anchor is left out of the loss.
     distance: 'squared' or 'euclidean', of mining and of the loss.
@@ -63,29 +66,46 @@ def triplet(
     chex.assert_rank(embeddings, 2)
     chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
-    mined = mine_embeddings(
+    labels, valid = batch['label'], batch['valid']
+    # What is not finite in a padded row would reach the others' gradients.
+    embeddings = jnp.where(valid[:, None], embeddings, 0.0)
+    mined = mining.mine_embeddings(
       embeddings,
-      batch['label'],
-      batch['valid'],
+      labels,
+      valid,
       metric=metric,
       positive=positive,
       negative=negative,
       margin=margin,
-      select=select,
+      select='nearest' if select == 'all' else select,
       key=key,
     )
     d_ap = _rowwise_squared(embeddings, embeddings[mined.positive])
     d_an = _rowwise_squared(embeddings, embeddings[mined.negative])
     hinge = jax.nn.relu(scale(d_ap) - scale(d_an) + margin)
+    fallback_rows = mined.fallback
+    if select == 'all':
+      mean_hinge, mean_d_an, found = _means_over_all(
+        embeddings,
+        mined.positive,
+        labels,
+        valid,
+        scale=scale,
+        negative=negative,
+        margin=margin,
+      )
+      hinge = jnp.where(found, mean_hinge, hinge)
+      d_an = jnp.where(found, mean_d_an, d_an)
+      fallback_rows = mined.valid & ~found
     kept = mined.valid
     if fallback == 'none':
-      kept &= ~mined.fallback
+      kept &= ~fallback_rows
     mean = lambda x: masked_mean(x, mined.valid)
     return masked_mean(hinge, kept), {
       'd_ap': mean(d_ap),
       'd_an': mean(d_an),
       'active_fraction': mean((hinge > 0) & kept),
-      'fallback_fraction': mean(mined.fallback),
+      'fallback_fraction': mean(fallback_rows),
       'count': jnp.sum(mined.valid),
     }
 
@@ -94,3 +114,24 @@ def triplet(
 
 def _rowwise_squared(x, y):
   return jnp.sum(jnp.square(x - y), axis=-1)
+
+
+def _means_over_all(x, positive, labels, valid, *, scale, negative, margin):
+  """Over the negatives that meet the policy of each row, [B] each.
+
+  The mean hinge, the mean squared distance and whether there are any. Rows are
+  taken a tile at a time and computed anew for the gradient.
+  """
+
+  @jax.checkpoint
+  def means(anchor):
+    row, label, p = anchor
+    squared = distances.squared(row[None], x)[0]
+    dists = scale(squared)
+    meets = mining.meets_policy(dists, dists[p], negative, margin)
+    meets &= valid & (labels != label)
+    hinge = jax.nn.relu(dists[p] - dists + margin)
+    return masked_mean(hinge, meets), masked_mean(squared, meets), meets.any()
+
+  rows = max(1, mining.TILE // (x.shape[0] * x.itemsize))
+  return jax.lax.map(means, (x, labels, positive), batch_size=rows)
