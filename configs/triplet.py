@@ -16,8 +16,9 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # Of mining and of the loss: 'squared' or 'euclidean'.
   config.objective.distance = 'squared'
   config.objective.margin = 0.5  # in this distance of unit vectors
-  # Among the negatives that meet the policy: the 'nearest', or a 'random' one.
-  config.objective.select = 'nearest'
+  # Of the negatives that meet the policy: the 'nearest', a 'random' one, or
+  # the mean over 'all'.
+  config.objective.select = 'all'
   # For an anchor without such a negative: the 'nearest' of all stands in, or
   # 'none', and the anchor is left out of the loss.
   config.objective.fallback = 'nearest'
@@ -32,6 +33,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
     config.batch.size = 128
+    config.objective.select = 'nearest'
     config.optimizer.schedule = 'constant'
     config.curriculum = (
       (0, 'easy', 'semihard'),
@@ -40,7 +42,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     )
     return config
   # Small batches, in which every image has others of its class.
-  config.batch.size, config.batch.classes = 32, 8
+  config.batch.size, config.batch.classes = 32, 16
   config.encoder.embedding_dim = 256
   config.encoder.poses = 8  # embedding takes eight times as long
   config.optimizer.weight_decay = 0.05
