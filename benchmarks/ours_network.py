@@ -71,7 +71,9 @@ def _config(width, side):
   config = triplet.get_config()
   config.data.size = side
   config.encoder.width = width
-  config.encoder.embedding_dim, config.encoder.poses = 128, 1  # the peer's
+  # The peer's.
+  config.encoder.embedding_dim, config.encoder.poses = 128, 1
+  config.objective.select = 'nearest'
   return config
 
 
