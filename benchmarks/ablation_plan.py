@@ -88,7 +88,7 @@ TABLES = {
   'select': Table(
     'Which of the negatives that meet the policy',
     TRIPLET,
-    _each('objective.select', 'nearest', 'random'),
+    _each('objective.select', 'random', 'all'),
   ),
   'fallback': Table(
     'An anchor without a negative that meets the policy',
@@ -116,8 +116,8 @@ TABLES = {
     'Batches of all images alike, or of P classes times K images',
     TRIPLET,
     {
-      'default: 16 x 2': {},
-      '8 x 4': {'batch.classes': 8},
+      'default: 8 x 4': {},
+      '16 x 2': {'batch.classes': 16},
       '4 x 8': {'batch.classes': 4},
       'classes alike': _SHUFFLED | {'batch.sampling': 'uniform'},
       'shuffled': _SHUFFLED,

@@ -71,9 +71,7 @@ def _config(width, side):
   config = triplet.get_config()
   config.data.size = side
   config.encoder.width = width
-  # The peer's.
-  config.encoder.embedding_dim, config.encoder.poses = 128, 1
-  config.objective.select = 'nearest'
+  config.encoder.embedding_dim, config.encoder.poses = 128, 1  # the peer's
   return config
 
 

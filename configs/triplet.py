@@ -18,7 +18,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config.objective.margin = 0.5  # in this distance of unit vectors
   # Of the negatives that meet the policy: the 'nearest', a 'random' one, or
   # the mean over 'all'.
-  config.objective.select = 'all'
+  config.objective.select = 'nearest'
   # For an anchor without such a negative: the 'nearest' of all stands in, or
   # 'none', and the anchor is left out of the loss.
   config.objective.fallback = 'nearest'
@@ -27,13 +27,13 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     config.validations_per_epoch = 1
     config.encoder.name = 'resnet10'
     config.encoder.width = 16
+    config.objective.select = 'all'
     # Few images, each class in many poses: hard positives gather them.
     config.curriculum = ((0, 'easy', 'semihard'), (5, 'hard', 'semihard'))
     return config
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
     config.batch.size = 128
-    config.objective.select = 'nearest'
     config.optimizer.schedule = 'constant'
     config.curriculum = (
       (0, 'easy', 'semihard'),
@@ -42,7 +42,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     )
     return config
   # Small batches, in which every image has others of its class.
-  config.batch.size, config.batch.classes = 32, 16
+  config.batch.size, config.batch.classes = 32, 8
   config.encoder.embedding_dim = 256
   config.encoder.poses = 8  # embedding takes eight times as long
   config.optimizer.weight_decay = 0.05
