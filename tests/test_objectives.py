@@ -131,16 +131,20 @@ def test_all_negatives_equal_loops(
     np.testing.assert_allclose(grad, numeric, atol=2e-5)
 
 
-def test_all_negatives_in_the_metrics():
-  # Anchor 0 at 1 from its own; the others at 1.21 and 1.44; 9 is too far.
+@pytest.mark.parametrize(
+  ('distance', 'loss'),
+  [('squared', (0.29 + 0.06) / 2 / 2), ('euclidean', (0.4 + 0.3) / 2 / 2)],
+)
+def test_all_negatives_in_the_metrics(distance, loss):
+  # Anchor 0 at 1 from its own, at 1.1 and 1.2 from others; 3 is too far.
   x = jnp.array([[0.0], [1.0], [-1.1], [-1.2], [-3.0]])
   batch = {'label': jnp.array([0, 0, 1, 2, 3]), 'valid': jnp.ones(5, bool)}
   objective = objectives.triplet(
-    margin=0.5, stages=(('easy', 'semihard'),), select='all'
+    margin=0.5, stages=(('easy', 'semihard'),), select='all', distance=distance
   )
-  loss, metrics = objective.loss({}, x, batch, stage=0)
-  # Anchor 1 has none: 4.41 is the nearest and beyond the margin.
-  np.testing.assert_allclose(loss, (0.29 + 0.06) / 2 / 2, rtol=1e-5)
+  found, metrics = objective.loss({}, x, batch, stage=0)
+  # Anchor 1 has none: 2.1 is the nearest and beyond the margin.
+  np.testing.assert_allclose(found, loss, rtol=1e-5)
   np.testing.assert_allclose(
     metrics['d_an'], ((1.21 + 1.44) / 2 + 4.41) / 2, rtol=1e-6
   )
