@@ -27,7 +27,6 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     config.validations_per_epoch = 1
     config.encoder.name = 'resnet10'
     config.encoder.width = 16
-    config.objective.select = 'all'
     # Few images, each class in many poses: hard positives gather them.
     config.curriculum = ((0, 'easy', 'semihard'), (5, 'hard', 'semihard'))
     return config
