@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -237,3 +239,25 @@ def test_pretrained_weights_need_the_shape_they_were_trained_in():
   for wrong in ({'name': 'resnet10'}, {'width': 32}, {'stem': 'quarter'}):
     with pytest.raises(InputError, match=r"stem='imagenet' and .*width=64"):
       encoder.make(**(TINY | fits | wrong))
+
+
+@pytest.mark.parametrize(
+  ('block', 'features'), [(blocks.BasicBlock, 4), (blocks.BottleneckBlock, 1)]
+)
+def test_a_block_begins_as_the_identity(block, features):
+  module = block(
+    features,
+    strides=1,
+    conv=lambda width, kernel, strides: nn.Conv(
+      width, (kernel, kernel), strides, use_bias=False
+    ),
+    norm=functools.partial(nn.BatchNorm, use_running_average=False),
+  )
+  x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+  begun, state = module.init_with_output(jax.random.key(1), x)
+  np.testing.assert_array_equal(begun, np.maximum(x, 0.0))
+  # Its convolutions count as soon as the last norm's scale is not 0.
+  last = f'BatchNorm_{len(block.kernels) - 1}'
+  state['params'][last]['scale'] += 1.0
+  moved, _ = module.apply(state, x, mutable=['batch_stats'])
+  assert np.abs(moved - begun).max() > 0.1
