@@ -159,6 +159,16 @@ def meets_policy(
   return d_an < d_ap
 
 
+def map_rows(function: Callable, x: jax.Array, *others, tile: int):
+  """`function` of (row of `x`, its rows of `others`), stacked.
+
+  As many rows at once as have their distances to all of `x` [B, D] in `tile`
+  bytes.
+  """
+  rows = max(1, tile // (x.shape[0] * x.itemsize))
+  return jax.lax.map(function, (x, *others), batch_size=rows)
+
+
 def _prepared(labels, valid, *, positive, negative, margin, select, key):
   """Every row as an anchor, and what `_mine` takes beside it."""
   for value, known in (
@@ -189,8 +199,7 @@ def _mine_in_tiles(x, anchors, labels, valid, *, metric, tile, **policy):
     dists = metric(row[None], x)[0]
     return _mine(dists, anchor, labels, valid, **policy)
 
-  rows = max(1, tile // (x.shape[0] * x.itemsize))
-  return jax.lax.map(mine, (x, anchors), batch_size=rows)
+  return map_rows(mine, x, anchors, tile=tile)
 
 
 def _masks(anchor, labels, valid):

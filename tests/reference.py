@@ -57,6 +57,11 @@ def mean_loop(results, labels, *, macro=False):
   return means
 
 
+def _meets(gap, negative, margin):
+  """Whether d_an - d_ap is that of a semi-hard or a hard negative."""
+  return 0 < gap < margin if negative == 'semihard' else gap < 0
+
+
 def mine_loop(dists, labels, valid, *, positive, negative, margin):
   """(positive, negative, is anchor, is fallback) of each row, nearest first."""
   dists = np.asarray(dists, np.float64)
@@ -78,10 +83,7 @@ def mine_loop(dists, labels, valid, *, positive, negative, margin):
         p = mate
     n, fallback = None, True
     for other in others:
-      meets = dists[a, other] < dists[a, p]
-      if negative == 'semihard':
-        gap = dists[a, other] - dists[a, p]
-        meets = 0 < gap < margin
+      meets = _meets(dists[a, other] - dists[a, p], negative, margin)
       if meets and (n is None or dists[a, other] < dists[a, n]):
         n, fallback = other, False
     if fallback:
@@ -97,8 +99,7 @@ def with_all_negatives(mined, dists, labels, valid, *, negative, margin):
   for a, (p, n, anchor, unmet) in enumerate(zip(*mined, strict=True)):
     met = []
     for other in range(len(labels)):
-      gap = dists[a, other] - dists[a, p]
-      meets = 0 < gap < margin if negative == 'semihard' else gap < 0
+      meets = _meets(dists[a, other] - dists[a, p], negative, margin)
       if anchor and valid[other] and labels[other] != labels[a] and meets:
         met.append(other)
     assert bool(met) == (anchor and not unmet)

@@ -125,7 +125,7 @@ def test_all_negatives_equal_loops(
     metrics['fallback_fraction'] * mined[2].sum(), mined[3].sum(), rtol=1e-6
   )
   assert np.isfinite(grad).all()
-  if name in ('random', 'padded', 'zero rows'):
+  if name != 'duplicated':
     assert max(len(negatives) for negatives in mined[1]) > 1
     numeric = reference.gradient(expected, embeddings)
     np.testing.assert_allclose(grad, numeric, atol=2e-5)

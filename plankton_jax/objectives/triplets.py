@@ -133,5 +133,4 @@ def _means_over_all(x, positive, labels, valid, *, scale, negative, margin):
     hinge = jax.nn.relu(dists[p] - dists + margin)
     return masked_mean(hinge, meets), masked_mean(squared, meets), meets.any()
 
-  rows = max(1, mining.TILE // (x.shape[0] * x.itemsize))
-  return jax.lax.map(means, (x, labels, positive), batch_size=rows)
+  return mining.map_rows(means, x, labels, positive, tile=mining.TILE)
