@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import base
-from plankton_jax import fields, host
+from plankton_jax.cli import fields, host
 from plankton_jax.errors import DivergedError, InputError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -45,7 +45,9 @@ def main(argv: Sequence[str]) -> None:
     if DRY_RUN.value:
       _rehearse(config)
       return
-    from plankton_jax import loop  # brings in JAX, which --help can do without
+    from plankton_jax.train import (
+      loop,  # brings in JAX, which --help can do without
+    )
 
     loop.train_and_evaluate(config, WORKDIR.value, accept_changes=ACCEPT.value)
   except (InputError, DivergedError) as error:
@@ -56,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _rehearse(config: dict[str, Any]) -> None:
-  from plankton_jax import rehearsal
+  from plankton_jax.train import rehearsal
 
   found = rehearsal.rehearse(config, WORKDIR.value, accept_changes=ACCEPT.value)
   print(rehearsal.describe(found, config['batch']['size']))

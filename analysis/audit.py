@@ -10,16 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis import (
-  audit_figures,
-  figures,
-  gallery,
-  inputs,
-  nearest,
-  suspects,
-  tables,
-)
-from analysis.inputs import Embeddings, Source
+from analysis import gallery
+from analysis.figures import audit_figures, figures
+from analysis.files import inputs, tables
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import nearest, suspects
 from plankton_jax.errors import InputError
 
 SHOWN = 24  # in a figure

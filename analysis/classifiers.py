@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis import curves, figures, inputs, tables
-from analysis.figures import plt
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables
+from analysis.measures import curves
 from plankton_jax.errors import InputError
 
 COMPONENTS = 128  # of the PCA that raw pixels are reduced by
@@ -41,7 +43,8 @@ def baselines(source: inputs.Source, rows: inputs.Embeddings) -> Features:
   if source.workdir is None:
     print(f'classifiers: {source.name}: raw pixels need a workdir: skipped')
     return {}
-  from plankton_jax import checkpoints, loop
+  from plankton_jax import checkpoints
+  from plankton_jax.train import loop
 
   where = f'classifiers: {source.name}'
   try:

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis import figures, inputs, nearest, tables
-from analysis.figures import plt
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables
+from analysis.measures import nearest
 from plankton_jax.errors import InputError
 
 HEAD, CENTROID = 'head', 'nearest centroid'

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from analysis import figures, inputs, tables
-from analysis.figures import plt
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables
 from plankton_jax import distances
 
 INCLUDE_SELF = flags.DEFINE_bool(

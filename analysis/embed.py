@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import app, flags
 
-from analysis import inputs, tables, unlabelled
-from plankton_jax import atomic, host
-from plankton_jax.data import folder
+from analysis.files import inputs, tables, unlabelled
+from plankton_jax import atomic
+from plankton_jax.cli import host
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
 STEP = flags.DEFINE_integer(
@@ -67,7 +68,8 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
 
 def embed_run(workdir: pathlib.Path, step: int | None) -> None:
   """Writes workdir/embeddings/{train,val,test,unseen}.{npz,parquet}."""
-  from plankton_jax import checkpoints, loop
+  from plankton_jax import checkpoints
+  from plankton_jax.train import loop
 
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)

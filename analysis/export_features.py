@@ -12,8 +12,8 @@ import pathlib
 import h5py
 import numpy as np
 
-from analysis import inputs, tables
-from analysis.inputs import Source
+from analysis.files import inputs, tables
+from analysis.files.inputs import Source
 from plankton_jax import atomic
 from plankton_jax.data.ecotaxa import read
 from plankton_jax.errors import InputError

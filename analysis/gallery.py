@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from analysis import figures, inputs, tables
-from analysis.figures import plt
-from analysis.inputs import Embeddings, Source
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables
+from analysis.files.inputs import Embeddings, Source
 from plankton_jax.errors import InputError
 
 SPLIT = flags.DEFINE_list(
@@ -71,7 +72,7 @@ def reader(source: Source) -> Callable[[str], np.ndarray]:
   """
   if source.workdir is None:
     raise InputError(f'{source.name}: images need a workdir; give --workdir')
-  from plankton_jax import loop
+  from plankton_jax.train import loop
 
   originals = loop.load_data(source.config, source.workdir).originals
 

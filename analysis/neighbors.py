@@ -12,18 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from analysis import (
-  audit,
-  figures,
-  gallery,
-  inputs,
-  nearest,
-  tables,
-  unlabelled,
-)
+from analysis import audit, gallery
 from analysis.audit import Rows
-from analysis.figures import plt
-from analysis.inputs import Source
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables, unlabelled
+from analysis.files.inputs import Source
+from analysis.measures import nearest
 from plankton_jax.errors import InputError
 
 QUERY = flags.DEFINE_string(

@@ -14,17 +14,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from analysis import (
-  figures,
-  inputs,
-  novelty_figures,
-  openset,
-  tables,
-  thresholds,
-)
-from analysis.inputs import Embeddings, Source
-from analysis.openset import MEASURES, NO_CURVE, UNKNOWN, Judged, Score
-from analysis.thresholds import ACCEPTANCE, Limits
+from analysis.figures import figures, novelty_figures
+from analysis.files import inputs, tables
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import openset, thresholds
+from analysis.measures.openset import MEASURES, NO_CURVE, UNKNOWN, Judged, Score
+from analysis.measures.thresholds import ACCEPTANCE, Limits
 from plankton_jax.errors import InputError
 
 NEIGHBOURS = flags.DEFINE_integer(

@@ -14,24 +14,23 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from analysis import (
+from analysis.figures import reliability
+from analysis.files import inputs, tables, unlabelled
+from analysis.files.inputs import Embeddings, Source
+from analysis.files.unlabelled import Embedded
+from analysis.measures import (
   calibration,
-  inputs,
   labelled,
   labeller,
   predictions,
-  reliability,
-  tables,
   thresholds,
-  unlabelled,
 )
-from analysis.inputs import Embeddings, Source
-from analysis.labeller import Labeller
+from analysis.measures.labeller import Labeller
+from analysis.measures.predictions import Prediction
 from analysis.page import predicted
-from analysis.predictions import Prediction
-from analysis.unlabelled import Embedded
-from plankton_jax import atomic, host
-from plankton_jax.data import folder
+from plankton_jax import atomic
+from plankton_jax.cli import host
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
 EXAMPLES = flags.DEFINE_string(

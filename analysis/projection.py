@@ -13,10 +13,12 @@ import numpy as np
 from absl import flags
 from matplotlib.lines import Line2D
 
-from analysis import figures, inputs, planes, tables
-from analysis.figures import plt
-from analysis.inputs import Embeddings, Source
-from analysis.planes import Plane
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import planes
+from analysis.measures.planes import Plane
 
 METHOD = flags.DEFINE_enum(
   'method',

@@ -21,14 +21,14 @@ from analysis import (
   confusions,
   distances,
   gallery,
-  inputs,
   novelty,
   projection,
   retrieval,
-  thresholds,
   training,
 )
-from analysis.inputs import Source
+from analysis.files import inputs
+from analysis.files.inputs import Source
+from analysis.measures import thresholds
 from analysis.page import (
   albums,
   audits,

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis import figures, inputs, scores, tables
-from analysis.figures import plt
-from analysis.scores import Interval
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import inputs, tables
+from analysis.measures import scores
+from analysis.measures.scores import Interval
 from plankton_jax import retrieval
 
 KS = (1, 5, 10)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis import figures, inputs, tables, training_figures
-from analysis.training_log import Log, column, read_log
+from analysis.figures import figures, training_figures
+from analysis.files import inputs, tables
+from analysis.files.training_log import Log, column, read_log
 
 
 def summary(name: str, log: Log) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from benchmarks import cells, recipes
 from benchmarks.ablation_plan import TABLES, Configs, Table
-from plankton_jax import atomic, host
+from plankton_jax import atomic
+from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
 COLUMNS = (

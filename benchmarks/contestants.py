@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from analysis import classifiers, curves, inputs, tables
+from analysis import classifiers
+from analysis.files import inputs, tables
+from analysis.measures import curves
 from benchmarks import cells, contest
-from plankton_jax import checkpoints, collapse, loop, retrieval
+from plankton_jax import checkpoints, retrieval
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.settings import Config
-from plankton_jax.step import spread
+from plankton_jax.train import collapse, loop
+from plankton_jax.train.step import spread
 
 NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from benchmarks import inputs
 from benchmarks.serve import Job, each
-from plankton_jax.data import batches, cache, records, sources
+from plankton_jax.data.pixels import cache, records
+from plankton_jax.data.sources import sources
+from plankton_jax.train import batches
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -8,8 +8,8 @@ import numpy as np
 from benchmarks import inputs
 from benchmarks.serve import Job
 from configs import triplet
-from plankton_jax import experiment, sharding
-from plankton_jax.data import batches, pipeline
+from plankton_jax.data import pipeline
+from plankton_jax.train import batches, experiment, sharding
 
 
 def epoch(

@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 from benchmarks import inputs
 from benchmarks.serve import Job, each
 from configs import triplet
-from plankton_jax import checkpoints, encoder, experiment
-from plankton_jax.data import batches, pipeline
+from plankton_jax import checkpoints
+from plankton_jax.data import pipeline
+from plankton_jax.nn import encoder
+from plankton_jax.train import batches, experiment
 
 
 def step(*, width: int, side: int, batch: int) -> Job:

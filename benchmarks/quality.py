@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from analysis import tables
+from analysis.files import tables
 from benchmarks import cells, contest, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax import host
+from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from plankton_jax.data import folder, splits
+from plankton_jax.data import splits
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.settings import Config
 

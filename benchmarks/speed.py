@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from analysis import tables
+from analysis.files import tables
 from benchmarks import contest, rows
 from benchmarks.serve import cores
 from plankton_jax.errors import InputError

@@ -9,12 +9,12 @@ import orbax.checkpoint as ocp
 import tqdm
 from orbax.checkpoint import checkpoint_managers
 
-from plankton_jax import encoder as encoders
 from plankton_jax import objectives, settings
 from plankton_jax.errors import InputError
 from plankton_jax.export import folder
-from plankton_jax.state import TrainState
-from plankton_jax.step import make_embed_step
+from plankton_jax.nn import encoder as encoders
+from plankton_jax.train.state import TrainState
+from plankton_jax.train.step import make_embed_step
 
 _EMBED_BATCH = 256  # views; an image is as many as its encoder has poses
 

@@ -18,8 +18,8 @@ import numpy as np
 from absl import app, flags
 
 from configs import triplet
-from plankton_jax import host
-from plankton_jax.data import inspection
+from plankton_jax.cli import host
+from plankton_jax.data.sources import inspection
 
 PATH = flags.DEFINE_string(
   'path', None, 'A folder of images, one folder a class, to look through.'
@@ -67,7 +67,7 @@ def versions() -> Iterator[str]:
 
 def machine() -> Iterator[str]:
   """Cores, memory, devices, and what makes the CPU fast."""
-  from plankton_jax.rehearsal import mebibytes
+  from plankton_jax.train.rehearsal import mebibytes
 
   yield f'{os.cpu_count()} cores, {mebibytes(_memory())} memory'
   try:
@@ -82,7 +82,7 @@ def machine() -> Iterator[str]:
     memory = f', {mebibytes(limit)} for JAX' if limit else ''
     yield f'device {device.id}: {device.platform}, {device.device_kind}{memory}'
   if devices[0].platform == 'cpu':
-    from plankton_jax.conv import onednn
+    from plankton_jax.nn.conv import onednn
 
     served = onednn.available() and len(devices) == 1
     yield f'convolutions by oneDNN: {"yes" if served else "no (slower)"}'
@@ -91,7 +91,7 @@ def machine() -> Iterator[str]:
 
 def caches(config: dict[str, Any]) -> Iterator[str]:
   """The folders that runs share, whether they can be written, and sizes."""
-  from plankton_jax.rehearsal import mebibytes
+  from plankton_jax.train.rehearsal import mebibytes
 
   for field, name in (
     ('data.cache_dir', config['data']['cache_dir']),
@@ -106,8 +106,8 @@ def caches(config: dict[str, Any]) -> Iterator[str]:
 
 def throughput(config: dict[str, Any]) -> Iterator[str]:
   """The everyday training step on random pixels, for some ten seconds."""
-  from plankton_jax import rehearsal
-  from plankton_jax.experiment import assemble
+  from plankton_jax.train import rehearsal
+  from plankton_jax.train.experiment import assemble
 
   host.use_compilation_cache('')
   data = _random(config, count=4 * config['batch']['size'])

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from analysis.inputs import Embeddings, Source
+from analysis.files.inputs import Embeddings, Source
 
 NAMES = ('ant', 'bee', 'cat', 'dog', 'eel')
 

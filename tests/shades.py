@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from analysis.inputs import Embeddings, Source
+from analysis.files.inputs import Embeddings, Source
 from tests.analysis_runs import save
 
 SIZE = 8

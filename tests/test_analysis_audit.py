@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from analysis import audit, gallery, nearest, report, suspects
-from analysis.inputs import Embeddings
+from analysis import audit, gallery, report
+from analysis.files.inputs import Embeddings
+from analysis.measures import nearest, suspects
 from analysis.page import audits
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, source

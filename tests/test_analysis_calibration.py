@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from analysis import calibration, reliability
+from analysis.figures import reliability
+from analysis.measures import calibration
 
 
 def cross_entropy(logits, label, temperature):

@@ -4,9 +4,11 @@ import types
 import numpy as np
 import pytest
 
-from analysis import classifiers, curves
-from plankton_jax import checkpoints, loop
+from analysis import classifiers
+from analysis.measures import curves
+from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
+from plankton_jax.train import loop
 from tests.analysis_runs import blobs, empty, source
 
 

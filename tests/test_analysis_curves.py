@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics, neighbors, svm
 
-from analysis import curves
+from analysis.measures import curves
 from tests.analysis_runs import blobs
 
 

@@ -3,7 +3,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from analysis import inputs
+from analysis.files import inputs
 from plankton_jax.errors import InputError
 from tests.analysis_runs import blobs, empty, save, source
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis import labeller
-from analysis.inputs import Embeddings
+from analysis.files.inputs import Embeddings
+from analysis.measures import labeller
 from tests.analysis_runs import blobs
 
 NO_EXAMPLES = np.arange(0)

@@ -8,7 +8,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from analysis import audit, gallery, neighbors, unlabelled
+from analysis import audit, gallery, neighbors
+from analysis.files import unlabelled
 from plankton_jax.errors import InputError
 from tests import shades
 from tests.analysis_runs import blobs, empty, source

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from analysis import figures, nearest, novelty, openset, thresholds
-from analysis.openset import Judged
+from analysis import novelty
+from analysis.figures import figures
+from analysis.measures import nearest, openset, thresholds
+from analysis.measures.openset import Judged
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, empty, source
 

@@ -11,21 +11,14 @@ from absl import flags
 from absl.testing import flagsaver
 from pyarrow import parquet
 
-from analysis import (
-  embed,
-  figures,
-  gallery,
-  inputs,
-  labelled,
-  predict,
-  predictions,
-  reliability,
-  unlabelled,
-)
+from analysis import embed, gallery, predict
+from analysis.figures import figures, reliability
+from analysis.files import inputs, unlabelled
+from analysis.measures import labelled, predictions
 from analysis.page import predicted
-from plankton_jax.data import folder
 from plankton_jax.data.ecotaxa import rules
 from plankton_jax.data.ecotaxa import table as ecotaxa
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from tests import shades
 

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from analysis import retrieval, scores
+from analysis import retrieval
+from analysis.measures import scores
 from plankton_jax.retrieval import evaluate
 from tests.analysis_runs import blobs, empty, source
 

@@ -4,7 +4,7 @@ from scipy.spatial.distance import cdist
 from sklearn import metrics
 from sklearn.neighbors import KNeighborsClassifier
 
-from analysis import scores
+from analysis.measures import scores
 from tests.analysis_runs import blobs
 
 

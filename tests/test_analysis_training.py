@@ -4,7 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from analysis import training, training_figures, training_log
+from analysis import training
+from analysis.figures import training_figures
+from analysis.files import training_log
 from tests.analysis_runs import source
 
 

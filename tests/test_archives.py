@@ -8,7 +8,7 @@ import zipfile
 import packing
 import pytest
 
-from plankton_jax.data import archives
+from plankton_jax.data.sources import archives
 from plankton_jax.errors import InputError
 
 FILES = {f'set/{k % 3}/{k}.bin': bytes([k]) * (700 + k) for k in range(12)}

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from plankton_jax import sharding
-from plankton_jax.data import batches
+from plankton_jax.train import batches, sharding
 
 ROWS = np.array([7, 2, 5, 11, 3, 8])
 

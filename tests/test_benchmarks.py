@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from analysis import tables
+from analysis.files import tables
 from benchmarks import contest, rows, speed
 from plankton_jax.errors import InputError
 

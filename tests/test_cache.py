@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plankton_jax import atomic
-from plankton_jax.data import cache, images, processes, records
+from plankton_jax.data.pixels import cache, images, processes, records
 from plankton_jax.errors import InputError
 
 SETTINGS = {'size': 8, 'resize': 'pad', 'channels': 1}

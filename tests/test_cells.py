@@ -147,7 +147,8 @@ def measured(tmp_path_factory, caches):
 
 
 def test_our_cell_is_measured_at_the_best_checkpoint(measured):
-  from analysis import embed, inputs
+  from analysis import embed
+  from analysis.files import inputs
 
   _, work, result = measured
   embed.embed_run(work, None)

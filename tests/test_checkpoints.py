@@ -7,7 +7,7 @@ import pytest
 from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
-from plankton_jax.state import TrainState
+from plankton_jax.train.state import TrainState
 
 
 def _state(step):

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from plankton_jax import collapse, loop
 from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.train import collapse, loop
 
 HEALTHY = {
   'loss': 0.5,  # at the margin, but by chance: the space is wide

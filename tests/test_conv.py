@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from plankton_jax.conv import choice, handler, onednn, products
-from plankton_jax.conv.choice import conv_general_dilated
+from plankton_jax.nn.conv import choice, handler, onednn, products
+from plankton_jax.nn.conv.choice import conv_general_dilated
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 SAME1 = ((1, 1), (1, 1))

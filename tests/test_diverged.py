@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from plankton_jax import checkpoints, experiment, loop, metrics
+from plankton_jax import checkpoints
 from plankton_jax.errors import DivergedError
+from plankton_jax.train import experiment, loop, metrics
 
 
 def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(

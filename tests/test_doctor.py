@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax import doctor, host
-from plankton_jax.data import folder, inspection
+from plankton_jax import doctor
+from plankton_jax.cli import host
+from plankton_jax.data.sources import folder, inspection
 
 
 def _save(root, name, seed, size=(20, 30)):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plankton_jax import blocks, encoder
 from plankton_jax.errors import InputError
+from plankton_jax.nn import blocks, encoder
 
 TINY = {
   'name': 'resnet10',

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from analysis import inputs
+from analysis.files import inputs
 from configs import arcface
-from plankton_jax import checkpoints, loop, sharding
-from plankton_jax.data import images
+from plankton_jax import checkpoints
+from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
+from plankton_jax.train import loop, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -11,9 +11,9 @@ import pytest
 
 from configs import arcface, smoke
 from plankton_jax import checkpoints
-from plankton_jax import encoder as encoders
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, folder, onnx, plain, stablehlo
+from plankton_jax.nn import encoder as encoders
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ('Acantharea', 'Copepoda', 'Ötzi')

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import export_features
-from analysis.inputs import Embeddings, Source
+from analysis.files.inputs import Embeddings, Source
 from plankton_jax.errors import InputError
 
 

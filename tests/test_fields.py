@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from configs import triplet
-from plankton_jax import fields
+from plankton_jax.cli import fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax.data import folder, sources
+from plankton_jax.data.sources import folder, sources
 from plankton_jax.errors import InputError
 
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 
 from analysis import gallery
-from analysis.inputs import Embeddings, Source
+from analysis.files.inputs import Embeddings, Source
 
 
 def loops(embedding, label, this):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax.data import images, pictures
+from plankton_jax.data.pixels import images, pictures
 
 
 def encoded(image, form, **options):

@@ -3,8 +3,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from plankton_jax import metrics
 from plankton_jax.errors import DivergedError
+from plankton_jax.train import metrics
 
 
 def _log(workdir, step=0):

@@ -10,8 +10,9 @@ import optax
 import pytest
 from objective_batches import random
 
-from plankton_jax import checkpoints, loop, objectives, retrieval
-from plankton_jax.encoder import unit_norm
+from plankton_jax import checkpoints, objectives, retrieval
+from plankton_jax.nn.encoder import unit_norm
+from plankton_jax.train import loop
 
 CLASSES = {'num_classes': 4, 'embedding_dim': 8}
 OBJECTIVES = {

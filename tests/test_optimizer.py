@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from plankton_jax import encoder, optimizer
 from plankton_jax.errors import InputError
+from plankton_jax.nn import encoder
+from plankton_jax.train import optimizer
 
 MODEL = encoder.ResNet10(
   width=4, stem='quarter', embedding_dim=2, dtype=jnp.float32

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from configs import base
-from plankton_jax.data import cache, images, pipeline, records, synthetic
+from plankton_jax.data import pipeline
+from plankton_jax.data.drawn import synthetic
+from plankton_jax.data.pixels import cache, images, records
 from plankton_jax.errors import InputError
 
 FIELDS = {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from analysis import predictions
+from analysis.measures import predictions
+from analysis.measures.predictions import Neighbour, Prediction
 from analysis.page import predicted
-from analysis.predictions import Neighbour, Prediction
 from tests import shades
 from tests import test_report_browser as browsers
 

@@ -7,9 +7,11 @@ import pytest
 import safetensors.numpy
 import torch_layout
 
-from plankton_jax import augment, encoder, loop, pretrained
+from plankton_jax import augment
 from plankton_jax.checkpoints import load_encoder
 from plankton_jax.errors import InputError
+from plankton_jax.nn import encoder, pretrained
+from plankton_jax.train import loop
 
 STD = np.array([0.229, 0.224, 0.225])
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from plankton_jax.data import ordered, processes
+from plankton_jax.data.pixels import ordered, processes
 from plankton_jax.errors import InputError
 
 PID = '__import__("os").getpid()'
@@ -38,7 +38,7 @@ def test_work_is_done_in_processes_that_do_not_import_jax(monkeypatch):
 
 def test_what_a_function_holds_is_opened_once_in_a_process():
   opened = (
-    '__import__("plankton_jax.data.processes", fromlist="_")'
+    '__import__("plankton_jax.data.pixels.processes", fromlist="_")'
     '._opened.cache_info().misses'
   )
   for _ in range(2):
@@ -89,7 +89,7 @@ def test_a_script_is_not_run_again(tmp_path):
   script.write_text(f"""
 import sys
 sys.path.insert(0, {os.getcwd()!r})
-from plankton_jax.data import processes
+from plankton_jax.data.pixels import processes
 processes.FEWEST = 1
 print('started')
 print(sum(processes.in_parts(sum, range(100), desc='test')))

@@ -5,8 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from analysis import planes, projection
-from analysis.inputs import Embeddings, Source
+from analysis import projection
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import planes
 from plankton_jax.errors import InputError
 
 

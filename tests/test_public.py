@@ -14,11 +14,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import arcface, base, triplet
-from plankton_jax import loop
-from plankton_jax.data import images, prepared, records
+from plankton_jax.data.pixels import images, records
 from plankton_jax.data.public import __main__ as command
 from plankton_jax.data.public import builder, catalogue, download
+from plankton_jax.data.sources import prepared
 from plankton_jax.errors import InputError
+from plankton_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLASSES = ('Acantharia', 'copepod eggs', 'ж')

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, ablation_plan, recipes
-from plankton_jax import experiment
 from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
+from plankton_jax.train import experiment
 
 
 def test_recipes_are_read():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from plankton_jax.data import images, prepared, records, sources
+from plankton_jax.data.pixels import images, records
+from plankton_jax.data.sources import prepared, sources
 from plankton_jax.errors import InputError
 
 
@@ -172,7 +173,8 @@ def test_no_tensorflow_is_imported(tmp_path):
   program = f"""
 import sys
 from pathlib import Path
-from plankton_jax.data import records, sources
+from plankton_jax.data.pixels import records
+from plankton_jax.data.sources import sources
 source = sources.from_drawings(1, 0)
 records.write(Path({str(tmp_path / 'set')!r}), source)
 assert len(records.read(Path({str(tmp_path / 'set')!r}))) == len(

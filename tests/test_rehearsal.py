@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax import checkpoints, loop, rehearsal
+from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
+from plankton_jax.train import loop, rehearsal
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from analysis import gallery, projection, report
-from analysis.inputs import Embeddings, Source
+from analysis.files.inputs import Embeddings, Source
 from analysis.page import chart, pictures, points, summary
-from plankton_jax.data import synthetic
+from plankton_jax.data.drawn import synthetic
 from plankton_jax.errors import InputError
 
 NAMES = ('training', 'distances', 'classifiers', 'retrieval', 'confusions')

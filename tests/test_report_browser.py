@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis import gallery, planes, projection, report
-from analysis.inputs import Embeddings, Source
+from analysis import gallery, projection, report
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import planes
 
 webdriver = pytest.importorskip(
   'selenium.webdriver', reason='selenium is not installed'

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from plankton_jax.data.sampling import SAMPLING, Sampler
 from plankton_jax.errors import InputError
+from plankton_jax.train.sampling import SAMPLING, Sampler
 
 LABELS = np.repeat([0, 1, 2, 3, 4], [40, 30, 25, 12, 5])
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from plankton_jax import sharding
+from plankton_jax.train import sharding
 
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np
 from test_step import TRIPLET, _batch, _fresh, _train_step
-from plankton_jax import sharding
-from plankton_jax.data import batches
+from plankton_jax.train import sharding
+from plankton_jax.train import batches
 
 assert jax.device_count() == 4
 mesh = sharding.make_mesh(12)

@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from plankton_jax import augment, blocks, encoder, objectives, state, step
+from plankton_jax import augment, objectives
+from plankton_jax.nn import blocks, encoder
+from plankton_jax.train import state, step
 
 MODEL = encoder.ResNet(
   stage_sizes=(1, 1),  # what is tested here does not depend on depth

@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 from typing import Any
 
-from analysis import figures
+from analysis.figures import figures
 
 PAGE = pathlib.Path(__file__).parent
 DPI = figures.STYLE['savefig.dpi']

@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from analysis import gallery
-from analysis.inputs import Source
+from analysis.files.inputs import Source
 from plankton_jax.errors import InputError
 
 TILE = 96  # px, side of a picture

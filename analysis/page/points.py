@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from analysis import projection
-from analysis.inputs import Embeddings, Source
+from analysis.files.inputs import Embeddings, Source
 
 NEAREST = 10
 MOST = 12_000  # points of a source on the map; more are sampled

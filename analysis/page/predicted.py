@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis import gallery, labelled, predictions, unlabelled
-from analysis.inputs import Source
+from analysis import gallery
+from analysis.files import unlabelled
+from analysis.files.inputs import Source
+from analysis.files.unlabelled import Embedded
+from analysis.measures import labelled, predictions
+from analysis.measures.predictions import Prediction
 from analysis.page import html, pictures
-from analysis.predictions import Prediction
-from analysis.unlabelled import Embedded
 from plankton_jax import atomic
 from plankton_jax.errors import InputError
 

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from analysis.inputs import Source
+from analysis.files.inputs import Source
 
 LIBRARIES = (
   'jax',

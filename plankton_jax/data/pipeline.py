@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax import atomic
-from plankton_jax.data import cache, images, opening, split_file, splits
+from plankton_jax.data import split_file, splits
+from plankton_jax.data.pixels import cache, images
+from plankton_jax.data.sources import opening
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)

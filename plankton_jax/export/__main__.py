@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from plankton_jax import host
+from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string(

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from plankton_jax import encoder as encoders
 from plankton_jax.checkpoints import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.step import make_embed_step
+from plankton_jax.nn import encoder as encoders
+from plankton_jax.train.step import make_embed_step
 
 _TOLERANCE = 1e-5  # in any element of an embedding, whose length is 1
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from plankton_jax.data import archives, folder
+from plankton_jax.data.sources import archives, folder
 from plankton_jax.errors import InputError
 
 # As its importer looks for them; lower case alone.

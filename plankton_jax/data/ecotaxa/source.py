@@ -5,9 +5,9 @@ import hashlib
 import logging
 from collections.abc import Sequence
 
-from plankton_jax.data import images, threads
 from plankton_jax.data.ecotaxa import read
-from plankton_jax.data.sources import Example, Source
+from plankton_jax.data.pixels import images, threads
+from plankton_jax.data.sources.sources import Example, Source
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)

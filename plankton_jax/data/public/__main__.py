@@ -43,7 +43,7 @@ def run(
   Raises:
     InputError: an unknown name, or an archive that cannot be had or read.
   """
-  from plankton_jax.data import records  # brings in TFDS
+  from plankton_jax.data.pixels import records  # brings in TFDS
   from plankton_jax.data.public import builder
 
   about = _find(name)

@@ -13,11 +13,12 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from plankton_jax import atomic
-from plankton_jax.data import folder, records
+from plankton_jax.data.pixels import records
 from plankton_jax.data.public import contents
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.data.public.taxa import Taxon
-from plankton_jax.data.sources import Example
+from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.sources import Example
 
 Row = dict[str, str]
 

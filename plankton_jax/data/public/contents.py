@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plankton_jax.data import archives, images
+from plankton_jax.data.pixels import images
 from plankton_jax.data.public import taxa
-from plankton_jax.data.sources import Example
+from plankton_jax.data.sources import archives
+from plankton_jax.data.sources.sources import Example
 from plankton_jax.errors import InputError
 
 

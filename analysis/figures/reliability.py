@@ -1,0 +1,91 @@
+"""How well confidence is calibrated on test images, as table and figure."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.figures import figures
+from analysis.figures.figures import plt
+from analysis.files import tables
+from analysis.measures import calibration
+from analysis.measures.calibration import BINS, Reliability
+
+EDGES = np.linspace(0.0, 1.0, BINS + 1)
+
+
+def rows(ways: dict[str, Reliability]) -> list[dict[str, Any]]:
+  """A line a bin that holds images, with a 95 % interval of its accuracy."""
+  return [
+    {
+      'confidence by': way,
+      'from': EDGES[i],
+      'to': EDGES[i + 1],
+      'images': found.images[i],
+      'confidence': found.confidence[i],
+      'accuracy': found.accuracy[i],
+      'low': low,
+      'high': high,
+    }
+    for way, found in ways.items()
+    for i in np.flatnonzero(found.images)
+    for low, high in [interval(found.accuracy[i], found.images[i])]
+  ]
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+  """Wilson's 95 % interval of a share of `count` images."""
+  from scipy import stats
+
+  right = round(share * count)
+  return tuple(stats.binomtest(right, count).proportion_ci(method='wilson'))
+
+
+def draw(ways: dict[str, Reliability]) -> plt.Figure:
+  """Accuracy over confidence, and below it how many images have which."""
+  figure, (top, bottom) = plt.subplots(
+    2,
+    1,
+    figsize=(4.8, 6.0),
+    sharex=True,
+    height_ratios=(3, 1),
+    layout='constrained',
+  )
+  top.plot([0, 1], [0, 1], ':', color='0.5', lw=1, label='perfect calibration')
+  colours = figures.palette(len(ways))
+  for colour, (way, found) in zip(colours, ways.items(), strict=True):
+    some = found.images > 0
+    x, y = found.confidence[some], found.accuracy[some]
+    pairs = zip(y, found.images[some], strict=True)
+    low, high = np.array([interval(*pair) for pair in pairs]).T
+    top.errorbar(
+      x,
+      y,
+      yerr=np.maximum([y - low, high - y], 0.0),
+      fmt='o-',
+      ms=4,
+      lw=1.2,
+      elinewidth=0.7,
+      color=colour,
+      label=f'{way}: calibration error {found.error:.3f}',
+    )
+    bottom.stairs(found.images, EDGES, color=colour, fill=True, alpha=0.4)
+  top.set(ylabel='share that is right, 95 % interval', ylim=(0.0, 1.02))
+  bottom.set(xlabel='confidence', ylabel='test images', xlim=(0.0, 1.0))
+  bottom.set_axisbelow(True)
+  figure.legend(loc='outside upper center')
+  return figure
+
+
+def write(
+  out: pathlib.Path,
+  ways: dict[str, tuple[np.ndarray, np.ndarray]],
+  *,
+  citations: Sequence[str],
+) -> dict[str, Reliability]:
+  """Writes out/reliability.{png,svg,csv} of confidence [N] and right [N]."""
+  found = {way: calibration.reliability(*pair) for way, pair in ways.items()}
+  tables.write_csv(out / 'reliability.csv', rows(found))
+  figures.save(draw(found), out, 'reliability', citations=citations)
+  return found

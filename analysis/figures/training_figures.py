@@ -1,0 +1,147 @@
+"""The figure of `analysis.training`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.figures.figures import plt
+from analysis.files.training_log import Log, column
+
+# One panel each: label, and what is drawn in it as (metric, colour).
+PANELS = (
+  ('loss', (('loss', 'C0'),)),
+  ('accuracy', (('accuracy', 'C0'),)),
+  ('retrieval', (('recall_at_1', 'C0'), ('map_at_r', 'C3'))),
+  ('squared distance', (('d_ap', 'C0'), ('d_an', 'C3'))),
+  (
+    'share of anchors',
+    (('active_fraction', 'C0'), ('fallback_fraction', 'C3')),
+  ),
+  ('spread (mean std)', (('spread', 'C0'),)),
+  ('effective rank', (('effective_rank', 'C0'),)),
+)
+LEGEND = (
+  ({'color': '0.3', 'lw': 0.4, 'alpha': 0.5}, 'training step'),
+  ({'color': '0.3', 'lw': 1.6}, 'its running mean over 2 % of the steps'),
+  (
+    {'color': '0.3', 'lw': 1.0, 'ls': '--'},
+    'validation (triplets: hard + hard)',
+  ),
+)
+
+
+def draw(
+  names: Sequence[str], logs: Sequence[Log], stages: Sequence[list]
+) -> plt.Figure:
+  """One column a source, one row a panel that at least one source logged."""
+  metrics = {
+    name
+    for log in logs
+    for s in ('train', 'val')
+    for r in log.get(s, [])
+    for name in r
+  }
+  panels = [p for p in PANELS if any(m in metrics | {'loss'} for m, _ in p[1])]
+  figure, grid = plt.subplots(
+    len(panels),
+    len(logs),
+    figsize=(max(6.6, 1 + 4.6 * len(logs)), 1.8 * len(panels)),
+    sharex='col',
+    squeeze=False,
+    layout='constrained',
+  )
+  pad = 16 if any(stages) else 6
+  for i, (name, log, curriculum) in enumerate(
+    zip(names, logs, stages, strict=True)
+  ):
+    grid[0, i].set_title(name, pad=pad, weight='bold', parse_math=False)
+    grid[-1, i].set_xlabel('epoch')
+    for j, (label, drawn) in enumerate(panels):
+      ax = grid[j, i]
+      ax.set_ylabel(label, fontsize=8)
+      _bands(ax, curriculum, log, named=j == 0)
+      if not _curves(ax, log, drawn):
+        ax.text(
+          0.5,
+          0.5,
+          'not logged',
+          transform=ax.transAxes,
+          ha='center',
+          color='0.5',
+        )
+        ax.set_yticks([])
+  handles = [plt.Line2D([], [], label=text, **look) for look, text in LEGEND]
+  figure.legend(
+    handles=handles, loc='outside upper center', ncols=3, fontsize=8
+  )
+  figure.align_ylabels()
+  return figure
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+  """Centred running mean [N]; the window is cut at the ends and skips NaN."""
+  finite = np.isfinite(values)
+  sums = np.cumsum(np.concatenate([[0.0], np.where(finite, values, 0.0)]))
+  counts = np.cumsum(np.concatenate([[0], finite]))
+  at, half = np.arange(len(values)), window // 2
+  first = np.maximum(at - half, 0)
+  last = np.minimum(at + half + 1, len(values))
+  total, count = sums[last] - sums[first], counts[last] - counts[first]
+  return np.divide(
+    total, count, out=np.full(len(values), np.nan), where=count > 0
+  )
+
+
+def _curves(ax, log: Log, drawn) -> bool:
+  """Draws the metrics there are; False if there are none."""
+  lows, highs, drawn_names = [], [], []
+  for split, metric, colour in (
+    (split, *pair) for pair in drawn for split in ('train', 'val')
+  ):
+    rows = log.get(split, [])
+    values, epochs = column(rows, metric), column(rows, 'epoch')
+    if not np.isfinite(values).any():
+      continue
+    lows.append(np.nanmin(values))
+    highs.append(np.nanmax(values))
+    named = None if metric in drawn_names else metric
+    drawn_names.append(metric)
+    if split == 'train':
+      ax.plot(epochs, values, color=colour, lw=0.4, alpha=0.3)
+      values = smooth(values, len(values) // 50)
+      ax.plot(epochs, values, color=colour, lw=1.6, label=named)
+    else:
+      shade = colour if len(drawn) > 1 else 'C1'
+      ax.plot(epochs, values, color=shade, lw=1.0, ls='--', label=named)
+  if not lows:
+    return False
+  if drawn[0][0] == 'loss' and 0 < 50 * min(lows) < max(highs):
+    ax.set_yscale('log')  # cross-entropies fall over decades
+  if len(drawn) > 1:
+    ax.legend(fontsize=7, ncols=2, loc='best')
+  return True
+
+
+def _bands(ax, curriculum: list, log: Log, *, named: bool) -> None:
+  """Shades the curriculum's stages; names them above the panel."""
+  end = max(
+    np.nanmax(column(rows, 'epoch'), initial=0.0)
+    for split, rows in log.items()
+    if split in ('train', 'val')
+  )
+  starts = [float(start) for start, _, _ in curriculum] + [np.inf]
+  for i, (start, positive, negative) in enumerate(curriculum):
+    stop = min(starts[i + 1], end)
+    if stop <= start:
+      continue  # the run ended before this stage
+    ax.axvspan(start, stop, color=f'C{i % 10}', alpha=0.07, lw=0)
+    if named:
+      ax.text(
+        (start + stop) / 2,
+        1.02,
+        f'{positive} + {negative}',
+        ha='center',
+        fontsize=7,
+        color='0.3',
+        transform=ax.get_xaxis_transform(),
+      )

@@ -1,0 +1,110 @@
+"""Any folder of images, embedded as it is read."""
+
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from analysis.files import inputs
+from analysis.files.inputs import Embeddings, Source
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources import folder
+from plankton_jax.errors import InputError
+
+if TYPE_CHECKING:  # JAX is imported only where something is embedded.
+  from plankton_jax.checkpoints import Encoder
+
+IMAGES = flags.DEFINE_string(
+  'images', None, 'A folder of images, labelled or not.'
+)
+
+BLOCK = 1024  # images decoded before they are embedded and let go
+
+
+class Embedded(NamedTuple):
+  """What became of a folder."""
+
+  root: pathlib.Path
+  rows: Embeddings  # ids are paths below the root; -1 labels in the root itself
+  skipped: list[tuple[str, str]]  # name, reason
+
+
+def encoder(source: Source) -> 'Encoder':
+  """The encoder that a workdir's embeddings are of.
+
+  Raises:
+    InputError: there is no train split, or its checkpoint is no longer kept.
+  """
+  from plankton_jax import checkpoints
+
+  remedy = f'run python -m analysis.embed --workdir={source.workdir}'
+  if 'train' not in source.splits:
+    raise InputError(f'{source.workdir}: no train embeddings; {remedy}')
+  try:
+    return checkpoints.load_encoder(source.workdir, inputs.step(source))
+  except InputError as error:
+    raise InputError(f'{error}; {remedy}') from None
+
+
+def embed(
+  encoder: 'Encoder', listing: folder.Listing, *, desc: str = 'embed'
+) -> Embedded:
+  """Embeds every readable image of a listing; the others are named on stderr.
+
+  A block of images at a time, so that memory holds only their embeddings.
+
+  Raises:
+    InputError: none can be read.
+  """
+  fields = _fields(encoder)
+  shape = (BLOCK, fields['size'], fields['size'], fields['channels'])
+  dim = encoder.config['encoder']['embedding_dim']
+  embedding = np.empty((len(listing.ids), dim), np.float32)
+  block, filled, done = np.empty(shape, np.uint8), 0, 0
+  kept: list[int] = []
+  skipped = list(listing.skipped)
+  for row, pixels in enumerate(folder.decoded(listing, **fields, desc=desc)):
+    if isinstance(pixels, str):
+      skipped.append((listing.ids[row], pixels))
+    else:
+      block[filled] = pixels
+      filled += 1
+      kept.append(row)
+    if filled == BLOCK or (filled and row == len(listing.ids) - 1):
+      embedding[done : done + filled] = encoder.embed(block[:filled])
+      done, filled = done + filled, 0
+  for name, reason in skipped:
+    print(f'skipped {name}: {reason}', file=sys.stderr)
+  if not kept:
+    raise folder.none_readable(listing.root, skipped)
+  rows = Embeddings(
+    embedding[:done],
+    listing.labels[kept],
+    np.array([listing.ids[row] for row in kept]),
+    listing.class_names,
+  )
+  return Embedded(listing.root, rows, skipped)
+
+
+def embed_one(encoder: 'Encoder', pixels: np.ndarray) -> np.ndarray:
+  """Embeds an image, uint8 [H, W] or [H, W, 3], to [D]."""
+  return encoder.embed(images.fit(pixels, **_fields(encoder))[None])[0]
+
+
+def _fields(encoder: 'Encoder') -> dict[str, Any]:
+  data = encoder.config['data']
+  return {name: data[name] for name in ('size', 'resize', 'channels')}
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+  """One image file's pixels, uint8 [H, W] or [H, W, 3].
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  try:
+    return images.decode(path.read_bytes())
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path}: {folder.describe(error)}') from None

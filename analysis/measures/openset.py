@@ -1,0 +1,132 @@
+"""Open-set scores: is an image of a class that training saw, and of which?
+
+A score is a distance to the train images: the larger, the more novel.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.files.inputs import Embeddings
+from analysis.measures import nearest
+
+UNKNOWN = 'unknown'  # the label of what is of no class
+CENTROID = 'nearest centroid'
+MEASURES = {
+  'auroc': 'AUROC',
+  'aupr_unseen': 'AUPR (unseen)',
+  'aupr_seen': 'AUPR (seen)',
+  'fpr_at_95': 'FPR at 95 % TPR',
+  'oscr': 'OSCR',
+  'accuracy': 'accuracy',
+  'aurc': 'AURC',
+  'seen_accepted': 'seen accepted',
+  'unseen_unknown': 'unseen unknown',
+}
+
+
+class Judged(NamedTuple):
+  """What one score says of rows."""
+
+  label: np.ndarray  # [N] the seen class that each is taken for
+  distance: np.ndarray  # [N]
+
+
+class Curve(NamedTuple):
+  """A curve and the area under it; empty and NaN where it is not defined."""
+
+  x: np.ndarray
+  y: np.ndarray
+  area: float
+
+
+NO_CURVE = Curve(np.empty(0), np.empty(0), np.nan)
+
+
+class Score(NamedTuple):
+  """One source's images by one score."""
+
+  source: str
+  by: str
+  seen: np.ndarray  # [S] distances of test
+  unseen: np.ndarray  # [U]
+  roc: Curve
+  oscr: Curve
+  risk: Curve
+  limit: float  # the threshold over all validation images; NaN without
+  measures: dict[str, float]  # of MEASURES; NaN where a split is missing
+
+
+def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:
+  """The nearest class mean of train, and the distance to it."""
+  from sklearn.metrics import pairwise_distances_argmin_min
+
+  present, _, means = nearest.centroids(train.embedding, train.label)
+  found, distance = pairwise_distances_argmin_min(
+    embedding.astype(np.float64), means
+  )
+  return Judged(present[found], distance)
+
+
+def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
+  """The class most voted for by the k nearest train images, and the k-th's
+  distance (Sun, Ming, Zhu and Li 2022, arXiv:2204.06507).
+
+  A tied vote goes to the lowest label; with fewer train images, k is less.
+  """
+  distance, rows = nearest.nearest(embedding, train.embedding, k)
+  present, members = np.unique(train.label, return_inverse=True)
+  voted = nearest.votes(rows, members, len(present))
+  return Judged(present[voted.argmax(axis=1)], distance[:, -1])
+
+
+def detection(
+  seen: np.ndarray, unseen: np.ndarray
+) -> tuple[Curve, dict[str, float]]:
+  """ROC of accepting distances `seen` [S] against accepting `unseen` [U].
+
+  `x` is the share of unseen that is accepted, `y` that of seen. Also the
+  average precision with either side as the positive one, and x where y first
+  reaches 0.95.
+  """
+  from sklearn import metrics
+
+  positive = np.repeat([1, 0], [len(seen), len(unseen)])
+  score = -np.concatenate([seen, unseen])
+  x, y, _ = metrics.roc_curve(positive, score, drop_intermediate=False)
+  return Curve(x, y, float(metrics.auc(x, y))), {
+    'aupr_seen': float(metrics.average_precision_score(positive, score)),
+    'aupr_unseen': float(metrics.average_precision_score(1 - positive, -score)),
+    'fpr_at_95': float(x[np.argmax(y >= 0.95)]),
+  }
+
+
+def oscr(seen: np.ndarray, right: np.ndarray, unseen: np.ndarray) -> Curve:
+  """Correct classification rate over false positive rate, at each threshold.
+
+  Rates of seen images that are accepted and `right` [S] bool, and of unseen
+  that are accepted (Dhamija, Günther and Boult 2018, arXiv:1811.04110).
+  """
+  if not right.any():
+    return Curve(np.array([0.0, 1.0]), np.zeros(2), 0.0)
+  # Images that are wrong never count: an ROC of the others, scaled.
+  curve, _ = detection(seen[right], unseen)
+  accuracy = right.mean()
+  return Curve(curve.x, accuracy * curve.y, accuracy * curve.area)
+
+
+def risk_coverage(distance: np.ndarray, right: np.ndarray) -> Curve:
+  """Share of mistakes among the accepted, as more images are accepted.
+
+  Nearest first; `x` is the share accepted. The area is the mean risk over
+  the n coverages (Geifman and El-Yaniv 2017, arXiv:1705.08500; AURC: Geifman,
+  Uziel and El-Yaniv 2019, arXiv:1805.08206). Of equal distances any may come
+  first: they share their mistakes alike, the mean over all orders.
+  """
+  _, members, counts = np.unique(
+    distance, return_inverse=True, return_counts=True
+  )
+  shared = np.bincount(members, ~right) / counts
+  count = np.arange(1, len(distance) + 1)
+  risk = np.cumsum(shared[np.sort(members)]) / count
+  return Curve(count / len(distance), risk, float(risk.mean()))

@@ -1,0 +1,116 @@
+"""Where embeddings fall on a plane: UMAP or PCA, fitted on train."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.files.inputs import Embeddings
+from plankton_jax.errors import InputError
+
+METHODS = ('umap', 'pca')
+
+SEED = 0
+NEIGHBOURS = 15  # UMAP's own default
+
+
+class Plane(NamedTuple):
+  """Where each split's rows fall, [N, 2] float32, and how that was found."""
+
+  xy: dict[str, np.ndarray]
+  how: str
+
+
+def project(splits: dict[str, Embeddings], method: str) -> Plane:
+  """Fits the plane on train, or on all rows where there is no train split.
+
+  Too few rows for UMAP's neighbourhoods give a PCA, which `how` says. Raises
+  InputError where there is no row, or where the splits' widths differ.
+  """
+  if not splits:
+    raise InputError('the embedding files hold no rows')
+  widths = {rows.embedding.shape[1] for rows in splits.values()}
+  if len(widths) > 1:
+    raise InputError(
+      f'the splits have {sorted(widths)} columns; want one width'
+    )
+  on = ['train'] if 'train' in splits else list(splits)
+  fitted = np.concatenate([splits[split].embedding for split in on])
+  how = f'fitted on {" + ".join(on)} ({len(fitted)} rows)'
+  if method == 'umap' and len(fitted) <= NEIGHBOURS:
+    how += f', PCA since UMAP wants more than {NEIGHBOURS} rows'
+    method = 'pca'
+  fit, label = (_umap, 'UMAP') if method == 'umap' else (_pca, 'PCA')
+  places = fit(fitted, [splits[s].embedding for s in splits if s not in on])
+  xy = {}
+  for split in on:
+    count = len(splits[split].label)
+    xy[split], places[0] = places[0][:count], places[0][count:]
+  rest = (split for split in splits if split not in on)
+  xy |= dict(zip(rest, places[1:], strict=True))
+  return Plane({split: xy[split] for split in splits}, f'{label} {how}')
+
+
+def _pca(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
+  """The two widest directions; a direction that is missing is zero."""
+  centre = fitted.mean(axis=0, dtype=np.float64)
+  _, _, axes = np.linalg.svd(fitted - centre, full_matrices=False)
+  axes = axes[:2]
+  # A singular vector's sign is arbitrary: its largest entry is made positive.
+  largest = np.abs(axes).argmax(axis=1)[:, None]
+  axes = axes * np.sign(np.take_along_axis(axes, largest, axis=1))
+  axes = np.pad(axes, ((0, 2 - len(axes)), (0, 0)))
+  return [((x - centre) @ axes.T).astype(np.float32) for x in (fitted, *others)]
+
+
+def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
+  """UMAP on exact neighbours.
+
+  Its own neighbour search would first compile for most of a minute.
+  """
+  print('UMAP: its first import on a machine takes a while')
+  from sklearn.neighbors import NearestNeighbors
+
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Tensorflow not installed')
+    import umap
+
+  nearest = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm='brute')
+  nearest.fit(fitted)
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'using precomputed metric')
+    warnings.filterwarnings('ignore', 'Transforming new data with precomputed')
+    # Far clusters leave its graph in pieces, which it lays out all the same.
+    warnings.filterwarnings('ignore', '.*[Ss]pectral initiali[sz]ation')
+    # n_jobs must be 1 for a seed to fix the result.
+    reducer = umap.UMAP(
+      n_neighbors=NEIGHBOURS,
+      metric='precomputed',
+      random_state=SEED,
+      n_jobs=1,
+    )
+    places = [reducer.fit_transform(_graph(nearest))]
+    for x in others:
+      graph = nearest.kneighbors_graph(x, mode='distance')
+      places.append(reducer.transform(graph))
+  return places
+
+
+def _graph(nearest):
+  """The symmetric graph [N, N] of all rows' neighbours, as UMAP wants it.
+
+  Distances of zero, to oneself and between duplicates, are entries too.
+  """
+  from scipy import sparse
+
+  distance, to = nearest.kneighbors(n_neighbors=NEIGHBOURS - 1)
+  count = len(to)
+  own = np.arange(count)
+  here = np.repeat(own, NEIGHBOURS - 1)
+  pair = np.minimum(here, to.ravel()) * count + np.maximum(here, to.ravel())
+  pair, first = np.unique(pair, return_index=True)
+  low, high = np.divmod(pair, count)
+  distance = distance.ravel()[first]
+  values = np.concatenate([distance, distance, np.zeros(count)])
+  at = np.concatenate([low, high, own]), np.concatenate([high, low, own])
+  return sparse.csr_matrix((values, at), shape=(count, count))

@@ -1,0 +1,180 @@
+"""What is said of each new image, and its tables.
+
+`Prediction` is all that another format needs: see `rows` for one of them.
+"""
+
+import collections
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from analysis.files import tables
+from analysis.measures.labeller import Labeller, Labels
+from analysis.measures.openset import UNKNOWN
+from plankton_jax.data.ecotaxa.write import predicted, write_tsv
+
+NEIGHBOURS = 5
+
+
+class Neighbour(NamedTuple):
+  """A labelled image near a new one."""
+
+  id: str
+  name: str  # its class
+  distance: float  # Euclidean, in the embedding
+
+
+class Prediction(NamedTuple):
+  """One image."""
+
+  file: str  # path below the folder, with forward slashes
+  object_id: str  # the same without its ending, unless two would share it
+  name: str  # class, or UNKNOWN
+  confidence: float  # of the nearest class, were it one of the classes
+  nearest: str  # class whose centre is nearest
+  second: str  # class with the next centre; '' if there is none
+  second_confidence: float
+  distance: float  # Euclidean, to the nearest centre
+  threshold: float  # beyond it the image is unknown; inf without thresholds
+  neighbours: tuple[Neighbour, ...]  # nearest first, at most NEIGHBOURS
+
+  @property
+  def known(self) -> bool:
+    """Whether it is near enough; a class may well be called `unknown`."""
+    return self.distance <= self.threshold
+
+
+def object_ids(files: Sequence[str]) -> list[str]:
+  """Files without their endings; whole where that would not be unique."""
+  stems = [file.rpartition('.')[0] for file in files]
+  counts = collections.Counter(stems)
+  return [
+    stem if counts[stem] == 1 else file
+    for stem, file in zip(stems, files, strict=True)
+  ]
+
+
+def collect(
+  files: Sequence[str], labeller: Labeller, labels: Labels
+) -> list[Prediction]:
+  """A prediction for each of N files."""
+  names, gallery = labeller.gallery.class_names, labeller.gallery
+  keys, classes = gallery.id.tolist(), gallery.label.tolist()
+  alone = len(labeller.means) < 2
+  found = []
+  for file, object_id, first, sure, second, rest, far, limit, rows, gaps in zip(
+    files,
+    object_ids(files),
+    *(part.tolist() for part in labels),
+    strict=True,
+  ):
+    found.append(
+      Prediction(
+        file,
+        object_id,
+        names[first] if far <= limit else UNKNOWN,
+        sure,
+        names[first],
+        '' if alone else names[second],
+        rest,
+        far,
+        limit,
+        tuple(
+          Neighbour(keys[row], names[classes[row]], gap)
+          for row, gap in zip(rows, gaps, strict=True)
+        ),
+      )
+    )
+  return found
+
+
+def uncertain(found: Sequence[Prediction]) -> list[Prediction]:
+  """The least certain first: the unknown, farthest off first, then by
+  confidence."""
+
+  def key(one: Prediction) -> tuple[bool, float]:
+    beyond = one.distance - one.threshold
+    return one.known, one.confidence if one.known else -beyond
+
+  return sorted(found, key=key)
+
+
+def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
+  """Lines of one width for a table; neighbours become columns."""
+  for one in found:
+    line = {
+      'file': one.file,
+      'object_id': one.object_id,
+      'class': one.name,
+      'confidence': one.confidence,
+      'nearest_class': one.nearest,
+      'second_class': one.second,
+      'second_confidence': one.second_confidence,
+      'distance': one.distance,
+      'threshold': one.threshold,
+    }
+    for place, other in enumerate(one.neighbours, 1):
+      line |= {
+        f'neighbour_{place}': other.id,
+        f'neighbour_{place}_class': other.name,
+        f'neighbour_{place}_distance': other.distance,
+      }
+    yield line
+
+
+def classes(
+  labeller: Labeller, trained: Sequence[str], found: Sequence[Prediction]
+) -> list[dict[str, Any]]:
+  """A line a class: what it is known by, and what was taken for it."""
+  sure: dict[str, list[float]] = {}
+  for one in found:
+    if one.known:
+      sure.setdefault(one.nearest, []).append(one.confidence)
+  images = np.bincount(labeller.gallery.label).tolist()
+  lines = []
+  for i, name in enumerate(labeller.gallery.class_names):
+    limit = labeller.limits.by_class[i] if labeller.limits else None
+    own = sure.get(name, [])
+    lines.append(
+      {
+        'class': name,
+        'trained': name in trained,
+        'labelled': images[i],
+        'predicted': len(own),
+        'mean_confidence': float(np.mean(own)) if own else np.nan,
+        'threshold': limit.threshold if limit else np.nan,
+        'own_threshold': limit.own if limit else False,
+      }
+    )
+  return lines
+
+
+def write(out: pathlib.Path, found: Sequence[Prediction]) -> None:
+  """Writes out/predictions.csv and out/predictions.parquet."""
+  lines = list(rows(found))
+  tables.write_csv(out / 'predictions.csv', lines)
+  columns = {field: [line[field] for line in lines] for field in lines[0]}
+  tables.write_parquet(out / 'predictions.parquet', columns)
+
+
+def write_ecotaxa(path: pathlib.Path, found: Sequence[Prediction]) -> None:
+  """Writes a table that EcoTaxa imports; the unknown stay unclassified.
+
+  Raises:
+    InputError: a name that EcoTaxa's importer would refuse.
+  """
+  write_tsv(
+    path,
+    [
+      predicted(
+        img_file_name=one.file,
+        object_id=one.object_id,
+        category=one.name if one.known else '',
+        score=one.confidence,
+        neighbours=[other.id for other in one.neighbours],
+      )
+      for one in found
+    ],
+  )

@@ -1,0 +1,187 @@
+"""A tree of image files, one folder a class."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from plankton_jax.data.pixels import decoding, images, processes, threads
+from plankton_jax.errors import InputError
+
+
+class Listing(NamedTuple):
+  """The image files below a folder, sorted by id."""
+
+  root: Path
+  ids: tuple[str, ...]  # Paths relative to the root, with forward slashes.
+  labels: np.ndarray  # int32 [N]; -1 for images in the root itself.
+  class_names: tuple[str, ...]
+  empty: tuple[str, ...]  # Folders with no image in or below them.
+  skipped: tuple[tuple[str, str], ...]  # (name, reason)
+
+
+def scan(path: str, *, field: str = 'data.path') -> Listing:
+  """Lists every PNG, JPEG, TIFF and BMP below a folder, links followed.
+
+  A class is named by its folder's path relative to the root. Hidden files,
+  `__MACOSX` and other extensions are ignored. `field` is what errors call the
+  path.
+
+  Raises:
+    InputError: no such folder, or no image in it.
+  """
+  if not path:
+    raise InputError(f'{field} is empty: name the folder of images')
+  root = Path(path).expanduser()
+  if not root.is_dir():
+    raise InputError(f'{field}: {root} is not a folder')
+  found, empty = [], []
+  _walk(root, '', (), found, empty)
+  ids, skipped = [], []
+  for name in sorted(found):
+    try:
+      name.encode()
+      ids.append(name)
+    except UnicodeEncodeError:
+      shown = os.fsencode(name).decode(errors='backslashreplace')
+      skipped.append((shown, 'the file name is not UTF-8'))
+  if not found:
+    raise InputError(
+      f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
+    )
+  classes = [name.rpartition('/')[0] for name in ids]
+  class_names = sorted(set(classes) - {''})
+  index = {name: i for i, name in enumerate(class_names)} | {'': -1}
+  labels = np.array([index[name] for name in classes], np.int32)
+  return Listing(
+    root,
+    tuple(ids),
+    labels,
+    tuple(class_names),
+    tuple(sorted(empty)),
+    tuple(skipped),
+  )
+
+
+def scan_classes(path: str, *, field: str = 'data.path') -> Listing:
+  """Lists a folder as `scan` does, insisting on one folder a class.
+
+  Raises:
+    InputError: an image outside any class folder, or a folder without images.
+  """
+  listing = scan(path, field=field)
+  if (listing.labels < 0).any():
+    loose = listing.ids[int(np.argmin(listing.labels))]
+    raise InputError(
+      f'{listing.root / loose} lies in no class folder: '
+      'move the images into one folder per class'
+    )
+  if listing.empty:
+    raise InputError(
+      f'{listing.root / listing.empty[0]} holds no image: '
+      'remove the folder or put the images of its class there'
+    )
+  return listing
+
+
+def fingerprint(listing: Listing) -> str:
+  """Hash of every path and file content, in threads; 32 hex digits."""
+
+  def hash_file(name: str) -> bytes:
+    try:
+      with open(listing.root / name, 'rb') as file:
+        return hashlib.file_digest(file, 'blake2b').digest()
+    except OSError:
+      return b''  # Listed as skipped when it is read for the records.
+
+  state = hashlib.blake2b(digest_size=16)
+  hashes = threads.in_order(hash_file, listing.ids, desc='read')
+  for name, content in zip(listing.ids, hashes, strict=True):
+    state.update(f'{name}\0'.encode() + content + b'\0')
+  return state.hexdigest()
+
+
+def decoded(
+  listing: Listing, *, size: int, resize: str, channels: int, desc: str
+) -> Iterator[np.ndarray | str]:
+  """Each listed image, uint8 [size, size, C], or why it cannot be read.
+
+  In order, with a progress bar called `desc`, and without a cache.
+  """
+
+  fitted = functools.partial(
+    _fitted, listing.root, size=size, resize=resize, channels=channels
+  )
+  for found in processes.in_order(fitted, listing.ids, desc=desc):
+    if isinstance(found, bytes):
+      found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
+    yield found
+
+
+def _fitted(root: Path, name: str, **settings) -> bytes | str:
+  try:
+    data = (root / name).read_bytes()
+  except (OSError, ValueError) as error:
+    return describe(error)
+  return decoding.fitted(data, **settings)
+
+
+def describe(error: OSError | ValueError) -> str:
+  """The reason alone: the file is named beside it."""
+  return getattr(error, 'strerror', None) or str(error)
+
+
+def none_readable(place: object, skipped: list[tuple[str, str]]) -> InputError:
+  """The error for a source whose every image is broken."""
+  name, reason = skipped[0]
+  return InputError(
+    f'none of the {len(skipped)} images in {place} can be read, '
+    f'the first being {name}: {reason}'
+  )
+
+
+def _walk(
+  folder: Path,
+  prefix: str,
+  ancestors: tuple[tuple[int, int], ...],
+  found: list[str],
+  empty: list[str],
+) -> None:
+  status = folder.stat()
+  here = (status.st_dev, status.st_ino)
+  if here in ancestors:  # A link back up.
+    return
+  before = len(found), len(empty)
+  try:
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+  except OSError as error:
+    raise InputError(f'{folder}: {error.strerror}') from error
+  for entry in entries:
+    name = prefix + entry.name
+    if entry.name.startswith('.') or entry.name == '__MACOSX':
+      continue
+    if _is_folder(entry):
+      _walk(folder / entry.name, f'{name}/', (*ancestors, here), found, empty)
+    elif os.path.splitext(name)[1].lower() in images.EXTENSIONS and (
+      entry.is_file(follow_symlinks=False) or _links_to_file(entry)
+    ):
+      found.append(name)
+  if prefix and before == (len(found), len(empty)):
+    empty.append(prefix[:-1])
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  if entry.is_symlink():
+    return os.path.isdir(entry.path)
+  return entry.is_dir()
+
+
+def _links_to_file(entry: os.DirEntry) -> bool:
+  """Dangling links count, to be listed as unreadable; pipes do not."""
+  if not entry.is_symlink():
+    return False
+  return os.path.isfile(entry.path) or not os.path.exists(entry.path)

@@ -1,0 +1,137 @@
+"""What is in a folder of labelled images, and what is wrong with it."""
+
+import collections
+from typing import NamedTuple
+
+import numpy as np
+
+from plankton_jax.data.pixels import pictures, threads
+from plankton_jax.data.sources import folder
+from plankton_jax.errors import InputError
+
+_FEWEST = 4  # two to train on, one to validate and one to test
+_FEW = 20  # below it a class's measures say little
+_SHOWN = 5  # names given of a kind
+
+
+class Inspection(NamedTuple):
+  """Lines of text: what there is, what to know, what to put right."""
+
+  contents: list[str]
+  notes: list[str]
+  problems: list[str]  # would stop a run, lose images or contradict labels
+
+
+class _Image(NamedTuple):
+  height: int
+  width: int
+  digest: int
+
+
+def inspect(path: str) -> Inspection:
+  """Reads every image below a folder; whatever it finds is in the result.
+
+  Problems are files that cannot be read, images outside any class, classes
+  without images or with too few to split, fewer than two classes, and one
+  image in several classes. Copies within a class are only noted: the split
+  keeps them on one side.
+  """
+  try:
+    listing = folder.scan(path)
+  except InputError as error:
+    return Inspection([], [], [str(error)])
+  except RecursionError:
+    return Inspection([], [], [f'{path}: folders are nested too deeply'])
+  except (OSError, RuntimeError, ValueError) as error:
+    # The last two: a `~name` without a home, a path no system would take.
+    return Inspection([], [], [f'{path}: {folder.describe(error)}'])
+  read = threads.in_order(
+    lambda name: _read(listing, name), listing.ids, desc='inspect'
+  )
+  found, broken = {}, list(listing.skipped)
+  for name, result in zip(listing.ids, read, strict=True):
+    if isinstance(result, str):
+      broken.append((name, result))
+    else:
+      found[name] = result
+  labels = dict(zip(listing.ids, listing.labels.tolist(), strict=True))
+  loose = [name for name in listing.ids if labels[name] < 0]
+  copies = _copies(found)
+  within = [c for c in copies if len({labels[name] for name in c}) == 1]
+  across = [c for c in copies if len({labels[name] for name in c}) > 1]
+  counts = collections.Counter(labels[name] for name in found)
+  distinct = collections.defaultdict(set)
+  for name, image in found.items():
+    distinct[labels[name]].add(image.digest)
+  independent = {
+    name: len(distinct[i]) for i, name in enumerate(listing.class_names)
+  }
+  problems = [
+    *_listed('files cannot be read', [f'{n}: {why}' for n, why in broken]),
+    *_listed('images lie in no class folder', loose),
+    *_listed('folders hold no image', list(listing.empty)),
+    *_listed(
+      f'classes have fewer than {_FEWEST} different images, too few to split:'
+      ' add some, or list them in data.unseen_classes',
+      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
+    ),
+    *_listed(
+      'images stand in several classes', [' = '.join(c) for c in across]
+    ),
+  ]
+  if len(listing.class_names) < 2:
+    problems.append(
+      f'{len(listing.class_names)} classes: at least two are needed, one'
+      ' folder each'
+    )
+  notes = [
+    *_listed(
+      'images have copies in their class', [' = '.join(c) for c in within]
+    ),
+    *_listed(
+      f'classes have fewer than {_FEW} different images',
+      [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
+    ),
+  ]
+  return Inspection(
+    _contents(listing.class_names, counts, list(found.values())),
+    notes,
+    problems,
+  )
+
+
+def _read(listing: folder.Listing, name: str) -> _Image | str:
+  try:
+    picture = pictures.decode((listing.root / name).read_bytes())
+  except (OSError, ValueError) as error:
+    return folder.describe(error)
+  width, height = picture.image.size
+  return _Image(height, width, pictures.digest(picture))
+
+
+def _copies(found: dict[str, _Image]) -> list[list[str]]:
+  """Names of identical images, in sets of two and more."""
+  same = collections.defaultdict(list)
+  for name, image in found.items():
+    same[image.digest].append(name)
+  return [names for names in same.values() if len(names) > 1]
+
+
+def _contents(class_names, counts, found: list[_Image]) -> list[str]:
+  lines = [f'{len(found):,} images in {len(class_names)} classes']
+  if found:
+    sides = np.array([max(image.height, image.width) for image in found])
+    low, middle, high = np.percentile(sides, [0, 50, 100])
+    lines.append(
+      f'longer side {low:.0f} to {high:.0f} px, median {middle:.0f} px'
+    )
+  by_size = sorted(enumerate(class_names), key=lambda c: (-counts[c[0]], c[1]))
+  return lines + [f'{counts[i]:>9,}  {name}' for i, name in by_size]
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+  """One line that counts and names a few, or none."""
+  if not names:
+    return []
+  more = ', ...' if len(names) > _SHOWN else ''
+  return [f'{len(names):,} {what}: {", ".join(names[:_SHOWN])}{more}']

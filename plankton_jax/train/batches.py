@@ -1,0 +1,93 @@
+"""Rows to batches on the device, a few steps ahead of their use."""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from plankton_jax.train import sharding
+
+Batch = dict[str, np.ndarray]
+
+_AHEAD = 2  # batches; the gather takes a fraction of a step
+
+
+def gather(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:
+  """The batch of these rows: image [B, H, W, C], label [B], valid [B]."""
+  return {
+    'image': images[rows],
+    'label': labels[rows],
+    'valid': np.ones(len(rows), bool),
+  }
+
+
+def training(
+  images: np.ndarray,
+  labels: np.ndarray,
+  rows: np.ndarray,
+  sampler: Callable[[int], np.ndarray],
+  steps: range,
+  mesh: jax.sharding.Mesh | None,
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields the batch of every step, made ahead in a thread.
+
+  Where every device can hold them, the images stay there and only row
+  numbers travel; else each batch is read and sent.
+
+  Args:
+    images: uint8 [N, H, W, C], memory-mapped.
+    labels: [N].
+    rows: [M], those to train on.
+    sampler: step -> positions in `rows`, [B].
+    steps: of the run, the next ones.
+    mesh: from `sharding.make_mesh`.
+  """
+  size = len(rows) * images[:1].nbytes
+  make = resident if sharding.fits(size) else streamed
+  batch = make(images, labels, rows, mesh)
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    pending = collections.deque()
+    for step in steps:
+      pending.append(pool.submit(lambda s: batch(sampler(s)), step))
+      if len(pending) > _AHEAD:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
+
+
+def streamed(images, labels, rows, mesh) -> Callable:
+  """Positions in `rows`, [B] -> their batch, read from the memory map."""
+  return lambda at: sharding.split(mesh, gather(images, labels, rows[at]))
+
+
+def resident(images, labels, rows, mesh) -> Callable:
+  """Positions in `rows`, [B] -> their batch, from a copy on every device."""
+  held = sharding.replicate(
+    mesh, {'image': images[rows], 'label': labels[rows]}
+  )
+
+  @jax.jit
+  def take(held, at):
+    batch = jax.tree.map(lambda x: x[at], held)
+    return batch | {'valid': jnp.ones(at.shape, bool)}
+
+  def batch(at):
+    at = sharding.split(mesh, at.astype(np.int32))
+    return sharding.split(mesh, take(held, at))
+
+  return batch
+
+
+def evaluation(
+  images: np.ndarray, labels: np.ndarray, rows: np.ndarray, size: int
+) -> Iterator[Batch]:
+  """Yields all rows in batches of one size; `valid` is False on padding."""
+  for start in range(0, len(rows), size):
+    part = rows[start : start + size]
+    padding = size - len(part)
+    batch = gather(images, labels, np.pad(part, (0, padding), mode='edge'))
+    batch['valid'][len(part) :] = False
+    yield batch

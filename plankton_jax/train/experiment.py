@@ -1,0 +1,82 @@
+"""What a config and its data come to: the functions that a run is made of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from plankton_jax import augment, curriculum, objectives
+from plankton_jax.data import pipeline
+from plankton_jax.nn import encoder
+from plankton_jax.settings import Config
+from plankton_jax.train import optimizer, sampling, sharding, state, step
+
+
+class Experiment(NamedTuple):
+  """A run's parts, bound once."""
+
+  curriculum: curriculum.Curriculum
+  model: encoder.ResNet
+  create: Callable[[jax.Array], state.TrainState]  # from a key
+  train_step: Callable
+  eval_step: Callable
+  sampler: sampling.Sampler  # of batches of positions in the training rows
+  mesh: jax.sharding.Mesh | None
+
+
+def assemble(config: Config, data: pipeline.Data) -> Experiment:
+  """Builds every part; the only place where sections meet functions.
+
+  Each section is splatted into the function that it configures, so that a
+  stray field is a TypeError and no default stands twice.
+
+  Raises:
+    InputError: a field that cannot be used with this data.
+  """
+  train_labels = data.labels[data.splits['train']]
+  sampler = sampling.Sampler(
+    train_labels, seed=config['seed'], **config['batch']
+  )
+  stages = curriculum.make(config['curriculum'])
+  objective = objectives.make(
+    num_classes=data.num_seen,
+    embedding_dim=config['encoder']['embedding_dim'],
+    class_counts=np.bincount(train_labels, minlength=data.num_seen),
+    # One stage more than is trained: validation is always hard+hard.
+    stages=(*stages.policies, curriculum.VALIDATION),
+    **config['objective'],
+  )
+  model = encoder.make(**config['encoder'])
+  tx = optimizer.make(
+    model=model,
+    epochs=config['epochs'],
+    steps_per_epoch=sampler.steps_per_epoch,
+    **config['optimizer'],
+  )
+
+  def create(key):
+    return state.create(
+      key,
+      encoder=model,
+      objective=objective,
+      tx=tx,
+      image_shape=data.images.shape[1:],
+    )
+
+  return Experiment(
+    curriculum=stages,
+    model=model,
+    create=create,
+    train_step=step.make_train_step(
+      apply_fn=model.apply,
+      augment=augment.make(**config['augment']),
+      tx=tx,
+      objective=objective,
+    ),
+    eval_step=step.make_eval_step(
+      apply_fn=model.apply, objective=objective, stage=len(stages.policies)
+    ),
+    sampler=sampler,
+    mesh=sharding.make_mesh(config['batch']['size']),
+  )

@@ -1,0 +1,92 @@
+"""The optimiser that a config's `optimizer` section names."""
+
+import jax
+import optax
+
+from plankton_jax.errors import InputError
+from plankton_jax.nn import encoder
+
+
+def make(
+  *,
+  learning_rate: float,
+  schedule: str,
+  warmup_epochs: float,
+  weight_decay: float,
+  objective_rate: float,
+  encoder_rate: float,
+  model: encoder.ResNet,
+  epochs: int,
+  steps_per_epoch: int,
+) -> optax.GradientTransformation:
+  """Adam (Kingma and Ba 2015, arXiv:1412.6980), decay decoupled and masked.
+
+  Args:
+    learning_rate: its peak.
+    schedule: 'constant' or 'cosine' (to 0 at the last epoch).
+    warmup_epochs: linear rise from 0 over so many epochs.
+    weight_decay: of the encoder's kernels alone: never of norms, biases or
+      prototypes (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    objective_rate: the learning rate of the objective's own parameters, as a
+      multiple of the embedding's.
+    encoder_rate: that of the stem and the stages, likewise; frozen stages
+      have 0.
+    model: the encoder, which knows its frozen stages.
+    epochs: of the whole run.
+    steps_per_epoch: turns epochs into steps.
+
+  Raises:
+    InputError: an unknown schedule, a negative multiple, or a warm-up as long
+      as the run.
+  """
+  total, warmup = (
+    epochs * steps_per_epoch,
+    round(warmup_epochs * steps_per_epoch),
+  )
+  if warmup >= total:
+    raise InputError(
+      f'optimizer.warmup_epochs={warmup_epochs} leaves nothing of the'
+      f' {epochs} epochs'
+    )
+  if schedule == 'constant':
+    after = optax.constant_schedule(learning_rate)
+  elif schedule == 'cosine':
+    after = optax.cosine_decay_schedule(learning_rate, total - warmup)
+  else:
+    raise InputError(
+      f'optimizer.schedule={schedule!r} is unknown; choose constant or cosine'
+    )
+  for field, multiple in (
+    ('objective_rate', objective_rate),
+    ('encoder_rate', encoder_rate),
+  ):
+    if multiple < 0:
+      raise InputError(f'optimizer.{field}={multiple} is negative')
+  rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
+  rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
+
+  def rate_of(path):
+    if path[0].key != 'encoder':
+      return objective_rate
+    stage = encoder.stage_of(model, path[1].key)
+    if stage <= model.freeze:
+      return 0.0
+    return encoder_rate if stage <= len(model.stage_sizes) else 1.0
+
+  return optax.chain(
+    optax.adamw(rate, weight_decay=weight_decay, mask=decays),
+    optax.stateless(
+      lambda updates, _: jax.tree_util.tree_map_with_path(
+        lambda path, update: rate_of(path) * update, updates
+      )
+    ),
+  )
+
+
+def decays(params: dict) -> dict:
+  """True for the encoder's kernels, False for everything else."""
+
+  def is_kernel(path, _):
+    return path[0].key == 'encoder' and path[-1].key == 'kernel'
+
+  return jax.tree_util.tree_map_with_path(is_kernel, params)

@@ -1,0 +1,203 @@
+"""A run's sizes, memory and time, measured before it is begun."""
+
+import pathlib
+import tempfile
+import time
+from typing import NamedTuple
+
+import jax
+
+from plankton_jax import settings
+from plankton_jax.cli import host
+from plankton_jax.data import pipeline
+from plankton_jax.settings import Config
+from plankton_jax.train import batches, loop, sharding
+from plankton_jax.train.evaluation import evaluate
+from plankton_jax.train.experiment import Experiment, assemble
+from plankton_jax.train.state import TrainState
+
+_WARM = 2  # steps before the clock starts
+_STEPS, _SECONDS = 20, 10.0  # timed are at most so many, or for so long
+_SHOWN = 5  # images of those left out
+
+
+class Pace(NamedTuple):
+  """The training step as it was compiled and measured."""
+
+  compiling: float  # seconds
+  step: float  # seconds a step, batches and their transfer included
+  steps: int  # that were timed
+  memory: int  # bytes on each device: state, batch, outputs, temporaries
+  temporary: int  # bytes of these that a step needs and gives back
+  state: TrainState  # after the steps
+
+
+class Rehearsal(NamedTuple):
+  """What a run would come to."""
+
+  seen: int  # classes
+  unseen: int
+  sizes: dict[str, int]  # images of each split
+  left_out: list[str]  # lines of what skipped.txt would hold
+  parameters: dict[str, int]  # of the encoder and of the objective
+  epochs: int
+  steps_per_epoch: int
+  validations: int
+  validation: float  # seconds
+  state_bytes: int
+  pace: Pace
+
+  @property
+  def seconds(self) -> float:
+    """Of all steps and validations, without compiling."""
+    steps = self.epochs * self.steps_per_epoch
+    return steps * self.pace.step + self.validations * self.validation
+
+
+def rehearse(
+  config: Config,
+  workdir: str | pathlib.Path,
+  *,
+  accept_changes: bool = False,
+) -> Rehearsal:
+  """Does what a run begins with and a few of its steps, and keeps nothing.
+
+  The caches of data and of compiled programs are filled, for the run to find.
+  A workdir that holds a split is read with it and stays as it is.
+
+  Raises:
+    InputError: whatever the run would raise.
+  """
+  settings.check(config, pathlib.Path(workdir), accept_changes=accept_changes)
+  host.use_compilation_cache(config['compilation_cache_dir'])
+  data, left_out = _data(config, pathlib.Path(workdir))
+  experiment = assemble(config, data)
+  pace = measure(config, experiment, data)
+  evaluate(experiment, data, 'val', pace.state)  # compiles
+  began = time.monotonic()
+  evaluate(experiment, data, 'val', pace.state)
+  seen = data.num_seen
+  return Rehearsal(
+    seen=seen,
+    unseen=len(data.class_names) - seen,
+    sizes={name: len(rows) for name, rows in data.splits.items()},
+    left_out=left_out,
+    parameters={
+      name: sum(x.size for x in jax.tree.leaves(tree))
+      for name, tree in pace.state.params.items()
+    },
+    epochs=config['epochs'],
+    steps_per_epoch=experiment.sampler.steps_per_epoch,
+    validations=config['epochs'] * config['validations_per_epoch'],
+    validation=time.monotonic() - began,
+    state_bytes=sum(x.nbytes for x in jax.tree.leaves(pace.state)),
+    pace=pace,
+  )
+
+
+def measure(
+  config: Config, experiment: Experiment, data: pipeline.Data
+) -> Pace:
+  """Compiles the first stage's training step and times it from a fresh state.
+
+  What the compiler says of memory is that of one device; images stay on disk.
+  """
+  key = jax.random.key(config['seed'], impl='rbg')
+  state = jax.jit(experiment.create)(key)
+  state = sharding.replicate(experiment.mesh, state)
+  stream = batches.training(
+    data.images,
+    data.labels,
+    data.splits['train'],
+    experiment.sampler,
+    range(1 + _STEPS),
+    experiment.mesh,
+  )
+  batch = next(stream)
+  began = time.monotonic()
+  compiled = experiment.train_step.lower(state, batch, key, stage=0).compile()
+  compiling = time.monotonic() - began
+  need = compiled.memory_analysis()
+  for _ in range(_WARM):
+    state, _ = compiled(state, batch, key)
+  jax.block_until_ready(state)
+  began, steps = time.monotonic(), 0
+  for batch in stream:
+    state, _ = compiled(state, batch, key)
+    jax.block_until_ready(state)  # or the time limit would not be seen
+    steps += 1
+    if time.monotonic() - began > _SECONDS:
+      break
+  return Pace(
+    compiling=compiling,
+    step=(time.monotonic() - began) / steps,
+    steps=steps,
+    memory=need.argument_size_in_bytes
+    + need.output_size_in_bytes
+    - need.alias_size_in_bytes
+    + need.temp_size_in_bytes,
+    temporary=need.temp_size_in_bytes,
+    state=state,
+  )
+
+
+def describe(found: Rehearsal, batch_size: int) -> str:
+  """The rehearsal as lines of text."""
+  pace, total = found.pace, found.epochs * found.steps_per_epoch
+  sizes = ', '.join(f'{count:,} {name}' for name, count in found.sizes.items())
+  counts = ', '.join(f'{n:,} {name}' for name, n in found.parameters.items())
+  devices = f'{jax.device_count()} {jax.default_backend()} device(s)'
+  lines = {
+    'classes': f'{found.seen} seen, {found.unseen} unseen',
+    'images': sizes,
+    'left out': f'{len(found.left_out):,}',
+    'parameters': counts,
+    'steps': f'{total:,}: {found.epochs} epochs of {found.steps_per_epoch:,},'
+    f' {batch_size} images each',
+    'memory': f'{mebibytes(pace.memory)} on each device, of which state'
+    f' {mebibytes(found.state_bytes)}, temporary {mebibytes(pace.temporary)}',
+    'time': f'{duration(found.seconds)} at most:'
+    f' {pace.step:.3g} s a step ({batch_size / pace.step:,.0f} images/s),'
+    f' {found.validations} validations of {found.validation:.2g} s',
+    'measured': f'{pace.steps} steps on {devices}; compiling the step took'
+    f' {pace.compiling:.1f} s more, once',
+  }
+  shown = [f'{name:<11} {text}' for name, text in lines.items()]
+  for line in found.left_out[:_SHOWN]:
+    name, _, reason = line.partition('\t')
+    shown.append(f'            {name}: {reason}')
+  if len(found.left_out) > _SHOWN:
+    shown.append('            ...')
+  return '\n'.join(shown)
+
+
+def mebibytes(count: float) -> str:
+  """Bytes in MiB, or GiB from 1 GiB on."""
+  if count < 2**30:
+    return f'{count / 2**20:,.1f} MiB'
+  return f'{count / 2**30:,.1f} GiB'
+
+
+def duration(seconds: float) -> str:
+  """Seconds as `50 s`, `12 min` or `3 h 20 min`."""
+  minutes = round(seconds / 60)
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if minutes < 90:
+    return f'{minutes} min'
+  return f'{minutes // 60} h {minutes % 60} min'
+
+
+def _data(
+  config: Config, workdir: pathlib.Path
+) -> tuple[pipeline.Data, list[str]]:
+  """The run's data; a split that is not there yet is made and forgotten."""
+  if (workdir / 'split.json').exists():
+    return loop.load_data(config, workdir), _lines(workdir / 'skipped.txt')
+  with tempfile.TemporaryDirectory() as folder:
+    data = loop.load_data(config, folder)
+    return data, _lines(pathlib.Path(folder, 'skipped.txt'))
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+  return file.read_text(encoding='utf-8').splitlines() if file.exists() else []
