@@ -1,0 +1,77 @@
+"""Runs a command: its flags in, at most one line of error and a status out."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import app
+
+from plankton_jax.errors import DivergedError, InputError
+
+# The operating system's errors that a user can mend, with the remedy.
+_REMEDIES = {
+  errno.ENOSPC: 'the disk is full; free some space and run the command again',
+  errno.EDQUOT: 'the quota is used up; free some space and run it again',
+  errno.EACCES: 'permission denied; choose a place that you may write to',
+  errno.EPERM: 'permission denied; choose a place that you may write to',
+  errno.EROFS: 'the file system is read-only; choose another place',
+}
+
+
+def run(
+  main: Callable[[Sequence[str]], int | None],
+  *,
+  arguments: int = 0,
+  interrupted: str = 'interrupted',
+  flags_parser: Callable[[Sequence[str]], Any] | None = None,
+) -> None:
+  """Parses absl's flags, calls `main(argv)` and exits with its status.
+
+  Args:
+    main: gets the arguments that are no flags, the program's name first;
+      returns the exit status, None for 0.
+    arguments: how many arguments that are no flags it takes at most.
+    interrupted: printed after Ctrl-C; says how to go on.
+    flags_parser: in place of absl's own, as in `absl.app.run`.
+  """
+
+  def guarded(argv: Sequence[str]) -> None:
+    with errors_as_lines(interrupted):
+      if len(argv) > 1 + arguments:
+        raise InputError(
+          f'unexpected argument {argv[1 + arguments]!r}; flags take --'
+        )
+      sys.exit(main(argv))
+
+  app.run(guarded, flags_parser=flags_parser)
+
+
+@contextlib.contextmanager
+def errors_as_lines(interrupted: str = 'interrupted') -> Iterator[None]:
+  """Turns what a user can mend into `error: …` on stderr and a status.
+
+  The statuses are 2 for an `InputError`, a `DivergedError` or a place that
+  cannot be written, 130 for Ctrl-C. Any other exception is a fault of ours
+  and keeps its traceback.
+  """
+  try:
+    yield
+  except (InputError, DivergedError) as error:
+    fail(error)
+  except KeyboardInterrupt:
+    print(interrupted, file=sys.stderr)
+    sys.exit(130)
+  except OSError as error:
+    if error.errno not in _REMEDIES:
+      raise
+    place = f'{os.fspath(error.filename)}: ' if error.filename else ''
+    fail(f'{place}{_REMEDIES[error.errno]}')
+
+
+def fail(message: Any) -> None:
+  """Prints `error: message` and exits with status 2."""
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)
