@@ -6,7 +6,7 @@ import pytest
 
 from plankton_jax import checkpoints
 from plankton_jax.errors import DivergedError
-from plankton_jax.train import experiment, loop, metrics
+from plankton_jax.train import experiment, log, loop
 
 
 def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
@@ -25,7 +25,7 @@ def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
   rows = data.splits['train'][sampler(kept + 1)]
   listed = (tmp_path / 'diverged.txt').read_text().splitlines()
   assert listed == data.ids[rows].tolist() and len(listed) == 18
-  assert metrics.few(listed) in str(error.value)
+  assert log.shorten_list(listed) in str(error.value)
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   losses = [json.loads(line)['loss'] for line in lines if '"loss"' in line]
   assert all(map(math.isfinite, losses))

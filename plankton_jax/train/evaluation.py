@@ -10,7 +10,7 @@ from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
 from plankton_jax.train import batches, sharding
 from plankton_jax.train.experiment import Experiment
-from plankton_jax.train.metrics import as_logged, few
+from plankton_jax.train.log import as_logged, shorten_list
 from plankton_jax.train.state import TrainState
 
 _RETRIEVAL_ROWS = 5000  # at most, drawn once: it is quadratic in them
@@ -57,9 +57,10 @@ def evaluate(
   losses = np.array([metrics['loss'] for metrics, _ in found])
   bad |= np.repeat(~np.isfinite(losses), experiment.sampler.size)[: len(rows)]
   if bad.any():
+    names = shorten_list(data.ids[rows[bad]].tolist())
     raise DivergedError(
       f'{split} loss or embeddings are not finite at step {int(state.step)}, on'
-      f' {few(data.ids[rows[bad]].tolist())}; the last checkpoint is kept.'
+      f' {names}; the last checkpoint is kept.'
       ' Lower optimizer.learning_rate and resume with --accept_changes'
     )
   kept = min(len(rows), _RETRIEVAL_ROWS)

@@ -16,7 +16,7 @@ from plankton_jax.settings import Config
 from plankton_jax.train import batches, collapse, sharding
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.experiment import assemble
-from plankton_jax.train.metrics import Log
+from plankton_jax.train.log import Log
 from plankton_jax.train.state import TrainState
 
 _INIT, _TRAIN = 0, 1  # what a key is for

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import pytest
 
 from plankton_jax.errors import DivergedError
-from plankton_jax.train import metrics
+from plankton_jax.train import log as logs
 
 
 def _log(workdir, step=0):
-  return metrics.Log(
+  return logs.Log(
     workdir,
     step=step,
     total_steps=9,
@@ -71,6 +71,42 @@ def test_a_number_that_is_not_finite_stops_with_its_step(tmp_path, name):
 
 
 def test_a_triplet_batch_counts_anchors():
-  triplet = metrics.as_logged({'loss': 1.0, 'd_ap': 0.5, 'count': 7.0})
+  triplet = logs.as_logged({'loss': 1.0, 'd_ap': 0.5, 'count': 7.0})
   assert triplet == {'loss': 1.0, 'd_ap': 0.5, 'anchors': 7.0}
-  assert metrics.as_logged({'loss': 1.0, 'count': 7.0}) == {'loss': 1.0}
+  assert logs.as_logged({'loss': 1.0, 'count': 7.0}) == {'loss': 1.0}
+
+
+def _write(path, *lines):
+  path.write_text('\n'.join(lines))
+  return logs.read(path)
+
+
+def test_a_log_is_read_by_split_in_order_of_step(tmp_path):
+  found = _write(
+    tmp_path / 'metrics.jsonl',
+    '{"split": "train", "step": 2, "loss": 0.2}',
+    '{"split": "val", "step": 2, "loss": 0.5}',
+    '{"split": "train", "step": 1, "loss": 0.1}',
+    '{"split": "train", "step": 2, "loss": 0.3}',  # logged again on resuming
+    '',
+  )
+  assert found.broken == 0
+  assert found.by_split.keys() == {'train', 'val'}
+  train = [(row['step'], row['loss']) for row in found.by_split['train']]
+  assert train == [(1, 0.1), (2, 0.3)]
+
+
+@pytest.mark.parametrize(
+  'cut',
+  ['{"split": "train", "st', '{"step": 2}', '[1]', 'null', '3', '\ufffd',
+   '{"split": "train"}', '{"split": "train", "step": "2"}',
+   '{"split": ["train"], "step": 2}', '{"split": "train", "step": null}'],
+)  # fmt: skip
+def test_a_line_that_cannot_be_read_is_counted(cut, tmp_path):
+  good = '{"split": "train", "step": 1}'
+  found = _write(tmp_path / 'metrics.jsonl', good, cut)
+  assert found == ({'train': [{'split': 'train', 'step': 1}]}, 1)
+
+
+def test_a_missing_log_has_no_lines(tmp_path):
+  assert logs.read(tmp_path / 'metrics.jsonl') == ({}, 0)

@@ -1,12 +1,16 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard, the terminal."""
+"""A run's metrics.jsonl: writes it beside TensorBoard's events, reads it back.
+
+A line is one JSON object with at least `split` ('train', 'val', 'epoch',
+'collapse' or 'test') and `step`.
+"""
 
 import collections
 import json
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import tqdm
@@ -14,7 +18,49 @@ import tqdm
 from plankton_jax import atomic
 from plankton_jax.errors import DivergedError
 
+Row = dict[str, Any]  # a line of the log
+
 _IN_FLIGHT = 4  # steps dispatched ahead of the oldest one not yet read
+
+
+class Lines(NamedTuple):
+  """The readable lines of a log."""
+
+  by_split: dict[str, list[Row]]  # in order of step, one line a step
+  broken: int  # lines that cannot be read
+
+
+def read(path: pathlib.Path) -> Lines:
+  """Reads a metrics.jsonl, also one that a killed run left with a cut line.
+
+  Where a resumed run logged a step again, the later line counts. A file that
+  does not exist has no lines.
+  """
+  rows: dict[tuple[str, int], Row] = {}
+  broken = 0
+  for text, row in _parsed(path):
+    if row is None:
+      broken += bool(text.strip())
+    else:
+      rows[row['split'], row['step']] = row
+  by_split: dict[str, list[Row]] = {}
+  for split, step in sorted(rows):
+    by_split.setdefault(split, []).append(rows[split, step])
+  return Lines(by_split, broken)
+
+
+def _parsed(path: pathlib.Path) -> Iterator[tuple[str, Row | None]]:
+  """Yields each line's text and its row, None if it cannot be read."""
+  if not path.exists():
+    return
+  with path.open(encoding='utf-8', errors='replace') as file:
+    for text in file:
+      try:
+        row = json.loads(text)
+        good = isinstance(row['split'], str) and isinstance(row['step'], int)
+      except (ValueError, KeyError, TypeError):
+        good = False
+      yield text, row if good else None
 
 
 class Log:
@@ -117,8 +163,8 @@ class Log:
     names = self._image_names(step)
     atomic.text(self._diverged, '\n'.join(names) + '\n')
     return DivergedError(
-      f'{what} at step {step}, on {few(names)}, listed in {self._diverged};'
-      ' the last checkpoint is kept. Look at these images, or lower'
+      f'{what} at step {step}, on {shorten_list(names)}, listed in'
+      f' {self._diverged}; the last checkpoint is kept. Look at these images, or lower'
       ' optimizer.learning_rate, and resume with --accept_changes'
     )
 
@@ -131,8 +177,8 @@ class Log:
         )
 
 
-def few(names: Sequence[str]) -> str:
-  """The first names, and how many more: 'a.png, b.png, c.png and 61 more'."""
+def shorten_list(names: Sequence[str]) -> str:
+  """Joins the first names: 'a.png, b.png, c.png and 61 more'."""
   shown = ', '.join(names[:3])
   return shown if len(names) <= 3 else f'{shown} and {len(names) - 3} more'
 
@@ -144,15 +190,11 @@ def as_logged(values: dict[str, float]) -> dict[str, float]:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Keeps the lines up to `step`, but for the final test's."""
-  if not path.exists():
-    return
-  kept = []
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      record = json.loads(line)
-    except ValueError:  # cut short when the run was killed
-      break
-    if record['step'] <= step and record['split'] != 'test':
-      kept.append(line + '\n')
-  atomic.text(path, ''.join(kept))
+  """Drops lines of later steps, of the final test and cut ones."""
+  kept = [
+    text
+    for text, row in _parsed(path)
+    if row and row['step'] <= step and row['split'] != 'test'
+  ]
+  if path.exists():
+    atomic.text(path, ''.join(kept))
