@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import base
-from plankton_jax.cli import fields, host
+from plankton_jax.cli import config_help, host
 from plankton_jax.errors import DivergedError, InputError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -104,7 +104,7 @@ def _help() -> str:
     name = flags.FLAGS['config'].config_filename
     file = name.partition(':')[0]
   own = flags.FLAGS.main_module_help()
-  shown = fields.describe(config, fields.comments(file))
+  shown = config_help.describe(config, config_help.comments(file))
   return (
     f'{__doc__}{own}\n\nFields of {name}, each set by --config.FIELD=VALUE:\n\n'
     f'{shown}'

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import tqdm
 from orbax.checkpoint import checkpoint_managers
 
-from plankton_jax import objectives, settings
+from plankton_jax import config_file, objectives
 from plankton_jax.errors import InputError
 from plankton_jax.export import folder
 from plankton_jax.nn import encoder as encoders
@@ -124,7 +124,7 @@ class Encoder:
     self._params = params
     self._batch_stats = batch_stats
     self._step_fn = make_embed_step(
-      apply_fn=settings.build(encoders.make, config, 'encoder').apply
+      apply_fn=config_file.build(encoders.make, config, 'encoder').apply
     )
 
   @property

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from plankton_jax import augment, curriculum, objectives
+from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.nn import encoder
-from plankton_jax.settings import Config
 from plankton_jax.train import optimizer, sampling, sharding, state, step
 
 

@@ -164,8 +164,8 @@ class Log:
     atomic.text(self._diverged, '\n'.join(names) + '\n')
     return DivergedError(
       f'{what} at step {step}, on {shorten_list(names)}, listed in'
-      f' {self._diverged}; the last checkpoint is kept. Look at these images, or lower'
-      ' optimizer.learning_rate, and resume with --accept_changes'
+      f' {self._diverged}; the last checkpoint is kept. Look at these images,'
+      ' or lower optimizer.learning_rate, and resume with --accept_changes'
     )
 
   def _line(self, record: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from plankton_jax import checkpoints, settings
+from plankton_jax import checkpoints, config_file
 from plankton_jax.cli import host
+from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
 from plankton_jax.nn import pretrained
-from plankton_jax.settings import Config
 from plankton_jax.train import batches, collapse, sharding
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.experiment import assemble
@@ -24,7 +24,7 @@ _INIT, _TRAIN = 0, 1  # what a key is for
 
 def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
   """The images, labels and splits of a run, from the cache where it stands."""
-  return settings.build(
+  return config_file.build(
     pipeline.load, config, 'data', workdir=workdir, seed=config['seed']
   )
 
@@ -48,14 +48,14 @@ def train_and_evaluate(
       space where `on_collapse` is 'stop'.
   """
   workdir = pathlib.Path(workdir)
-  settings.check(config, workdir, accept_changes=accept_changes)
+  config_file.check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
   data = load_data(config, workdir)
   experiment = assemble(config, data)
   per_epoch = experiment.sampler.steps_per_epoch
   with checkpoints.open_manager(workdir) as manager:
     state, progress = _start(config, experiment, manager)
-    settings.write(config, workdir)  # now that all of it can be used
+    config_file.write(config, workdir)  # now that all of it can be used
     first, total = int(state.step), config['epochs'] * per_epoch
     log = Log(
       workdir,

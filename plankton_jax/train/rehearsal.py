@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import jax
 
-from plankton_jax import settings
+from plankton_jax import config_file
 from plankton_jax.cli import host
+from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
-from plankton_jax.settings import Config
 from plankton_jax.train import batches, loop, sharding
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.experiment import Experiment, assemble
@@ -68,9 +68,11 @@ def rehearse(
   Raises:
     InputError: whatever the run would raise.
   """
-  settings.check(config, pathlib.Path(workdir), accept_changes=accept_changes)
+  config_file.check(
+    config, pathlib.Path(workdir), accept_changes=accept_changes
+  )
   host.use_compilation_cache(config['compilation_cache_dir'])
-  data, left_out = _data(config, pathlib.Path(workdir))
+  data, left_out = _data(config, workdir)
   experiment = assemble(config, data)
   pace = measure(config, experiment, data)
   evaluate(experiment, data, 'val', pace.state)  # compiles

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from configs import triplet
-from plankton_jax.cli import fields
+from plankton_jax.cli import config_help
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -41,7 +41,7 @@ def test_comments_stand_behind_above_or_at_a_section(tmp_path):
     '  other.name = 1  # of no config\n'
     '  config.part.deep = 3  # a later value\n'
   )
-  assert fields.comments(path) == {
+  assert config_help.comments(path) == {
     'one': 'behind',
     'two': 'above, on two lines',
     'part': 'a section',
@@ -58,7 +58,7 @@ def test_what_base_says_of_a_field_stays(tmp_path):
     '  config.epochs = 3  # few\n'
     '  config.mine = 3  # new\n'
   )
-  found = fields.comments(path)
+  found = config_help.comments(path)
   assert found['epochs'] == 'passes over the training images'
   assert found['objective.margin'] == 'in this distance of unit vectors'
   assert found['mine'] == 'new'
@@ -69,7 +69,7 @@ def test_what_base_says_of_a_field_stays(tmp_path):
 )
 def test_every_field_of_every_config_has_a_comment(name):
   module = __import__(f'configs.{name}', fromlist=['get_config'])
-  found = fields.comments(module.__file__)
+  found = config_help.comments(module.__file__)
   flat = []
 
   def walk(tree, prefix):
@@ -86,7 +86,7 @@ def test_every_field_of_every_config_has_a_comment(name):
 
 def test_values_are_shown_as_flags_take_them():
   config = triplet.get_config('flowcamnet').to_dict()
-  lines = fields.describe(config, {'epochs': 'passes'}).splitlines()
+  lines = config_help.describe(config, {'epochs': 'passes'}).splitlines()
   assert '  epochs=35                     passes' in lines
   assert "  data.path=''" in lines
   rows = "((0,'easy','semihard'),(10,'easy','hard'),(25,'hard','hard'))"
