@@ -13,8 +13,10 @@ import numpy as np
 
 from benchmarks import inputs
 from benchmarks.serve import Job, each
-from plankton_jax.data.pixels import cache, records
-from plankton_jax.data.sources import sources
+from plankton_jax.data import records
+from plankton_jax.data.drawn import plankton
+from plankton_jax.data.pixels import cache
+from plankton_jax.data.sources import folder as sources
 from plankton_jax.train import batches
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,11 +25,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 def decode(*, folder: str, count: int, side: int) -> Job:
   """Records to the decoded cache; draws the folder of images first."""
   folder = pathlib.Path(folder)
-  for example in sources.from_drawings(count // 12, 0).examples():
+  for example in plankton.source(count // 12, 0).examples():
     path = folder / 'images' / f'{example.id}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(example.image)
-  records.write(folder / 'records', sources.from_folder(str(folder / 'images')))
+  records.write(folder / 'records', sources.source(str(folder / 'images')))
   opened = records.read(folder / 'records')
 
   directories = (folder / f'decoded-{n}' for n in itertools.count())

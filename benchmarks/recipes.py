@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from plankton_jax.config_file import Config
-from plankton_jax.data import splits
+from plankton_jax.data import classes
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
@@ -124,7 +124,7 @@ def ground(args: argparse.Namespace, encoder: str) -> Ground:
     InputError: a folder or a class that is not there.
   """
   unseen = int(args.unseen) if args.unseen.isdigit() else args.unseen.split(',')
-  names, seen = splits.order_classes(
+  names, seen = classes.order(
     folder.scan_classes(args.path).class_names, unseen, args.split_seed
   )
   return Ground(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from plankton_jax import atomic
-from plankton_jax.data.pixels import cache, images, processes, records
+from plankton_jax.data import records, workers
+from plankton_jax.data.pixels import cache, images
 from plankton_jax.errors import InputError
 
 SETTINGS = {'size': 8, 'resize': 'pad', 'channels': 1}
@@ -29,7 +30,7 @@ def record(value, label=0, **kwargs):
 def test_rows_follow_the_records_without_the_bad_ones(
   tmp_path, monkeypatch, fewest
 ):
-  monkeypatch.setattr(processes, 'FEWEST', fewest)
+  monkeypatch.setattr(workers, 'FEWEST', fewest)
   given = [record(value, value % 3) for value in range(2100)]
   given[4] = given[4]._replace(image=given[4].image[:60])
   given[70] = given[70]._replace(label=-1)
@@ -85,7 +86,7 @@ class Failing(list):
 
 @pytest.mark.parametrize('fewest', [1, 2000])
 def test_a_crash_midway_leaves_nothing(tmp_path, monkeypatch, fewest):
-  monkeypatch.setattr(processes, 'FEWEST', fewest)
+  monkeypatch.setattr(workers, 'FEWEST', fewest)
   given = Failing(record(value) for value in range(200))
   with pytest.raises(OSError, match='disk gone'):
     build(tmp_path / 'c', given)

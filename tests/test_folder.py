@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax.data.sources import folder, sources
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
 
@@ -63,7 +63,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
   os.mkfifo(root / 'a/pipe.png')  # Opening it would wait for ever.
   listing = folder.scan_classes(str(root))
   assert listing.ids == ('a/gone.png', 'a/self.png', 'a/x.png', 'b/y.png')
-  examples = list(sources.from_folder(str(root)).examples())
+  examples = list(folder.source(str(root)).examples())
   assert [e.image is None for e in examples] == [True, True, False, False]
   assert examples[0].reason == 'No such file or directory'
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax.data.pixels import images, pictures
+from plankton_jax.data.pixels import images
 
 
 def encoded(image, form, **options):
@@ -126,7 +126,7 @@ def test_no_image_is_refused(data, reason):
 
 
 def test_decompression_bombs_are_refused(monkeypatch):
-  monkeypatch.setattr(pictures, 'MAX_PIXELS', 10_000)
+  monkeypatch.setattr(images, 'MAX_PIXELS', 10_000)
   bomb = encoded(Image.new('1', (30_000, 6_000)), 'PNG')
   for data in (bomb, encoded(Image.new('L', (101, 100)), 'PNG')):
     with pytest.raises(ValueError, match='million pixels'):

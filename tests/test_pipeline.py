@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from configs import base
-from plankton_jax.data import pipeline
-from plankton_jax.data.drawn import synthetic
-from plankton_jax.data.pixels import cache, images, records
+from plankton_jax.data import pipeline, records
+from plankton_jax.data.drawn import plankton
+from plankton_jax.data.pixels import cache, images
 from plankton_jax.errors import InputError
 
 FIELDS = {
@@ -248,11 +248,11 @@ def test_one_text_file_renamed_and_too_few_images(root, load, tmp_path):
 
 def test_drawn_images(load, tmp_path):
   data = load(source='synthetic', unseen_classes=3, seed=2)
-  assert sorted(data.class_names) == list(synthetic.CLASS_NAMES)
-  assert data.num_seen == len(synthetic.CLASS_NAMES) - 3
-  assert len(data.images) == 4 * len(synthetic.CLASS_NAMES)
+  assert sorted(data.class_names) == list(plankton.CLASS_NAMES)
+  assert data.num_seen == len(plankton.CLASS_NAMES) - 3
+  assert len(data.images) == 4 * len(plankton.CLASS_NAMES)
   name = str(data.ids[5])
-  drawn = synthetic.draw(name.split('/')[0], int(name[-6:]), seed=2)
+  drawn = plankton.draw(name.split('/')[0], int(name[-6:]), seed=2)
   np.testing.assert_array_equal(data.originals.read(name), drawn)
   other = load('other', source='synthetic', unseen_classes=3, seed=3)
   assert other.fingerprint != data.fingerprint
@@ -264,7 +264,7 @@ def test_a_prepared_tfds_set(root, load, tmp_path):
   data = load(
     'tfds',
     source='tfds',
-    name=records.PlanktonImages.name,
+    name='plankton_images',
     data_dir=str(written),
   )
   assert data.class_names == folder.class_names

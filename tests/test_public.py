@@ -14,10 +14,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import arcface, base, triplet
-from plankton_jax.data.pixels import images, records
+from plankton_jax.data import records
+from plankton_jax.data.pixels import images
 from plankton_jax.data.public import __main__ as command
-from plankton_jax.data.public import builder, catalogue, download
-from plankton_jax.data.sources import prepared
+from plankton_jax.data.public import catalogue, download, prepare
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
 
@@ -37,7 +37,7 @@ def files(layout, per_class=4, classes=CLASSES):
   return found
 
 
-def prepare(name, *archives, data_dir):
+def get(name, *archives, data_dir):
   command.run(
     name,
     archives=[str(path) for path in archives],
@@ -45,7 +45,7 @@ def prepare(name, *archives, data_dir):
     yes=False,
     data_dir=str(data_dir),
   )
-  return records.Records(prepared.builder(name, str(data_dir)))
+  return records.Records(records.prepared(name, str(data_dir)))
 
 
 @pytest.mark.parametrize('name', catalogue.SETS)
@@ -64,7 +64,7 @@ def test_every_set_from_its_layout(tmp_path, name, capsys):
   else:
     mode = 'w:gz' if about.url.endswith('.gz') else 'w'
     path = packing.tar(tmp_path / 'local.tar', content, mode)
-  opened = prepare(name, path, data_dir=tmp_path / 'tfds')
+  opened = get(name, path, data_dir=tmp_path / 'tfds')
   said = capsys.readouterr().out
   assert about.licence in said and f'https://doi.org/{about.doi}' in said
   assert '12 images in 3 classes' in said and 'left out' not in said
@@ -74,7 +74,7 @@ def test_every_set_from_its_layout(tmp_path, name, capsys):
     key = f'{CLASSES[number % 3]}/{number:03}.png'
     assert rows[key].label == sorted(CLASSES).index(CLASSES[number % 3])
     assert rows[key].image == packing.picture(number)
-  info = prepared.builder(name, str(tmp_path / 'tfds')).info
+  info = records.prepared(name, str(tmp_path / 'tfds')).info
   assert info.citation == about.citation and about.doi in info.homepage
   assert not list((tmp_path / 'tfds').rglob('*downloads*'))
 
@@ -88,9 +88,9 @@ def test_taxa_reach_records_and_class_list(tmp_path, capsys):
   ]
   content['FlowCamNet/taxa.csv.gz'] = packing.taxa(listed)  # after the images
   path = packing.tar(tmp_path / 'a.tar', content)
-  prepare('flowcamnet', path, data_dir=tmp_path)
-  final = builder.prepared_at('flowcamnet', str(tmp_path))
-  assert builder.classes(final)[1] == {
+  get('flowcamnet', path, data_dir=tmp_path)
+  final = prepare.prepared_at('flowcamnet', str(tmp_path))
+  assert prepare.classes(final)[1] == {
     'class': 'copepod eggs',
     'images': '4',
     'taxon': 'taxon 1',
@@ -98,8 +98,7 @@ def test_taxa_reach_records_and_class_list(tmp_path, capsys):
   }
   line = next(s for s in capsys.readouterr().out.splitlines() if 'eggs' in s)
   assert line.split() == ['copepod', 'eggs', '4', 'living/x/taxon', '1']
-  with records.quiet_tfds():
-    source = tfds.data_source('flowcamnet', split='images', data_dir=tmp_path)
+  source = tfds.data_source('flowcamnet', split='images', data_dir=tmp_path)
   rows = {row['id'].decode(): row for row in source}
   assert rows['ж/002.png']['taxon'] == b'taxon 2'
   assert rows['ж/002.png']['set'] == b'val'
@@ -121,7 +120,7 @@ def test_all_that_is_left_out_is_named(tmp_path, capsys, monkeypatch):
   }
   path = packing.tar(tmp_path / 'a.tar', content, links=links)
   monkeypatch.chdir(tmp_path)
-  opened = prepare('uvp6net', path, data_dir='tfds')
+  opened = get('uvp6net', path, data_dir='tfds')
   assert len(opened) == 12
   said = capsys.readouterr().out
   expected = {
@@ -131,7 +130,7 @@ def test_all_that_is_left_out_is_named(tmp_path, capsys, monkeypatch):
     'ж/text.png': 'not a PNG, JPEG, TIFF or BMP image',
     'imgs/loose.png (and 1 more)': 'does not lie as imgs/{class}/{file}',
   }
-  final = builder.prepared_at('uvp6net', 'tfds')
+  final = prepare.prepared_at('uvp6net', 'tfds')
   assert dict(records.skipped(final)) == expected
   for name, reason in expected.items():
     assert f'  {name}: {reason}\n' in said
@@ -147,13 +146,13 @@ def test_yearly_archives_are_joined_without_doubles(tmp_path):
     years.append(packing.pack_zip(tmp_path / f'{year}.zip', content))
   with pytest.raises(InputError, match='whoi cannot be downloaded: get its'):
     command.run('whoi', archives=[], get=True, yes=True, data_dir=str(tmp_path))
-  opened = prepare('whoi', years[0], data_dir=tmp_path / 'one')
+  opened = get('whoi', years[0], data_dir=tmp_path / 'one')
   assert len(opened) == 4
-  opened = prepare('whoi', *years, data_dir=tmp_path / 'both')
+  opened = get('whoi', *years, data_dir=tmp_path / 'both')
   assert len(opened) == 7
   same = [opened[row] for row in range(7) if 'same' in opened[row].id]
   assert [record.image for record in same] == [packing.picture(2006)]
-  final = builder.prepared_at('whoi', str(tmp_path / 'both'))
+  final = prepare.prepared_at('whoi', str(tmp_path / 'both'))
   assert records.skipped(final) == [
     ('2007/ж/same.png', 'a second image ж/same.png')
   ]
@@ -174,7 +173,7 @@ def test_yearly_archives_are_joined_without_doubles(tmp_path):
 def test_useless_archives_leave_nothing(tmp_path, content, message):
   path = packing.tar(tmp_path / 'a.tar', content)
   with pytest.raises(InputError, match=message) as caught:
-    prepare('flowcamnet', path, data_dir=tmp_path / 'tfds')
+    get('flowcamnet', path, data_dir=tmp_path / 'tfds')
   assert '\n' not in str(caught.value)
   assert not list((tmp_path / 'tfds').rglob('*.*'))
 
@@ -186,10 +185,10 @@ def test_a_name_that_an_archive_has_twice_counts_once(tmp_path):
   packing.tar(path, {'imgs/ж/002.png': packing.picture(99)}, 'a')
   with tarfile.open(path) as archive:
     assert archive.getnames().count('imgs/ж/002.png') == 2
-  opened = prepare('uvp6net', path, data_dir=tmp_path)
+  opened = get('uvp6net', path, data_dir=tmp_path)
   rows = {opened[row].id: opened[row].image for row in range(len(opened))}
   assert len(opened) == 12 and rows['ж/002.png'] == packing.picture(2)
-  assert records.skipped(builder.prepared_at('uvp6net', str(tmp_path))) == [
+  assert records.skipped(prepare.prepared_at('uvp6net', str(tmp_path))) == [
     ('ж/002.png', 'a second file of this name in the archive')
   ]
 
@@ -203,7 +202,7 @@ def test_taxa_without_a_column(tmp_path):
   with pytest.raises(
     InputError, match=r"no column 'lineage' .it has objid, ta"
   ):
-    prepare('flowcamnet', path, data_dir=tmp_path / 'tfds')
+    get('flowcamnet', path, data_dir=tmp_path / 'tfds')
 
 
 @pytest.fixture
@@ -316,7 +315,7 @@ def test_the_published_experiment_runs(
     content = files('FlowCamNet/imgs/{class}/{file}', 10, names)
     content['FlowCamNet/imgs/Retaria/bad.png'] = b'x'
     path = packing.tar(shared / 'a.tar', content)
-    prepare('flowcamnet', path, data_dir=shared)
+    get('flowcamnet', path, data_dir=shared)
   config = make_config(
     lambda: config_file.get_config('flowcamnet'),
     data__data_dir=str(shared),
@@ -337,4 +336,4 @@ def test_a_set_that_is_not_prepared_names_the_command(tmp_path):
   with pytest.raises(
     InputError, match=r'python -m plankton_jax.data.public wh'
   ):
-    prepared.builder('whoi', str(tmp_path))
+    records.prepared('whoi', str(tmp_path))

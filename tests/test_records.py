@@ -1,5 +1,7 @@
 """Records without TensorFlow: what goes in comes out; prepared TFDS sets."""
 
+import contextlib
+import io
 import pickle
 import subprocess
 import sys
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from plankton_jax.data.pixels import images, records
-from plankton_jax.data.sources import prepared, sources
+from plankton_jax.data import records
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources import source
 from plankton_jax.errors import InputError
 
 
@@ -17,21 +20,21 @@ def pixels(value):
   return np.random.default_rng(value).integers(0, 256, (5, 7), np.uint8)
 
 
-def source(examples, names=('a', 'b')):
-  return sources.Source(
+def source_of(examples, names=('a', 'b')):
+  return source.Source(
     'somewhere', '00', names, lambda: iter(examples), (('z', 'known'),)
   )
 
 
 def test_records_keep_order_bytes_ids_and_what_was_skipped(tmp_path):
   examples = [
-    sources.Example(f'b/ж {i}.png', i % 2, images.encode(pixels(i)))
+    source.Example(f'b/ж {i}.png', i % 2, images.encode(pixels(i)))
     for i in range(20)
   ]
-  broken = sources.Example('a/bad.png', 0, None, 'empty file')
+  broken = source.Example('a/bad.png', 0, None, 'empty file')
   given = [broken, *examples[:7], broken, *examples[7:]]
   final = tmp_path / 'set'
-  records.write(final, source(given))
+  records.write(final, source_of(given))
   opened = records.read(final)
   assert len(opened) == 20
   for row in np.random.default_rng(0).permutation(20):
@@ -51,19 +54,19 @@ def test_records_keep_order_bytes_ids_and_what_was_skipped(tmp_path):
 
 def test_a_failed_write_leaves_nothing(tmp_path):
   def failing():
-    yield sources.Example('a/0', 0, images.encode(pixels(0)))
+    yield source.Example('a/0', 0, images.encode(pixels(0)))
     raise RuntimeError('power cut')
 
-  broken = sources.Source('x', '00', ('a',), failing, ())
+  broken = source.Source('x', '00', ('a',), failing, ())
   with pytest.raises(RuntimeError, match='power cut'):
     records.write(tmp_path / 'set', broken)
   assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_readable_is_one_line(tmp_path):
-  bad = [sources.Example('a/x.jpg', 0, None, 'empty file')]
+  bad = [source.Example('a/x.jpg', 0, None, 'empty file')]
   with pytest.raises(InputError, match='none of the 2 images in somewhere'):
-    records.write(tmp_path / 'set', source(bad))
+    records.write(tmp_path / 'set', source_of(bad))
   assert list(tmp_path.iterdir()) == []
 
 
@@ -101,14 +104,14 @@ class NoLabel(TwoSplits):
 
 def prepare(builder_class, tmp_path, file_format='array_record'):
   builder = builder_class(data_dir=str(tmp_path), file_format=file_format)
-  with records.quiet_tfds():
+  with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
 
 
 def test_prepared_sets_join_their_splits(tmp_path):
   prepare(TwoSplits, tmp_path)
-  builder = prepared.builder('two_splits', str(tmp_path))
-  assert prepared.class_names(builder) == ('q', 'p')
+  builder = records.prepared('two_splits', str(tmp_path))
+  assert records.class_names(builder) == ('q', 'p')
   opened = records.Records(builder)
   ids = [opened[row].id for row in range(len(opened))]
   assert ids == ['test/0', 'test/1', *(f'train/{i}' for i in range(9))]
@@ -121,11 +124,11 @@ def test_prepared_sets_join_their_splits(tmp_path):
   assert opened[:] == [opened[row] for row in range(11)]
   assert opened[1:4] == [opened[row] for row in (1, 2, 3)]
   assert sorted(values[:2]) == [9, 10] and sorted(values[2:]) == [*range(9)]
-  assert prepared.fingerprint(builder) == prepared.fingerprint(builder)
+  assert records.fingerprint(builder) == records.fingerprint(builder)
   file = next((tmp_path / 'two_splits/2.1.0').glob('*train*'))
-  before = prepared.fingerprint(builder)
+  before = records.fingerprint(builder)
   file.write_bytes(file.read_bytes() + b'0')
-  assert prepared.fingerprint(builder) != before
+  assert records.fingerprint(builder) != before
 
 
 class Numbered(TwoSplits):
@@ -146,7 +149,7 @@ class Numbered(TwoSplits):
 
 def test_ids_that_are_no_text_and_other_features(tmp_path):
   prepare(Numbered, tmp_path)
-  opened = records.Records(prepared.builder('numbered', str(tmp_path)))
+  opened = records.Records(records.prepared('numbered', str(tmp_path)))
   found = {opened[row].id: opened[row] for row in range(11)}
   assert found.keys() == {str(7 * value) for value in range(11)}
   for value in range(11):
@@ -157,25 +160,25 @@ def test_ids_that_are_no_text_and_other_features(tmp_path):
 
 def test_prepared_sets_that_cannot_be_used(tmp_path):
   with pytest.raises(InputError, match=r'data.name is empty'):
-    prepared.builder('', str(tmp_path))
+    records.prepared('', str(tmp_path))
   with pytest.raises(InputError, match=r"no prepared TFDS data set 'none"):
-    prepared.builder('nonesuch', str(tmp_path))
+    records.prepared('nonesuch', str(tmp_path))
   with pytest.raises(
     InputError, match=r"no prepared .*'two_splits' in .*: set"
   ):
-    prepared.builder('two_splits', str(tmp_path))
+    records.prepared('two_splits', str(tmp_path))
   prepare(NoLabel, tmp_path)
   with pytest.raises(InputError, match=r'lacks an Image .* it has image'):
-    prepared.builder('no_label', str(tmp_path))
+    records.prepared('no_label', str(tmp_path))
 
 
 def test_no_tensorflow_is_imported(tmp_path):
   program = f"""
 import sys
 from pathlib import Path
-from plankton_jax.data.pixels import records
-from plankton_jax.data.sources import sources
-source = sources.from_drawings(1, 0)
+from plankton_jax.data import records
+from plankton_jax.data.drawn import plankton
+source = plankton.source(1, 0)
 records.write(Path({str(tmp_path / 'set')!r}), source)
 assert len(records.read(Path({str(tmp_path / 'set')!r}))) == len(
   source.class_names)

@@ -12,7 +12,7 @@ from PIL import Image
 from analysis import gallery, projection, report
 from analysis.files.inputs import Embeddings, Source
 from analysis.page import chart, pictures, points, summary
-from plankton_jax.data.drawn import synthetic
+from plankton_jax.data.drawn import plankton
 from plankton_jax.errors import InputError
 
 NAMES = ('training', 'distances', 'classifiers', 'retrieval', 'confusions')
@@ -251,9 +251,9 @@ def test_summary_gathers_each_parts_numbers():
 
 
 def test_size_of_eight_thousand_images():
-  names = synthetic.CLASS_NAMES
+  names = plankton.CLASS_NAMES
   drawn = {
-    str(i): synthetic.draw(names[i % len(names)], i, seed=0) for i in range(256)
+    str(i): plankton.draw(names[i % len(names)], i, seed=0) for i in range(256)
   }
   (sheet,) = pictures.sheets(list(drawn), drawn.get)
   eight_thousand = len(sheet) * 4 / 3 * 8000 / 256

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from plankton_jax.data import split_file, splits
+from plankton_jax.data import classes, split_file, splits
 from plankton_jax.errors import InputError
 
 FRACTIONS = (0.75, 0.05, 0.20)
@@ -177,11 +177,11 @@ def test_determined_by_seed():
 
 def test_order_classes():
   names = ['d', 'b', 'c', 'a', 'e']
-  assert splits.order_classes(names, ('d', 'a'), 0) == (tuple('bcead'), 3)
-  assert splits.order_classes(names, (), 0) == (tuple('abcde'), 5)
-  drawn = {splits.order_classes(names, 2, seed)[0][3:] for seed in range(40)}
+  assert classes.order(names, ('d', 'a'), 0) == (tuple('bcead'), 3)
+  assert classes.order(names, (), 0) == (tuple('abcde'), 5)
+  drawn = {classes.order(names, 2, seed)[0][3:] for seed in range(40)}
   assert len(drawn) == 10  # Every pair comes up.
-  assert splits.order_classes(names, 2, 7) == splits.order_classes(names, 2, 7)
+  assert classes.order(names, 2, 7) == classes.order(names, 2, 7)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_order_classes():
 )
 def test_unseen_classes_that_cannot_be(unseen, message):
   with pytest.raises(InputError, match=message):
-    splits.order_classes(('vase', 'chain', 'copepod_calanoid'), unseen, 0)
+    classes.order(('vase', 'chain', 'copepod_calanoid'), unseen, 0)
 
 
 def test_one_class_only():
   with pytest.raises(InputError, match=r'only one class \(a\)'):
-    splits.order_classes(('a',), (), 0)
+    classes.order(('a',), (), 0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data.drawn import drawing
-from plankton_jax.data.drawn.synthetic import CLASS_NAMES, draw
+from plankton_jax.data.drawn.plankton import CLASS_NAMES, draw
 from plankton_jax.errors import InputError
 
 TRAIN, TEST, SIDE = 100, 40, 64
@@ -87,7 +87,7 @@ def test_an_image_does_not_depend_on_what_was_drawn_before():
 def test_another_process_draws_the_same():
   code = (
     'import zlib\n'
-    'from plankton_jax.data.drawn.synthetic import CLASS_NAMES, draw\n'
+    'from plankton_jax.data.drawn.plankton import CLASS_NAMES, draw\n'
     'for name in CLASS_NAMES: print(zlib.crc32(draw(name, 1, seed=2)))'
   )
   printed = subprocess.run(

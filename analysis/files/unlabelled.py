@@ -10,7 +10,7 @@ from absl import flags
 from analysis.files import inputs
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import folder, source
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -78,7 +78,7 @@ def embed(
   for name, reason in skipped:
     print(f'skipped {name}: {reason}', file=sys.stderr)
   if not kept:
-    raise folder.none_readable(listing.root, skipped)
+    raise source.none_readable(listing.root, skipped)
   rows = Embeddings(
     embedding[:done],
     listing.labels[kept],

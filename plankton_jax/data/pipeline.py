@@ -1,18 +1,20 @@
-"""The one entrance to images: source, records, cache and split in one call."""
+"""Loads images: source, records, cache and split in one call."""
 
 import functools
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from plankton_jax import atomic
+from plankton_jax.data import classes as used_classes
 from plankton_jax.data import split_file, splits
-from plankton_jax.data.pixels import cache, images
-from plankton_jax.data.sources import opening
+from plankton_jax.data.pixels import cache as decoded_cache
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources import select
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -21,14 +23,14 @@ log = logging.getLogger(__name__)
 class Originals:
   """The images as they were before resizing, by id."""
 
-  def __init__(self, opened: opening.Opened, decoded: cache.Cache):
-    self._records = functools.cache(lambda: opened.records()[0])
+  def __init__(self, selected: select.Selected, decoded: decoded_cache.Cache):
+    self._records = functools.cache(lambda: selected.records()[0])
     self._row = functools.cache(
       lambda: dict(zip(decoded.ids.tolist(), decoded.rows, strict=True))
     )
 
   def read(self, id: str) -> np.ndarray:
-    """uint8 [H, W] if grey, else [H, W, 3]; KeyError for an unknown id."""
+    """Reads uint8 [H, W] if grey, else [H, W, 3]; KeyError if unknown."""
     record = self._records()[int(self._row()[id])]
     return images.decode(record.image)
 
@@ -67,7 +69,7 @@ def load(
   on_bad_image: str,
   cache_dir: str,
 ) -> Data:
-  """Images of `config.data` with the split that `workdir` keeps.
+  """Loads the images of `config.data` with the split that `workdir` keeps.
 
   Records and decoded cache are built under `cache_dir` once per content and
   settings. What was left out is logged and listed in workdir/skipped.txt; the
@@ -78,10 +80,10 @@ def load(
       longer fits the split.
   """
   _check(resize=resize, size=size, channels=channels, on_bad_image=on_bad_image)
-  group_regex = opening.group_regex(source, group_by, group_regex)
+  group_regex = select.group_regex(source, group_by, group_regex)
   splits.check(fractions, group_regex)
-  workdir, cache_dir = Path(workdir), Path(cache_dir).expanduser()
-  opened = opening.open_source(
+  workdir, cache = Path(workdir), Path(cache_dir).expanduser()
+  selected = select.source(
     source=source,
     path=path,
     name=name,
@@ -90,20 +92,22 @@ def load(
     labelled_status=labelled_status,
     group_by=group_by,
     seed=seed,
-    cache_dir=cache_dir,
+    cache_dir=cache,
   )
-  opened = opening.choose(opened, classes)
-  class_names, num_seen = splits.order_classes(
-    opened.class_names, unseen_classes, seed
+  selected = select.choose(selected, classes)
+  class_names, num_seen = used_classes.order(
+    selected.class_names, unseen_classes, seed
   )
-  decoded = _decoded(opened, cache_dir, size, resize, channels)
+  decoded = _decoded(
+    selected, cache, size=size, resize=resize, channels=channels
+  )
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
       f"{bad}: {reason}; remove it, or set data.on_bad_image='skip'"
     )
   position = {name: label for label, name in enumerate(class_names)}
-  relabel = [position[name] for name in opened.class_names]
+  relabel = [position[name] for name in selected.class_names]
   labels = np.array(relabel, np.int32)[decoded.labels]
 
   def make_split() -> splits.Split:
@@ -122,7 +126,7 @@ def load(
     workdir / 'split.json',
     decoded.ids,
     make_split,
-    fingerprint=opened.fingerprint,
+    fingerprint=selected.fingerprint,
     settings={
       'unseen_classes': list(class_names[num_seen:]),
       'seen_classes': list(class_names[:num_seen]),
@@ -141,8 +145,8 @@ def load(
     class_names,
     num_seen,
     split.rows,
-    opened.fingerprint,
-    Originals(opened, decoded),
+    selected.fingerprint,
+    Originals(selected, decoded),
   )
 
 
@@ -161,10 +165,13 @@ def _check(*, resize: str, size: int, channels: int, on_bad_image: str) -> None:
 
 
 def _decoded(
-  opened: opening.Opened, cache_dir: Path, size: int, resize: str, channels: int
-) -> cache.Cache:
-  settings = {'size': size, 'resize': resize, 'channels': channels}
-  directory = cache_dir / 'decoded' / cache.key(opened.fingerprint, **settings)
+  selected: select.Selected,
+  cache_dir: Path,
+  **settings: Any,  # size, resize, channels
+) -> decoded_cache.Cache:
+  directory = (
+    cache_dir / 'decoded' / decoded_cache.key(selected.fingerprint, **settings)
+  )
   started, reused = time.monotonic(), directory.is_dir()
   try:
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -173,12 +180,12 @@ def _decoded(
       f'data.cache_dir: {cache_dir}: {error.strerror}'
     ) from error
   if not reused:
-    cache.build(directory, *opened.records(), **settings)
-  decoded = cache.read(directory)
+    decoded_cache.build(directory, *selected.records(), **settings)
+  decoded = decoded_cache.read(directory)
   log.info(
     '%s images of %d classes; cache %s at %s',
     f'{len(decoded.images):,}',
-    len(opened.class_names),
+    len(selected.class_names),
     'reused' if reused else f'built in {time.monotonic() - started:.1f} s',
     directory,
   )
@@ -186,7 +193,7 @@ def _decoded(
 
 
 def _report_skipped(
-  workdir: Path, decoded: cache.Cache, split: splits.Split
+  workdir: Path, decoded: decoded_cache.Cache, split: splits.Split
 ) -> None:
   """Logs and writes what is in no split, and why."""
   same = 'same pixels as an image of an unseen class'

@@ -1,6 +1,5 @@
-"""Which images train, validate, test, and which classes stay unseen."""
+"""Splits images into train, val, test and unseen."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,48 +18,6 @@ class Split(NamedTuple):
   dropped: np.ndarray  # Seen images with the very pixels of an unseen one.
 
 
-def order_classes(
-  class_names: Sequence[str], unseen_classes: int | Sequence[str], seed: int
-) -> tuple[tuple[str, ...], int]:
-  """Seen classes, then unseen ones, each sorted; and how many are seen.
-
-  `unseen_classes` holds names, or is a count to be drawn by seed.
-
-  Raises:
-    InputError: an unknown name, or fewer than two seen classes left.
-  """
-  if len(class_names) < 2:
-    raise InputError(
-      f'only one class ({class_names[0]}): at least two are needed to train on'
-    )
-  if isinstance(unseen_classes, str):
-    raise InputError(
-      f'data.unseen_classes must be a tuple of names or a count, '
-      f"not a string: write ('{unseen_classes}',)"
-    )
-  if isinstance(unseen_classes, int):
-    count = unseen_classes
-    if not 0 <= count <= len(class_names):
-      raise InputError(
-        f'data.unseen_classes={count} of {len(class_names)} classes'
-      )
-    drawn = np.random.default_rng(seed).permutation(len(class_names))[:count]
-    unseen = [class_names[index] for index in drawn]
-  else:
-    unseen = list(unseen_classes)
-    for name in unseen:
-      if name not in class_names:
-        raise unknown_class('data.unseen_classes', name, class_names)
-  seen = sorted(set(class_names) - set(unseen))
-  if len(seen) < 2:
-    raise InputError(
-      f'{len(seen)} of {len(class_names)} classes '
-      f'({", ".join(sorted(class_names))}) would be seen in training: at least '
-      'two are needed; add class folders or shorten data.unseen_classes'
-    )
-  return (*seen, *sorted(set(unseen))), len(seen)
-
-
 def check(fractions: Sequence[float], group_regex: str) -> None:
   """Raises InputError unless both fields can be used."""
   good = len(fractions) == 3 and all(0 < f < 1 for f in fractions)
@@ -73,16 +30,6 @@ def check(fractions: Sequence[float], group_regex: str) -> None:
     re.compile(group_regex)
   except re.error as error:
     raise InputError(f'data.group_regex={group_regex!r}: {error}') from error
-
-
-def unknown_class(
-  field: str, name: str, class_names: Sequence[str]
-) -> InputError:
-  """The error for a class that is not there, with the nearest that are."""
-  close = difflib.get_close_matches(name, class_names, cutoff=0.5)
-  hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
-  hint += '?' if close else ', '.join(sorted(class_names))
-  return InputError(f'{field}: no class {name!r}; {hint}')
 
 
 def make(
@@ -129,12 +76,12 @@ def make(
 def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:
   """Group of each row as an integer, [N]."""
   pattern = re.compile(group_regex)
-  names = []
+  names: list[tuple[str, str | int]] = []
   for row, name in enumerate(ids):
     match = pattern.search(name)
     group = match and (match[1] if pattern.groups else match[0])
     names.append(('group', group) if group else ('row', row))
-  numbers = {}
+  numbers: dict[tuple[str, str | int], int] = {}
   return np.array([numbers.setdefault(n, len(numbers)) for n in names])
 
 

@@ -96,8 +96,8 @@ def photograph(
   patches = np.exp(_smooth_field(rng, size, cells=7) * 0.22)
   opacity = rng.uniform(0.5, 1.0)
   ink = np.maximum(body * patches * opacity, dirt * opacity)
-  light = rng.uniform(205.0, 248.0)
-  light += rng.uniform(2.0, 9.0) * _smooth_field(rng, size, cells=3)
+  level, unevenness = rng.uniform(205.0, 248.0), rng.uniform(2.0, 9.0)
+  light = level + unevenness * _smooth_field(rng, size, cells=3)
   grain = rng.standard_normal(body.shape, np.float32) * rng.uniform(1.5, 7.0)
   image = light * (1.0 - np.minimum(ink, 0.97)) + grain
   return np.clip(np.rint(image), 0, 255).astype(np.uint8)
@@ -128,16 +128,17 @@ def _crop(rng, placed: list[Stroke]) -> tuple[np.ndarray, np.ndarray]:
 
 def _render(placed, corner, size, focus: float) -> np.ndarray:
   """Ink [H, W] in 0..1 of strokes in px, blurred by `focus` px."""
-  canvas = Image.new('L', tuple(int(side) * _OVERSAMPLING for side in size))
+  width, height = (int(side) * _OVERSAMPLING for side in size)
+  canvas = Image.new('L', (width, height))
   draw = ImageDraw.Draw(canvas)
   for paths, ink, width in placed:
     level = round(255 * ink)
     paths = ((paths - corner) * _OVERSAMPLING).reshape(len(paths), -1).tolist()
     # Nothing the optics resolve is thinner than two thirds of a pixel.
-    width = max(round(width * _OVERSAMPLING), 2) if width else 0
+    thick = max(round(width * _OVERSAMPLING), 2) if width else 0
     for path in paths:
-      if width:
-        draw.line(path, fill=level, width=width)
+      if thick:
+        draw.line(path, fill=level, width=thick)
       else:
         draw.polygon(path, fill=level)
   canvas = canvas.reduce(_OVERSAMPLING)
@@ -171,5 +172,6 @@ def _clutter(rng, size) -> list[Stroke]:
 def _smooth_field(rng, size, cells: int) -> np.ndarray:
   """A smooth field [H, W] of roughly unit variance, `cells` across."""
   coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
-  resized = coarse.resize(tuple(map(int, size)), Image.Resampling.BICUBIC)
+  width, height = map(int, size)
+  resized = coarse.resize((width, height), Image.Resampling.BICUBIC)
   return np.asarray(resized)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from plankton_jax.data.sources import archives, folder
+from plankton_jax.data.sources import archives
+from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
 # As its importer looks for them; lower case alone.
@@ -68,7 +69,7 @@ def _of_folder(root: Path) -> Files:
     try:
       return (root / name).read_bytes()
     except OSError as error:
-      raise ValueError(folder.describe(error)) from error
+      raise ValueError(describe(error)) from error
 
   def digest(name: str) -> bytes:
     try:

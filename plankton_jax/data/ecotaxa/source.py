@@ -5,9 +5,10 @@ import hashlib
 import logging
 from collections.abc import Sequence
 
+from plankton_jax.data import workers
 from plankton_jax.data.ecotaxa import read
-from plankton_jax.data.pixels import images, threads
-from plankton_jax.data.sources.sources import Example, Source
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.source import Example, Source
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def from_export(
       return Example(item.id, label[item.taxon], None, str(error))
 
   state = hashlib.blake2b(digest_size=16)
-  digests = threads.in_order(
+  digests = workers.in_order(
     lambda item: export.files.digest(item.image), chosen, desc='read'
   )
   for item, content in zip(chosen, digests, strict=True):
@@ -74,7 +75,7 @@ def from_export(
     place=str(place),
     fingerprint=state.hexdigest(),
     class_names=class_names,
-    examples=lambda: threads.in_order(load, range(len(chosen)), desc='ingest'),
+    examples=lambda: workers.in_order(load, range(len(chosen)), desc='ingest'),
     skipped=export.skipped,
   )
 

@@ -51,7 +51,9 @@ def parse(data: bytes, place: str) -> Table:
     double = {name for name in columns if columns.count(name) > 1}
     if double:
       raise InputError(f'{place}: column {min(double)!r} is there twice')
-    types, rows, lines = (), [], []
+    types: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
     for values in reader:
       if len(values) > len(columns):
         raise InputError(

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax import atomic
-from plankton_jax.data.pixels import decoding, images, processes
+from plankton_jax.data import workers
+from plankton_jax.data.pixels import images
+from plankton_jax.data.pixels.images import Picture
 from plankton_jax.errors import InputError
 
 _ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows')
@@ -28,8 +30,15 @@ class Cache(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
 
 
+class _Part(NamedTuple):
+  """The outcome of decoding some records."""
+
+  columns: list[tuple[str, int, int, int]]  # (id, label, digest, row) of each
+  skipped: list[tuple[str, str]]  # (id, reason)
+
+
 def key(fingerprint: str, *, size: int, resize: str, channels: int) -> str:
-  """Directory name: different for any content, setting or decoding code."""
+  """Names a cache's folder, apart for each content, setting and version."""
   settings = (fingerprint, size, resize, channels, images.VERSION)
   return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
 
@@ -57,7 +66,7 @@ def build(
     offset = np.lib.format.open_memmap(pixels, 'w+', np.uint8, shape).offset
     # Processes write the pixels themselves: through pipes they cost more.
     decode = functools.partial(
-      decoding.rows,
+      _decode,
       records,
       file=pixels,
       offset=offset,
@@ -65,7 +74,8 @@ def build(
       resize=resize,
       channels=channels,
     )
-    for part in processes.in_parts(decode, range(len(records)), desc='decode'):
+    rows = range(len(records))
+    for part in workers.in_parts(decode, rows, desc='decode', processes=True):
       kept += part.columns
       skipped += part.skipped
     if not kept:
@@ -74,22 +84,71 @@ def build(
         f'none of the {len(skipped)} images can be read, '
         f'the first being {name}: {reason}'
       )
-    ids, labels, digests, rows = zip(*kept, strict=True)
+    ids, labels, digests, origins = zip(*kept, strict=True)
     if len(set(ids)) < len(ids):
       raise InputError('the ids of the data set are not unique')
-    _keep(pixels, rows)
+    _keep(pixels, origins)
     np.save(building / 'ids.npy', np.array(ids))
     np.save(building / 'labels.npy', np.array(labels, np.int32))
     np.save(building / 'digests.npy', np.array(digests, np.uint64))
-    np.save(building / 'rows.npy', np.array(rows, np.int64))
+    np.save(building / 'rows.npy', np.array(origins, np.int64))
     (building / 'skipped.json').write_text(json.dumps(skipped))
 
 
 def read(directory: Path) -> Cache:
-  """Maps what `build` built."""
-  arrays = [np.load(directory / f'{a}.npy', mmap_mode='r') for a in _ARRAYS]
+  """Maps the arrays that `build` wrote."""
+  arrays = {
+    name: np.load(directory / f'{name}.npy', mmap_mode='r') for name in _ARRAYS
+  }
   skipped = json.loads((directory / 'skipped.json').read_text())
-  return Cache(*arrays, tuple((name, reason) for name, reason in skipped))
+  return Cache(**arrays, skipped=tuple((name, why) for name, why in skipped))
+
+
+def _decode(
+  records: Sequence,
+  part: range,
+  *,
+  file: Path,
+  offset: int,
+  size: int,
+  resize: str,
+  channels: int,
+) -> _Part:
+  """Decodes and fits the records of some rows, into a file of all pixels.
+
+  Runs in processes, whose imports must stay clear of JAX. Digests are of the
+  original pixels. All records are read before the first is decoded: in turns,
+  each would clear the core's caches of the other's data.
+
+  Args:
+    records: of (id, label, encoded image).
+    part: rows that follow each other.
+    file: as long already as all pixels, so that parts come in any order.
+    offset: where row 0 begins, bytes; skipped rows become zeros.
+    size: as `images.fit` takes it.
+    resize: as `images.fit` takes it.
+    channels: as `images.fit` takes it.
+  """
+  columns, pixels, skipped = [], [], []
+  nothing = bytes(size * size * channels)
+  read = records[part.start : part.stop]
+  for row, (name, label, data) in zip(part, read, strict=True):
+    pixels.append(nothing)
+    if label < 0:
+      skipped.append((name, 'no label'))
+      continue
+    try:
+      picture = Picture.decode(data)
+    except ValueError as error:
+      skipped.append((name, str(error)))
+      continue
+    fitted = picture.fit(size=size, resize=resize, channels=channels)
+    columns.append((name, label, picture.digest(), row))
+    pixels[-1] = fitted.tobytes()
+  with open(file, 'r+b') as target:
+    target.seek(offset + part.start * len(nothing))
+    target.write(b''.join(pixels))
+  return _Part(columns, skipped)
 
 
 def _keep(path: Path, rows: Sequence[int]) -> None:

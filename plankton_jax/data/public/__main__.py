@@ -1,6 +1,6 @@
-"""Public plankton image sets: what there is, and how to get one.
+"""Lists the public plankton image sets, and gets and prepares one.
 
-  python -m plankton_jax.data.public                       what there is
+  python -m plankton_jax.data.public                       all sets
   python -m plankton_jax.data.public NAME                  one set, its classes
   python -m plankton_jax.data.public NAME --download       get and prepare it
   python -m plankton_jax.data.public NAME --archive=FILE   prepare from a file
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from absl import app, flags
+from absl import flags
 
+from plankton_jax.cli import command
 from plankton_jax.data.public import catalogue, download
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.errors import InputError
@@ -43,11 +44,11 @@ def run(
   Raises:
     InputError: an unknown name, or an archive that cannot be had or read.
   """
-  from plankton_jax.data.pixels import records  # brings in TFDS
-  from plankton_jax.data.public import builder
+  from plankton_jax.data import records  # brings in TFDS
+  from plankton_jax.data.public import prepare
 
   about = _find(name)
-  final = builder.prepared_at(name, data_dir)
+  final = prepare.prepared_at(name, data_dir)
   _describe(name, about)
   if (archives or get) and not final.exists():
     if archives:
@@ -56,12 +57,12 @@ def run(
         download.verify(path)
     else:
       paths = [_downloaded(about, final.parents[1], name, yes=yes)]
-    builder.prepare(name, about, paths, final)
+    prepare.prepare(name, about, paths, final)
   if not final.exists():
     by_hand = '' if about.url else ' (there is no single file to download)'
     print(f'not prepared: give --download or --archive=FILE{by_hand}')
     return
-  _show_classes(builder.classes(final))
+  _show_classes(prepare.classes(final))
   _show_skipped(records.skipped(final))
   print(f'prepared at {final}; delete that folder to prepare it again')
   flag = f' --config.data.data_dir={data_dir}' if data_dir else ''
@@ -142,28 +143,21 @@ def _show_all() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  try:
-    if len(argv) > 2:
-      raise InputError(f'unexpected argument {argv[2]!r}; flags take --')
-    if len(argv) < 2:
-      _show_all()
-      return
-    if ARCHIVE.value and DOWNLOAD.value:
-      raise InputError('--archive and --download exclude each other')
-    run(
-      argv[1],
-      archives=ARCHIVE.value,
-      get=DOWNLOAD.value,
-      yes=YES.value,
-      data_dir=DATA_DIR.value,
-    )
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print('interrupted; the same command goes on', file=sys.stderr)
-    sys.exit(130)
+  if len(argv) < 2:
+    _show_all()
+    return
+  if ARCHIVE.value and DOWNLOAD.value:
+    raise InputError('--archive and --download exclude each other')
+  run(
+    argv[1],
+    archives=ARCHIVE.value,
+    get=DOWNLOAD.value,
+    yes=YES.value,
+    data_dir=DATA_DIR.value,
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(
+    main, arguments=1, interrupted='interrupted; the same command goes on'
+  )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from plankton_jax.data.pixels import images
 from plankton_jax.data.public import taxa
 from plankton_jax.data.sources import archives
-from plankton_jax.data.sources.sources import Example
+from plankton_jax.data.sources.source import Example
 from plankton_jax.errors import InputError
 
 
@@ -34,7 +34,9 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
   """
   pattern = _pattern(layout)
   ids: set[str] = set()
-  wanted, skipped, known = [], [], {}
+  wanted: list[dict[str, str]] = []
+  skipped: list[tuple[str, str]] = []
+  known: dict[str, taxa.Taxon] = {}
   for path in paths:
     names, refused, tables = archives.listing(path, taxa.FILE)
     skipped += refused
@@ -76,7 +78,8 @@ def examples(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
         read.add(name)
         if data is None:
           raise ValueError(reason)
-        yield Example(key, number, images.normalise(data))
+        texts = taxon_of(contents, key)._asdict() if contents.taxa else {}
+        yield Example(key, number, images.normalise(data), texts=texts)
       except ValueError as error:
         yield Example(key, number, None, str(error))
 
@@ -91,11 +94,13 @@ def inventory(
   contents: Contents, counts: collections.Counter[int]
 ) -> list[dict[str, str | int]]:
   """A row a class: its images as counted, its commonest taxon and lineage."""
+  votes: dict[str, collections.Counter[tuple[str, str]]]
   votes = collections.defaultdict(collections.Counter)
   if contents.taxa:
     for key in (key for wanted in contents.wanted for key in wanted.values()):
-      votes[key.split('/')[0]][taxon_of(contents, key)[:2]] += 1
-  rows = []
+      taxon, lineage, _ = taxon_of(contents, key)
+      votes[key.split('/')[0]][taxon, lineage] += 1
+  rows: list[dict[str, str | int]] = []
   for label, name in enumerate(contents.class_names):
     taxon, lineage = (
       votes[name].most_common(1)[0][0] if votes[name] else ('', '')

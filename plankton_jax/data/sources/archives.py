@@ -7,11 +7,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 from plankton_jax.errors import InputError
 
-MAX_BYTES = 2**28  # of one file; pictures.MAX_PIXELS take less
+MAX_BYTES = 2**28  # of one file; images.MAX_PIXELS take less
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
@@ -159,14 +159,14 @@ def _in_tar(path: Path) -> Iterator[tuple]:
 
   def load(info: tarfile.TarInfo) -> bytes:
     try:
-      return archive.extractfile(info).read()
+      return cast(IO[bytes], archive.extractfile(info)).read()
     except _BROKEN as error:
       raise cut(error) from error
 
   with archive:
     try:
       while (info := archive.next()) is not None:
-        archive.members.clear()  # or a million of them stay in memory
+        archive.members.clear()  # type: ignore[attr-defined]  # not a million
         if info.isdir():
           continue
         shown = info.name.encode(errors='backslashreplace').decode()

@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data.pixels import decoding, images, processes, threads
+from plankton_jax.data import workers
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.source import (
+  Example,
+  Source,
+  describe,
+)
 from plankton_jax.errors import InputError
 
 
@@ -39,7 +45,8 @@ def scan(path: str, *, field: str = 'data.path') -> Listing:
   root = Path(path).expanduser()
   if not root.is_dir():
     raise InputError(f'{field}: {root} is not a folder')
-  found, empty = [], []
+  found: list[str] = []
+  empty: list[str] = []
   _walk(root, '', (), found, empty)
   ids, skipped = [], []
   for name in sorted(found):
@@ -88,8 +95,31 @@ def scan_classes(path: str, *, field: str = 'data.path') -> Listing:
   return listing
 
 
+def source(path: str) -> Source:
+  """Takes one folder a class; see `scan_classes` for what it refuses."""
+  listing = scan_classes(path)
+
+  def read(row: int) -> Example:
+    name, label = listing.ids[row], int(listing.labels[row])
+    try:
+      data = (listing.root / name).read_bytes()
+      return Example(name, label, images.normalise(data))
+    except (OSError, ValueError) as error:
+      return Example(name, label, None, describe(error))
+
+  return Source(
+    place=str(listing.root),
+    fingerprint=fingerprint(listing),
+    class_names=listing.class_names,
+    examples=lambda: workers.in_order(
+      read, range(len(listing.ids)), desc='ingest'
+    ),
+    skipped=listing.skipped,
+  )
+
+
 def fingerprint(listing: Listing) -> str:
-  """Hash of every path and file content, in threads; 32 hex digits."""
+  """Hashes every path and file content, in threads, to 32 hex digits."""
 
   def hash_file(name: str) -> bytes:
     try:
@@ -99,7 +129,7 @@ def fingerprint(listing: Listing) -> str:
       return b''  # Listed as skipped when it is read for the records.
 
   state = hashlib.blake2b(digest_size=16)
-  hashes = threads.in_order(hash_file, listing.ids, desc='read')
+  hashes = workers.in_order(hash_file, listing.ids, desc='read')
   for name, content in zip(listing.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
   return state.hexdigest()
@@ -108,40 +138,28 @@ def fingerprint(listing: Listing) -> str:
 def decoded(
   listing: Listing, *, size: int, resize: str, channels: int, desc: str
 ) -> Iterator[np.ndarray | str]:
-  """Each listed image, uint8 [size, size, C], or why it cannot be read.
+  """Yields each listed image, uint8 [size, size, C], or why it has none.
 
   In order, with a progress bar called `desc`, and without a cache.
   """
-
   fitted = functools.partial(
     _fitted, listing.root, size=size, resize=resize, channels=channels
   )
-  for found in processes.in_order(fitted, listing.ids, desc=desc):
+  for found in workers.in_order(fitted, listing.ids, desc=desc, processes=True):
     if isinstance(found, bytes):
       found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
     yield found
 
 
-def _fitted(root: Path, name: str, **settings) -> bytes | str:
+def _fitted(
+  root: Path, name: str, *, size: int, resize: str, channels: int
+) -> bytes | str:
+  """Reads and fits one image; the reason if it cannot be read."""
   try:
-    data = (root / name).read_bytes()
+    picture = images.Picture.decode((root / name).read_bytes())
   except (OSError, ValueError) as error:
     return describe(error)
-  return decoding.fitted(data, **settings)
-
-
-def describe(error: OSError | ValueError) -> str:
-  """The reason alone: the file is named beside it."""
-  return getattr(error, 'strerror', None) or str(error)
-
-
-def none_readable(place: object, skipped: list[tuple[str, str]]) -> InputError:
-  """The error for a source whose every image is broken."""
-  name, reason = skipped[0]
-  return InputError(
-    f'none of the {len(skipped)} images in {place} can be read, '
-    f'the first being {name}: {reason}'
-  )
+  return picture.fit(size=size, resize=resize, channels=channels).tobytes()
 
 
 def _walk(

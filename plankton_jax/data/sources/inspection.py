@@ -1,12 +1,14 @@
-"""What is in a folder of labelled images, and what is wrong with it."""
+"""Lists the contents and the faults of a folder of labelled images."""
 
 import collections
 from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data.pixels import pictures, threads
+from plankton_jax.data import workers
+from plankton_jax.data.pixels.images import Picture
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
 _FEWEST = 4  # two to train on, one to validate and one to test
@@ -15,7 +17,7 @@ _SHOWN = 5  # names given of a kind
 
 
 class Inspection(NamedTuple):
-  """Lines of text: what there is, what to know, what to put right."""
+  """Lines of text: contents, things to know, things to put right."""
 
   contents: list[str]
   notes: list[str]
@@ -44,8 +46,8 @@ def inspect(path: str) -> Inspection:
     return Inspection([], [], [f'{path}: folders are nested too deeply'])
   except (OSError, RuntimeError, ValueError) as error:
     # The last two: a `~name` without a home, a path no system would take.
-    return Inspection([], [], [f'{path}: {folder.describe(error)}'])
-  read = threads.in_order(
+    return Inspection([], [], [f'{path}: {describe(error)}'])
+  read = workers.in_order(
     lambda name: _read(listing, name), listing.ids, desc='inspect'
   )
   found, broken = {}, list(listing.skipped)
@@ -102,11 +104,11 @@ def inspect(path: str) -> Inspection:
 
 def _read(listing: folder.Listing, name: str) -> _Image | str:
   try:
-    picture = pictures.decode((listing.root / name).read_bytes())
+    picture = Picture.decode((listing.root / name).read_bytes())
   except (OSError, ValueError) as error:
-    return folder.describe(error)
+    return describe(error)
   width, height = picture.image.size
-  return _Image(height, width, pictures.digest(picture))
+  return _Image(height, width, picture.digest())
 
 
 def _copies(found: dict[str, _Image]) -> list[list[str]]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from plankton_jax.data.pixels import ordered, processes
+from plankton_jax.data import workers
 from plankton_jax.errors import InputError
 
 PID = '__import__("os").getpid()'
@@ -15,12 +15,12 @@ PID = '__import__("os").getpid()'
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-  monkeypatch.setattr(processes, 'FEWEST', 1)
+  monkeypatch.setattr(workers, 'FEWEST', 1)
   monkeypatch.setattr(os, 'cpu_count', lambda: 2)
 
 
 def run(function, items):
-  return list(processes.in_order(function, items, desc='test'))
+  return list(workers.in_order(function, items, desc='test', processes=True))
 
 
 def test_results_keep_their_order():
@@ -32,44 +32,50 @@ def test_work_is_done_in_processes_that_do_not_import_jax(monkeypatch):
   pids = run(eval, [PID] * 200)
   assert 1 <= len(set(pids)) <= 2 and os.getpid() not in pids
   assert run(eval, ['"jax" in __import__("sys").modules'] * 3) == [False] * 3
-  monkeypatch.setattr(processes, 'FEWEST', 41)
+  monkeypatch.setattr(workers, 'FEWEST', 41)
   assert run(eval, [PID] * 40) == [os.getpid()] * 40
 
 
 def test_what_a_function_holds_is_opened_once_in_a_process():
   opened = (
-    '__import__("plankton_jax.data.pixels.processes", fromlist="_")'
-    '._opened.cache_info().misses'
+    '__import__("plankton_jax.data.workers", fromlist="_")'
+    '._unpickled.cache_info().misses'
   )
   for _ in range(2):
     found = run(eval, [f'({PID}, {opened})'] * 500)
     assert len(set(found)) == len(dict(found))
 
 
-def test_parts_are_begun_at_the_pace_at_which_they_are_read():
+@pytest.mark.parametrize('processes', [False, True])
+def test_parts_are_begun_at_the_pace_at_which_they_are_read(processes):
   class Items:
     taken = 0
 
     def __len__(self):
-      return 10_000
+      return 20_000
 
     def __getitem__(self, part):
       Items.taken += part.stop - part.start
       return [0] * (part.stop - part.start)
 
-  results = processes.in_parts(len, Items(), desc='test')
-  assert next(results) == processes.MOST
+  # Two workers, two blocks of four parts each.
+  limit = 2 * 2 * workers.AHEAD * workers.PART
+  results = workers.in_parts(len, Items(), desc='test', processes=processes)
+  for read in range(1, 17):
+    assert next(results) == workers.PART
+    assert Items.taken <= read * workers.PART + limit
   results.close()
-  assert processes.MOST < Items.taken < 1000
+  assert 16 * workers.PART < Items.taken < 3000
 
 
-def test_parts_are_smaller_towards_the_end():
-  sizes = list(processes.in_parts(len, range(3000), desc='test'))
-  assert sum(sizes) == 3000
-  assert sizes == sorted(sizes, reverse=True)
-  assert sizes[0] == processes.MOST
-  # What one worker still has to do when the other has nothing left is little.
-  assert 1 <= sizes[-1] <= sizes[-2] == ordered.FEWEST
+@pytest.mark.parametrize('count', [0, 1, 63, 64, 65, 511, 512, 513, 3000])
+def test_every_item_is_in_one_part(count):
+  parts = list(
+    workers.in_parts(tuple, range(count), desc='test', processes=True)
+  )
+  assert [item for part in parts for item in part] == [*range(count)]
+  assert all(len(part) == workers.PART for part in parts[:-1])
+  assert all(parts)
 
 
 def test_errors_are_those_of_the_function():
@@ -89,10 +95,11 @@ def test_a_script_is_not_run_again(tmp_path):
   script.write_text(f"""
 import sys
 sys.path.insert(0, {os.getcwd()!r})
-from plankton_jax.data.pixels import processes
-processes.FEWEST = 1
+from plankton_jax.data import workers
+workers.FEWEST = 1
 print('started')
-print(sum(processes.in_parts(sum, range(100), desc='test')))
+print(sum(workers.in_parts(
+  sum, range(100), desc='test', processes=True)))
 """)
   for command in ([script], ['-c', script.read_text()]):
     found = subprocess.run(

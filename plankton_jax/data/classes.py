@@ -1,0 +1,77 @@
+"""Which of a source's classes are used, and which stay unseen."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+
+from plankton_jax.errors import InputError
+
+
+def choose(
+  class_names: Sequence[str], wanted: Sequence[str]
+) -> tuple[str, ...]:
+  """Keeps the wanted classes, or all if none is named, in their order.
+
+  Raises:
+    InputError: an unknown class.
+  """
+  if isinstance(wanted, str):
+    raise InputError(
+      f'data.classes must be a tuple of names: write ({wanted!r},)'
+    )
+  for name in wanted:
+    if name not in class_names:
+      raise _unknown('data.classes', name, class_names)
+  return tuple(n for n in class_names if n in wanted or not wanted)
+
+
+def order(
+  class_names: Sequence[str], unseen_classes: int | Sequence[str], seed: int
+) -> tuple[tuple[str, ...], int]:
+  """Puts seen classes first, unseen ones last; counts the seen.
+
+  Both are sorted. `unseen_classes` holds names, or is a count to be drawn by
+  seed.
+
+  Raises:
+    InputError: an unknown name, or fewer than two seen classes left.
+  """
+  if len(class_names) < 2:
+    raise InputError(
+      f'only one class ({class_names[0]}): at least two are needed to train on'
+    )
+  if isinstance(unseen_classes, str):
+    raise InputError(
+      f'data.unseen_classes must be a tuple of names or a count, '
+      f"not a string: write ('{unseen_classes}',)"
+    )
+  if isinstance(unseen_classes, int):
+    count = unseen_classes
+    if not 0 <= count <= len(class_names):
+      raise InputError(
+        f'data.unseen_classes={count} of {len(class_names)} classes'
+      )
+    drawn = np.random.default_rng(seed).permutation(len(class_names))[:count]
+    unseen = [class_names[index] for index in drawn]
+  else:
+    unseen = list(unseen_classes)
+    for name in unseen:
+      if name not in class_names:
+        raise _unknown('data.unseen_classes', name, class_names)
+  seen = sorted(set(class_names) - set(unseen))
+  if len(seen) < 2:
+    raise InputError(
+      f'{len(seen)} of {len(class_names)} classes '
+      f'({", ".join(sorted(class_names))}) would be seen in training: at least '
+      'two are needed; add class folders or shorten data.unseen_classes'
+    )
+  return (*seen, *sorted(set(unseen))), len(seen)
+
+
+def _unknown(field: str, name: str, class_names: Sequence[str]) -> InputError:
+  """Builds the error for a missing class, with the nearest ones there are."""
+  close = difflib.get_close_matches(name, class_names, cutoff=0.5)
+  hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
+  hint += '?' if close else ', '.join(sorted(class_names))
+  return InputError(f'{field}: no class {name!r}; {hint}')

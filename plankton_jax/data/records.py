@@ -1,0 +1,272 @@
+"""Encoded images with class and id, as TFDS data sets of array_record files.
+
+Everything that touches TFDS is here; it needs no TensorFlow for this.
+"""
+
+import bisect
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.core import dataset_info, sequential_writer
+
+from plankton_jax import atomic
+from plankton_jax.data.public import catalogue
+from plankton_jax.data.sources.source import Source, none_readable
+from plankton_jax.errors import InputError
+
+VERSION = '1.0.0'
+
+_NAME = 'plankton_images'  # of the sets that are written for one run
+_SPLIT = 'images'
+_SHARD = 2**14  # images in a file
+_BLOCK = 1024  # images written at once
+
+
+class Record(NamedTuple):
+  """One image, still encoded."""
+
+  id: str
+  label: int
+  image: bytes
+
+
+class Records(Sequence[Record]):
+  """Random access to the images of a prepared TFDS data set.
+
+  All its splits are joined, in the order of their names. An id is the feature
+  of that name, or 'split/row' where there is none.
+  """
+
+  def __init__(self, builder: tfds.core.DatasetBuilder):
+    self._splits = sorted(builder.info.splits)
+    with _quiet():
+      self._sources = [
+        builder.as_data_source(
+          split=split, decoders={'image': tfds.decode.SkipDecoding()}
+        )
+        for split in self._splits
+      ]
+    self._starts = [0, *itertools.accumulate(map(len, self._sources))]
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  @overload
+  def __getitem__(self, at: int) -> Record: ...
+
+  @overload
+  def __getitem__(self, at: slice) -> list[Record]: ...
+
+  def __getitem__(self, at: int | slice) -> Record | list[Record]:
+    """Reads a record, or those of a slice together."""
+    if isinstance(at, slice):
+      return self._read(range(len(self))[at])
+    return self._read([range(len(self))[at]])[0]
+
+  def _read(self, rows: Sequence[int]) -> list[Record]:
+    records = []
+    split_of = functools.partial(bisect.bisect_right, self._starts)
+    for number, own in itertools.groupby(rows, split_of):
+      start, split = self._starts[number - 1], self._splits[number - 1]
+      places = [row - start for row in own]
+      found = self._sources[number - 1].__getitems__(places)
+      for place, fields in zip(places, found, strict=True):
+        id = fields.get('id', f'{split}/{place}')
+        id = id.decode() if isinstance(id, bytes) else str(id)
+        records.append(Record(id, int(fields['label']), fields['image']))
+    return records
+
+
+def store(
+  folder: Path,
+  source: Source,
+  *,
+  name: str,
+  texts: Sequence[str] = (),
+  **about: str,
+) -> list[tuple[str, str]]:
+  """Writes a source's images as a TFDS data set into an empty folder.
+
+  Args:
+    folder: is made.
+    source: its examples are read once.
+    name: of the data set.
+    texts: the examples' further fields, each a text.
+    **about: description, homepage, citation and license for TFDS.
+
+  Returns:
+    (name, reason) of every image left out.
+
+  Raises:
+    InputError: not one image is readable.
+  """
+  skipped = list(source.skipped)
+
+  def fields() -> Iterator[dict[str, Any]]:
+    for example in source.examples():
+      if example.image is None:
+        skipped.append((example.id, example.reason))
+        continue
+      known = {field: example.texts.get(field, '') for field in texts}
+      yield {
+        'image': example.image,
+        'label': example.label,
+        'id': example.id,
+        **known,
+      }
+
+  rows = fields()
+  first = next(rows, None)
+  if first is None:
+    raise none_readable(source.place, skipped)
+  folder.mkdir(parents=True, exist_ok=True)
+  with _quiet():
+    writer = sequential_writer.SequentialWriter(
+      _info(folder, name, source.class_names, texts, about),
+      max_examples_per_shard=_SHARD,
+      file_format='array_record',
+    )
+    writer.initialize_splits([_SPLIT])
+    rows = itertools.chain([first], rows)
+    while block := list(itertools.islice(rows, _BLOCK)):
+      writer.add_examples({_SPLIT: block})
+    writer.close_all()
+  return skipped
+
+
+def write(directory: Path, source: Source) -> None:
+  """Writes a source's images, and skipped.json, to a new directory.
+
+  Raises:
+    InputError: not one image is readable.
+  """
+  with atomic.directory(directory) as building:
+    left_out = store(building / _NAME / VERSION, source, name=_NAME)
+    (building / 'skipped.json').write_text(json.dumps(left_out))
+
+
+def read(directory: Path) -> Records:
+  """Opens the images that `write` wrote."""
+  with _quiet():
+    builder = tfds.builder_from_directory(directory / _NAME / VERSION)
+  return Records(builder)
+
+
+def skipped(directory: Path) -> list[tuple[str, str]]:
+  """Lists (name, reason) of the images left out; [] in sets others prepared."""
+  file = directory / 'skipped.json'
+  pairs = json.loads(file.read_text()) if file.exists() else []
+  return [(name, reason) for name, reason in pairs]
+
+
+def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+  """Finds a TFDS data set prepared before, ours or others'.
+
+  Raises:
+    InputError: not found, not prepared as array_record files, or without
+      image and class label.
+  """
+  if not name:
+    raise InputError('data.name is empty: name the TFDS data set')
+  root = os.path.expanduser(data_dir) if data_dir else None
+  try:
+    with _quiet():
+      # From the files alone: the code of a data set may ask for TensorFlow.
+      found = tfds.core.read_only_builder.builder_from_files(
+        name, data_dir=root
+      )
+  except Exception as error:  # A dozen types, some of them AssertionError.
+    place = root or "TFDS's default folder"
+    remedy = 'set data.name and data.data_dir'
+    if name in catalogue.SETS:
+      remedy += f', or run python -m plankton_jax.data.public {name}'
+    raise InputError(
+      f'no prepared TFDS data set {name!r} in {place}: '
+      f'{remedy} ({str(error).splitlines()[0].split(". ")[0]})'
+    ) from error
+  stored = found.info.file_format.value
+  if stored != 'array_record':
+    raise InputError(
+      f'TFDS data set {name!r} is stored as {stored}: '
+      "prepare it again with file_format='array_record'"
+    )
+  features = dict(found.info.features)
+  label = features.get('label')
+  if not (
+    isinstance(features.get('image'), tfds.features.Image)
+    and isinstance(label, tfds.features.ClassLabel)
+  ):
+    raise InputError(
+      f'TFDS data set {name!r} lacks an Image feature "image" or a ClassLabel '
+      f'"label"; it has {", ".join(features)}'
+    )
+  return found
+
+
+def default_root() -> Path:
+  """Returns TFDS's own folder of prepared data sets."""
+  return Path(tfds.core.constants.DATA_DIR)
+
+
+def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
+  """Lists the classes of a prepared data set, in the order of its labels."""
+  return tuple(builder.info.features['label'].names)
+
+
+def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
+  """Hashes name, version, classes, and the name and size of every file.
+
+  A version of a TFDS data set does not change, so its files are not read.
+  """
+  state = hashlib.blake2b(builder.info.full_name.encode(), digest_size=16)
+  state.update(repr(class_names(builder)).encode())
+  for path in sorted(Path(builder.data_dir).iterdir()):
+    state.update(f'{path.name}\0{path.stat().st_size}\0'.encode())
+  return state.hexdigest()
+
+
+def _info(
+  folder: Path,
+  name: str,
+  class_names: Sequence[str],
+  texts: Sequence[str],
+  about: dict[str, str],
+) -> tfds.core.DatasetInfo:
+  features = {
+    'image': tfds.features.Image(),
+    'label': tfds.features.ClassLabel(names=list(class_names)),
+    'id': tfds.features.Text(),
+    **{text: tfds.features.Text() for text in texts},
+  }
+  identity = dataset_info.DatasetIdentity(
+    name=name,
+    version=tfds.core.Version(VERSION),
+    data_dir=os.fspath(folder),
+    module_name=__name__,
+  )
+  return tfds.core.DatasetInfo(
+    builder=identity,
+    features=tfds.features.FeaturesDict(features),
+    disable_shuffling=True,
+    **about,
+  )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps TFDS' own log lines away; ours say what matters."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)

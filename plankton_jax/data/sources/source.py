@@ -1,0 +1,43 @@
+"""A source: labelled images known by content, on their way to the records."""
+
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from plankton_jax.errors import InputError
+
+
+class Example(NamedTuple):
+  """One image on its way into the records, or why there is none."""
+
+  id: str
+  label: int
+  image: bytes | None
+  reason: str = ''
+  texts: Mapping[str, str] = types.MappingProxyType({})  # further fields
+
+
+class Source(NamedTuple):
+  """A set of labelled images, not yet encoded."""
+
+  place: str  # for messages
+  fingerprint: str
+  class_names: tuple[str, ...]
+  examples: Callable[[], Iterator[Example]]
+  skipped: tuple[tuple[str, str], ...]  # (name, reason), known beforehand
+
+
+def describe(error: Exception) -> str:
+  """Gives an error's reason alone: the file is named beside it."""
+  return getattr(error, 'strerror', None) or str(error)
+
+
+def none_readable(
+  place: object, skipped: Sequence[tuple[str, str]]
+) -> InputError:
+  """Builds the error for a source whose every image is broken."""
+  name, reason = skipped[0]
+  return InputError(
+    f'none of the {len(skipped)} images in {place} can be read, '
+    f'the first being {name}: {reason}'
+  )
