@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import tqdm
 
 from plankton_jax import atomic
 from plankton_jax.errors import DivergedError
@@ -40,6 +39,8 @@ class Log:
     batch_size: int,
     image_names: Callable[[int], Sequence[str]],
   ):
+    # Evaluation needs neither of them.
+    import tqdm
     from tensorboardX import SummaryWriter
 
     path = workdir / 'metrics.jsonl'
