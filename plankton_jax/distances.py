@@ -7,8 +7,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from plankton_jax.errors import InputError
 
@@ -173,6 +171,10 @@ def _closed_form_sums(rows, labels, counts, metric):
 
 def _tiled_sums(rows, labels, num_classes, metric):
   """Σ over ordered pairs, tile by tile of the upper triangle. [C, C]."""
+  # Training needs neither of them.
+  from threadpoolctl import threadpool_limits
+  from tqdm import tqdm
+
   starts = range(0, len(rows), TILE)
   norms = (rows * rows).sum(axis=1)
 

@@ -1,7 +1,7 @@
 """Triplet mining as extrema over masked distance matrices.
 
-An index is found as the first place of the extremum's value: XLA turns minima
-and comparisons into vector instructions, and argmin into a scalar loop.
+An index is the first place of the extremum's value: XLA turns minima and
+comparisons into vector instructions, and argmin into a scalar loop.
 
 Easy and hard positives after Xuan, Stylianou and Pless 2020, Improved
 embeddings with easy positive triplet mining, arXiv:1904.04370; semi-hard
@@ -25,6 +25,9 @@ SELECTS = ('nearest', 'random')
 # elsewhere fewer and larger steps keep the device busy.
 CPU_TILE = 2 << 20
 TILE = 32 << 20
+
+# How far two roundings of one distance between unit vectors may lie apart.
+ROUNDING = 2.0**-20
 
 
 class PairMasks(NamedTuple):
@@ -218,7 +221,7 @@ def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
     d_ap = _least(dists, masks.positive)
   else:
     d_ap = -_least(-dists, masks.positive)
-  p = _first(masks.positive & (dists == d_ap))
+  p = _first_at(d_ap, dists, masks.positive)
 
   nearest = _least(dists, masks.negative)
   meets = masks.negative & meets_policy(dists, d_ap, negative, margin)
@@ -228,9 +231,10 @@ def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
   else:
     chosen = nearest  # which meets the policy if any does
     found = nearest < d_ap
-  n = _first(masks.negative & (dists == jnp.where(found, chosen, nearest)))
+  n = _first_at(jnp.where(found, chosen, nearest), dists, masks.negative)
   if anchor.draw is not None:
-    n = jnp.where(found, _drawn(meets, anchor.draw), n)
+    drawn = _drawn(meets, anchor.draw, masks.negative)
+    n = jnp.where(found, drawn, n)
   return Triplets(
     positive=jnp.where(is_anchor, p, 0),
     negative=jnp.where(is_anchor, n, 0),
@@ -240,18 +244,36 @@ def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
 
 
 def _least(dists, mask):
-  """Infinite where the mask is empty."""
+  """The smallest distance of `mask` [B]; infinite where that is empty."""
   return jnp.min(dists, where=mask, initial=jnp.inf)
 
 
-def _first(mask):
-  """The first that is true, int32; 0 if none is."""
-  columns = jnp.arange(mask.size, dtype=jnp.int32)
-  first = jnp.min(jnp.where(mask, columns, mask.size))
-  return jnp.where(first < mask.size, first, 0)
+def _first_at(value, dists, mask):
+  """The first index of `mask` [B] with this distance, int32.
+
+  A compiler may compute `dists` once for their extremum and once more here,
+  and round them in another way. Where none equals `value` any more, the first
+  within rounding error of it is taken.
+  """
+  error = ROUNDING * jnp.maximum(jnp.abs(value), 1.0)
+  close = jnp.abs(dists - value) <= error
+  return _first(dists == value, close, mask)
 
 
-def _drawn(mask, draw):
-  """One that is true, each as likely, by `draw` in [0, 1); int32."""
-  ranks = jnp.cumsum(mask)
-  return _first(ranks > (draw * ranks[-1]).astype(jnp.int32))
+def _drawn(meets, draw, mask):
+  """One index of `meets` [B], each as likely, by `draw` in [0, 1); int32."""
+  ranks = jnp.cumsum(meets)
+  chosen = ranks > (draw * ranks[-1]).astype(jnp.int32)
+  return _first(meets & chosen, meets, mask)
+
+
+def _first(best, good, mask):
+  """The first index of `mask` [B] that is best, else good, else any; int32.
+
+  One minimum over the columns, those of lesser rank behind all others: unless
+  `mask` is empty, the index is one of its own.
+  """
+  size = mask.size
+  columns = jnp.arange(size, dtype=jnp.int32)
+  places = columns + jnp.where(best, 0, jnp.where(good, size, 2 * size))
+  return jnp.min(jnp.where(mask, places, 3 * size)) % size

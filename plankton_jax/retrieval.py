@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from plankton_jax import progress
 from plankton_jax.distances import checked
 from plankton_jax.errors import InputError
-from plankton_jax.neighbours import order, spaces, tiles
+from plankton_jax.neighbours import device, order, spaces, tiles
 
 
 class PerQuery(NamedTuple):
@@ -93,12 +93,11 @@ def per_query(embeddings, labels, *, ks: Sequence[int]) -> PerQuery:
     of = space.order[nearest.queries]
     results[of] = _measures(nearest, hits, relevant[of], ks)
 
-  with tqdm(
-    total=len(rows), desc='retrieval', unit='query', delay=2, leave=False
-  ) as progress:
+  visit = device.visit if device.serves(len(labels)) else tiles.visit
+  with progress.bar(len(rows), name='retrieval', unit='query') as update:
     if len(rows):
-      for count in tiles.visit(spaces.make(embeddings, members), depths, use):
-        progress.update(count)
+      for count in visit(spaces.make(embeddings, members), depths, use):
+        update(count)
   return PerQuery(rows, dict(zip(names, results[rows].T, strict=True)))
 
 

@@ -295,6 +295,49 @@ def test_distances_computed_in_the_same_program_are_found_again(metric):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize('ulps', [-1, 1])
+@pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
+def test_an_extremum_that_was_rounded_otherwise_is_still_found(
+  policy, ulps, monkeypatch
+):
+  # As if a compiler had fused the distances into their minimum and into the
+  # search for its place, and rounded them in two ways.
+  least = mining._least
+
+  def rounded_otherwise(dists, mask):
+    toward = jnp.float32(ulps * jnp.inf)
+    value = least(dists, mask)
+    return jnp.where(jnp.isinf(value), value, jnp.nextafter(value, toward))
+
+  dists, labels, valid = BATCHES['random']
+  options = {'positive': policy[0], 'negative': policy[1], 'margin': 0.25}
+  expected = mining.mine_triplets(dists, labels, valid, **options)
+  assert min(map(np.count_nonzero, expected[:2])) > 12  # 0 is not the answer
+  monkeypatch.setattr(mining, '_least', rounded_otherwise)
+  mined = mining.mine_triplets(dists, labels, valid, **options)
+  for got, want in zip(mined, expected, strict=True):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_an_index_is_of_the_mask_whatever_the_distances():
+  dists = jnp.asarray([0.5, jnp.nan, 2.0, 1.0, jnp.inf])
+  for members in ([3], [1], [4], [1, 4], [2, 3]):
+    mask = jnp.zeros(5, bool).at[jnp.asarray(members)].set(True)
+    for value in (0.0, 1.0, -jnp.inf, jnp.inf, jnp.nan):
+      assert int(mining._first_at(value, dists, mask)) in members
+    for meets in (mask, jnp.zeros(5, bool)):
+      for draw in (0.0, 0.5, 1.0):  # 1 itself is never drawn
+        assert int(mining._drawn(meets, jnp.float32(draw), mask)) in members
+
+
+def test_equal_distances_go_before_those_within_rounding_error():
+  dists = jnp.asarray([3.0, 1.0 - 2.0**-23, 1.0, 1.0])
+  everything = jnp.ones(4, bool)
+  assert int(mining._first_at(1.0, dists, everything)) == 2
+  assert int(mining._first_at(1.0 + 2.0**-22, dists, everything)) == 1
+  assert int(mining._first_at(2.0, dists, everything)) == 0
+
+
 @pytest.mark.parametrize(
   'wrong',
   [

@@ -6,12 +6,12 @@ until every tile of its query is there.
 """
 
 import collections
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from plankton_jax.neighbours import bounds, entries, spaces
 from plankton_jax.neighbours.order import Nearest
@@ -32,7 +32,7 @@ def visit(
   is called in threads, with the rows of the space that it is given.
   """
   threads = min(os.cpu_count(), MAX_THREADS)
-  with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+  with _one_thread_a_product(), ThreadPoolExecutor(threads) as pool:
     bound, share = bounds.estimate(space, depths, pool)
     order = np.argsort(bound, kind='stable')
     search = _Search(
@@ -46,6 +46,15 @@ def visit(
     size = max(1, BLOCK**2 * threads // len(depths))
     parts = [failed[i : i + size] for i in range(0, len(failed), size)]
     yield from pool.map(search.scan_alone, parts)
+
+
+def _one_thread_a_product():
+  """Leaves the cores to our own threads, where threadpoolctl is installed."""
+  try:
+    from threadpoolctl import threadpool_limits
+  except ImportError:
+    return contextlib.nullcontext()
+  return threadpool_limits(1)
 
 
 def _in_order(pool, search, threads):

@@ -1,24 +1,27 @@
 """The measures of a split, whatever the objective."""
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from plankton_jax import retrieval
-from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
 from plankton_jax.train import batches, sharding
 from plankton_jax.train.experiment import Experiment
 from plankton_jax.train.log import as_logged, shorten_list
 from plankton_jax.train.state import TrainState
 
+if TYPE_CHECKING:  # reads image files, for which it needs more packages
+  from plankton_jax.data import pipeline
+
 _RETRIEVAL_ROWS = 5000  # at most, drawn once: it is quadratic in them
 
 
 def evaluate(
   experiment: Experiment,
-  data: pipeline.Data,
+  data: 'pipeline.Data',
   split: str,
   state: TrainState,
 ) -> dict[str, float]:

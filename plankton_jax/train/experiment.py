@@ -1,16 +1,18 @@
 """What a config and its data come to: the functions that a run is made of."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
 from plankton_jax import augment, curriculum, objectives
 from plankton_jax.config_file import Config
-from plankton_jax.data import pipeline
 from plankton_jax.nn import encoder
 from plankton_jax.train import optimizer, sampling, sharding, state, step
+
+if TYPE_CHECKING:  # reads image files, for which it needs more packages
+  from plankton_jax.data import pipeline
 
 
 class Experiment(NamedTuple):
@@ -25,7 +27,7 @@ class Experiment(NamedTuple):
   mesh: jax.sharding.Mesh | None
 
 
-def assemble(config: Config, data: pipeline.Data) -> Experiment:
+def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
   """Builds every part; the only place where sections meet functions.
 
   Each section is splatted into the function that it configures, so that a

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import tqdm
 
 from plankton_jax import atomic
 from plankton_jax.errors import DivergedError
@@ -86,6 +85,8 @@ class Log:
     batch_size: int,
     image_names: Callable[[int], Sequence[str]],
   ):
+    # Evaluation needs neither of them.
+    import tqdm
     from tensorboardX import SummaryWriter
 
     path = workdir / 'metrics.jsonl'

@@ -1,0 +1,18 @@
+"""A progress bar where tqdm is installed; training needs none."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def bar(total: int, *, name: str, unit: str) -> Iterator[Callable[[int], None]]:
+  """Yields `update(count)`; the bar is shown after two seconds."""
+  try:
+    from tqdm import tqdm
+  except ImportError:
+    yield lambda count: None
+    return
+  with tqdm(
+    total=total, desc=name, unit=unit, delay=2, leave=False
+  ) as progress:
+    yield progress.update
