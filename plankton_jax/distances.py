@@ -111,7 +111,9 @@ def class_means(
 def checked(embeddings, labels) -> tuple[np.ndarray, np.ndarray]:
   """Finite embeddings [N, D] and labels [N], N > 0, or InputError."""
   embeddings, labels = np.asarray(embeddings), np.asarray(labels)
-  if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
+  # NumPy does not count bfloat16 among its floating-point types, JAX does.
+  floating = jnp.issubdtype(embeddings.dtype, jnp.floating)
+  if embeddings.ndim != 2 or not floating:
     raise InputError(
       f'embeddings of shape {embeddings.shape} and type {embeddings.dtype}: '
       'give one row of floating-point numbers an image, [N, D]'

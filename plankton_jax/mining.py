@@ -87,7 +87,7 @@ def mine_triplets(
   negative stands in and `fallback` says so. Ties go to the lowest index.
 
   Args:
-    dists: [B, B] squared Euclidean distances, float32.
+    dists: [B, B] squared Euclidean distances, compared in float32 at least.
     labels: [B] integers.
     valid: [B] bool.
     positive: 'easy' (the nearest of the class) or 'hard' (the farthest).
@@ -102,6 +102,8 @@ def mine_triplets(
   """
   chex.assert_rank([dists, labels, valid], [2, 1, 1])
   chex.assert_type(dists, float)
+  # In bfloat16 d_ap + margin would round to d_ap, or past the next distance.
+  dists = dists.astype(jnp.promote_types(dists.dtype, jnp.float32))
   anchors, policy = _prepared(
     labels,
     valid,

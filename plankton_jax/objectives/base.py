@@ -20,6 +20,15 @@ class Objective(NamedTuple):
   loss: Callable  # (params, embeddings, batch, *, stage, key) -> loss, metrics
 
 
+def without_padding(embeddings: jax.Array, valid: jax.Array) -> jax.Array:
+  """Embeddings [B, D] with zeros in the rows that are not `valid` [B].
+
+  A loss masks padded rows as well, but 0 times a slope that is not finite is
+  NaN: whatever such a row holds would reach every gradient.
+  """
+  return jnp.where(valid[:, None], embeddings, 0.0)
+
+
 def masked_mean(
   x: jax.Array, where: jax.Array, axis: int | None = None
 ) -> jax.Array:

@@ -13,6 +13,7 @@ from plankton_jax.objectives.base import (
   Objective,
   log_one_plus_sum_exp,
   masked_mean,
+  without_padding,
 )
 
 
@@ -91,6 +92,7 @@ def _kept(masks, cos, epsilon):
 def _pairs(embeddings, batch):
   chex.assert_rank(embeddings, 2)
   chex.assert_type(embeddings, jnp.float32)
+  embeddings = without_padding(embeddings, batch['valid'])
   masks = pair_masks(batch['label'], batch['valid'])
   return masks, jnp.dot(embeddings, embeddings.T, precision='highest')
 

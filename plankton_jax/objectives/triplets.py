@@ -7,7 +7,11 @@ import jax.numpy as jnp
 from plankton_jax import distances, mining
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
-from plankton_jax.objectives.base import Objective, masked_mean
+from plankton_jax.objectives.base import (
+  Objective,
+  masked_mean,
+  without_padding,
+)
 
 SELECTS = (*mining.SELECTS, 'all')
 FALLBACKS = ('nearest', 'none')
@@ -67,8 +71,7 @@ def triplet(
     chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
     labels, valid = batch['label'], batch['valid']
-    # What is not finite in a padded row would reach the others' gradients.
-    embeddings = jnp.where(valid[:, None], embeddings, 0.0)
+    embeddings = without_padding(embeddings, valid)
     mined = mining.mine_embeddings(
       embeddings,
       labels,
