@@ -1,4 +1,4 @@
-"""Which of a source's classes are used, and which stay unseen."""
+"""Chooses the classes to use, and those that stay unseen."""
 
 import difflib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""split.json: the split a workdir was started with, and keeps."""
+"""Keeps in split.json the split that a workdir was started with."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def reuse_or_make(
   fingerprint: str,
   settings: dict[str, Any],
 ) -> Split:
-  """The split in the file; if there is none, a new one, saved there.
+  """Reads the split in the file, or makes one and saves it there.
 
   Raises:
     InputError: the file was written for other data or settings.
@@ -69,7 +69,7 @@ def _read(
 
 
 def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:
-  """What differs between the split's images and the data's."""
+  """Describes how the data's images differ from the split's."""
   then, now = set().union(*named.values()), set(ids.tolist())
   notes = []
   for what, names in (('missing', then - now), ('new', now - then)):

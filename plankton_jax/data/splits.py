@@ -74,7 +74,7 @@ def make(
 
 
 def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:
-  """Group of each row as an integer, [N]."""
+  """Numbers the group of each row, [N]."""
   pattern = re.compile(group_regex)
   names: list[tuple[str, str | int]] = []
   for row, name in enumerate(ids):
@@ -86,7 +86,7 @@ def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:
 
 
 def _components(digests: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-  """Number of the set of rows that each row must stay with, [N]."""
+  """Numbers the set of rows that each row must stay with, [N]."""
   _, digests = np.unique(digests, return_inverse=True)
   if groups is None or not len(digests):
     return digests
@@ -101,7 +101,7 @@ def _components(digests: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 
 
 def _quota(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
-  """Images per class and side, int [C, 3]; val and test get one at least."""
+  """Shares images out, int [C, 3]; val and test get one at least."""
   train = np.rint(counts * fractions[0]).astype(int)
   val = np.maximum(np.rint(counts * fractions[1]).astype(int), 1)
   train = np.minimum(train, counts - val - 1)
@@ -114,7 +114,7 @@ def _assign(
   quota: np.ndarray,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Side of each row, int [N]: bound rows first, single ones fill the quota."""
+  """Assigns rows to sides, int [N]: bound ones first, then single ones."""
   side = np.empty(len(labels), int)
   sizes = np.bincount(bound)
   left = quota.copy()
@@ -152,7 +152,7 @@ def _assign(
 def _fill(
   left: np.ndarray, missing: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
-  """How many single rows go to each side, [C, 3] summing to count [C].
+  """Counts the single rows that go to each side, [C, 3] summing to count.
 
   That is what is left of the quota, unless bound rows overran a side; then the
   largest gaps give way, and sides without any image of the class last.

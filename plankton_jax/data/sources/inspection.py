@@ -1,6 +1,7 @@
 """Lists the contents and the faults of a folder of labelled images."""
 
 import collections
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +120,11 @@ def _copies(found: dict[str, _Image]) -> list[list[str]]:
   return [names for names in same.values() if len(names) > 1]
 
 
-def _contents(class_names, counts, found: list[_Image]) -> list[str]:
+def _contents(
+  class_names: Sequence[str],
+  counts: Mapping[int, int],
+  found: list[_Image],
+) -> list[str]:
   lines = [f'{len(found):,} images in {len(class_names)} classes']
   if found:
     sides = np.array([max(image.height, image.width) for image in found])

@@ -8,7 +8,7 @@ from plankton_jax.errors import InputError
 
 
 class Example(NamedTuple):
-  """One image on its way into the records, or why there is none."""
+  """One image on its way into the records, or the reason for its lack."""
 
   id: str
   label: int
