@@ -58,6 +58,9 @@ def get_config() -> ConfigDict:
   # Images whose ids give the same match (its first group) stay on one side of
   # the split, such as a sample or a timestamp; '': each image for itself.
   data.group_regex = ''
+  # Seen classes with too few images to be split: 'gallery' keeps them to be
+  # embedded and searched but not trained on, 'other' merges them, or 'drop'.
+  data.rare = 'gallery'
   data.on_bad_image = 'skip'  # 'skip' (and list) unreadable files, or 'raise'
   data.cache_dir = '~/.cache/plankton_jax/data'  # records and decoded images
 

@@ -11,6 +11,9 @@ from plankton_jax import atomic
 from plankton_jax.data.splits import Split
 from plankton_jax.errors import InputError
 
+# Settings that files of version 0.1 lack, as those splits were made.
+_EARLIER = {'rare': 'gallery'}
+
 
 def reuse_or_make(
   file: Path,
@@ -33,6 +36,7 @@ def reuse_or_make(
     'settings': settings,
     'splits': {name: ids[rows].tolist() for name, rows in split.rows.items()},
     'dropped': ids[split.dropped].tolist(),
+    'rare': split.rare,
   }
   file.parent.mkdir(parents=True, exist_ok=True)
   atomic.text(file, json.dumps(content, indent=1, ensure_ascii=False) + '\n')
@@ -53,6 +57,7 @@ def _read(
     ) from error
   if saved_fingerprint != fingerprint:
     raise InputError(f'{_changes(file, named, ids)}; restore it or {remedy}')
+  saved = {**_EARLIER, **saved}
   for field, value in settings.items():
     if saved.get(field) != value:
       raise InputError(
@@ -65,7 +70,7 @@ def _read(
     for name, members in named.items()
   }
   dropped = rows.pop('dropped')
-  return Split(rows, dropped)
+  return Split(rows, dropped, content.get('rare', {}))
 
 
 def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:

@@ -73,5 +73,6 @@ def source(per_class: int, seed: int) -> Source:
     examples=lambda: workers.in_order(
       example, range(len(CLASS_NAMES) * per_class), desc='draw'
     ),
+    total=len(CLASS_NAMES) * per_class,
     skipped=(),
   )

@@ -54,6 +54,13 @@ def from_export(
       f'{place}: no object names its {group_by}: export it with samples and'
       " acquisitions, or set data.group_by=''"
     )
+  left_aside = {
+    f'{status} (data.labelled_status)': count
+    for status, count in sorted(counts.items())
+    if status not in labelled_status
+  }
+  if export.further:
+    left_aside['further image of an object'] = export.further
   class_names = tuple(sorted({item.taxon for item in chosen}))
   label = {name: i for i, name in enumerate(class_names)}
 
@@ -76,7 +83,9 @@ def from_export(
     fingerprint=state.hexdigest(),
     class_names=class_names,
     examples=lambda: workers.in_order(load, range(len(chosen)), desc='ingest'),
+    total=len(chosen),
     skipped=export.skipped,
+    left_aside=left_aside,
   )
 
 

@@ -114,6 +114,7 @@ def source(path: str) -> Source:
     examples=lambda: workers.in_order(
       read, range(len(listing.ids)), desc='ingest'
     ),
+    total=len(listing.ids),
     skipped=listing.skipped,
   )
 
