@@ -14,7 +14,9 @@ Built = TypeVar('Built')
 
 
 # Fields added since version 0.1, with the values that runs had without them.
-ADDED: dict[str, Config] = {'data': {'rare': 'gallery'}}
+ADDED: dict[str, Config] = {
+  'data': {'class_level': 'path', 'own_split': False, 'rare': 'gallery'}
+}
 
 
 def check(

@@ -22,6 +22,7 @@ FIELDS = {
   'path': '',
   'name': '',
   'data_dir': '',
+  'class_level': 'auto',
   'per_class': 4,
   'labelled_status': ('validated',),
   'classes': (),
@@ -32,6 +33,7 @@ FIELDS = {
   'fractions': (0.5, 0.25, 0.25),
   'group_by': '',
   'group_regex': '',
+  'own_split': False,
   'rare': 'gallery',
   'on_bad_image': 'skip',
 }
@@ -312,6 +314,37 @@ def test_classes_not_chosen_are_accounted_for(root, load, tmp_path):
   found = json.loads((tmp_path / 'work/accounting.json').read_text())
   assert found['left_out'] == {'of a class that data.classes does not name': 8}
   assert found['read'] == 32 == 8 + sum(found['kept'].values())
+
+
+def test_a_folder_s_own_split(load, tmp_path):
+  number = 0
+  sizes = {'train': (5, 4, 3, 1), 'val': (2, 1, 1, 1), 'test': (3, 2, 1, 0)}
+  for side, counts in sizes.items():
+    for letter, count in zip('abcd', counts, strict=True):
+      for i in range(count):
+        file = tmp_path / 'images' / side / letter / f'{i}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(number)).save(file)
+        number += 1
+  data = load(unseen_classes=('c',), own_split=True)
+  assert data.class_names == ('a', 'b', 'c', 'd') and data.num_seen == 2
+  for side, counts in sizes.items():
+    assert all(name.startswith(side) for name in ids(data, side))
+    assert len(data.splits[side]) == sum(counts[:2])
+  assert len(data.splits['unseen']) == 5
+  assert ids(data, 'rare') == ['train/d/0.png', 'val/d/0.png']
+  found = json.loads((tmp_path / 'work/accounting.json').read_text())
+  assert found['read'] == sum(found['kept'].values()) == number
+  other = load('other', unseen_classes=('c',))
+  assert other.class_names == ('a', 'b', 'c', 'd')
+  assert {i.split('/')[0] for i in ids(other, 'train')} == {*sizes}
+  with pytest.raises(InputError, match='own_split = True, not False'):
+    load(unseen_classes=('c',))
+  with pytest.raises(InputError, match=r"own_split needs data.source='folder'"):
+    load('other', own_split=True, class_level='path')
+  shutil.rmtree(tmp_path / 'images/val')
+  with pytest.raises(InputError, match="there is no folder 'val'"):
+    load('third', unseen_classes=(), own_split=True)
 
 
 def test_drawn_images(load, tmp_path):

@@ -13,7 +13,7 @@ from plankton_jax.data import accounting, split_file, splits
 from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import select
+from plankton_jax.data.sources import folder, select
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def load(
   path: str,
   name: str,
   data_dir: str,
+  class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
   classes: Sequence[str],
@@ -69,6 +70,7 @@ def load(
   fractions: Sequence[float],
   group_by: str,
   group_regex: str,
+  own_split: bool,
   rare: str,
   on_bad_image: str,
   cache_dir: str,
@@ -84,6 +86,10 @@ def load(
       longer fits the split.
   """
   _check(resize=resize, size=size, channels=channels, on_bad_image=on_bad_image)
+  if own_split and (source != 'folder' or class_level != 'auto'):
+    raise InputError(
+      "data.own_split needs data.source='folder' and data.class_level='auto'"
+    )
   group_regex = select.group_regex(source, group_by, group_regex)
   splits.check(fractions, group_regex, rare)
   workdir, cache = Path(workdir), Path(cache_dir).expanduser()
@@ -92,6 +98,7 @@ def load(
     path=path,
     name=name,
     data_dir=data_dir,
+    class_level=class_level,
     per_class=per_class,
     labelled_status=labelled_status,
     group_by=group_by,
@@ -115,6 +122,15 @@ def load(
   labels = np.array(relabel, np.int32)[decoded.labels]
 
   def make_split() -> splits.Split:
+    if own_split:
+      return splits.take(
+        labels,
+        decoded.digests,
+        [folder.side(id) for id in decoded.ids.tolist()],
+        class_names=class_names,
+        num_seen=num_seen,
+        rare=rare,
+      )
     return splits.make(
       labels,
       decoded.digests,
@@ -137,6 +153,7 @@ def load(
       'seen_classes': list(class_names[:num_seen]),
       'fractions': list(fractions),
       'group_regex': group_regex,
+      'own_split': own_split,
       'rare': rare,
       'seed': seed,
     },

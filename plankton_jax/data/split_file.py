@@ -12,7 +12,7 @@ from plankton_jax.data.splits import Split
 from plankton_jax.errors import InputError
 
 # Settings that files of version 0.1 lack, as those splits were made.
-_EARLIER = {'rare': 'gallery'}
+_EARLIER = {'own_split': False, 'rare': 'gallery'}
 
 
 def reuse_or_make(

@@ -130,6 +130,58 @@ def make(
   )
 
 
+def take(
+  labels: np.ndarray,
+  digests: np.ndarray,
+  sides: Sequence[str],
+  *,
+  class_names: Sequence[str],
+  num_seen: int,
+  rare: str,
+) -> Split:
+  """Takes a split that is there already.
+
+  Args:
+    labels: int [N], seen classes first.
+    digests: uint64 [N], equal for identical images.
+    sides: [N], of NAMES each.
+    class_names: of the labels.
+    num_seen: classes that are seen.
+    rare: the fate of classes with fewer than two images in train.
+
+  Raises:
+    InputError: a side without images, or fewer than two classes in train.
+  """
+  given = np.array(sides)
+  for name in NAMES:
+    if name not in given:
+      raise InputError(
+        f'data.own_split: there is no folder {name!r}; train, val and test are'
+        ' needed'
+      )
+  if rare == 'other':
+    raise InputError("data.own_split does not go with data.rare='other'")
+  unseen = labels >= num_seen
+  copies = ~unseen & np.isin(digests, digests[unseen])
+  usable = ~unseen & ~copies
+  trained = np.bincount(labels[usable & (given == 'train')], minlength=num_seen)
+  few = np.isin(labels, np.flatnonzero(trained < 2)) & usable
+  if (trained >= 2).sum() < 2:
+    raise InputError('data.own_split: fewer than two classes in train')
+  rows = {n: np.flatnonzero(usable & ~few & (given == n)) for n in NAMES}
+  rows['unseen'] = np.flatnonzero(unseen)
+  if rare == 'gallery' and few.any():
+    rows['rare'] = np.flatnonzero(few)
+  return Split(
+    rows,
+    np.flatnonzero(copies | (few if rare == 'drop' else False)),
+    {
+      class_names[label]: f'{trained[label]} in train'
+      for label in np.flatnonzero(trained < 2).tolist()
+    },
+  )
+
+
 def merge(
   labels: np.ndarray, rare: Collection[str], class_names: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:

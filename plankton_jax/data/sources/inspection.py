@@ -40,7 +40,7 @@ def inspect(path: str) -> Inspection:
   first are kept as data.rare says, the others on one side of the split.
   """
   try:
-    listing = folder.scan(path)
+    listing = folder.scan(path, class_level='auto')
   except InputError as error:
     return Inspection([], [], [str(error)])
   except RecursionError:
@@ -96,8 +96,11 @@ def inspect(path: str) -> Inspection:
       [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
     ),
   ]
+  contents = _contents(listing.class_names, counts, list(found.values()))
+  if listing.understood:
+    contents.insert(1, listing.understood)
   return Inspection(
-    _contents(listing.class_names, counts, list(found.values())),
+    contents,
     notes,
     problems,
   )

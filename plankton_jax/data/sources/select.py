@@ -41,6 +41,7 @@ def source(
   path: str,
   name: str,
   data_dir: str,
+  class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
   group_by: str,
@@ -54,7 +55,7 @@ def source(
   """
   started = time.monotonic()
   if source == 'folder':
-    selected = _from_source(folder.source(path), cache_dir)
+    selected = _from_source(folder.source(path, class_level), cache_dir)
   elif source == 'synthetic':
     from plankton_jax.data.drawn import plankton
 
