@@ -42,6 +42,9 @@ def get_config() -> ConfigDict:
   data.path = ''
   data.name = ''  # tfds: the prepared data set's name
   data.data_dir = ''  # tfds: where it was prepared; '': TFDS's own default
+  # folder: a class is the folder's 'path', or its 'last' part; 'auto': its path
+  # without folders on top that are called train, val and test, or are years
+  data.class_level = 'auto'
   data.per_class = 300  # synthetic: images drawn for each class
   # ecotaxa: objects of these states count as labelled; others are left out.
   data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
@@ -52,12 +55,17 @@ def get_config() -> ConfigDict:
   # Classes held out wholly: their names, or how many to draw by the seed.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
   data.fractions = (0.75, 0.05, 0.20)  # of each seen class: train, val, test
+  # folder: split as its folders train, val and test are
+  data.own_split = False
   # ecotaxa: images of one 'sample' or 'acquisition' stay on one side of the
   # split; '': each image for itself.
   data.group_by = ''
   # Images whose ids give the same match (its first group) stay on one side of
   # the split, such as a sample or a timestamp; '': each image for itself.
   data.group_regex = ''
+  # Seen classes with too few images to be split: 'gallery' keeps them to be
+  # embedded and searched but not trained on, 'other' merges them, or 'drop'.
+  data.rare = 'gallery'
   data.on_bad_image = 'skip'  # 'skip' (and list) unreadable files, or 'raise'
   data.cache_dir = '~/.cache/plankton_jax/data'  # records and decoded images
 

@@ -13,6 +13,12 @@ Config = dict[str, Any]  # plain, with the fields of configs/base.py
 Built = TypeVar('Built')
 
 
+# Fields added since version 0.1, with the values that runs had without them.
+ADDED: dict[str, Config] = {
+  'data': {'class_level': 'path', 'own_split': False, 'rare': 'gallery'}
+}
+
+
 def check(
   config: Config, workdir: pathlib.Path, *, accept_changes: bool
 ) -> None:
@@ -38,7 +44,8 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
   path = workdir / 'config.json'
   if not path.exists():
     return
-  old, new = _flat(json.loads(path.read_text())), _flat(_plain(config))
+  old = _flat(_complete(json.loads(path.read_text())))
+  new = _flat(_plain(_complete(config)))
   changed = [
     f'{name}: {old.get(name)!r} there, {new.get(name)!r} now'
     for name in sorted(old.keys() | new.keys())
@@ -66,7 +73,8 @@ def build(
       of another version.
   """
   wanted = inspect.signature(make).parameters.keys() - others.keys()
-  found = config[section].keys()
+  fields = _complete(config)[section]
+  found = fields.keys()
   wrong = [f'has no {section}.{name}' for name in sorted(wanted - found)]
   wrong += [f'has {section}.{name}' for name in sorted(found - wanted)]
   if wrong:
@@ -74,7 +82,16 @@ def build(
       f"the run's config {', '.join(wrong)}: another version of plankton_jax"
       ' made it; use that version, or train anew with this one'
     )
-  return make(**config[section], **others)
+  return make(**fields, **others)
+
+
+def _complete(config: Config) -> Config:
+  """Adds the fields that an older version's config lacks."""
+  return config | {
+    section: added | config[section]
+    for section, added in ADDED.items()
+    if section in config
+  }
 
 
 def _plain(config: Config) -> Config:

@@ -162,7 +162,7 @@ def test_what_ecotaxa_refuses_is_not_written(tmp_path, changes, message):
 def test_rules_over_several_rows(tmp_path):
   path = tmp_path / 'ecotaxa.tsv'
   with pytest.raises(
-    InputError, match=r'line 4: object a, image a.png stand in'
+    InputError, match=r'line 4: object a, image a.png are in line 3'
   ):
     write.write_tsv(path, [GOOD, GOOD])
   write.write_tsv(path, [GOOD, GOOD | {'img_file_name': 'b.png'}])

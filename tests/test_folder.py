@@ -131,3 +131,76 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   for pixels, value in zip(got, (1, 0, 2), strict=True):
     expected = np.random.default_rng(value).integers(0, 256, (8, 8), np.uint8)
     np.testing.assert_array_equal(pixels[..., 0], expected)
+
+
+def tree(root, tops, classes=('ant', 'bee'), count=6):
+  """`count` images of each class below each folder on top."""
+  number = 0
+  for top in tops:
+    for name in classes:
+      for i in range(count):
+        write(root / top / name / f'{i}.png', number)
+        number += 1
+  return str(root)
+
+
+@pytest.mark.parametrize(
+  ('tops', 'said'),
+  [
+    (('train', 'val', 'test'), 'test, train, val are splits'),
+    (('Training', 'VALID'), 'Training, VALID are splits'),
+    (('2006', '2007', '2014'), '2006 to 2014 are years'),
+    (('1999',), '1999 are years'),
+  ],
+)
+def test_usual_folders_on_top_are_no_classes(tmp_path, tops, said):
+  path = tree(tmp_path, tops)
+  listing = folder.scan_classes(path, class_level='auto')
+  assert listing.class_names == ('ant', 'bee')
+  assert said in listing.understood
+  assert "data.class_level='path' reads each folder" in listing.understood
+  for name, label in zip(listing.ids, listing.labels, strict=True):
+    assert name.split('/')[1] == listing.class_names[label]
+  other = folder.scan_classes(path, class_level='path')
+  assert other.class_names == tuple(
+    sorted(f'{top}/{name}' for top in tops for name in ('ant', 'bee'))
+  )
+  assert not other.understood
+  assert folder.fingerprint(other) != folder.fingerprint(listing)
+  # The first version's hash of the reading of every folder.
+  assert folder.fingerprint(other) == folder.fingerprint(folder.scan(path))
+
+
+@pytest.mark.parametrize(
+  ('tops', 'classes'),
+  [
+    (('train', 'copepod'), ('ant',)),
+    (('train',), ('ant', 'bee')),
+    (('2006', 'other'), ('ant',)),
+    (('20061', '2007'), ('ant',)),
+  ],
+)
+def test_other_folders_on_top_are_part_of_the_class(tmp_path, tops, classes):
+  listing = folder.scan(tree(tmp_path, tops, classes), class_level='auto')
+  assert len(listing.class_names) == len(tops) * len(classes)
+  assert not listing.understood
+
+
+def test_folders_of_images_alone_are_classes_whatever_they_are_called(tmp_path):
+  for name in ('train', 'val', '2006'):
+    write(tmp_path / name / 'a.png')
+  listing = folder.scan(str(tmp_path), class_level='auto')
+  assert listing.class_names == ('2006', 'train', 'val')
+
+
+def test_the_innermost_folder_alone(tmp_path):
+  path = tree(tmp_path, ('north', 'south/deep'))
+  listing = folder.scan(path, class_level='last')
+  assert listing.class_names == ('ant', 'bee')
+  with pytest.raises(InputError, match="class_level='top' must be one of"):
+    folder.scan(path, class_level='top')
+
+
+def test_the_side_that_a_folder_stands_for():
+  names = ('train/a/x.png', 'Validation/a/x.png', 'TEST/x.png', 'trains/x.png')
+  assert [folder.side(name) for name in names] == ['train', 'val', 'test', '']

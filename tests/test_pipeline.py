@@ -1,6 +1,8 @@
 """From a folder, drawings or a TFDS set to decoded images with a split."""
 
 import inspect
+import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from plankton_jax.data import pipeline, records
+from plankton_jax.data import accounting, pipeline, records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache, images
 from plankton_jax.errors import InputError
@@ -20,6 +22,7 @@ FIELDS = {
   'path': '',
   'name': '',
   'data_dir': '',
+  'class_level': 'auto',
   'per_class': 4,
   'labelled_status': ('validated',),
   'classes': (),
@@ -30,6 +33,8 @@ FIELDS = {
   'fractions': (0.5, 0.25, 0.25),
   'group_by': '',
   'group_regex': '',
+  'own_split': False,
+  'rare': 'gallery',
   'on_bad_image': 'skip',
 }
 SUFFIXES = ('png', 'jpg', 'tif', 'bmp')
@@ -148,7 +153,7 @@ def test_bad_images_are_skipped_and_listed(root, load, tmp_path, monkeypatch):
   (root / 'c/text.jpg').write_text('station,depth\n')
   lines = []
   monkeypatch.setattr(
-    pipeline.log, 'warning', lambda m, *a: lines.append(m % a)
+    accounting.log, 'warning', lambda m, *a: lines.append(m % a)
   )
   data = load()
   listed = (tmp_path / 'work/skipped.txt').read_text().splitlines()
@@ -233,8 +238,16 @@ def test_one_text_file_renamed_and_too_few_images(root, load, tmp_path):
     (root / f'a/0{name}.png').unlink(missing_ok=True)
   for file in (root / 'a').glob('0[2-7]*'):
     file.unlink()
+  data = load()
+  assert data.class_names == ('b', 'c', 'd', 'a') and data.num_seen == 2
+  assert [data.class_names[n] for n in data.labels[data.splits['rare']]] == [
+    'a'
+  ]
+  for letter in 'bc':
+    for file in sorted((root / letter).iterdir())[2:]:
+      file.unlink()
   with pytest.raises(InputError, match=r"class 'a' has too few images .*\(1\)"):
-    load()
+    load('none')
   lonely = tmp_path / 'lonely'
   (lonely / 'x').mkdir(parents=True)
   (lonely / 'x/text.jpg').write_text('not an image')
@@ -244,6 +257,94 @@ def test_one_text_file_renamed_and_too_few_images(root, load, tmp_path):
   (lonely / 'y/text.jpg').write_text('not an image')
   with pytest.raises(InputError, match=r'none of the 2 images in .*x/text.jpg'):
     load(path=str(lonely), unseen_classes=0)
+
+
+@pytest.mark.parametrize('rare', ['gallery', 'other', 'drop'])
+def test_every_object_is_accounted_for(root, load, tmp_path, rare, caplog):
+  for file in sorted((root / 'a').iterdir())[3:]:
+    file.unlink()
+  for file in sorted((root / 'b').iterdir())[2:]:
+    file.unlink()
+  for i in range(40, 52):
+    (root / 'e').mkdir(exist_ok=True)
+    Image.fromarray(pixels(i)).save(root / f'e/{i}.png')
+  (root / 'c/bad.png').write_bytes(b'')
+  shutil.copy(root / 'd/24.png', root / 'e/copy.png')
+  caplog.set_level(logging.INFO)
+  data = load(rare=rare)
+  found = json.loads((tmp_path / 'work/accounting.json').read_text())
+  files = [path for path in root.rglob('*') if path.is_file()]
+  kept, left = sum(found['kept'].values()), sum(found['left_out'].values())
+  assert found['read'] == kept + left == len(files) == 35
+  few = {'of a class with too few images': 5} if rare == 'drop' else {}
+  assert found['left_out'] == {
+    'empty file': 1,
+    'same pixels as an image of an unseen class': 1,
+    **few,
+  }
+  assert found['kept'] == {name: len(n) for name, n in data.splits.items()}
+  listed = (tmp_path / 'work/skipped.txt').read_text().splitlines()
+  assert len(listed) == left
+  names = {
+    'gallery': ('c', 'e', 'd', 'a', 'b'),
+    'other': ('c', 'e', 'other', 'd'),
+    'drop': ('c', 'e', 'd'),
+  }
+  assert data.class_names == names[rare]
+  trained = np.unique(data.labels[data.splits['train']])
+  assert trained.tolist() == [*range(data.num_seen)]
+  for name, rows in data.splits.items():
+    for row in rows:
+      letter = str(data.ids[row])[0]
+      if rare == 'other' and letter in 'ab':
+        letter = 'other'
+      assert data.class_names[data.labels[row]] == letter, name
+  table = caplog.text.partition('split.json:')[2]
+  assert f'35 read = {kept} kept + {left} left out' in table
+  assert 'a (3), b (2)' in table and f"data.rare='{rare}'" in table
+  # A second run reads the same from the split that it finds.
+  again = load(rare=rare)
+  assert again.class_names == data.class_names
+  np.testing.assert_array_equal(again.labels, data.labels)
+  assert json.loads((tmp_path / 'work/accounting.json').read_text()) == found
+
+
+def test_classes_not_chosen_are_accounted_for(root, load, tmp_path):
+  load(classes=('a', 'b', 'd'))
+  found = json.loads((tmp_path / 'work/accounting.json').read_text())
+  assert found['left_out'] == {'of a class that data.classes does not name': 8}
+  assert found['read'] == 32 == 8 + sum(found['kept'].values())
+
+
+def test_a_folder_s_own_split(load, tmp_path):
+  number = 0
+  sizes = {'train': (5, 4, 3, 1), 'val': (2, 1, 1, 1), 'test': (3, 2, 1, 0)}
+  for side, counts in sizes.items():
+    for letter, count in zip('abcd', counts, strict=True):
+      for i in range(count):
+        file = tmp_path / 'images' / side / letter / f'{i}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(number)).save(file)
+        number += 1
+  data = load(unseen_classes=('c',), own_split=True)
+  assert data.class_names == ('a', 'b', 'c', 'd') and data.num_seen == 2
+  for side, counts in sizes.items():
+    assert all(name.startswith(side) for name in ids(data, side))
+    assert len(data.splits[side]) == sum(counts[:2])
+  assert len(data.splits['unseen']) == 5
+  assert ids(data, 'rare') == ['train/d/0.png', 'val/d/0.png']
+  found = json.loads((tmp_path / 'work/accounting.json').read_text())
+  assert found['read'] == sum(found['kept'].values()) == number
+  other = load('other', unseen_classes=('c',))
+  assert other.class_names == ('a', 'b', 'c', 'd')
+  assert {i.split('/')[0] for i in ids(other, 'train')} == {*sizes}
+  with pytest.raises(InputError, match='own_split = True, not False'):
+    load(unseen_classes=('c',))
+  with pytest.raises(InputError, match=r"own_split needs data.source='folder'"):
+    load('other', own_split=True, class_level='path')
+  shutil.rmtree(tmp_path / 'images/val')
+  with pytest.raises(InputError, match="there is no folder 'val'"):
+    load('third', unseen_classes=(), own_split=True)
 
 
 def test_drawn_images(load, tmp_path):

@@ -22,7 +22,12 @@ def pixels(value):
 
 def source_of(examples, names=('a', 'b')):
   return source.Source(
-    'somewhere', '00', names, lambda: iter(examples), (('z', 'known'),)
+    'somewhere',
+    '00',
+    names,
+    lambda: iter(examples),
+    len(examples),
+    (('z', 'known'),),
   )
 
 
@@ -57,7 +62,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     yield source.Example('a/0', 0, images.encode(pixels(0)))
     raise RuntimeError('power cut')
 
-  broken = source.Source('x', '00', ('a',), failing, ())
+  broken = source.Source('x', '00', ('a',), failing, 1, ())
   with pytest.raises(RuntimeError, match='power cut'):
     records.write(tmp_path / 'set', broken)
   assert list(tmp_path.iterdir()) == []

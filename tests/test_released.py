@@ -8,7 +8,9 @@ import chex
 import numpy as np
 import pytest
 
+from configs import base
 from plankton_jax.checkpoints import load_encoder
+from plankton_jax.errors import InputError
 from plankton_jax.train import loop
 
 RELEASED = pathlib.Path(__file__).parent / 'released'
@@ -45,3 +47,19 @@ def test_its_run_resumes(release, tmp_path):
   steps = [json.loads(line) for line in log]
   trained = [line['step'] for line in steps if line['split'] == 'train']
   assert trained == list(range(1, 13))
+
+
+def test_fields_added_since_are_no_change(release, tmp_path):
+  workdir = tmp_path / 'workdir'
+  shutil.copytree(release / 'workdir', workdir)
+  config = json.loads((workdir / 'config.json').read_text())
+  config['data']['cache_dir'] = str(tmp_path / 'cache')
+  config['compilation_cache_dir'] = ''
+  (workdir / 'config.json').write_text(json.dumps(config))
+  now = base.get_config().to_dict()['data']
+  config['data'] = now | config['data']
+  with pytest.raises(InputError, match=r"data.rare: 'gallery' there, 'drop' n"):
+    changed = config | {'data': config['data'] | {'rare': 'drop'}}
+    loop.train_and_evaluate(changed, workdir)
+  state = loop.train_and_evaluate(config, workdir)
+  assert int(state.step) == 8

@@ -164,15 +164,43 @@ def test_a_class_smaller_than_its_share_gives_all_it_has():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'size': 113}, 'batch.size=113'),
     ({'sampling': 'squared'}, 'batch.sampling'),
     ({'classes': 4, 'per_class': 3}, 'is not'),
-    (
-      {'classes': 1, 'per_class': 16},
-      'batch.size=16 is more than the 5 images',
-    ),
   ],
 )
 def test_impossible_batches_are_named(fields, message):
   with pytest.raises(InputError, match=message):
     _sampler(**fields)
+
+
+@pytest.mark.parametrize('classes', [0, 4, 20])
+@pytest.mark.parametrize('sampling', SAMPLING)
+def test_a_batch_larger_than_the_images_is_all_of_them(
+  classes, sampling, caplog
+):
+  labels = np.repeat(np.arange(8), 3)
+  sampler = _sampler(labels, size=32, classes=classes, sampling=sampling)
+  assert sampler.size == 24 and sampler.steps_per_epoch == 1
+  for step in range(3):
+    assert sorted(sampler(step)) == [*range(24)]
+  assert sampler.coverage(0) == 1.0
+  assert 'batch.size=32 is more than the 24 training images' in caplog.text
+
+
+@pytest.mark.parametrize(('classes', 'per_class'), [(1, 16), (2, 8), (4, 4)])
+def test_further_classes_join_where_the_chosen_ones_are_too_small(
+  classes, per_class
+):
+  labels = np.repeat(np.arange(10), [3] * 8 + [40, 40])
+  sampler = _sampler(labels, classes=classes, per_class=per_class)
+  for step in range(3 * sampler.steps_per_epoch):
+    rows = sampler(step)
+    assert len(rows) == len(np.unique(rows)) == 16
+    held = np.bincount(labels[rows], minlength=10)
+    present = np.flatnonzero(held)
+    if len(present) > classes:  # then but for one they give all they have
+      assert (held[present] == np.minimum(3, held[present])).sum() + 1 >= len(
+        present
+      )
+    else:
+      assert held.sum() == 16

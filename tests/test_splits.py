@@ -1,6 +1,7 @@
 """Stratified splits that keep identical images and groups together."""
 
 import collections
+import json
 
 import numpy as np
 import pytest
@@ -11,10 +12,20 @@ from plankton_jax.errors import InputError
 FRACTIONS = (0.75, 0.05, 0.20)
 
 
-def make(labels, digests=None, ids=None, *, num_seen=None, regex='', seed=0):
+def make(
+  labels,
+  digests=None,
+  ids=None,
+  *,
+  num_seen=None,
+  regex='',
+  seed=0,
+  rare='gallery',
+  names=None,
+):
   labels = np.asarray(labels)
   count = len(labels)
-  names = [f'class{i}' for i in range(labels.max() + 1)]
+  names = names or [f'class{i}' for i in range(labels.max() + 1)]
   return splits.make(
     labels,
     np.arange(count, dtype=np.uint64) if digests is None else digests,
@@ -23,6 +34,7 @@ def make(labels, digests=None, ids=None, *, num_seen=None, regex='', seed=0):
     num_seen=len(names) if num_seen is None else num_seen,
     fractions=FRACTIONS,
     group_regex=regex,
+    rare=rare,
     seed=seed,
   )
 
@@ -66,7 +78,117 @@ def test_too_small_classes_are_named():
   with pytest.raises(InputError, match=r"'class1' has too few .* \(3\): two"):
     make([0] * 40 + [1] * 3)
   with pytest.raises(InputError, match=r"'class0' has too few images .*\(0\)"):
-    make([1] * 40 + [2] * 40)
+    make([1] * 40)
+  # Two others are enough to train on.
+  assert make([1] * 40 + [2] * 40).rare == {'class0': '0'}
+
+
+TAIL = np.repeat(np.arange(6), [40, 40, 3, 2, 1, 4])
+
+
+def test_rare_classes_are_a_split_of_their_own():
+  split = make(TAIL)
+  assert split.rare == {'class2': '3', 'class3': '2', 'class4': '1'}
+  side = sides(split, len(TAIL))
+  assert set(side[(TAIL >= 2) & (TAIL <= 4)]) == {'rare'}
+  assert collections.Counter(side[TAIL == 5]) == {
+    'train': 2,
+    'val': 1,
+    'test': 1,
+  }
+  assert not len(split.dropped)
+  # They change nothing for the others.
+  common = np.flatnonzero((TAIL < 2) | (TAIL == 5))
+  alone = sides(make(np.minimum(TAIL[common], 2)), len(common))
+  assert (alone == side[common]).all()
+  assert 'rare' not in make([0] * 40 + [1] * 40).rows
+
+
+def test_rare_classes_that_are_dropped():
+  split = make(TAIL, rare='drop')
+  assert split.rare.keys() == {'class2', 'class3', 'class4'}
+  assert 'rare' not in split.rows
+  assert split.dropped.tolist() == list(range(80, 86))
+
+
+@pytest.mark.parametrize('names', [None, ['a', 'b', 'other', 'd', 'e', 'f']])
+def test_rare_classes_that_are_merged(names):
+  split = make(TAIL, rare='other', names=names)
+  assert split.rare.keys() == {
+    *({'class2', 'class3', 'class4'} if names is None else {'d', 'e'})
+  }
+  side = sides(split, len(TAIL))
+  # Six images: round(4.5) = 4 train, one val, one test.
+  assert collections.Counter(side[80:86]) == {'train': 4, 'val': 1, 'test': 1}
+  names = names or [f'class{i}' for i in range(6)]
+  labels, final, seen = classes.arrange(TAIL, names, 6, split.rare, 'other')
+  assert seen == len(final) == 4 and 'other' in final
+  assert {final[label] for label in labels[80:86]} == {'other'}
+  assert [final[label] for label in labels[[0, 40, 86]]] == [
+    names[0],
+    names[1],
+    names[5],
+  ]
+
+
+def test_merged_classes_may_be_too_few():
+  labels = np.repeat([0, 1, 2, 3], [40, 40, 2, 1])
+  split = make(labels, rare='other')
+  assert split.rare == {'class2': '2', 'class3': '1', 'other': '3'}
+  assert split.rows['rare'].tolist() == [80, 81, 82]
+  names = [f'class{i}' for i in range(4)]
+  found, final, seen = classes.arrange(labels, names, 4, split.rare, 'other')
+  assert final == ('class0', 'class1', 'other') and seen == 2
+  assert found[80:].tolist() == [2, 2, 2]
+  with pytest.raises(InputError, match="the class 'other' is unseen"):
+    make(labels, rare='other', num_seen=3, names=['a', 'b', 'c', 'other'])
+
+
+def test_classes_are_ordered_trained_unseen_rare():
+  labels = np.arange(5)
+  names = ('b', 'c', 'd', 'a', 'e')  # of which a and e are unseen
+  for fate in ('gallery', 'drop'):
+    found, final, seen = classes.arrange(labels, names, 3, {'b': '1'}, fate)
+    assert final == ('c', 'd', 'a', 'e', *(['b'] if fate == 'gallery' else []))
+    assert seen == 2 and found.dtype == np.int32
+    assert found.tolist() == [4 if fate == 'gallery' else -1, 0, 1, 2, 3]
+
+
+def test_groups_leave_the_most_classes_on_every_side():
+  # Class 1 is in three hauls that hold class 0 too; class 2 in two hauls.
+  rng = np.random.default_rng(0)
+  haul = np.concatenate(
+    [rng.integers(0, 9, 300), [0, 0, 1, 1, 2, 3], [4, 5, 5]]
+  )
+  labels = np.repeat([0, 1, 2, 3], [300, 6, 3, 40])
+  ids = [f'h{h}_{i}' for i, h in enumerate(haul)] + [f'x{i}' for i in range(40)]
+  for seed in range(10):
+    split = make(labels, ids=np.array(ids), regex=r'^h\d', seed=seed)
+    assert split.rare == {'class2': '3 in 2 independent sets'}
+    side = sides(split, len(labels))
+    assert set(side[labels == 1]) == {'train', 'val', 'test'}
+    assert (side[labels == 1] == 'train').sum() >= 2
+    for h in range(9):
+      assert len(set(side[:309][haul == h]) - {'rare'}) == 1
+
+
+def test_a_class_that_its_groups_cannot_spare_is_rare():
+  # All in three hauls, each of both classes: one has two images in train.
+  labels = np.array([0] * 6 + [1] * 4 + [2] * 40 + [3] * 40)
+  haul = [0, 0, 1, 1, 2, 2, 0, 1, 2, 2]
+  ids = [f'h{h}_{i}' for i, h in enumerate(haul)] + [f'x{i}' for i in range(80)]
+  for seed in range(6):
+    split = make(labels, ids=np.array(ids), regex=r'^h\d', seed=seed)
+    side = sides(split, 90)
+    for label in set(range(4)) - {int(n[5:]) for n in split.rare}:
+      count = collections.Counter(side[labels == label])
+      assert count['train'] >= 2 and count['val'] and count['test']
+    assert not split.rare  # haul 2 can train both classes
+
+
+def test_an_unknown_fate_is_named():
+  with pytest.raises(InputError, match=r"data.rare='keep' must be one of 'gal"):
+    splits.check(FRACTIONS, '', 'keep')
 
 
 def test_identical_images_stay_together():
@@ -212,24 +334,53 @@ def test_one_class_only():
 )
 def test_bad_fractions(fractions):
   with pytest.raises(InputError, match='must be three positive numbers'):
-    splits.check(fractions, '')
+    splits.check(fractions, '', 'drop')
 
 
 def test_bad_group_regex():
   with pytest.raises(InputError, match=r"data.group_regex='\(': "):
-    splits.check(FRACTIONS, '(')
+    splits.check(FRACTIONS, '(', 'drop')
 
 
-def reuse(file, ids, fingerprint='f', seed=0):
+def reuse(file, ids, fingerprint='f', seed=0, tail=0, **settings):
   count = len(ids)
 
   def make_split():
     labels = np.arange(count) % 2
+    labels[:tail] = 2
     return make(labels, ids=ids)
 
   return split_file.reuse_or_make(
-    file, ids, make_split, fingerprint=fingerprint, settings={'seed': seed}
+    file,
+    ids,
+    make_split,
+    fingerprint=fingerprint,
+    settings={'seed': seed, **settings},
   )
+
+
+def test_split_file_keeps_rare_classes(tmp_path):
+  ids = np.array([f'{i}.png' for i in range(40)])
+  first = reuse(tmp_path / 'split.json', ids, tail=2, rare='gallery')
+  again = reuse(tmp_path / 'split.json', ids, tail=2, rare='gallery')
+  assert again.rare == first.rare == {'class2': '2'}
+  assert again.rows['rare'].tolist() == [0, 1]
+  with pytest.raises(InputError, match='data rare = gallery, not drop'):
+    reuse(tmp_path / 'split.json', ids, rare='drop')
+
+
+def test_split_files_of_the_first_version_are_read(tmp_path):
+  ids = np.array([f'{i}.png' for i in range(40)])
+  file = tmp_path / 'split.json'
+  first = reuse(file, ids)
+  content = json.loads(file.read_text())
+  del content['rare']
+  file.write_text(json.dumps(content))
+  again = reuse(file, ids, rare='gallery')
+  np.testing.assert_array_equal(again.rows['train'], first.rows['train'])
+  assert again.rare == {}
+  with pytest.raises(InputError, match='data rare = gallery, not other'):
+    reuse(file, ids, rare='other')
 
 
 def test_split_file_is_reused_and_guards_the_data(tmp_path):

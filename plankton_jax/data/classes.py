@@ -1,10 +1,11 @@
-"""Which of a source's classes are used, and which stay unseen."""
+"""Chooses the classes to use, and those that stay unseen."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from plankton_jax.data import splits
 from plankton_jax.errors import InputError
 
 
@@ -67,6 +68,42 @@ def order(
       'two are needed; add class folders or shorten data.unseen_classes'
     )
   return (*seen, *sorted(set(unseen))), len(seen)
+
+
+def arrange(
+  labels: np.ndarray,
+  class_names: Sequence[str],
+  num_seen: int,
+  rare: Collection[str],
+  fate: str,
+) -> tuple[np.ndarray, tuple[str, ...], int]:
+  """Orders classes anew once the rare ones are known.
+
+  Args:
+    labels: [N], as `order` ordered the classes.
+    class_names: seen classes, then unseen ones.
+    num_seen: how many of them are seen.
+    rare: seen classes that are not trained on.
+    fate: of the rare classes, one of `splits.RARE`.
+
+  Returns:
+    labels [N] int32; the names of classes trained on, of unseen and of rare
+    ones, each sorted; how many are trained on. Labels of a class that is
+    dropped are -1.
+  """
+  names = list(class_names)
+  seen, unseen = {*names[:num_seen]}, names[num_seen:]
+  if fate == 'other' and rare:
+    labels, names = splits.merge(labels, {*rare} - {splits.OTHER}, names)
+    seen |= {splits.OTHER}
+  # Only 'other' itself can be too small where the rare ones are merged.
+  kept = {'gallery': {*rare}, 'other': {splits.OTHER}, 'drop': set()}[fate]
+  last = kept & {*rare}
+  trained = sorted(seen - {*rare})
+  final = (*trained, *unseen, *sorted(last))
+  position = {name: label for label, name in enumerate(final)}
+  relabel = np.array([position.get(name, -1) for name in names], np.int32)
+  return relabel[labels], final, len(trained)
 
 
 def _unknown(field: str, name: str, class_names: Sequence[str]) -> InputError:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic
+from plankton_jax.data import accounting, split_file, splits
 from plankton_jax.data import classes as used_classes
-from plankton_jax.data import split_file, splits
 from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import select
+from plankton_jax.data.sources import folder, select
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -36,14 +35,18 @@ class Originals:
 
 
 class Data(NamedTuple):
-  """Decoded images with classes and split; seen classes come first."""
+  """Decoded images with classes and split.
+
+  The classes that are trained on come first, then unseen, then rare ones.
+  """
 
   images: np.ndarray  # uint8 [N, size, size, C], memory-mapped
-  labels: np.ndarray  # int32 [N], index into class_names
+  labels: np.ndarray  # int32 [N], index into class_names; -1 if dropped
   ids: np.ndarray  # str [N]; for a folder the path relative to it
   class_names: tuple[str, ...]
-  num_seen: int
-  splits: dict[str, np.ndarray]  # train, val, test, unseen -> sorted rows
+  num_seen: int  # classes that are trained on
+  # train, val, test, unseen, and rare where there is any -> sorted rows
+  splits: dict[str, np.ndarray]
   fingerprint: str  # Of the source's content.
   originals: Originals  # .read(id) gives an image before resizing.
 
@@ -56,6 +59,7 @@ def load(
   path: str,
   name: str,
   data_dir: str,
+  class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
   classes: Sequence[str],
@@ -66,28 +70,35 @@ def load(
   fractions: Sequence[float],
   group_by: str,
   group_regex: str,
+  own_split: bool,
+  rare: str,
   on_bad_image: str,
   cache_dir: str,
 ) -> Data:
   """Loads the images of `config.data` with the split that `workdir` keeps.
 
   Records and decoded cache are built under `cache_dir` once per content and
-  settings. What was left out is logged and listed in workdir/skipped.txt; the
-  split is made once, as workdir/split.json.
+  settings. The split is made once, as workdir/split.json. The fate of every
+  object is logged and written to accounting.json and skipped.txt.
 
   Raises:
     InputError: any field or image set that cannot be used, or data that no
       longer fits the split.
   """
   _check(resize=resize, size=size, channels=channels, on_bad_image=on_bad_image)
+  if own_split and (source != 'folder' or class_level != 'auto'):
+    raise InputError(
+      "data.own_split needs data.source='folder' and data.class_level='auto'"
+    )
   group_regex = select.group_regex(source, group_by, group_regex)
-  splits.check(fractions, group_regex)
+  splits.check(fractions, group_regex, rare)
   workdir, cache = Path(workdir), Path(cache_dir).expanduser()
   selected = select.source(
     source=source,
     path=path,
     name=name,
     data_dir=data_dir,
+    class_level=class_level,
     per_class=per_class,
     labelled_status=labelled_status,
     group_by=group_by,
@@ -111,6 +122,15 @@ def load(
   labels = np.array(relabel, np.int32)[decoded.labels]
 
   def make_split() -> splits.Split:
+    if own_split:
+      return splits.take(
+        labels,
+        decoded.digests,
+        [folder.side(id) for id in decoded.ids.tolist()],
+        class_names=class_names,
+        num_seen=num_seen,
+        rare=rare,
+      )
     return splits.make(
       labels,
       decoded.digests,
@@ -119,6 +139,7 @@ def load(
       num_seen=num_seen,
       fractions=fractions,
       group_regex=group_regex,
+      rare=rare,
       seed=seed,
     )
 
@@ -132,12 +153,25 @@ def load(
       'seen_classes': list(class_names[:num_seen]),
       'fractions': list(fractions),
       'group_regex': group_regex,
+      'own_split': own_split,
+      'rare': rare,
       'seed': seed,
     },
   )
-  _report_skipped(workdir, decoded, split)
-  counts = ', '.join(f'{len(rows):,} {n}' for n, rows in split.rows.items())
-  log.info('split %s: %s', workdir / 'split.json', counts)
+  labels, class_names, num_seen = used_classes.arrange(
+    labels, class_names, num_seen, split.rare, rare
+  )
+  accounts = accounting.make(
+    read=selected.read,
+    left_aside=selected.left_aside,
+    skipped=decoded.skipped,
+    ids=decoded.ids,
+    labels=labels,
+    split=split,
+  )
+  accounting.write(workdir, accounts)
+  table = accounting.table(accounts, split, labels, num_seen, rare)
+  log.info('split %s:%s', workdir / 'split.json', '\n  '.join(['', *table]))
   return Data(
     decoded.images,
     labels,
@@ -190,22 +224,3 @@ def _decoded(
     directory,
   )
   return decoded
-
-
-def _report_skipped(
-  workdir: Path, decoded: decoded_cache.Cache, split: splits.Split
-) -> None:
-  """Logs and writes what is in no split, and why."""
-  same = 'same pixels as an image of an unseen class'
-  left_out = list(decoded.skipped)
-  left_out += [(decoded.ids[row], same) for row in split.dropped]
-  file = workdir / 'skipped.txt'
-  if not left_out:
-    file.unlink(missing_ok=True)
-    return
-  lines = [f'{name}\t{reason}' for name, reason in left_out]
-  atomic.text(file, '\n'.join(lines) + '\n')
-  listed = ''.join(f'\n  {name}: {reason}' for name, reason in left_out)
-  log.warning(
-    '%d images left out, listed in %s:%s', len(left_out), file, listed
-  )

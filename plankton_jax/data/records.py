@@ -217,6 +217,11 @@ def default_root() -> Path:
   return Path(tfds.core.constants.DATA_DIR)
 
 
+def count(builder: tfds.core.DatasetBuilder) -> int:
+  """Counts the images of a prepared data set."""
+  return sum(split.num_examples for split in builder.info.splits.values())
+
+
 def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
   """Lists the classes of a prepared data set, in the order of its labels."""
   return tuple(builder.info.features['label'].names)

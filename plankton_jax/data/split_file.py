@@ -1,4 +1,4 @@
-"""split.json: the split a workdir was started with, and keeps."""
+"""Keeps in split.json the split that a workdir was started with."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,9 @@ from plankton_jax import atomic
 from plankton_jax.data.splits import Split
 from plankton_jax.errors import InputError
 
+# Settings that files of version 0.1 lack, as those splits were made.
+_EARLIER = {'own_split': False, 'rare': 'gallery'}
+
 
 def reuse_or_make(
   file: Path,
@@ -20,7 +23,7 @@ def reuse_or_make(
   fingerprint: str,
   settings: dict[str, Any],
 ) -> Split:
-  """The split in the file; if there is none, a new one, saved there.
+  """Reads the split in the file, or makes one and saves it there.
 
   Raises:
     InputError: the file was written for other data or settings.
@@ -33,6 +36,7 @@ def reuse_or_make(
     'settings': settings,
     'splits': {name: ids[rows].tolist() for name, rows in split.rows.items()},
     'dropped': ids[split.dropped].tolist(),
+    'rare': split.rare,
   }
   file.parent.mkdir(parents=True, exist_ok=True)
   atomic.text(file, json.dumps(content, indent=1, ensure_ascii=False) + '\n')
@@ -53,6 +57,7 @@ def _read(
     ) from error
   if saved_fingerprint != fingerprint:
     raise InputError(f'{_changes(file, named, ids)}; restore it or {remedy}')
+  saved = {**_EARLIER, **saved}
   for field, value in settings.items():
     if saved.get(field) != value:
       raise InputError(
@@ -65,11 +70,11 @@ def _read(
     for name, members in named.items()
   }
   dropped = rows.pop('dropped')
-  return Split(rows, dropped)
+  return Split(rows, dropped, content.get('rare', {}))
 
 
 def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:
-  """What differs between the split's images and the data's."""
+  """Describes how the data's images differ from the split's."""
   then, now = set().union(*named.values()), set(ids.tolist())
   notes = []
   for what, names in (('missing', then - now), ('new', now - then)):

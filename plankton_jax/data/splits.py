@@ -1,7 +1,8 @@
-"""Splits images into train, val, test and unseen."""
+"""Splits images into train, val, test, unseen and rare."""
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,17 +10,34 @@ import numpy as np
 from plankton_jax.errors import InputError
 
 NAMES = ('train', 'val', 'test')
+RARE = ('gallery', 'other', 'drop')  # fates of a class too small to be split
+OTHER = 'other'  # the class that rare ones are merged into
+
+_FEWEST = 4  # two images to train on, one to validate, one to test
+_TRIES = 16  # orders of groups tried for the most classes on every side
 
 
 class Split(NamedTuple):
-  """Sorted int64 rows of train, val, test and unseen; and those in none."""
+  """Sorted int64 rows of train, val, test, unseen and rare; and of none.
+
+  There are rows of 'rare' only where there is such a class.
+  """
 
   rows: dict[str, np.ndarray]
-  dropped: np.ndarray  # Seen images with the very pixels of an unseen one.
+  dropped: np.ndarray  # copies of unseen images, and rare ones if so wanted
+  rare: dict[str, str]  # class -> why it is not trained on
 
 
-def check(fractions: Sequence[float], group_regex: str) -> None:
-  """Raises InputError unless both fields can be used."""
+class _Divided(NamedTuple):
+  side: np.ndarray  # int [N], an index of NAMES, or -1 of rare classes
+  rare: dict[int, str]  # label -> reason
+
+
+def check(fractions: Sequence[float], group_regex: str, rare: str) -> None:
+  """Raises InputError unless the fields can be used."""
+  if rare not in RARE:
+    known = ', '.join(map(repr, RARE))
+    raise InputError(f'data.rare={rare!r} must be one of {known}')
   good = len(fractions) == 3 and all(0 < f < 1 for f in fractions)
   if not good or abs(sum(fractions) - 1) > 1e-6:
     raise InputError(
@@ -41,6 +59,7 @@ def make(
   num_seen: int,
   fractions: Sequence[float],
   group_regex: str,
+  rare: str,
   seed: int,
 ) -> Split:
   """Splits rows by class and seed; identical images and groups stay together.
@@ -50,31 +69,184 @@ def make(
   first capture group, or the whole match, names the row's group; no or an
   empty match leaves the row on its own. Groups bind seen rows alone.
 
+  A class that cannot have two images in train, one in val and one in test is
+  rare: as `rare` says, its rows go to 'rare' ('gallery'), to the class 'other'
+  ('other'), or to no split ('drop').
+
   Args:
     labels: int [N], seen classes first.
     digests: uint64 [N], equal for identical images.
     ids: str [N].
 
   Raises:
-    InputError: a seen class with too few independent images.
+    InputError: fewer than two classes can be trained on.
   """
   unseen = labels >= num_seen
-  dropped = ~unseen & np.isin(digests, digests[unseen])
-  rows = np.flatnonzero(~unseen & ~dropped)
+  copies = ~unseen & np.isin(digests, digests[unseen])
+  rows = np.flatnonzero(~unseen & ~copies)
   groups = _groups(ids[rows], group_regex) if group_regex else None
   bound = _components(digests[rows], groups)
-  labels = labels[rows]
-  rng = np.random.default_rng(seed)
-  quota = _quota(np.bincount(labels, minlength=num_seen), fractions)
-  side = _assign(labels, bound, quota, rng)
-  _check_sides(labels, bound, side, class_names[:num_seen])
+  divide = functools.partial(
+    _divide, bound=bound, fractions=fractions, seed=seed
+  )
+  own, names = labels[rows], [*class_names]
+  side, found = divide(own, num_classes=num_seen)
+  reasons = {names[label]: why for label, why in found.items()}
+  if rare == 'other' and OTHER in names[num_seen:]:
+    raise InputError(
+      f"data.rare='other': the class {OTHER!r} is unseen; take it off"
+      ' data.unseen_classes'
+    )
+  while rare == 'other' and set(reasons) - {OTHER}:
+    merged, all_names = merge(own, set(reasons) - {OTHER}, names)
+    side, found = divide(merged, num_classes=len(all_names))
+    present = set(np.unique(merged).tolist())
+    lacking = {all_names[n]: why for n, why in found.items() if n in present}
+    further = {n: why for n, why in lacking.items() if n != OTHER}
+    reasons = {n: why for n, why in reasons.items() if n != OTHER} | lacking
+    if not further:
+      own = merged
+      break
+  trained = np.unique(own[side >= 0])
+  if len(trained) < 2:
+    name, reason = next(iter(reasons.items()))
+    raise InputError(
+      f'{len(trained)} of {num_seen} seen classes can be trained on, two are'
+      f' needed: class {name!r} has too few images to split ({reason}): two to'
+      ' train on, one to validate and one to test are needed; add images, or'
+      ' bind fewer of them by data.group_by or data.group_regex'
+    )
   split = {name: rows[side == i] for i, name in enumerate(NAMES)}
   split['unseen'] = np.flatnonzero(unseen)
-  return Split(split, np.flatnonzero(dropped))
+  left = rows[side < 0]
+  if rare != 'drop' and len(left):
+    split['rare'] = left
+  dropped = copies.copy()
+  dropped[left] = rare == 'drop'
+  return Split(
+    split,
+    np.flatnonzero(dropped),
+    reasons,
+  )
+
+
+def take(
+  labels: np.ndarray,
+  digests: np.ndarray,
+  sides: Sequence[str],
+  *,
+  class_names: Sequence[str],
+  num_seen: int,
+  rare: str,
+) -> Split:
+  """Takes a split that is there already.
+
+  Args:
+    labels: int [N], seen classes first.
+    digests: uint64 [N], equal for identical images.
+    sides: [N], of NAMES each.
+    class_names: of the labels.
+    num_seen: classes that are seen.
+    rare: the fate of classes with fewer than two images in train.
+
+  Raises:
+    InputError: a side without images, or fewer than two classes in train.
+  """
+  given = np.array(sides)
+  for name in NAMES:
+    if name not in given:
+      raise InputError(
+        f'data.own_split: there is no folder {name!r}; train, val and test are'
+        ' needed'
+      )
+  if rare == 'other':
+    raise InputError("data.own_split does not go with data.rare='other'")
+  unseen = labels >= num_seen
+  copies = ~unseen & np.isin(digests, digests[unseen])
+  usable = ~unseen & ~copies
+  trained = np.bincount(labels[usable & (given == 'train')], minlength=num_seen)
+  few = np.isin(labels, np.flatnonzero(trained < 2)) & usable
+  if (trained >= 2).sum() < 2:
+    raise InputError('data.own_split: fewer than two classes in train')
+  rows = {n: np.flatnonzero(usable & ~few & (given == n)) for n in NAMES}
+  rows['unseen'] = np.flatnonzero(unseen)
+  if rare == 'gallery' and few.any():
+    rows['rare'] = np.flatnonzero(few)
+  return Split(
+    rows,
+    np.flatnonzero(copies | (few if rare == 'drop' else False)),
+    {
+      class_names[label]: f'{trained[label]} in train'
+      for label in np.flatnonzero(trained < 2).tolist()
+    },
+  )
+
+
+def merge(
+  labels: np.ndarray, rare: Collection[str], class_names: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+  """Gives rows of rare classes the label of 'other'; returns all names too."""
+  names = [*class_names, *([] if OTHER in class_names else [OTHER])]
+  labels_of_rare = [names.index(name) for name in rare]
+  merged = np.isin(labels, labels_of_rare)
+  return np.where(merged, names.index(OTHER), labels), names
+
+
+def _divide(
+  labels: np.ndarray,
+  *,
+  num_classes: int,
+  bound: np.ndarray,
+  fractions: Sequence[float],
+  seed: int,
+) -> _Divided:
+  """Puts rows on sides, so that the most classes have images on each."""
+  counts = np.bincount(labels, minlength=num_classes)
+  pairs = np.unique(np.stack([labels, bound]), axis=1)
+  sets = np.bincount(pairs[0], minlength=num_classes)
+  rare = {
+    int(label): _describe(counts[label], sets[label])
+    for label in np.flatnonzero((counts < _FEWEST) | (sets < len(NAMES)))
+  }
+  while True:
+    kept = ~np.isin(labels, list(rare))
+    side = np.full(len(labels), -1)
+    # Those left out keep their numbers, and no row.
+    present = np.where(np.isin(np.arange(num_classes), list(rare)), 0, counts)
+    own, sides = labels[kept], np.unique(bound[kept], return_inverse=True)[1]
+    side[kept], lacking = min(
+      _attempts(own, sides, _quota(present, fractions), seed),
+      key=lambda attempt: len(attempt[1]),
+    )
+    if not len(lacking):
+      return _Divided(side, rare)
+    for label in lacking.tolist():
+      rare[label] = f'{counts[label]}, whose groups hold other classes too'
+
+
+def _describe(images: int, sets: int) -> str:
+  return (
+    f'{images}' if sets == images else f'{images} in {sets} independent sets'
+  )
+
+
+def _attempts(
+  labels: np.ndarray, bound: np.ndarray, quota: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields (sides, labels of classes that lack one); stops at a perfect one."""
+  for attempt in range(_TRIES):
+    rng = np.random.default_rng(seed if not attempt else (seed, attempt))
+    side = _assign(labels, bound, quota, rng, shuffle=0.5 if attempt else 0.0)
+    on = np.zeros(quota.shape, int)
+    np.add.at(on, (labels, side), 1)
+    lacking = np.flatnonzero((on < (2, 1, 1)).any(1) & (quota.sum(1) > 0))
+    yield side, lacking
+    if not len(lacking):
+      return
 
 
 def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:
-  """Group of each row as an integer, [N]."""
+  """Numbers the group of each row, [N]."""
   pattern = re.compile(group_regex)
   names: list[tuple[str, str | int]] = []
   for row, name in enumerate(ids):
@@ -86,7 +258,7 @@ def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:
 
 
 def _components(digests: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-  """Number of the set of rows that each row must stay with, [N]."""
+  """Numbers the set of rows that each row must stay with, [N]."""
   _, digests = np.unique(digests, return_inverse=True)
   if groups is None or not len(digests):
     return digests
@@ -101,11 +273,15 @@ def _components(digests: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 
 
 def _quota(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
-  """Images per class and side, int [C, 3]; val and test get one at least."""
+  """Shares images out, int [C, 3]; val and test get one at least.
+
+  A class without images has no share.
+  """
   train = np.rint(counts * fractions[0]).astype(int)
   val = np.maximum(np.rint(counts * fractions[1]).astype(int), 1)
   train = np.minimum(train, counts - val - 1)
-  return np.stack([train, val, counts - train - val], axis=1)
+  quota = np.stack([train, val, counts - train - val], axis=1)
+  return np.where(counts[:, None] > 0, quota, 0)
 
 
 def _assign(
@@ -113,8 +289,14 @@ def _assign(
   bound: np.ndarray,
   quota: np.ndarray,
   rng: np.random.Generator,
+  *,
+  shuffle: float = 0.0,
 ) -> np.ndarray:
-  """Side of each row, int [N]: bound rows first, single ones fill the quota."""
+  """Assigns rows to sides, int [N]: bound ones first, then single ones.
+
+  The largest sets come first; `shuffle` is the standard deviation of noise on
+  the logarithm of their sizes.
+  """
   side = np.empty(len(labels), int)
   sizes = np.bincount(bound)
   left = quota.copy()
@@ -129,7 +311,10 @@ def _assign(
   for classes, _ in counted:
     free[classes] += 1
   order = rng.permutation(len(members))
-  for i in sorted(order, key=lambda i: -len(members[i])):
+  size = np.array([len(rows) for rows in members])
+  if shuffle:
+    size = size * rng.lognormal(0.0, shuffle, len(members))
+  for i in sorted(order, key=lambda i: -size[i]):
     classes, counts = counted[i]
     score = counts @ left[classes]
     # With no set to spare, a class must go where it is still missing.
@@ -152,7 +337,7 @@ def _assign(
 def _fill(
   left: np.ndarray, missing: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
-  """How many single rows go to each side, [C, 3] summing to count [C].
+  """Counts the single rows that go to each side, [C, 3] summing to count.
 
   That is what is left of the quota, unless bound rows overran a side; then the
   largest gaps give way, and sides without any image of the class last.
@@ -163,23 +348,3 @@ def _fill(
       spare = np.where(fill[label] > 0, fill[label] - missing[label], -1)
       fill[label, np.argmax(spare)] -= 1
   return fill
-
-
-def _check_sides(
-  labels: np.ndarray,
-  bound: np.ndarray,
-  side: np.ndarray,
-  class_names: Sequence[str],
-) -> None:
-  for label, name in enumerate(class_names):
-    own = labels == label
-    train, val, test = np.bincount(side[own], minlength=3)
-    if train >= 2 and val >= 1 and test >= 1:
-      continue
-    sets = len(np.unique(bound[own]))
-    note = '' if sets == own.sum() else f' in {sets} independent sets'
-    raise InputError(
-      f'class {name!r} has too few images to split ({own.sum()}{note}): two to '
-      'train on, one to validate and one to test are needed; add images, '
-      'remove the class or list it in data.unseen_classes'
-    )

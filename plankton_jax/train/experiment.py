@@ -80,5 +80,5 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
       apply_fn=model.apply, objective=objective, stage=len(stages.policies)
     ),
     sampler=sampler,
-    mesh=sharding.make_mesh(config['batch']['size']),
+    mesh=sharding.make_mesh(sampler.size),
   )

@@ -240,7 +240,7 @@ def _summary(data: pipeline.Data, state: TrainState) -> str:
   sizes = ', '.join(f'{len(rows):,} {n}' for n, rows in data.splits.items())
   leaves = jax.tree.leaves(state.params['encoder'])
   return (
-    f'{data.num_seen} seen and {len(data.class_names) - data.num_seen} unseen'
-    f' classes; {sizes} images; {sum(x.size for x in leaves):,} parameters;'
+    f'{data.num_seen} of {len(data.class_names)} classes trained on;'
+    f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
     f' {jax.device_count()} {jax.default_backend()} device(s)'
   )

@@ -1,25 +1,13 @@
 """Which images make a batch: pure functions of (seed, step)."""
 
 import functools
+import logging
 
 import numpy as np
 
 from plankton_jax.errors import InputError
 
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-  """Full batches in one pass; the remainder differs from epoch to epoch.
-
-  Raises:
-    InputError: fewer training images than one batch holds.
-  """
-  if num_images < batch_size:
-    raise InputError(
-      f'batch.size={batch_size} is more than the {num_images} training'
-      ' images; lower it'
-    )
-  return num_images // batch_size
-
+log = logging.getLogger(__name__)
 
 # The power of a class's size that its share of the draws is proportional to.
 SAMPLING = {'images': 1.0, 'sqrt': 0.5, 'uniform': 0.0}
@@ -30,12 +18,13 @@ class Sampler:
 
   Args:
     labels: [N] integers of the training rows.
-    size: rows in a batch.
+    size: rows in a batch; all rows where there are fewer.
     classes: P, classes in a batch, or all where there are fewer; 0 draws from
       all images alike.
     per_class: K, images of each of the P classes, P K being `size`; 0 shares
       `size` among them. A class with fewer gives all it has; the others of the
-      batch share its places, and those of classes that there are not.
+      batch share its places, and those of classes that there are not. Where
+      P classes hold fewer than `size`, further ones join.
     sampling: 'images' draws all images alike, 'uniform' all classes alike,
       'sqrt' classes by the square root of their size.
     seed: of every draw.
@@ -65,13 +54,17 @@ class Sampler:
         f' batch.size={size}'
       )
     classes = min(classes, len(present))
-    if classes and (fewest := np.sort(counts)[:classes].sum()) < size:
-      raise InputError(
-        f'batch.size={size} is more than the {fewest} images that the'
-        f' {classes} smallest classes hold; lower it, or raise batch.classes'
+    if size > len(labels):
+      log.warning(
+        'batch.size=%d is more than the %d training images: batches are of %d',
+        size,
+        len(labels),
+        len(labels),
       )
+      size = len(labels)
     self.size = size
-    self.steps_per_epoch = steps_per_epoch(len(labels), size)
+    # The remainder that makes no full batch differs from epoch to epoch.
+    self.steps_per_epoch = len(labels) // size
     self._num_images = len(labels)
     share = counts ** SAMPLING[sampling]
     share = share / share.sum()
@@ -135,7 +128,9 @@ def _classes_by_images(rng, counts, shown, *, size, share, classes):
   so that the epoch covers as much as its batches can hold.
   """
   left = np.maximum(share * counts.sum() - shown, 0) + 1e-3
-  chosen = np.argsort(rng.exponential(size=len(counts)) / left)[:classes]
+  order = np.argsort(rng.exponential(size=len(counts)) / left)
+  enough = np.searchsorted(np.cumsum(counts[order]), size) + 1
+  chosen = order[: max(classes, enough)]
   quota = np.zeros(len(counts), int)
   while (missing := size - quota.sum()) > 0:
     room = counts[chosen] - quota[chosen]

@@ -13,7 +13,7 @@ from plankton_jax.data.drawn.drawing import (
 )
 
 
-def appendicularian(rng) -> list[Stroke]:
+def appendicularian(rng: np.random.Generator) -> list[Stroke]:
   """A compact trunk and a finned tail thrown into an S."""
   s = np.linspace(0.0, 1.0, 36)
   swing = rng.uniform(1.0, 2.0) * np.sin(
@@ -36,7 +36,7 @@ def appendicularian(rng) -> list[Stroke]:
   ]
 
 
-def arrow_worm(rng) -> list[Stroke]:
+def arrow_worm(rng: np.random.Generator) -> list[Stroke]:
   """A long transparent dart with paired fins, a tail fan and a hooked head."""
   s = np.linspace(0.0, 1.0, 40)
   body = trail(rng.normal(0.0, 0.25) + rng.normal(0.0, 0.45) * s, 1.3)
@@ -77,7 +77,7 @@ def arrow_worm(rng) -> list[Stroke]:
   return [*strokes, lines(hooks @ axes + body[1], 0.65, 0.008)]
 
 
-def copepod(rng) -> list[Stroke]:
+def copepod(rng: np.random.Generator) -> list[Stroke]:
   """A teardrop body, a forked tail and two long antennae."""
   s = np.linspace(0.0, 1.0, 24)
   spine = trail(np.pi + rng.normal(0.0, 0.25) * s, 0.62, (0.3, 0.0))
@@ -118,7 +118,7 @@ def copepod(rng) -> list[Stroke]:
   return strokes
 
 
-def ctenophore(rng) -> list[Stroke]:
+def ctenophore(rng: np.random.Generator) -> list[Stroke]:
   """A clear pear with beaded comb rows and two fringed tentacles."""
   wide = rng.uniform(0.24, 0.34)
   angle = np.linspace(0.0, 2.0 * np.pi, 40)
@@ -150,7 +150,7 @@ def ctenophore(rng) -> list[Stroke]:
   return strokes
 
 
-def jellyfish(rng) -> list[Stroke]:
+def jellyfish(rng: np.random.Generator) -> list[Stroke]:
   """A bell with canals, a manubrium and tentacles off its rim."""
   high, tilt = rng.uniform(0.2, 0.42), rng.uniform(0.03, 0.13)
   angle = np.linspace(-np.pi / 2, np.pi / 2, 24)
@@ -192,7 +192,7 @@ def jellyfish(rng) -> list[Stroke]:
   ]
 
 
-def pluteus(rng) -> list[Stroke]:
+def pluteus(rng: np.random.Generator) -> list[Stroke]:
   """A larva like an easel: a pointed body and stiff, diverging arms."""
   pairs = rng.integers(2, 5)
   spread = rng.uniform(0.3, 0.65)

@@ -7,6 +7,7 @@ focus are decided in one place, `photograph`, alike for every class.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFilter
 
 MIN_SIDE, MAX_SIDE = 30, 220  # px
@@ -23,23 +24,25 @@ class Stroke(NamedTuple):
 
 
 def polygon(points: np.ndarray, ink: float) -> Stroke:
-  """The filled polygon through `points` [N, 2]."""
+  """Fills the polygon through `points` [N, 2]."""
   return Stroke(points[None], ink, 0.0)
 
 
 def lines(paths: np.ndarray, ink: float, width: float) -> Stroke:
-  """Lines through `paths` [P, N, 2], or one line through [N, 2]."""
+  """Draws lines through `paths` [P, N, 2], or one line through [N, 2]."""
   return Stroke(paths if paths.ndim == 3 else paths[None], ink, width)
 
 
-def ellipses(centres, radii, ink: float, turn: float = 0.0) -> Stroke:
-  """Filled ellipses at `centres` [P, 2] or [2], turned by `turn` radians."""
+def ellipses(
+  centres: ArrayLike, radii: ArrayLike, ink: float, turn: float = 0.0
+) -> Stroke:
+  """Fills ellipses at `centres` [P, 2] or [2], turned by `turn` radians."""
   outline = (polar(_AROUND) * radii) @ rotation(turn)
   return Stroke(np.reshape(centres, (-1, 1, 2)) + outline, ink, 0.0)
 
 
-def tube(spine: np.ndarray, radii, ink: float) -> Stroke:
-  """A solid of half-width `radii` (one, or [N]) along `spine` [N, 2].
+def tube(spine: np.ndarray, radii: ArrayLike, ink: float) -> Stroke:
+  """Fills a solid of half-width `radii` (one, or [N]) along `spine` [N, 2].
 
   It is laid as quadrilaterals, since one polygon would leave a hole wherever
   a coiled body crosses itself.
@@ -50,20 +53,22 @@ def tube(spine: np.ndarray, radii, ink: float) -> Stroke:
   return Stroke(quads, ink, 0.0)
 
 
-def polar(angles, radii=1.0) -> np.ndarray:
-  """Points [..., 2] at `angles` (radians) and `radii` from the origin."""
-  angles, radii = np.broadcast_arrays(angles, radii)
-  return np.stack([np.cos(angles), np.sin(angles)], -1) * radii[..., None]
+def polar(angles: ArrayLike, radii: ArrayLike = 1.0) -> np.ndarray:
+  """Places points [..., 2] at `angles` (radians), `radii` from the origin."""
+  towards, far = np.broadcast_arrays(angles, radii)
+  return np.stack([np.cos(towards), np.sin(towards)], -1) * far[..., None]
 
 
 def rotation(angle: float) -> np.ndarray:
-  """The matrix [2, 2] that turns row vectors by `angle` radians."""
+  """Makes the matrix [2, 2] that turns row vectors by `angle` radians."""
   cos, sin = np.cos(angle), np.sin(angle)
   return np.array([[cos, sin], [-sin, cos]])
 
 
-def trail(headings: np.ndarray, length, start=(0.0, 0.0)) -> np.ndarray:
-  """The curves [..., N, 2] that leave `start` along `headings` [..., N]."""
+def trail(
+  headings: np.ndarray, length: ArrayLike, start: ArrayLike = (0.0, 0.0)
+) -> np.ndarray:
+  """Traces curves [..., N, 2] that leave `start` along `headings` [..., N]."""
   step = np.asarray(length)[..., None] / (headings.shape[-1] - 1)
   steps = polar(headings, step)
   steps[..., 0, :] = start
@@ -71,7 +76,7 @@ def trail(headings: np.ndarray, length, start=(0.0, 0.0)) -> np.ndarray:
 
 
 def normals(spine: np.ndarray) -> np.ndarray:
-  """Unit normals [N, 2] of the curve `spine` [N, 2], to the left of travel."""
+  """Takes unit normals [N, 2] of the curve `spine` [N, 2], to its left."""
   tangent = np.gradient(spine, axis=0)
   tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
   return tangent[:, ::-1] * (-1.0, 1.0)
@@ -80,7 +85,7 @@ def normals(spine: np.ndarray) -> np.ndarray:
 def photograph(
   rng: np.random.Generator, strokes: list[Stroke], length: float
 ) -> np.ndarray:
-  """The crop an imager would save of `strokes`, uint8 [H, W].
+  """Takes the crop that an imager would save of `strokes`, uint8 [H, W].
 
   A body length is `length` px before foreshortening; pose, crop, clutter,
   focus, illumination and sensor noise are drawn from `rng`.
@@ -103,7 +108,7 @@ def photograph(
   return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def _pose(rng) -> np.ndarray:
+def _pose(rng: np.random.Generator) -> np.ndarray:
   """Any rotation of either face, foreshortened along any direction."""
   tilt = rng.uniform(0.0, np.pi)
   foreshorten = np.diag([rng.uniform(0.65, 1.0), 1.0])
@@ -112,7 +117,9 @@ def _pose(rng) -> np.ndarray:
   return face @ rotation(tilt) @ foreshorten @ turn
 
 
-def _crop(rng, placed: list[Stroke]) -> tuple[np.ndarray, np.ndarray]:
+def _crop(
+  rng: np.random.Generator, placed: list[Stroke]
+) -> tuple[np.ndarray, np.ndarray]:
   """Corner and size (x, y) in px of a loose, sometimes cutting, box."""
   low = np.min([s.paths.min((0, 1)) for s in placed], axis=0)
   high = np.max([s.paths.max((0, 1)) for s in placed], axis=0)
@@ -126,17 +133,22 @@ def _crop(rng, placed: list[Stroke]) -> tuple[np.ndarray, np.ndarray]:
   return (low + high - size) / 2.0, size
 
 
-def _render(placed, corner, size, focus: float) -> np.ndarray:
+def _render(
+  placed: list[Stroke],
+  corner: np.ndarray | float,
+  size: np.ndarray,
+  focus: float,
+) -> np.ndarray:
   """Ink [H, W] in 0..1 of strokes in px, blurred by `focus` px."""
   width, height = (int(side) * _OVERSAMPLING for side in size)
   canvas = Image.new('L', (width, height))
   draw = ImageDraw.Draw(canvas)
-  for paths, ink, width in placed:
-    level = round(255 * ink)
-    paths = ((paths - corner) * _OVERSAMPLING).reshape(len(paths), -1).tolist()
+  for stroke in placed:
+    level = round(255 * stroke.ink)
+    paths = (stroke.paths - corner) * _OVERSAMPLING
     # Nothing the optics resolve is thinner than two thirds of a pixel.
-    thick = max(round(width * _OVERSAMPLING), 2) if width else 0
-    for path in paths:
+    thick = max(round(stroke.width * _OVERSAMPLING), 2) if stroke.width else 0
+    for path in paths.reshape(len(paths), -1).tolist():
       if thick:
         draw.line(path, fill=level, width=thick)
       else:
@@ -146,7 +158,7 @@ def _render(placed, corner, size, focus: float) -> np.ndarray:
   return np.asarray(canvas, np.float32) / 255.0
 
 
-def _clutter(rng, size) -> list[Stroke]:
+def _clutter(rng: np.random.Generator, size: np.ndarray) -> list[Stroke]:
   """Specks, fragments and now and then a fibre, in px."""
   strokes = []
   for _ in range(rng.poisson(3.0)):
@@ -169,7 +181,9 @@ def _clutter(rng, size) -> list[Stroke]:
   return strokes
 
 
-def _smooth_field(rng, size, cells: int) -> np.ndarray:
+def _smooth_field(
+  rng: np.random.Generator, size: np.ndarray, cells: int
+) -> np.ndarray:
   """A smooth field [H, W] of roughly unit variance, `cells` across."""
   coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
   width, height = map(int, size)

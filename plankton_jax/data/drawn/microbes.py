@@ -14,7 +14,7 @@ from plankton_jax.data.drawn.drawing import (
 )
 
 
-def chain(rng) -> list[Stroke]:
+def chain(rng: np.random.Generator) -> list[Stroke]:
   """Glassy cells end to end, each with a chloroplast, some with setae."""
   count = rng.integers(4, 15)
   pitch = 1.2 / count
@@ -52,7 +52,7 @@ def chain(rng) -> list[Stroke]:
   return strokes
 
 
-def filament_puff(rng) -> list[Stroke]:
+def filament_puff(rng: np.random.Generator) -> list[Stroke]:
   """A dark tuft of straight filaments that cross near the middle."""
   count = rng.integers(70, 150)
   combed = rng.uniform(0.4, 3.0)
@@ -70,7 +70,7 @@ def filament_puff(rng) -> list[Stroke]:
   ]
 
 
-def horned_cell(rng) -> list[Stroke]:
+def horned_cell(rng: np.random.Generator) -> list[Stroke]:
   """A girdled cell with one straight horn and two recurved ones."""
   s = np.linspace(0.0, 1.0, 20)
   taper = 1.0 - 0.85 * s**0.5
@@ -108,7 +108,7 @@ def horned_cell(rng) -> list[Stroke]:
   ]
 
 
-def round_cell(rng) -> list[Stroke]:
+def round_cell(rng: np.random.Generator) -> list[Stroke]:
   """A balloon of clear sap, its nucleus hung from strands at one side."""
   angles = np.linspace(0.0, 2.0 * np.pi, 48, endpoint=False)
   dent = rng.uniform(0.0, 0.35) * np.exp(-((angles - np.pi) ** 2) / 0.12)
@@ -134,7 +134,7 @@ def round_cell(rng) -> list[Stroke]:
   return strokes
 
 
-def spiny_sphere(rng) -> list[Stroke]:
+def spiny_sphere(rng: np.random.Generator) -> list[Stroke]:
   """A small dark sphere from which needles radiate in opposite pairs."""
   pairs = rng.integers(5, 11)
   angles = np.arange(pairs) * np.pi / pairs + rng.normal(0.0, 0.1, pairs)
@@ -156,7 +156,7 @@ def spiny_sphere(rng) -> list[Stroke]:
   ]
 
 
-def vase(rng) -> list[Stroke]:
+def vase(rng: np.random.Generator) -> list[Stroke]:
   """A flared cup on a stalk, its animal inside with a crown of cilia."""
   x = np.array([-0.5, -0.3, -0.2, -0.1, 0.05, 0.2, 0.3, 0.34])
   belly, neck = rng.uniform(0.75, 1.15), rng.uniform(0.75, 1.0)

@@ -30,7 +30,7 @@ CLASS_NAMES: tuple[str, ...] = tuple(sorted(_ORGANISMS))
 
 
 def draw(class_name: str, index: int, *, seed: int) -> np.ndarray:
-  """Image `index` of a class, uint8 [H, W] with sides of 30 to 220 px.
+  """Draws image `index` of a class, uint8 [H, W] with sides of 30 to 220 px.
 
   It depends on (class_name, index, seed) alone. Raises InputError for a class
   that is not among `CLASS_NAMES` and for a negative index or seed.
@@ -60,7 +60,7 @@ def source(per_class: int, seed: int) -> Source:
     data = images.encode(draw(name, index, seed=seed))
     return Example(f'{name}/{index:06d}', label, data)
 
-  # The first of each class stand for all: they change with seed and code.
+  # The first of each class speak for all: they change with seed and code.
   state = hashlib.blake2b(
     repr((CLASS_NAMES, per_class, seed)).encode(), digest_size=16
   )
@@ -73,5 +73,6 @@ def source(per_class: int, seed: int) -> Source:
     examples=lambda: workers.in_order(
       example, range(len(CLASS_NAMES) * per_class), desc='draw'
     ),
+    total=len(CLASS_NAMES) * per_class,
     skipped=(),
   )

@@ -30,7 +30,7 @@ def show_export(path: str) -> None:
 
 
 def check_table(path: Path) -> int:
-  """Prints why EcoTaxa would refuse a table; how many reasons there are."""
+  """Prints why EcoTaxa would refuse a table; returns the number of reasons."""
   found = table.parse(path.read_bytes(), str(path))
   reasons = list(rules.problems(path.name, found))
   for line, image in zip(

@@ -5,7 +5,7 @@ import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Files(NamedTuple):
 
 
 def open_export(path: str) -> Files:
-  """The files of a zip archive or of a folder.
+  """Lists the files of a zip archive or of a folder.
 
   Raises:
     InputError: neither, or one without a table.
@@ -51,7 +51,7 @@ def open_export(path: str) -> Files:
 
 
 def beside(table: str, image: str) -> str:
-  """Where an image lies that a table names; paths start at the table.
+  """Resolves the path of an image, which starts at the table that names it.
 
   Raises:
     ValueError: with the reason, if that is outside the export.
@@ -105,7 +105,7 @@ def _of_zip(place: Path) -> Files:
   return Files(place, _tables(entries), read, digest)
 
 
-def _tables(names) -> tuple[str, ...]:
+def _tables(names: Iterable[str]) -> tuple[str, ...]:
   return tuple(
     sorted(n for n in names if _TABLE.fullmatch(posixpath.basename(n)))
   )

@@ -28,7 +28,7 @@ class Object(NamedTuple):
 
   @property
   def id(self) -> str:
-    """The record's key: sample/acquisition/object, / and % escaped in each."""
+    """Joins sample/acquisition/object, with / and % escaped in each."""
     return '/'.join(
       part.replace('%', '%25').replace('/', '%2F')
       for part in (self.sample, self.acquisition, self.object_id)
@@ -36,7 +36,7 @@ class Object(NamedTuple):
 
 
 class Export(NamedTuple):
-  """What an export holds."""
+  """The contents of an export."""
 
   files: files.Files
   objects: tuple[Object, ...]  # sorted by id
@@ -70,14 +70,14 @@ def export(path: str) -> Export:
 
 
 def object_id(id: str) -> str:
-  """EcoTaxa's own id of an object, from its record's."""
+  """Extracts EcoTaxa's own id of an object from its record's."""
   return urllib.parse.unquote(id.split('/')[-1])
 
 
 def _objects(
   opened: files.Files, name: str
 ) -> Iterator[tuple[str, float, Object | str]]:
-  """(line, rank, object or why it is none) of each row of a table."""
+  """Yields (line, rank, object or the reason against it) of each row."""
   place = f'{opened.place}/{name}'
   try:
     found = table.parse(opened.read(name), place)

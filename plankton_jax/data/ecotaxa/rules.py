@@ -1,4 +1,4 @@
-"""What EcoTaxa's importer refuses in a table; docs/ecotaxa.md has the sources.
+"""Checks a table as EcoTaxa's importer would; docs/ecotaxa.md has the sources.
 
 The checks are those of py/BO/TSVFile.py and py/BO/Bundle.py of
 github.com/ecotaxa/ecotaxa_back, the lengths those of its py/DB.
@@ -72,7 +72,7 @@ def problems(file_name: str, table: Table) -> Iterator[str]:
 
 
 def is_free(column: str) -> bool:
-  """Whether EcoTaxa has no meaning of its own for a column."""
+  """Says whether EcoTaxa gives a column no meaning of its own."""
   return column not in NUMBERS | TEXTS
 
 
@@ -102,7 +102,7 @@ def _columns(table: Table) -> Iterator[str]:
 
 
 def _values(table: Table, name: str, is_number: bool) -> Iterator[str]:
-  """Problems of one column, the first of each kind."""
+  """Yields the problems of one column, the first of each kind."""
   most = _LENGTHS.get(name, TEXT_LENGTH if is_free(name) else None)
   for line, value in zip(table.lines, table.column(name), strict=True):
     if not value or (is_number and value.lower() in ('nan', 'na')):
@@ -140,7 +140,7 @@ def _rows(table: Table) -> Iterator[str]:
       yield f'{at}: no object_id'
     if (key, picture) in seen:
       first = seen[key, picture]
-      yield f'{at}: object {key}, image {picture} stand in line {first} too'
+      yield f'{at}: object {key}, image {picture} are in line {first} too'
     seen[key, picture] = line
     if state and state.lower() not in (*STATES, 'noid'):
       yield f'{at}: status {state!r} is none of {", ".join(STATES)}'

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def from_export(
   path: str, labelled_status: Sequence[str], group_by: str
 ) -> Source:
-  """The objects whose annotation is in one of the given states.
+  """Takes the objects whose annotation is in one of the given states.
 
   Args:
     path: a zip archive or a folder.
@@ -26,7 +26,7 @@ def from_export(
       then; or ''.
 
   Raises:
-    InputError: no export, a state that is none, no object in such a state, or
+    InputError: no export, an unknown state, no object in such a state, or
       none that names its sample or acquisition where that is asked for.
   """
   if isinstance(labelled_status, str) or not labelled_status:
@@ -54,6 +54,13 @@ def from_export(
       f'{place}: no object names its {group_by}: export it with samples and'
       " acquisitions, or set data.group_by=''"
     )
+  left_aside = {
+    f'{status} (data.labelled_status)': count
+    for status, count in sorted(counts.items())
+    if status not in labelled_status
+  }
+  if export.further:
+    left_aside['further image of an object'] = export.further
   class_names = tuple(sorted({item.taxon for item in chosen}))
   label = {name: i for i, name in enumerate(class_names)}
 
@@ -76,12 +83,14 @@ def from_export(
     fingerprint=state.hexdigest(),
     class_names=class_names,
     examples=lambda: workers.in_order(load, range(len(chosen)), desc='ingest'),
+    total=len(chosen),
     skipped=export.skipped,
+    left_aside=left_aside,
   )
 
 
 def describe(export: read.Export) -> str:
-  """The export in one line: objects by state, samples, what is left out."""
+  """Describes an export in one line: objects by state, samples, images."""
   counts = collections.Counter(item.status for item in export.objects)
   parts = [f'{count:,} {status}' for status, count in counts.most_common()]
   samples = len({item.sample for item in export.objects})

@@ -21,7 +21,7 @@ class Table(NamedTuple):
   lines: tuple[int, ...]  # the line in the file that each row ends on
 
   def column(self, name: str) -> Sequence[str]:
-    """The values of a column, stripped; '' where there is no such column."""
+    """Lists the stripped values of a column; '' where there is no such one."""
     if name not in self.columns:
       return ('',) * len(self.rows)
     index = self.columns.index(name)

@@ -36,7 +36,7 @@ def predicted(
   score: float,
   neighbours: Sequence[str],
 ) -> dict[str, Any]:
-  """The row of one prediction.
+  """Makes the row of one prediction.
 
   Args:
     img_file_name: path from the table to the image.

@@ -197,7 +197,7 @@ def _background(picture: Picture) -> tuple[int, ...]:
 
 
 def _median(values: bytes) -> int:
-  """Of an even number the upper."""
+  """Takes the median; of an even number the upper one."""
   return int(np.sort(np.frombuffer(values, np.uint8))[len(values) // 2])
 
 

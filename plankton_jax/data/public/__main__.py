@@ -80,7 +80,7 @@ def _find(name: str) -> ImageSet:
 
 
 def _downloaded(about: ImageSet, root: Path, name: str, *, yes: bool) -> Path:
-  """The archive in root/downloads, brought there if the user agrees."""
+  """Returns the archive in root/downloads, fetched if the user agrees."""
   if not about.url:
     raise InputError(
       f'{name} cannot be downloaded: get its archives from'

@@ -1,4 +1,4 @@
-"""The public image sets: what they are, where they are, how they are laid out.
+"""The public image sets: their facts, addresses and layouts.
 
 In a layout, {class} names the class folder and {file} the image; any other
 name in braces stands for one folder that says nothing about the class.
@@ -21,7 +21,7 @@ class ImageSet(NamedTuple):
 
   @property
   def citation(self) -> str:
-    """What a figure drawn from the set must say."""
+    """Cites the set as every figure drawn from it must."""
     return f'{self.title}, {self.licence}, DOI {self.doi}'
 
 

@@ -1,4 +1,4 @@
-"""Which images of an archive belong to a set, by its layout."""
+"""Finds the images of a set in its archives, by their layout."""
 
 import collections
 import os
@@ -15,7 +15,7 @@ from plankton_jax.errors import InputError
 
 
 class Contents(NamedTuple):
-  """What a set's archives hold."""
+  """The contents of a set's archives."""
 
   wanted: tuple[dict[str, str], ...]  # of each archive: path -> id class/file
   class_names: tuple[str, ...]
@@ -85,7 +85,7 @@ def examples(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
 
 
 def taxon_of(contents: Contents, key: str) -> taxa.Taxon:
-  """What the taxa list says of an image."""
+  """Looks an image up in the taxa list."""
   stem = os.path.splitext(key.split('/')[1])[0]
   return contents.taxa.get(stem, taxa.Taxon())
 
@@ -93,7 +93,7 @@ def taxon_of(contents: Contents, key: str) -> taxa.Taxon:
 def inventory(
   contents: Contents, counts: collections.Counter[int]
 ) -> list[dict[str, str | int]]:
-  """A row a class: its images as counted, its commonest taxon and lineage."""
+  """Lists each class with its count, its commonest taxon and lineage."""
   votes: dict[str, collections.Counter[tuple[str, str]]]
   votes = collections.defaultdict(collections.Counter)
   if contents.taxa:
@@ -124,7 +124,7 @@ def _pattern(layout: str) -> re.Pattern:
 
 
 def _key(pattern: re.Pattern, name: str) -> str:
-  """class/file of an image; '' if it does not lie as it should."""
+  """Returns class/file of an image; '' if it does not lie as it should."""
   match = pattern.fullmatch(name)
   return f'{match["class"]}/{match["file"]}' if match else ''
 

@@ -27,7 +27,7 @@ _LOST = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 
 def size(url: str) -> int | None:
-  """Bytes of the file behind an address; None where the server keeps quiet.
+  """Asks for the size of a file, bytes; None where the server keeps quiet.
 
   Raises:
     InputError: there is no such file, or no connection.
@@ -97,7 +97,7 @@ def verify(file: Path) -> None:
 
 
 def sha256(file: Path) -> str:
-  """SHA-256 of a file, as hexadecimal digits, with a progress bar."""
+  """Hashes a file to SHA-256 hexadecimal digits, with a progress bar."""
   state = hashlib.sha256()
   with file.open('rb') as stream, _bar('verify', file.stat().st_size) as bar:
     while chunk := stream.read(_CHUNK):
@@ -143,13 +143,13 @@ def _append(url: str, part: Path) -> None:
     raise http.client.HTTPException(f'the connection broke at byte {got:,}')
 
 
-def _open(request: urllib.request.Request):
+def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
   request.add_header('User-Agent', 'plankton_jax')
   return urllib.request.urlopen(request, timeout=60)
 
 
-def _version(answer) -> str:
-  """What tells this version of the file from the next; '' if nothing does."""
+def _version(answer: http.client.HTTPResponse) -> str:
+  """Returns the server's mark of this version of the file, or ''."""
   tag = answer.headers.get('ETag', '')
   # A weak tag may name files that differ in their bytes.
   return (
@@ -157,7 +157,7 @@ def _version(answer) -> str:
   )
 
 
-def _length(answer) -> int | None:
+def _length(answer: http.client.HTTPResponse) -> int | None:
   length = answer.headers.get('Content-Length', '')
   return int(length) if length.isdigit() else None
 

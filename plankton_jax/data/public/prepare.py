@@ -48,6 +48,7 @@ def prepare(
     fingerprint='',
     class_names=found.class_names,
     examples=examples,
+    total=total,
     skipped=tuple(found.skipped),
   )
   with atomic.directory(final) as building:

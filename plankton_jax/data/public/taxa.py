@@ -13,7 +13,7 @@ FILE = 'taxa.csv.gz'
 
 
 class Taxon(NamedTuple):
-  """What the file says of one object; '' where it says nothing."""
+  """The file's words on one object; '' where it has none."""
 
   taxon: str = ''
   lineage: str = ''

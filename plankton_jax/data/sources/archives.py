@@ -25,7 +25,7 @@ class Content(NamedTuple):
 
 
 class Listing(NamedTuple):
-  """What an archive holds, in its own order."""
+  """The contents of an archive, in its own order."""
 
   names: tuple[str, ...]  # of files, with forward slashes, without a leading ./
   refused: tuple[tuple[str, str], ...]  # (name, reason): links, hostile paths
@@ -33,7 +33,7 @@ class Listing(NamedTuple):
 
 
 def listing(path: Path, table: str = '') -> Listing:
-  """Names of all files, and of what is refused, with the reason.
+  """Lists the names of all files, and those refused with the reason.
 
   Args:
     path: the archive.
@@ -70,13 +70,13 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
 
 
 def is_zip(path: Path) -> bool:
-  """Whether a file begins as zip archives do, whole or not."""
+  """Says whether a file begins as zip archives do, whole or not."""
   with path.open('rb') as file:
     return file.read(4) in (b'PK\3\4', b'PK\5\6')
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-  """A zip archive for reading.
+  """Opens a zip archive for reading.
 
   Raises:
     InputError: it is cut off or damaged.
@@ -88,7 +88,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def refusal(name: str) -> str:
-  """Why a path inside an archive is not to be trusted; '' if it is."""
+  """Says why a path inside an archive is not to be trusted; '' if it is."""
   if name.startswith('/') or name[1:2] == ':':
     return 'an absolute path'
   if '..' in name.split('/'):
@@ -101,7 +101,7 @@ def refusal(name: str) -> str:
 
 
 def zip_refusal(info: zipfile.ZipInfo) -> str:
-  """The same for a zip archive's entry, by its kind and size too."""
+  """Says why a zip archive's entry is refused; '' if it is not."""
   mode = info.external_attr >> 16
   if stat.S_ISLNK(mode):
     return 'a link'
@@ -111,7 +111,7 @@ def zip_refusal(info: zipfile.ZipInfo) -> str:
 
 
 def tidy(name: str) -> str:
-  """A name with forward slashes and without a leading ./"""
+  """Gives a name forward slashes and takes a leading ./ away."""
   name = name.replace('\\', '/')
   while name.startswith('./'):
     name = name[2:]
@@ -126,7 +126,7 @@ def _content(name: str, load: Callable[[], bytes]) -> Content:
 
 
 def _members(path: Path) -> Iterator[tuple]:
-  """(name, reason to refuse it, function that reads it) of each file."""
+  """Yields (name, reason to refuse it, function that reads it)."""
   if not path.is_file():
     raise InputError(f'{path}: no such archive')
   try:

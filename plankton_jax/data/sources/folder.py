@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,22 @@ from plankton_jax.data.sources.source import (
 )
 from plankton_jax.errors import InputError
 
+log = logging.getLogger(__name__)
+
+LEVELS = ('auto', 'path', 'last')  # readings of the folders' names
+
+# Folders on top that are no classes, and what they are then.
+_SIDES = {
+  'train': 'train',
+  'training': 'train',
+  'val': 'val',
+  'valid': 'val',
+  'validation': 'val',
+  'test': 'test',
+  'testing': 'test',
+}
+_YEAR = re.compile(r'(18|19|20)\d\d')
+
 
 class Listing(NamedTuple):
   """The image files below a folder, sorted by id."""
@@ -28,18 +46,30 @@ class Listing(NamedTuple):
   class_names: tuple[str, ...]
   empty: tuple[str, ...]  # Folders with no image in or below them.
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
+  understood: str = ''  # in words, where folders on top are no classes
 
 
-def scan(path: str, *, field: str = 'data.path') -> Listing:
-  """Lists every PNG, JPEG, TIFF and BMP below a folder, links followed.
+def scan(
+  path: str, *, class_level: str = 'path', field: str = 'data.path'
+) -> Listing:
+  """Lists every image below a folder, links followed.
 
-  A class is named by its folder's path relative to the root. Hidden files,
-  `__MACOSX` and other extensions are ignored. `field` is what errors call the
-  path.
+  Hidden files, `__MACOSX` and other extensions are ignored.
+
+  Args:
+    path: the folder.
+    class_level: 'path' names a class by its folder's path from the root,
+      'last' by the innermost folder alone. 'auto' is 'path', but for folders
+      on top that are all called train, val and test, or all years: the path
+      below them counts then.
+    field: the name that errors give the path.
 
   Raises:
-    InputError: no such folder, or no image in it.
+    InputError: no such folder, no image in it, or an unknown level.
   """
+  if class_level not in LEVELS:
+    known = ', '.join(map(repr, LEVELS))
+    raise InputError(f'data.class_level={class_level!r} must be one of {known}')
   if not path:
     raise InputError(f'{field} is empty: name the folder of images')
   root = Path(path).expanduser()
@@ -61,6 +91,11 @@ def scan(path: str, *, field: str = 'data.path') -> Listing:
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
     )
   classes = [name.rpartition('/')[0] for name in ids]
+  understood = _recognise(classes) if class_level == 'auto' else ''
+  if understood:
+    classes = [name.partition('/')[2] for name in classes]
+  elif class_level == 'last':
+    classes = [name.rpartition('/')[2] for name in classes]
   class_names = sorted(set(classes) - {''})
   index = {name: i for i, name in enumerate(class_names)} | {'': -1}
   labels = np.array([index[name] for name in classes], np.int32)
@@ -71,16 +106,24 @@ def scan(path: str, *, field: str = 'data.path') -> Listing:
     tuple(class_names),
     tuple(sorted(empty)),
     tuple(skipped),
+    understood,
   )
 
 
-def scan_classes(path: str, *, field: str = 'data.path') -> Listing:
+def side(id: str) -> str:
+  """Names the split that an image's folder on top stands for; '' if none."""
+  return _SIDES.get(id.partition('/')[0].lower(), '')
+
+
+def scan_classes(
+  path: str, *, class_level: str = 'path', field: str = 'data.path'
+) -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
   Raises:
     InputError: an image outside any class folder, or a folder without images.
   """
-  listing = scan(path, field=field)
+  listing = scan(path, class_level=class_level, field=field)
   if (listing.labels < 0).any():
     loose = listing.ids[int(np.argmin(listing.labels))]
     raise InputError(
@@ -95,9 +138,11 @@ def scan_classes(path: str, *, field: str = 'data.path') -> Listing:
   return listing
 
 
-def source(path: str) -> Source:
+def source(path: str, class_level: str = 'path') -> Source:
   """Takes one folder a class; see `scan_classes` for what it refuses."""
-  listing = scan_classes(path)
+  listing = scan_classes(path, class_level=class_level)
+  if listing.understood:
+    log.info('%s: %s', listing.root, listing.understood)
 
   def read(row: int) -> Example:
     name, label = listing.ids[row], int(listing.labels[row])
@@ -114,12 +159,13 @@ def source(path: str) -> Source:
     examples=lambda: workers.in_order(
       read, range(len(listing.ids)), desc='ingest'
     ),
+    total=len(listing.ids),
     skipped=listing.skipped,
   )
 
 
 def fingerprint(listing: Listing) -> str:
-  """Hashes every path and file content, in threads, to 32 hex digits."""
+  """Hashes every path, content and reading of classes to 32 hex digits."""
 
   def hash_file(name: str) -> bytes:
     try:
@@ -132,6 +178,9 @@ def fingerprint(listing: Listing) -> str:
   hashes = workers.in_order(hash_file, listing.ids, desc='read')
   for name, content in zip(listing.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
+  paths = sorted({name.rpartition('/')[0] for name in listing.ids} - {''})
+  if list(listing.class_names) != paths:  # not the reading of every folder
+    state.update(repr((listing.class_names, listing.labels.tolist())).encode())
   return state.hexdigest()
 
 
@@ -160,6 +209,22 @@ def _fitted(
   except (OSError, ValueError) as error:
     return describe(error)
   return picture.fit(size=size, resize=resize, channels=channels).tobytes()
+
+
+def _recognise(classes: Sequence[str]) -> str:
+  """Describes folders on top that are no classes; '' where they are."""
+  tops = sorted({name.partition('/')[0] for name in classes})
+  below = {name.partition('/')[2] for name in classes} - {''}
+  if not below:
+    return ''
+  sides = {_SIDES.get(top.lower()) for top in tops}
+  other = "data.class_level='path' reads each folder as a class"
+  if None not in sides and len(sides) > 1:
+    return f'{", ".join(tops)} are splits, the folders in them classes; {other}'
+  if all(_YEAR.fullmatch(top) for top in tops):
+    shown = tops[0] if len(tops) == 1 else f'{tops[0]} to {tops[-1]}'
+    return f'{shown} are years, the folders in them classes; {other}'
+  return ''
 
 
 def _walk(

@@ -1,6 +1,7 @@
 """Lists the contents and the faults of a folder of labelled images."""
 
 import collections
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,12 +35,12 @@ def inspect(path: str) -> Inspection:
   """Reads every image below a folder; whatever it finds is in the result.
 
   Problems are files that cannot be read, images outside any class, classes
-  without images or with too few to split, fewer than two classes, and one
-  image in several classes. Copies within a class are only noted: the split
-  keeps them on one side.
+  without images, fewer than two that can be trained on, and one image in
+  several classes. Small classes and copies within a class are only noted: the
+  first are kept as data.rare says, the others on one side of the split.
   """
   try:
-    listing = folder.scan(path)
+    listing = folder.scan(path, class_level='auto')
   except InputError as error:
     return Inspection([], [], [str(error)])
   except RecursionError:
@@ -73,20 +74,20 @@ def inspect(path: str) -> Inspection:
     *_listed('images lie in no class folder', loose),
     *_listed('folders hold no image', list(listing.empty)),
     *_listed(
-      f'classes have fewer than {_FEWEST} different images, too few to split:'
-      ' add some, or list them in data.unseen_classes',
-      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
-    ),
-    *_listed(
       'images stand in several classes', [' = '.join(c) for c in across]
     ),
   ]
-  if len(listing.class_names) < 2:
+  if sum(count >= _FEWEST for count in independent.values()) < 2:
     problems.append(
-      f'{len(listing.class_names)} classes: at least two are needed, one'
+      f'at least two classes of {_FEWEST} different images are needed, one'
       ' folder each'
     )
   notes = [
+    *_listed(
+      f'classes have fewer than {_FEWEST} different images, too few to train'
+      ' on (data.rare)',
+      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
+    ),
     *_listed(
       'images have copies in their class', [' = '.join(c) for c in within]
     ),
@@ -95,8 +96,11 @@ def inspect(path: str) -> Inspection:
       [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
     ),
   ]
+  contents = _contents(listing.class_names, counts, list(found.values()))
+  if listing.understood:
+    contents.insert(1, listing.understood)
   return Inspection(
-    _contents(listing.class_names, counts, list(found.values())),
+    contents,
     notes,
     problems,
   )
@@ -119,7 +123,11 @@ def _copies(found: dict[str, _Image]) -> list[list[str]]:
   return [names for names in same.values() if len(names) > 1]
 
 
-def _contents(class_names, counts, found: list[_Image]) -> list[str]:
+def _contents(
+  class_names: Sequence[str],
+  counts: Mapping[int, int],
+  found: list[_Image],
+) -> list[str]:
   lines = [f'{len(found):,} images in {len(class_names)} classes']
   if found:
     sides = np.array([max(image.height, image.width) for image in found])

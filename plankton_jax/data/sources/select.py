@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, overload
 
@@ -31,6 +31,8 @@ class Selected(NamedTuple):
   class_names: tuple[str, ...]
   fingerprint: str
   records: Callable[[], Read]  # and (name, reason) of each image left out
+  read: int  # objects that the source read, kept or not
+  left_aside: Mapping[str, int]  # reason -> objects left out without a name
 
 
 def source(
@@ -39,6 +41,7 @@ def source(
   path: str,
   name: str,
   data_dir: str,
+  class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
   group_by: str,
@@ -52,7 +55,7 @@ def source(
   """
   started = time.monotonic()
   if source == 'folder':
-    selected = _from_source(folder.source(path), cache_dir)
+    selected = _from_source(folder.source(path, class_level), cache_dir)
   elif source == 'synthetic':
     from plankton_jax.data.drawn import plankton
 
@@ -93,8 +96,10 @@ def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
     label = {selected.class_names.index(n): i for i, n in enumerate(kept)}
     return _Chosen(everything, label), skipped
 
-  return Selected(
-    kept, hashlib.blake2b(content, digest_size=16).hexdigest(), read
+  return selected._replace(
+    class_names=kept,
+    fingerprint=hashlib.blake2b(content, digest_size=16).hexdigest(),
+    records=read,
   )
 
 
@@ -161,18 +166,24 @@ def _from_source(source: Source, cache_dir: Path) -> Selected:
       log.info('records written in %.1f s at %s', spent, directory)
     return records.read(directory), records.skipped(directory)
 
-  return Selected(source.class_names, source.fingerprint, read)
+  return Selected(
+    source.class_names,
+    source.fingerprint,
+    read,
+    source.read,
+    source.left_aside,
+  )
 
 
 def _from_tfds(name: str, data_dir: str) -> Selected:
   from plankton_jax.data import records
 
   builder = records.prepared(name, data_dir)
+  skipped = records.skipped(Path(builder.data_dir))
   return Selected(
     records.class_names(builder),
     records.fingerprint(builder),
-    lambda: (
-      records.Records(builder),
-      records.skipped(Path(builder.data_dir)),
-    ),
+    lambda: (records.Records(builder), skipped),
+    records.count(builder) + len(skipped),
+    {},
   )

@@ -8,7 +8,7 @@ from plankton_jax.errors import InputError
 
 
 class Example(NamedTuple):
-  """One image on its way into the records, or why there is none."""
+  """One image on its way into the records, or the reason for its lack."""
 
   id: str
   label: int
@@ -24,7 +24,15 @@ class Source(NamedTuple):
   fingerprint: str
   class_names: tuple[str, ...]
   examples: Callable[[], Iterator[Example]]
+  total: int  # of examples
   skipped: tuple[tuple[str, str], ...]  # (name, reason), known beforehand
+  # reason -> number of objects that are left out for it and not named
+  left_aside: Mapping[str, int] = types.MappingProxyType({})
+
+  @property
+  def read(self) -> int:
+    """Counts all that was read, kept or not."""
+    return self.total + len(self.skipped) + sum(self.left_aside.values())
 
 
 def describe(error: Exception) -> str:
