@@ -1,75 +1,54 @@
-"""Which labels are doubtful, and which images are all but the same.
+"""Lists doubtful labels and near-duplicate images.
 
 `python -m analysis.audit --workdir=DIR`. Labels are judged among the train, val
 and test images, which are of the classes that training saw; near-duplicates
 are looked for in all splits.
 """
 
-import pathlib
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis import gallery
-from analysis.figures import audit_figures, figures
-from analysis.files import inputs, tables
-from analysis.files.inputs import Embeddings, Source
-from analysis.measures import nearest, suspects
+from analysis.figures import images
+from analysis.figures.style import plt
+from analysis.files import command, inputs, originals
+from analysis.files.inputs import Rows, Source
+from analysis.files.originals import Read
+from analysis.files.result import Drawing, Result, Shown
+from analysis.measures import suspects
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import search
 
 SHOWN = 24  # in a figure
+BESIDE = 3  # neighbours of a doubtful image in the figure
+GAP, LINE = 0.4, 1.8  # inches: between items, from line to line
+LETTERS = 15  # of a heading above an image
 LISTED = 5  # neighbours of each image in the table
 
 Row = dict[str, Any]
 
 
-class Rows(NamedTuple):
-  """Splits of one source, one after another."""
-
-  embedding: np.ndarray  # [N, D]
-  name: np.ndarray  # [N] class; empty for an image without label
-  split: np.ndarray  # [N]
-  id: np.ndarray  # [N]
-
-
-def together(source: str, splits: dict[str, Embeddings]) -> Rows:
-  """The rows of the splits, in their order.
-
-  Raises:
-    InputError: splits of different dimensions.
-  """
-  dims = [rows.embedding.shape[1] for rows in splits.values()]
-  if len(set(dims)) > 1:
-    raise InputError(
-      f'{source}: {", ".join(splits)} have {dims} dimensions; embed all by one'
-      ' run'
-    )
-  parts = [
-    (
-      rows.embedding,
-      np.array([*rows.class_names, ''], object)[rows.label],
-      np.full(len(rows.id), split, object),
-      rows.id.astype(object),
-    )
-    for split, rows in splits.items()
-  ]
-  return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def doubtful(source: str, rows: Rows, near: np.ndarray) -> list[Row]:
-  """Every image that can be judged, the most doubtful first, as a table.
+def doubtful(
+  source: str, rows: Rows, near: np.ndarray
+) -> tuple[list[Row], list[str]]:
+  """Lists every image that can be judged, the most doubtful first.
 
   `near` [N, K] are the nearest other rows of each.
+
+  Returns:
+    The table, and notes on images that cannot be judged.
   """
   classes, label, counts = np.unique(
     rows.name.astype(str), return_inverse=True, return_counts=True
   )
   if len(classes) < 2:
-    print(f'audit: {source}: all images are of one class: none is judged')
-    return []
+    return [], [f'{source}: all images are of one class: none is judged']
+  notes = []
   if (counts == 1).any():
     alone = ', '.join(classes[counts == 1])
-    print(f'audit: {source}: alone in its class, so not judged: {alone}')
+    notes.append(f'{source}: alone in its class, so not judged: {alone}')
   ranked = suspects.rank(near, rows.embedding, label)
   table = []
   for place, i in enumerate(ranked.row):
@@ -93,11 +72,11 @@ def doubtful(source: str, rows: Rows, near: np.ndarray) -> list[Row]:
         },
       }
     )
-  return table
+  return table, notes
 
 
 def twins(source: str, rows: Rows, found: suspects.Pairs) -> list[Row]:
-  """Pairs of near-duplicates, the closest first, as a table."""
+  """Lists pairs of near-duplicates, the closest first."""
   return [
     {
       'source': source,
@@ -115,71 +94,178 @@ def twins(source: str, rows: Rows, found: suspects.Pairs) -> list[Row]:
   ]
 
 
-def draw(
-  source: Source,
-  suspected: list[Row],
-  pairs: list[Row],
-  out: pathlib.Path,
-) -> None:
-  """The first of either list as pictures; says so where there are none."""
-  try:
-    read = gallery.reader(source)
-  except InputError as error:
-    print(f'audit: {error}')
-    return
-  file = f'audit_{source.name}'
-  for name, figure in (
-    (file, audit_figures.labels(source.name, suspected[:SHOWN], read)),
-    (f'{file}_pairs', audit_figures.pairs(source.name, pairs[:SHOWN], read)),
-  ):
-    if figure is not None:
-      figures.save(figure, out, name, citations=[source.config['citation']])
+class Audited(NamedTuple):
+  """What was found in one source."""
+
+  source: Source
+  labels: list[Row]  # the most doubtful first
+  pairs: list[Row]  # the closest first
+  notes: list[str]
 
 
-def analyse(sources: list[Source], out: pathlib.Path) -> None:
-  """Ranks and draws; audit.csv, audit_duplicates.csv, audit_SOURCE*.png, ….
+def judge(source: Source) -> Audited:
+  """Ranks the labels and the near-duplicates of one source.
 
   Labels of the unseen split are not judged: the embedding never learnt them.
   """
-  suspected: list[Row] = []
-  pairs: list[Row] = []
-  summary: list[Row] = []
-  for source in sources:
-    found = {
-      split: inputs.labelled(source, split, 'audit')
-      for split in source.splits
-      if split != 'unseen'
-    }
-    judged = {split: rows for split, rows in found.items() if rows is not None}
-    every = together(source.name, source.splits)
-    distance, near = nearest.nearest(every.embedding, None, suspects.NEIGHBOURS)
-    alike = twins(source.name, every, suspects.duplicates(distance, near))
-    labels: list[Row] = []
-    if judged:
-      rows = together(source.name, judged)
-      if len(rows.id) < len(every.id):
-        _, near = nearest.nearest(rows.embedding, None, suspects.NEIGHBOURS)
-      labels = doubtful(source.name, rows, near)
-    else:
-      print(f'audit: {source.name}: no labels to judge')
-    draw(source, labels, alike, out)
-    suspected += labels
-    pairs += alike
-    summary.append(
-      {
-        'source': source.name,
-        'images judged': len(labels),
-        'mostly among others': sum(row['others'] > 0.5 for row in labels),
-        'near-duplicates': len(alike),
-        'across splits': sum(row['across_splits'] for row in alike),
-        'of two labels': sum(row['label_a'] != row['label_b'] for row in alike),
-      }
+  judged = {}
+  notes: list[str] = []
+  for split in source.splits:
+    if split != 'unseen':
+      found, missing = inputs.labelled(source, split)
+      notes += missing
+      if found is not None:
+        judged[split] = found
+  every = inputs.together(source.name, source.splits)
+  distance, near = search.nearest(every.embedding, None, suspects.NEIGHBOURS)
+  pairs = twins(source.name, every, suspects.duplicates(distance, near))
+  if not judged:
+    return Audited(
+      source, [], pairs, [*notes, f'{source.name}: no labels to judge']
     )
-  tables.show(summary, 'audit: labels and pairs of near-duplicates')
-  tables.write_json(out / 'audit.json', summary)
-  tables.write_csv(out / 'audit.csv', suspected)
-  tables.write_csv(out / 'audit_duplicates.csv', pairs)
+  rows = inputs.together(source.name, judged)
+  if len(rows.id) < len(every.id):
+    _, near = search.nearest(rows.embedding, None, suspects.NEIGHBOURS)
+  labels, alone = doubtful(source.name, rows, near)
+  return Audited(source, labels, pairs, notes + alone)
+
+
+def analyse(sources: Sequence[Source]) -> Result:
+  """Ranks labels and near-duplicates of every source, and draws the first."""
+  audited = [judge(source) for source in sources]
+  notes = [note for one in audited for note in one.notes]
+  figures: dict[str, Drawing] = {}
+  for one in audited:
+    drawn, missing = drawings(one)
+    figures |= drawn
+    notes += missing
+  summary = [
+    {
+      'source': one.source.name,
+      'images judged': len(one.labels),
+      'mostly among others': sum(row['others'] > 0.5 for row in one.labels),
+      'near-duplicates': len(one.pairs),
+      'across splits': sum(row['across_splits'] for row in one.pairs),
+      'of two labels': sum(
+        row['label_a'] != row['label_b'] for row in one.pairs
+      ),
+    }
+    for one in audited
+  ]
+  return Result(
+    notes,
+    [Shown('audit: labels and pairs of near-duplicates', summary)],
+    {
+      'audit.csv': [row for one in audited for row in one.labels],
+      'audit_duplicates.csv': [row for one in audited for row in one.pairs],
+    },
+    {'audit.json': summary},
+    figures,
+  )
+
+
+def drawings(found: Audited) -> tuple[dict[str, Drawing], list[str]]:
+  """Prepares figures of the first of either list, if there are images."""
+  try:
+    read = originals.reader(found.source)
+  except InputError as error:
+    return {}, [str(error)]
+  name, citations = found.source.name, inputs.citations([found.source])
+  lists = {
+    f'audit_{name}': (draw_labels, found.labels),
+    f'audit_{name}_pairs': (draw_pairs, found.pairs),
+  }
+  return {
+    file: Drawing(functools.partial(draw, name, rows[:SHOWN], read), citations)
+    for file, (draw, rows) in lists.items()
+    if rows
+  }, []
+
+
+class Item(NamedTuple):
+  """Images in a row, under one heading."""
+
+  heading: str
+  images: list[tuple[str, str]]  # id and the text underneath
+
+
+def draw_labels(source: str, rows: Sequence[Row], read: Read) -> plt.Figure:
+  """Draws doubtful images, each followed by its nearest neighbours."""
+  items = [
+    Item(
+      f'{row["rank"]}.  {row["score"]:.2f}  {row["split"]}: rather'
+      f' {row["suggested"]}',
+      [
+        (row['id'], f'labelled\n{images.wrapped(row["label"])}'),
+        *(
+          (
+            row[f'neighbour_{j}'],
+            images.wrapped(row[f'neighbour_{j}_label']),
+          )
+          for j in range(1, BESIDE + 1)
+          if f'neighbour_{j}' in row
+        ),
+      ],
+    )
+    for row in rows
+  ]
+  title = (
+    f'{source}: the most doubtful labels, and the nearest images to each.'
+    ' Numbers: rank, score'
+  )
+  return _draw(title, items, read, across=3, width=BESIDE + 1)
+
+
+def draw_pairs(source: str, rows: Sequence[Row], read: Read) -> plt.Figure:
+  """Draws pairs of near-duplicates."""
+  items = [
+    Item(
+      f'{row["rank"]}.  {row["distance"]:.3f}  ({row["ratio"]:.2f})',
+      [
+        (
+          row[f'id_{side}'],
+          f'{row[f"split_{side}"]}\n{images.wrapped(row[f"label_{side}"])}',
+        )
+        for side in 'ab'
+      ],
+    )
+    for row in rows
+  ]
+  title = (
+    f'{source}: the closest near-duplicates. Numbers: rank, distance, and its'
+    ' share of the distance to the 10th neighbour'
+  )
+  return _draw(title, items, read, across=6, width=2)
+
+
+def _draw(
+  title: str, items: list[Item], read: Read, *, across: int, width: int
+) -> plt.Figure:
+  """Draws items in lines of `across`, each `width` images wide."""
+  step = width * images.CELL + GAP
+  size = across * step - GAP, -(-len(items) // across) * LINE + 0.35
+  figure, ax = images.canvas(*size)
+  ax.text(0.02, 0.1, title, fontsize=11, va='center', parse_math=False)
+  for n, item in enumerate(items):
+    line, column = divmod(n, across)
+    left, top = column * step, 0.65 + line * LINE
+    ax.plot([left, left + step - GAP], [top - 0.25] * 2, color='0.8', lw=0.6)
+    room = LETTERS * width
+    heading = item.heading
+    if len(heading) > room:
+      heading = f'{heading[: room - 1]}…'
+    ax.text(
+      left + 0.02,
+      top - 0.11,
+      heading,
+      fontsize=8,
+      va='center',
+      parse_math=False,
+    )
+    for j, (key, text) in enumerate(item.images):
+      images.put(ax, left + j * images.CELL, top, read(key), text)
+  return figure
 
 
 if __name__ == '__main__':
-  inputs.main(analyse)
+  command.run('audit', analyse)

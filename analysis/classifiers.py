@@ -1,19 +1,21 @@
-"""What training bought: simple classifiers on the classes it never saw.
+"""Learning curves of simple classifiers on classes that training never saw.
 
 `python -m analysis.classifiers --workdir=DIR`: support vectors, a linear model
 and nearest neighbours learn the unseen classes from few to all labelled
 images, in the embedding, in raw pixels and in an untrained encoder's space.
 """
 
-import pathlib
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import inputs, tables
+from analysis.figures import style
+from analysis.figures.style import plt
+from analysis.files import command, inputs
+from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import curves
 from plankton_jax.errors import InputError
 
@@ -24,7 +26,7 @@ Features = dict[str, tuple[np.ndarray, np.ndarray]]  # name: rows, labels
 
 
 def pixel_features(train: np.ndarray, images: np.ndarray) -> np.ndarray:
-  """Images [N, H, W, C] as principal components of train images, [N, ≤128].
+  """Projects images [N, H, W, C] on components of train images, [N, ≤128].
 
   Fitted on train, as the encoder is: it has not seen the unseen classes.
   """
@@ -38,117 +40,133 @@ def pixel_features(train: np.ndarray, images: np.ndarray) -> np.ndarray:
   return pca.transform(flat(images))
 
 
-def baselines(source: inputs.Source, rows: inputs.Embeddings) -> Features:
-  """Raw pixels and an untrained encoder for the rows; none without images."""
+def baselines(
+  source: inputs.Source, rows: inputs.Embeddings
+) -> tuple[Features, list[str]]:
+  """Computes raw pixels and an untrained encoder's embeddings of the rows.
+
+  Returns:
+    Those that can be had, and notes on the others.
+  """
+  name = source.name
   if source.workdir is None:
-    print(f'classifiers: {source.name}: raw pixels need a workdir: skipped')
-    return {}
+    return {}, [f'{name}: raw pixels need a workdir: skipped']
   from plankton_jax import checkpoints
   from plankton_jax.train import loop
 
-  where = f'classifiers: {source.name}'
+  both = f'{name}: raw pixels, untrained encoder'
   try:
     data = loop.load_data(source.config, source.workdir)
   except InputError as error:
-    print(f'{where}: raw pixels, untrained encoder: skipped ({error})')
-    return {}
+    return {}, [f'{both}: skipped ({error})']
   at = {key: i for i, key in enumerate(data.ids)}
   missing = [key for key in rows.id if key not in at]
   if missing:
-    print(
-      f'{where}: raw pixels, untrained encoder: skipped ({len(missing)} images'
-      f' are not in its data; the first is {missing[0]})'
-    )
-    return {}
+    return {}, [
+      f'{both}: skipped ({len(missing)} images are not in its data; the first'
+      f' is {missing[0]})'
+    ]
   images = data.images[np.array([at[key] for key in rows.id])]
   train = np.random.default_rng(0).permutation(data.splits['train'])[:PCA_ROWS]
   pixels = pixel_features(data.images[np.sort(train)], images)
   found = {'raw pixels': (pixels, rows.label)}
+  notes = [
+    f'raw pixels are reduced to {pixels.shape[1]} principal components of the'
+    ' train images'
+  ]
   try:
     untrained = checkpoints.untrained_encoder(source.workdir)
   except InputError as error:
-    print(f'{where}: untrained encoder: skipped ({error})')
-    return found
-  return {**found, 'untrained encoder': (untrained.embed(images), rows.label)}
+    return found, [*notes, f'{name}: untrained encoder: skipped ({error})']
+  found['untrained encoder'] = untrained.embed(images), rows.label
+  return found, notes
 
 
-def usable(rows: inputs.Embeddings, name: str) -> inputs.Embeddings | None:
-  """Rows of classes with two images or more, by id; None below two classes.
+def usable(
+  rows: inputs.Embeddings, name: str
+) -> tuple[inputs.Embeddings | None, list[str]]:
+  """Selects rows of classes with two images or more, in the order of their ids.
 
-  In the order of their ids, so that runs over the same images are split alike.
+  So runs over the same images are split alike.
+
+  Returns:
+    The rows, None below two classes, and notes on what is left out.
   """
   classes, members, counts = np.unique(
     rows.label, return_inverse=True, return_counts=True
   )
-  for lone in classes[counts < 2]:
-    print(
-      f'classifiers: {name}: {rows.class_names[lone]} has one image: left out'
-    )
+  notes = [
+    f'{name}: {rows.class_names[lone]} has one image: left out'
+    for lone in classes[counts < 2]
+  ]
   keep = np.flatnonzero(counts[members] > 1)
   if len(np.unique(rows.label[keep])) < 2:
-    print(f'classifiers: {name}: fewer than two classes to tell: skipped')
-    return None
+    return None, [*notes, f'{name}: fewer than two classes to tell: skipped']
   keep = keep[np.argsort(rows.id[keep], kind='stable')]
-  return inputs.Embeddings(
-    rows.embedding[keep], rows.label[keep], rows.id[keep], rows.class_names
-  )
+  return inputs.take(rows, keep), notes
 
 
-def gather(sources: list[inputs.Source]) -> Features:
-  """What is classified, by name: each source, then the first's baselines."""
+def gather(sources: Sequence[inputs.Source]) -> tuple[Features, list[str]]:
+  """Gathers the features of each source, and baselines of the first.
+
+  Returns:
+    Rows and labels by the features' name, and notes on what is left out.
+  """
   features: Features = {}
   others: Features = {}
+  notes: list[str] = []
   for source in sources:
     files = source.workdir is None and 'unseen' not in source.splits
     for split in list(source.splits) if files else ['unseen']:
-      rows = inputs.labelled(source, split, 'classifiers')
+      labelled, missing = inputs.labelled(source, split)
+      notes += missing
+      if labelled is None:
+        continue
       name = split if files else source.name
-      rows = None if rows is None else usable(rows, name)
-      if rows is not None:
-        features[name] = rows.embedding, rows.label
-        others = others or baselines(source, rows)
-  return features | others
+      rows, missing = usable(labelled, name)
+      notes += missing
+      if rows is None:
+        continue
+      features[name] = rows.embedding, rows.label
+      if not others:
+        others, missing = baselines(source, rows)
+        notes += missing
+  return features | others, notes
 
 
-def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
-  """Learning curves on unseen; out/classifiers.{png,svg,csv,json}."""
-  features = gather(sources)
+def analyse(sources: Sequence[inputs.Source]) -> Result:
+  """Learns the unseen classes, or those of every file."""
+  features, notes = gather(sources)
   if not features:
-    return
-  if 'raw pixels' in features:
-    print(
-      'classifiers: raw pixels are reduced to'
-      f' {features["raw pixels"][0].shape[1]} principal components of the'
-      ' train images'
-    )
+    return Result(notes)
   found: list[curves.Curve] = []
   total = len(features) * len(curves.CLASSIFIERS) * curves.RESAMPLINGS
   with tqdm(total=total, desc='classifiers', unit='curve', delay=2) as bar:
     for name, (rows, labels) in features.items():
       found += curves.learn(name, rows, labels, step=bar.update)
-  for f in found:
-    if f.unconverged:
-      print(
-        f'classifiers: {f.features}, {f.classifier}: {f.unconverged} fits'
-        ' stopped before they converged'
-      )
-  rows = [row for f in found for row in curves.rows(f)]
-  tables.show(_table(found), 'classifiers: balanced accuracy (macro F1)')
-  tables.write_csv(out / 'classifiers.csv', rows)
-  tables.write_json(
-    out / 'classifiers.json',
-    {
-      'resamplings': curves.RESAMPLINGS,
-      'train_share': curves.TRAIN_SHARE,
-      'curves': [f._asdict() for f in found],
-    },
-  )
+  notes += [
+    f'{f.features}, {f.classifier}: {f.unconverged} fits stopped before they'
+    ' converged'
+    for f in found
+    if f.unconverged
+  ]
+  values = {
+    'resamplings': curves.RESAMPLINGS,
+    'train_share': curves.TRAIN_SHARE,
+    'curves': [f._asdict() for f in found],
+  }
   citations = inputs.citations(sources)
-  figures.save(draw(found), out, 'classifiers', citations=citations)
+  return Result(
+    notes,
+    [Shown('classifiers: balanced accuracy (macro F1)', _table(found))],
+    {'classifiers.csv': [row for f in found for row in curves.rows(f)]},
+    {'classifiers.json': values},
+    {'classifiers': Drawing(functools.partial(draw, found), citations)},
+  )
 
 
 def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
-  """The fewest, about 100, and all training images, a line a feature set."""
+  """Makes a line a feature set: at the fewest, about 100, and all images."""
   lines: dict[str, dict[str, Any]] = {}
   for f in found:
     line = lines.setdefault(f.features, {'features': f.features})
@@ -162,9 +180,9 @@ def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
 
 
 def draw(found: list[curves.Curve]) -> plt.Figure:
-  """A row a measure, a column a classifier, a colour a feature set."""
+  """Draws a row a measure, a column a classifier, a colour a feature set."""
   names = list(dict.fromkeys(f.features for f in found))
-  colours = dict(zip(names, figures.palette(len(names)), strict=True))
+  colours = dict(zip(names, style.palette(len(names)), strict=True))
   columns = list(curves.CLASSIFIERS)
   figure, grid = plt.subplots(
     len(curves.MEASURES),
@@ -225,4 +243,4 @@ def draw(found: list[curves.Curve]) -> plt.Figure:
 
 
 if __name__ == '__main__':
-  inputs.main(analyse)
+  command.run('classifiers', analyse)

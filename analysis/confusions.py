@@ -1,25 +1,27 @@
-"""Which classes the test images are taken for.
+"""Confusion matrices of the test images.
 
 `python -m analysis.confusions --workdir=DIR`: by the classifier's head where
 the run has one, and by the nearest mean of the train embeddings.
 """
 
-import pathlib
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import inputs, tables
-from analysis.measures import nearest
+from analysis.figures import style
+from analysis.figures.style import plt
+from analysis.files import command, inputs
+from analysis.files.result import Drawing, Result, Shown
+from analysis.measures import classes
 from plankton_jax.errors import InputError
 
 HEAD, CENTROID = 'head', 'nearest centroid'
 
 
 class Confusions(NamedTuple):
-  """How one source's test images were classified by one method."""
+  """Test images of one source as one method classified them."""
 
   source: str
   method: str
@@ -27,17 +29,17 @@ class Confusions(NamedTuple):
   counts: np.ndarray  # [C, C] images: row true, column predicted
   accuracy: float
   balanced_accuracy: float  # mean recall of the classes with test images
-  macro_f1: float  # likewise
+  macro_f1: float  # of the same classes
   per_class: dict[str, np.ndarray]  # [C] each: precision, recall, f1, support
 
 
 def nearest_centroid(
   train: inputs.Embeddings, test: inputs.Embeddings
 ) -> np.ndarray:
-  """The class [N] whose mean train embedding is nearest (Euclidean)."""
+  """Finds the class [N] whose mean train embedding is nearest (Euclidean)."""
   from sklearn.metrics import pairwise_distances_argmin
 
-  present, _, means = nearest.centroids(train.embedding, train.label)
+  present, _, means = classes.centroids(train.embedding, train.label)
   rows = pairwise_distances_argmin(test.embedding.astype(np.float64), means)
   return present[rows]
 
@@ -49,7 +51,7 @@ def measure(
   predicted: np.ndarray,
   class_names: tuple[str, ...],
 ) -> Confusions:
-  """Counts and scores of predicted against true labels, both [N]."""
+  """Counts and scores predicted against true labels, both [N]."""
   from sklearn import metrics
 
   present = np.union1d(true, predicted)
@@ -74,69 +76,75 @@ def measure(
 
 def by_head(
   source: inputs.Source, test: inputs.Embeddings
-) -> np.ndarray | None:
-  """Predicted labels [N] by the run's head; None where it has none."""
+) -> tuple[np.ndarray | None, list[str]]:
+  """Predicts labels [N] by the run's head; None and a note without one."""
   if source.workdir is None:
-    return None
+    return None, []
   from plankton_jax import checkpoints
 
   try:
     encoder = checkpoints.load_encoder(source.workdir)
   except InputError as error:
-    print(f'confusions: {source.name}, head: skipped ({error})')
-    return None
+    return None, [f'{source.name}, head: skipped ({error})']
   scores = encoder.scores(test.embedding)
   if scores is None:
-    return None
+    return None, []
   labels = np.array([test.class_names.index(n) for n in encoder.class_names])
-  return labels[np.argmax(scores, axis=1)]
+  return labels[np.argmax(scores, axis=1)], []
 
 
-def classify(source: inputs.Source) -> tuple[list[Confusions], list[dict]]:
-  """The source's test images by each method there is, and every mistake."""
-  found, mistakes = [], []
-  splits = {
-    split: inputs.labelled(source, split, 'confusions')
-    for split in ('test', 'train')
-  }
-  test, train = splits['test'], splits['train']
+class Classified(NamedTuple):
+  """One source's test images by each method there is."""
+
+  confusions: list[Confusions]
+  mistakes: list[dict[str, Any]]  # a line each
+  notes: list[str]
+
+
+def classify(source: inputs.Source) -> Classified:
+  """Classifies a source's test images by its head and by class centres."""
+  (test, notes), (train, others) = (
+    inputs.labelled(source, split) for split in ('test', 'train')
+  )
+  notes += others
   if test is None:
-    return [], []
-  methods = {HEAD: by_head(source, test)}
+    return Classified([], [], notes)
+  predicted = {}
+  predicted[HEAD], missing = by_head(source, test)
   if train is not None:
-    methods[CENTROID] = nearest_centroid(train, test)
-  for method, predicted in methods.items():
-    if predicted is None:
+    predicted[CENTROID] = nearest_centroid(train, test)
+  found = Classified([], [], notes + missing)
+  for method, labels in predicted.items():
+    if labels is None:
       continue
     names = test.class_names
-    found.append(measure(source.name, method, test.label, predicted, names))
-    mistakes += [
+    found.confusions.append(
+      measure(source.name, method, test.label, labels, names)
+    )
+    found.mistakes.extend(
       {
         'source': source.name,
         'by': method,
         'id': test.id[i],
         'true': names[test.label[i]],
-        'predicted': names[predicted[i]],
+        'predicted': names[labels[i]],
       }
-      for i in np.flatnonzero(predicted != test.label)
-    ]
-  return found, mistakes
+      for i in np.flatnonzero(labels != test.label)
+    )
+  return found
 
 
-def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
-  """Classifies the test split; out/confusions.{png,svg,csv,json}, ….
+def analyse(sources: Sequence[inputs.Source]) -> Result:
+  """Classifies the test split.
 
   The figure shows each source by its head, or without one by centroids; the
   table and the files hold both.
   """
-  found: list[Confusions] = []
-  mistakes: list[dict[str, Any]] = []
-  for source in sources:
-    confusions, wrong = classify(source)
-    found += confusions
-    mistakes += wrong
+  classified = [classify(source) for source in sources]
+  notes = [note for one in classified for note in one.notes]
+  found = [confusions for one in classified for confusions in one.confusions]
   if not found:
-    return
+    return Result(notes)
   summary = [
     {
       'source': f.source,
@@ -148,36 +156,43 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
     }
     for f in found
   ]
-  tables.show(summary, 'confusions: test images')
-  tables.write_csv(
-    out / 'confusions.csv',
-    [
-      {
-        'source': f.source,
-        'by': f.method,
-        'class': name,
-        **{measure: values[i] for measure, values in f.per_class.items()},
+  per_class = [
+    {
+      'source': f.source,
+      'by': f.method,
+      'class': name,
+      **{measure: values[i] for measure, values in f.per_class.items()},
+    }
+    for f in found
+    for i, name in enumerate(f.classes)
+  ]
+  drawn = [one.confusions[0] for one in classified if one.confusions]
+  return Result(
+    notes,
+    [Shown('confusions: test images', summary)],
+    {
+      'confusions.csv': per_class,
+      'confusions_mistakes.csv': [
+        m for one in classified for m in one.mistakes
+      ],
+    },
+    {
+      'confusions.json': {
+        'summary': summary,
+        'matrices': [f._asdict() for f in found],
       }
-      for f in found
-      for i, name in enumerate(f.classes)
-    ],
+    },
+    {
+      'confusions': Drawing(
+        functools.partial(draw, drawn), inputs.citations(sources)
+      )
+    },
   )
-  tables.write_json(
-    out / 'confusions.json',
-    {'summary': summary, 'matrices': [f._asdict() for f in found]},
-  )
-  tables.write_csv(out / 'confusions_mistakes.csv', mistakes)
-  first = {}
-  for f in found:
-    first.setdefault(f.source, f)
-  citations = inputs.citations(sources)
-  figure = draw(list(first.values()))
-  figures.save(figure, out, 'confusions', citations=citations)
 
 
 def draw(found: list[Confusions]) -> plt.Figure:
-  """One panel a source: counts, coloured by their share of the true class."""
-  figure, grid = figures.heatmap_grid(
+  """Draws a panel a source: counts, coloured by share of the true class."""
+  figure, grid = style.heatmap_grid(
     [[len(f.classes) for f in found]],
     [name for f in found for name in f.classes],
   )
@@ -187,7 +202,7 @@ def draw(found: list[Confusions]) -> plt.Figure:
       f.counts, totals, out=np.full(f.counts.shape, np.nan), where=totals > 0
     )
     texts = [[str(count) if count else '' for count in r] for r in f.counts]
-    image = figures.heatmap(
+    image = style.heatmap(
       ax, shares, f.classes, f.classes, texts=texts, limits=(0.0, 1.0)
     )
     ax.set_title(
@@ -209,4 +224,4 @@ def draw(found: list[Confusions]) -> plt.Figure:
 
 
 if __name__ == '__main__':
-  inputs.main(analyse)
+  command.run('confusions', analyse)

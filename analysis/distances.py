@@ -1,17 +1,19 @@
-"""How far apart the classes are: mean distances within and between them.
+"""Mean distances within and between classes.
 
 `python -m analysis.distances --workdir=DIR [--include_self]`.
 """
 
-import pathlib
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import inputs, tables
+from analysis.figures import style
+from analysis.figures.style import plt
+from analysis.files import command, inputs
+from analysis.files.result import Drawing, Result, Shown
 from plankton_jax import distances
 
 INCLUDE_SELF = flags.DEFINE_bool(
@@ -20,10 +22,18 @@ INCLUDE_SELF = flags.DEFINE_bool(
   "Count each image's zero distance to itself in the within-class means.",
 )
 
-# Metric: its name in the figure, its unit, and the unit in class_means' own.
+
+class Metric(NamedTuple):
+  """A distance as it is shown."""
+
+  name: str
+  unit: str
+  factor: float  # from class_means' own unit
+
+
 METRICS = {
-  'euclidean': ('Euclidean', '', 1.0),
-  'angular': ('angular', '°', 180.0 / np.pi),
+  'euclidean': Metric('Euclidean', '', 1.0),
+  'angular': Metric('angular', '°', 180.0 / np.pi),
 }
 
 
@@ -40,7 +50,7 @@ class Panel(NamedTuple):
 def measure(
   rows: inputs.Embeddings, *, metric: str, include_self: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Classes present [C], their images [C], their mean distances [C, C]."""
+  """Measures classes present [C], their images [C] and distances [C, C]."""
   present, labels, counts = np.unique(
     rows.label, return_inverse=True, return_counts=True
   )
@@ -51,13 +61,14 @@ def measure(
     metric=metric,
     include_self=include_self,
   )
-  return present, counts, means * METRICS[metric][2]
+  return present, counts, means * METRICS[metric].factor
 
 
 def separation(means: np.ndarray) -> dict[str, float]:
-  """Mean within, mean between and their ratio; every class counts alike.
+  """Means the distances within and between classes, and takes their ratio.
 
-  NaN where there is no pair of the kind, as for between in a lone class.
+  Every class counts alike. NaN where there is no pair of the kind, as for
+  between in a lone class.
   """
   own = np.diag(means)
   own = own[np.isfinite(own)]
@@ -68,75 +79,106 @@ def separation(means: np.ndarray) -> dict[str, float]:
   return {'within': within, 'between': between, 'ratio': ratio}
 
 
-def analyse(
-  sources: list[inputs.Source], out: pathlib.Path, *, include_self: bool
-) -> None:
-  """Measures and draws; out/distances_{euclidean,angular}.{png,svg}, …."""
-  splits = {
-    source.name: inputs.measured(source, 'distances') for source in sources
-  }
+def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
+  """Measures the class distances of test and unseen, or of every file."""
+  notes: list[str] = []
   panels: dict[str, list[Panel]] = {metric: [] for metric in METRICS}
-  for name, found in splits.items():
-    for split, rows in found.items():
-      for metric, drawn in panels.items():
+  for source in sources:
+    splits, missing = inputs.measured(source)
+    notes += missing
+    for split, rows in splits.items():
+      for metric, measured in panels.items():
         present, counts, means = measure(
           rows, metric=metric, include_self=include_self
         )
         classes = tuple(rows.class_names[i] for i in present)
-        drawn.append(Panel(name, split, classes, counts, means))
+        measured.append(Panel(source.name, split, classes, counts, means))
   if not panels['euclidean']:
-    return
-  for panel in panels['euclidean']:
-    for name, count in zip(panel.classes, panel.counts, strict=True):
-      if count == 1 and not include_self:
-        print(
-          f'distances: {panel.source}, {panel.split}: {name} has one image,'
-          ' so no distance within it'
-        )
-  _write(panels, out, include_self=include_self)
-  citations = inputs.citations(sources)
-  for metric, drawn in panels.items():
-    figure = draw(drawn, metric=metric, include_self=include_self)
-    figures.save(figure, out, f'distances_{metric}', citations=citations)
-
-
-def _write(panels, out, *, include_self) -> None:
-  summary: dict[tuple[str, str], dict[str, Any]] = {}
-  pairs, full = [], []
-  for metric, drawn in panels.items():
-    label, unit, _ = METRICS[metric]
-    for panel in drawn:
-      where = {'source': panel.source, 'split': panel.split}
-      ratios = separation(panel.means)
-      row = summary.setdefault((panel.source, panel.split), dict(where))
-      row.update({f'{label}: {k}': value for k, value in ratios.items()})
-      head = {**where, 'metric': metric, 'unit': unit}
-      full.append({**head, **ratios, **panel._asdict()})
-      pairs += [
-        {**head, 'class': a, 'other': b, 'mean': panel.means[i, j]}
-        for i, a in enumerate(panel.classes)
-        for j, b in enumerate(panel.classes)
-      ]
+    return Result(notes)
+  if not include_self:
+    notes += [
+      f'{panel.source}, {panel.split}: {name} has one image, so no distance'
+      ' within it'
+      for panel in panels['euclidean']
+      for name, count in zip(panel.classes, panel.counts, strict=True)
+      if count == 1
+    ]
   convention = 'counted in' if include_self else 'left out of'
-  tables.show(
-    list(summary.values()),
+  title = (
     'distances: ratio = mean between / mean within classes, each class alike;'
-    f' self-pairs {convention} the means within',
+    f' self-pairs {convention} the means within'
   )
-  tables.write_csv(out / 'distances.csv', pairs)
-  tables.write_json(
-    out / 'distances.json', {'include_self': include_self, 'panels': full}
+  described = [
+    {
+      'source': panel.source,
+      'split': panel.split,
+      'metric': metric,
+      'unit': METRICS[metric].unit,
+      **separation(panel.means),
+      **panel._asdict(),
+    }
+    for metric, measured in panels.items()
+    for panel in measured
+  ]
+  citations = inputs.citations(sources)
+  return Result(
+    notes,
+    [Shown(title, summary(panels))],
+    {'distances.csv': pairs(panels)},
+    {'distances.json': {'include_self': include_self, 'panels': described}},
+    {
+      f'distances_{metric}': Drawing(
+        functools.partial(
+          draw, measured, metric=metric, include_self=include_self
+        ),
+        citations,
+      )
+      for metric, measured in panels.items()
+    },
   )
+
+
+def summary(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
+  """Makes a line a source and split: the separation by each metric."""
+  lines: dict[tuple[str, str], dict[str, Any]] = {}
+  for metric, measured in panels.items():
+    for panel in measured:
+      line = lines.setdefault(
+        (panel.source, panel.split),
+        {'source': panel.source, 'split': panel.split},
+      )
+      for name, value in separation(panel.means).items():
+        line[f'{METRICS[metric].name}: {name}'] = value
+  return list(lines.values())
+
+
+def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
+  """Makes a line a pair of classes, each way round, and metric."""
+  return [
+    {
+      'source': panel.source,
+      'split': panel.split,
+      'metric': metric,
+      'unit': METRICS[metric].unit,
+      'class': a,
+      'other': b,
+      'mean': panel.means[i, j],
+    }
+    for metric, measured in panels.items()
+    for panel in measured
+    for i, a in enumerate(panel.classes)
+    for j, b in enumerate(panel.classes)
+  ]
 
 
 def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
-  """A row a source, a column a split, one colour scale for all of them."""
+  """Draws a row a source, a column a split, on one colour scale."""
   sources = list(dict.fromkeys(panel.source for panel in panels))
   splits = list(dict.fromkeys(panel.split for panel in panels))
   at = {(panel.source, panel.split): panel for panel in panels}
   label, unit, _ = METRICS[metric]
   digits = 0 if unit else 2
-  figure, grid = figures.heatmap_grid(
+  figure, grid = style.heatmap_grid(
     [
       [len(at[s, t].classes) if (s, t) in at else 0 for t in splits]
       for s in sources
@@ -150,7 +192,7 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
       ['–' if np.isnan(mean) else f'{mean:.{digits}f}' for mean in line]
       for line in panel.means
     ]
-    image = figures.heatmap(
+    image = style.heatmap(
       ax,
       panel.means,
       panel.classes,
@@ -176,6 +218,7 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
 
 
 if __name__ == '__main__':
-  inputs.main(
-    lambda sources, out: analyse(sources, out, include_self=INCLUDE_SELF.value)
+  command.run(
+    'distances',
+    lambda sources: analyse(sources, include_self=INCLUDE_SELF.value),
   )

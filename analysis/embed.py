@@ -6,15 +6,15 @@ python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
 
 import logging
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from analysis.files import inputs, tables, unlabelled
+from analysis.files import folders, inputs, tables
+from analysis.files.command import IMAGES, OUT, WORKDIR
 from plankton_jax import atomic
-from plankton_jax.cli import host
+from plankton_jax.cli import command, host
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
@@ -24,7 +24,7 @@ STEP = flags.DEFINE_integer(
 
 
 def check(path: pathlib.Path) -> None:
-  """Raises InputError for an ending that is not written."""
+  """Raises InputError for an ending other than .npz and .parquet."""
   if path.suffix not in ('.npz', '.parquet'):
     raise InputError(f'{path}: give a name that ends in .npz or .parquet')
 
@@ -93,33 +93,28 @@ def embed_folder(
   check(out)
   listing = folder.scan(images, field='--images')
   encoder = checkpoints.load_encoder(workdir, step)
-  write(out, unlabelled.embed(encoder, listing).rows, encoder.step)
+  write(out, folders.embed(encoder, listing).rows, encoder.step)
 
 
 def main(argv: Sequence[str]) -> None:
-  try:
-    if len(argv) > 1:
-      raise InputError(f'unexpected argument {argv[1]!r}; flags take --')
-    workdirs = [pathlib.Path(path) for path in inputs.WORKDIR.value]
-    if not workdirs:
-      raise InputError('--workdir is missing: the folder of a trained run')
-    images = unlabelled.IMAGES.value
-    if bool(images) != bool(inputs.OUT.value):
-      raise InputError('--images=FOLDER and --out=FILE.npz go together')
-    if images and len(workdirs) > 1:
-      raise InputError('--images takes one --workdir')
-    host.use_fast_settings()
-    host.show_log(logging.INFO)
-    if images:
-      out = pathlib.Path(inputs.OUT.value)
-      embed_folder(workdirs[0], STEP.value, images, out)
-    else:
-      for workdir in workdirs:
-        embed_run(workdir, STEP.value)
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  """Embeds as the flags ask."""
+  del argv
+  workdirs = [pathlib.Path(path) for path in WORKDIR.value]
+  if not workdirs:
+    raise InputError('--workdir is missing: the folder of a trained run')
+  if bool(IMAGES.value) != bool(OUT.value):
+    raise InputError('--images=FOLDER and --out=FILE.npz go together')
+  if IMAGES.value and len(workdirs) > 1:
+    raise InputError('--images takes one --workdir')
+  host.use_fast_settings()
+  host.show_log(logging.INFO)
+  if IMAGES.value:
+    out = pathlib.Path(OUT.value)
+    embed_folder(workdirs[0], STEP.value, IMAGES.value, out)
+    return
+  for workdir in workdirs:
+    embed_run(workdir, STEP.value)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

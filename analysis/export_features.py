@@ -1,4 +1,4 @@
-"""Embeddings as MorphoCluster reads them, whole and as 50 components.
+"""Exports embeddings for MorphoCluster, whole and as 50 components.
 
 `python -m analysis.export_features --workdir=DIR` writes features.h5 and
 features_pca50.h5 to DIR/analysis: datasets `object_id` [N] and `features`
@@ -7,14 +7,16 @@ analysis.embed wrote of images without labels. MorphoCluster's `load-features`
 takes 100 dimensions at most, which the second file is for.
 """
 
+import functools
 import pathlib
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
 
-from analysis.files import inputs, tables
+from analysis.files import command
 from analysis.files.inputs import Source
-from plankton_jax import atomic
+from analysis.files.result import Result
 from plankton_jax.data.ecotaxa import read
 from plankton_jax.errors import InputError
 
@@ -22,12 +24,12 @@ COMPONENTS = 50
 
 
 def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
-  """Ids [N] (str) and embeddings [N, D] of all splits, each object once.
+  """Collects ids [N] (str) and embeddings [N, D] of all splits.
 
-  An id of an EcoTaxa export is EcoTaxa's own again.
+  An id of an EcoTaxa export becomes EcoTaxa's own again.
 
   Raises:
-    InputError: an id that stands for two images, or splits of different
+    InputError: an id that two images share, or splits of different
       dimensions.
   """
   ids = np.concatenate([rows.id for rows in source.splits.values()])
@@ -51,38 +53,51 @@ def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
   return ids, features.astype(np.float32)
 
 
-def write(path: pathlib.Path, ids: np.ndarray, features: np.ndarray) -> None:
+def write(ids: np.ndarray, features: np.ndarray, path: pathlib.Path) -> None:
   """Writes object_id [N] as UTF-8 strings and features [N, D] as float32."""
-  with atomic.file(path) as building, h5py.File(building, 'w') as file:
+  with h5py.File(path, 'w') as file:
     text = h5py.string_dtype('utf-8')
     file.create_dataset('object_id', data=ids.astype(object), dtype=text)
     file.create_dataset('features', data=features, dtype='float32')
-  print(f'{path}: {len(ids):,} objects, {features.shape[1]} dimensions')
 
 
-def analyse(sources: list[Source], out: pathlib.Path) -> None:
-  """Writes out/features.h5, out/features_pca50.h5 and what they keep."""
+def analyse(sources: Sequence[Source]) -> Result:
+  """Collects the features of one run, and their principal components.
+
+  Raises:
+    InputError: several runs, an id that two images share, or splits of
+      different dimensions.
+  """
   if len(sources) > 1:
     raise InputError('features are exported of one run: give one --workdir')
   ids, features = collect(sources[0])
-  write(out / 'features.h5', ids, features)
   count = min(COMPONENTS, *features.shape)
   from sklearn.decomposition import PCA
 
   pca = PCA(count, svd_solver='full').fit(features.astype(np.float64))
   kept = float(pca.explained_variance_ratio_.sum())
-  print(f'{count} principal components keep {kept:.2%} of the variance')
-  write(out / f'features_pca{COMPONENTS}.h5', ids, pca.transform(features))
-  tables.write_json(
-    out / 'features.json',
-    {
-      'objects': len(ids),
-      'dimensions': features.shape[1],
-      'components': count,
-      'variance_kept': kept,
+  values = {
+    'objects': len(ids),
+    'dimensions': features.shape[1],
+    'components': count,
+    'variance_kept': kept,
+  }
+  written = {
+    'features.h5': features,
+    f'features_pca{COMPONENTS}.h5': pca.transform(features),
+  }
+  return Result(
+    [f'{count} principal components keep {kept:.2%} of the variance'],
+    values={'features.json': values},
+    files={
+      name: functools.partial(write, ids, x) for name, x in written.items()
+    },
+    announced={
+      name: f': {len(ids):,} objects, {x.shape[1]} dimensions'
+      for name, x in written.items()
     },
   )
 
 
 if __name__ == '__main__':
-  inputs.main(analyse)
+  command.run('export_features', analyse)

@@ -1,25 +1,26 @@
-"""The most similar images in the collection.
+"""Finds the most similar images in the collection.
 
 `python -m analysis.neighbors --workdir=DIR --query=IMAGE [--count=12]`. The
 query is the id of an image in any split, or else an image file. Distances are
 Euclidean, in the embedding.
 """
 
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from analysis import audit, gallery
-from analysis.audit import Rows
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import inputs, tables, unlabelled
-from analysis.files.inputs import Source
-from analysis.measures import nearest
+from analysis.figures import images
+from analysis.figures.style import plt
+from analysis.files import command, folders, inputs, originals
+from analysis.files.inputs import Rows, Source
+from analysis.files.originals import Read
+from analysis.files.result import Drawing, Result, Shown
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import search
 
 QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
@@ -37,7 +38,7 @@ Row = dict[str, Any]
 
 
 class Query(NamedTuple):
-  """What is looked for."""
+  """The image that is looked for."""
 
   embedding: np.ndarray  # [D]
   row: int  # its own among the collection's; -1 for a file
@@ -45,7 +46,7 @@ class Query(NamedTuple):
 
 
 def find(source: Source, rows: Rows, query: str) -> Query:
-  """The query by its id, or else by its file.
+  """Finds the query by its id, or else by its file.
 
   Raises:
     InputError: there is neither, or the file cannot be read.
@@ -59,16 +60,14 @@ def find(source: Source, rows: Rows, query: str) -> Query:
       f'--query={query}: neither a file nor the id of an image; ids are such'
       f' as {rows.id[0]}'
     )
-  pixels = unlabelled.read(path)
-  return Query(
-    unlabelled.embed_one(unlabelled.encoder(source), pixels), -1, pixels
-  )
+  pixels = folders.read(path)
+  return Query(folders.embed_one(folders.encoder(source), pixels), -1, pixels)
 
 
-def search(rows: Rows, query: Query, count: int) -> list[Row]:
-  """The nearest rows, never the query's own, nearest first, as a table."""
+def similar(rows: Rows, query: Query, count: int) -> list[Row]:
+  """Lists the nearest rows, nearest first, without the query's own."""
   others = np.delete(np.arange(len(rows.id)), [query.row][: query.row + 1])
-  distance, near = nearest.nearest(
+  distance, near = search.nearest(
     query.embedding[None], rows.embedding[others], count
   )
   return [
@@ -86,7 +85,7 @@ def search(rows: Rows, query: Query, count: int) -> list[Row]:
 
 
 def shortened(key: str) -> str:
-  """The end of an id that there is room for under its picture."""
+  """Shortens an id to the end that fits under its picture."""
   return key if len(key) <= LETTERS else f'…{key[1 - LETTERS :]}'
 
 
@@ -94,85 +93,85 @@ def draw(
   title: str,
   query: tuple[np.ndarray, str],
   found: list[Row],
-  read: Callable[[str], np.ndarray],
+  read: Read,
 ) -> plt.Figure:
-  """The query with its text at the left, then its neighbours in lines."""
-  cell, gap = gallery.CELL, gallery.GAP
+  """Draws the query at the left, then its neighbours in lines."""
+  cell, gap = images.CELL, images.GAP
   width = (1 + ACROSS) * cell + gap
   height = TOP + max(1, -(-len(found) // ACROSS)) * LINE
-  figure = plt.figure(figsize=(width, height))
-  ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))  # in inches from the top left
-  ax.set(xlim=(0.0, width), ylim=(height, 0.0))
-  ax.axis('off')
+  figure, ax = images.canvas(width, height)
   heading = {'va': 'center', 'parse_math': False}  # names may hold $
   ax.text(0.02, 0.12, title, fontsize=11, **heading)
   ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
   ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)
   middle = cell + 0.45 * gap
   ax.plot([middle] * 2, [0.42, height], color='0.8', lw=0.6)
-  gallery.put(ax, 0.0, TOP, *query)
+  images.put(ax, 0.0, TOP, *query)
   for place, row in enumerate(found):
     line, column = divmod(place, ACROSS)
     text = '\n'.join(
       (
         f'{row["distance"]:.3f}, {row["split"]}',
-        gallery.wrapped(row['class']) or 'no label',
+        images.wrapped(row['class']) or 'no label',
         shortened(row['id']),
       )
     )
     left, top = (1 + column) * cell + gap, TOP + line * LINE
-    gallery.put(ax, left, top, read(row['id']), text)
+    images.put(ax, left, top, read(row['id']), text)
   return figure
 
 
-def analyse(
-  source: Source, out: pathlib.Path, *, query: str, count: int
-) -> list[Row]:
-  """Finds and draws; out/neighbors_QUERY.{png,svg,csv}.
+def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
+  """Finds and draws the `count` images most similar to a query.
 
   Raises:
-    InputError: no such query, fewer than one neighbour asked for, or a single
-      image in the collection.
+    InputError: no single run, no such query, fewer than one neighbour asked
+      for, or a single image in the collection.
   """
+  source = command.one_run(sources, 'neighbors')
   if count < 1:
     raise InputError(f'--count={count}: give 1 or more')
-  rows = audit.together(source.name, source.splits)
+  rows = inputs.together(source.name, source.splits)
   if not len(rows.id):
     raise InputError(f'{source.name}: its splits hold no images')
   wanted = find(source, rows, query)
-  found = search(rows, wanted, count)
+  found = similar(rows, wanted, count)
   if not found:
     raise InputError(f'{source.name}: {query} is its only image')
   stem = pathlib.PurePath(query)
   name = str(stem if wanted.row >= 0 else stem.name).rpartition('.')[0]
-  name = f'neighbors_{(name or stem.name)[-LONGEST:]}'.replace('/', '_')
-  tables.show(found, f'neighbors: of {query}')
-  print(tables.write_csv(out / f'{name}.csv', found).resolve())
+  name = f'neighbors_{(name or stem.name)[-LONGEST:]}'
+  listed = Result(
+    shown=[Shown(f'neighbors: of {query}', found)],
+    tables={f'{name}.csv': found},
+    announced={f'{name}.csv': ''},
+  )
   try:
-    read = gallery.reader(source)
+    read = originals.reader(source)
   except InputError as error:
-    print(f'neighbors: no figure: {error}')
-    return found
+    return listed._replace(notes=[f'no figure: {error}'])
   text = shortened(stem.name)
   if wanted.row >= 0:
-    label = gallery.wrapped(rows.name[wanted.row]) or 'no label'
+    label = images.wrapped(rows.name[wanted.row]) or 'no label'
     text = f'{rows.split[wanted.row]}\n{label}\n{shortened(query)}'
   pixels = read(query) if wanted.pixels is None else wanted.pixels
   title = f'{source.name}: the images most similar to {stem.name}'
-  figure = draw(title, (pixels, text), found, read)
-  citations = inputs.citations([source])
-  print(figures.save(figure, out, name, citations=citations).resolve())
-  return found
+  figure = Drawing(
+    functools.partial(draw, title, (pixels, text), found, read),
+    inputs.citations(sources),
+  )
+  return listed._replace(
+    figures={name: figure}, announced={f'{name}.csv': '', f'{name}.png': ''}
+  )
 
 
-def run(sources: list[Source], out: pathlib.Path) -> None:
-  """What the flags ask for."""
-  if len(sources) > 1 or sources[0].workdir is None:
-    raise InputError('neighbors takes one --workdir')
+def asked(sources: Sequence[Source]) -> Result:
+  """Analyses as the flags ask."""
+  command.one_run(sources, 'neighbors')
   if not QUERY.value:
     raise InputError('--query is missing: an image file, or the id of an image')
-  analyse(sources[0], out, query=QUERY.value, count=COUNT.value)
+  return analyse(sources, query=QUERY.value, count=COUNT.value)
 
 
 if __name__ == '__main__':
-  inputs.main(run)
+  command.run('neighbors', asked)

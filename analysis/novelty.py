@@ -1,4 +1,4 @@
-"""Which images are of no class that training saw.
+"""Finds images of no class that training saw.
 
 `python -m analysis.novelty --workdir=DIR [--neighbours=10] [--acceptance=0.95]`
 scores images by their distance to the nearest class mean of train and by that
@@ -8,18 +8,21 @@ validation images; what lies beyond them is predicted `unknown`. Given files,
 for any other images.
 """
 
-import pathlib
-from typing import Any
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from analysis.figures import figures, novelty_figures
-from analysis.files import inputs, tables
+from analysis.figures import style
+from analysis.figures.style import plt
+from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
+from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import openset, thresholds
 from analysis.measures.openset import MEASURES, NO_CURVE, UNKNOWN, Judged, Score
-from analysis.measures.thresholds import ACCEPTANCE, Limits
+from analysis.measures.thresholds import Limits
 from plankton_jax.errors import InputError
 
 NEIGHBOURS = flags.DEFINE_integer(
@@ -35,15 +38,18 @@ LOST = {  # without a split
 Row = dict[str, Any]
 
 
-def usable(source: Source) -> dict[str, Embeddings] | None:
-  """Its splits that have rows; None without labelled train images.
+def usable(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the splits that have rows; none without labelled train images.
+
+  Returns:
+    The splits, and notes on those that are missing.
 
   Raises:
     InputError: a split has other dimensions than train.
   """
-  train = inputs.labelled(source, 'train', 'novelty')
+  train, notes = inputs.labelled(source, 'train')
   if train is None:
-    return None
+    return {}, notes
   splits = {name: rows for name, rows in source.splits.items() if len(rows.id)}
   splits['train'] = train
   for name, rows in splits.items():
@@ -53,14 +59,16 @@ def usable(source: Source) -> dict[str, Embeddings] | None:
         f'{source.name}: {name} has {dims[0]} dimensions and train {dims[1]};'
         ' embed both by one run'
       )
-  for name, lost in LOST.items():
-    if name not in splits:
-      print(f'novelty: {source.name} has no {name} images: {lost}')
-  return splits
+  notes += [
+    f'{source.name} has no {name} images: {lost}'
+    for name, lost in LOST.items()
+    if name not in splits
+  ]
+  return splits, notes
 
 
 def names(rows: Embeddings, label: np.ndarray) -> np.ndarray:
-  """Class names [N] of labels [N]; that of -1 is empty."""
+  """Names the classes [N] of labels [N]; that of -1 is empty."""
   return np.array([*rows.class_names, ''], object)[label]
 
 
@@ -71,7 +79,7 @@ def measure(
   seen: tuple[Judged, np.ndarray] | None,
   unseen: Judged | None,
 ) -> Score:
-  """One score of one source; `seen` is test, with which are right [S] bool."""
+  """Measures one score; `seen` is test, with which are right [S] bool."""
   found = dict.fromkeys(MEASURES, np.nan)
   roc = oscr = risk = NO_CURVE
   near = far = np.empty(0)
@@ -95,25 +103,27 @@ def measure(
 
 def calibrated(
   source: str, by: str, judged: Judged, train: Embeddings, acceptance: float
-) -> Limits | None:
-  """Thresholds of the train classes; what validation is too few for is said."""
+) -> tuple[Limits | None, list[str]]:
+  """Sets thresholds of the train classes, with notes on those that are too few.
+
+  None where all validation images are too few.
+  """
   fewest = thresholds.fewest(acceptance)
-  where = f'novelty: {source}, {by}'
+  where = f'{source}, {by}'
   if len(judged.label) < fewest:
-    print(
+    return None, [
       f'{where}: {len(judged.label)} validation images are too few for'
       f' thresholds at {acceptance:.0%} ({fewest} needed): no predictions'
-    )
-    return None
+    ]
   classes = np.unique(train.label)
   limits = thresholds.calibrate(judged, classes, acceptance=acceptance)
   few = sum(not one.own for one in limits.by_class.values())
-  if few:
-    print(
-      f'{where}: {few} of {len(classes)} classes have fewer than {fewest}'
-      ' validation images: the threshold over all classes holds for them'
-    )
-  return limits
+  if not few:
+    return limits, []
+  return limits, [
+    f'{where}: {few} of {len(classes)} classes have fewer than {fewest}'
+    ' validation images: the threshold over all classes holds for them'
+  ]
 
 
 def predictions(
@@ -123,7 +133,7 @@ def predictions(
   judged: Judged,
   limits: Limits,
 ) -> list[Row]:
-  """A line an image: what it is taken for, or that it is unknown."""
+  """Makes a line an image: what it is taken for, or that it is unknown."""
   limit = limits.of(judged.label)
   nearest = names(train, judged.label)
   accepted = judged.distance <= limit
@@ -141,20 +151,25 @@ def predictions(
   ]
 
 
-def score(
-  source: Source, *, neighbours: int, acceptance: float
-) -> tuple[list[Score], list[Row], list[Row]]:
-  """One source by either score; thresholds and predictions as tables."""
-  scores: list[Score] = []
-  limits_table: list[Row] = []
-  predicted: list[Row] = []
-  splits = usable(source)
-  if splits is None:
-    return scores, limits_table, predicted
+class Scored(NamedTuple):
+  """One source by either score."""
+
+  scores: list[Score]
+  limits: list[Row]
+  predicted: list[Row]
+  notes: list[str]
+
+
+def score(source: Source, *, neighbours: int, acceptance: float) -> Scored:
+  """Scores a source by either score; thresholds and predictions as tables."""
+  splits, notes = usable(source)
+  found = Scored([], [], [], notes)
+  if not splits:
+    return found
   train = splits.pop('train')
   k = min(neighbours, len(train.id))
   if k < neighbours:
-    print(f'novelty: {source.name} has {k} train images: k = {k} neighbours')
+    notes.append(f'{source.name} has {k} train images: k = {k} neighbours')
   ways = {
     openset.CENTROID: lambda x: openset.by_centroid(train, x),
     f'neighbour {k}': lambda x: openset.by_neighbour(train, x, k),
@@ -163,35 +178,38 @@ def score(
     judged = {name: judge(rows.embedding) for name, rows in splits.items()}
     limits = seen = None
     if 'val' in judged:
-      limits = calibrated(source.name, by, judged['val'], train, acceptance)
+      limits, few = calibrated(
+        source.name, by, judged['val'], train, acceptance
+      )
+      notes += few
     test = splits.get('test')
     if test is not None:
       taken = names(train, judged['test'].label)
       right = taken == names(test, test.label)
       seen = judged['test'], right.astype(bool)
-    scores.append(measure(source.name, by, limits, seen, judged.get('unseen')))
+    found.scores.append(
+      measure(source.name, by, limits, seen, judged.get('unseen'))
+    )
     if limits is None:
       continue
     head = {'source': source.name, 'by': by}
-    limits_table += [
+    found.limits.extend(
       {**head, 'class': train.class_names[label], **one._asdict()}
       for label, one in limits.by_class.items()
-    ]
-    for name, rows in splits.items():
-      if name not in FITTED:
-        found = predictions(name, rows, train, judged[name], limits)
-        predicted += [{**head, **row} for row in found]
-  return scores, limits_table, predicted
+    )
+    found.predicted.extend(
+      {**head, **row}
+      for name, rows in splits.items()
+      if name not in FITTED
+      for row in predictions(name, rows, train, judged[name], limits)
+    )
+  return found
 
 
 def analyse(
-  sources: list[Source],
-  out: pathlib.Path,
-  *,
-  neighbours: int,
-  acceptance: float,
-) -> None:
-  """Scores and draws; out/novelty{,_scores}.{png,svg}, novelty*.csv, .json.
+  sources: Sequence[Source], *, neighbours: int, acceptance: float
+) -> Result:
+  """Scores test and unseen images, and predicts all but train and val.
 
   Raises:
     InputError: neighbours below 1, acceptance outside 0 … 1, or splits of
@@ -200,51 +218,150 @@ def analyse(
   if neighbours < 1:
     raise InputError(f'--neighbours={neighbours}: give 1 or more')
   thresholds.check(acceptance)
-  scores: list[Score] = []
-  limits: list[Row] = []
-  predicted: list[Row] = []
-  for source in sources:
-    one = score(source, neighbours=neighbours, acceptance=acceptance)
-    scores += one[0]
-    limits += one[1]
-    predicted += one[2]
-  if predicted:
-    tables.write_csv(out / 'novelty_thresholds.csv', limits)
-    tables.write_csv(out / 'novelty_predictions.csv', predicted)
-  scores = [one for one in scores if one.seen.size]
-  if not scores:
-    return
+  scored = [
+    score(source, neighbours=neighbours, acceptance=acceptance)
+    for source in sources
+  ]
+  notes = [note for one in scored for note in one.notes]
+  tables: dict[str, list[Row]] = {}
+  if any(one.predicted for one in scored):
+    tables['novelty_thresholds.csv'] = [x for one in scored for x in one.limits]
+    tables['novelty_predictions.csv'] = [
+      row for one in scored for row in one.predicted
+    ]
+  found = [f for one in scored for f in one.scores if f.seen.size]
+  if not found:
+    return Result(notes, tables=tables)
   rows = [
     {
-      **{'source': one.source, 'by': one.by},
-      **{'seen': len(one.seen), 'unseen': len(one.unseen)},
-      **one.measures,
+      'source': f.source,
+      'by': f.by,
+      'seen': len(f.seen),
+      'unseen': len(f.unseen),
+      **f.measures,
     }
-    for one in scores
+    for f in found
   ]
   fields = {'source': 'source', 'by': 'by', **MEASURES}
-  tables.show(
-    [{title: row[field] for field, title in fields.items()} for row in rows],
-    'novelty: test images accepted as seen, and unseen images',
-  )
-  tables.write_csv(out / 'novelty.csv', rows)
-  tables.write_json(
-    out / 'novelty.json', {'acceptance': acceptance, 'scores': rows}
-  )
+  shown = [
+    {title: row[field] for field, title in fields.items()} for row in rows
+  ]
   citations = inputs.citations(sources)
-  for name, figure in (
-    ('novelty', novelty_figures.curves(scores)),
-    ('novelty_scores', novelty_figures.histograms(scores, acceptance)),
-  ):
-    figures.save(figure, out, name, citations=citations)
+  return Result(
+    notes,
+    [Shown('novelty: test images accepted as seen, and unseen images', shown)],
+    {**tables, 'novelty.csv': rows},
+    {'novelty.json': {'acceptance': acceptance, 'scores': rows}},
+    {
+      'novelty': Drawing(functools.partial(draw_curves, found), citations),
+      'novelty_scores': Drawing(
+        functools.partial(draw_scores, found, acceptance), citations
+      ),
+    },
+  )
+
+
+def _percent(share: float, place: int) -> str:
+  return f'{100.0 * share:.3g} %'
+
+
+def draw_curves(found: list[Score]) -> plt.Figure:
+  """Draws ROC, OSCR and risk; a colour a source, a dash a score."""
+  sources = list(dict.fromkeys(f.source for f in found))
+  colours = dict(zip(sources, style.palette(len(sources)), strict=True))
+  figure, grid = plt.subplots(1, 3, figsize=(10.5, 3.9), layout='constrained')
+  panels = (
+    ('roc', 'ROC', 'unseen images accepted', 'seen images accepted'),
+    ('oscr', 'OSCR', 'unseen images accepted', 'seen, accepted and right'),
+    (
+      'risk',
+      'risk and coverage',
+      'seen images accepted',
+      'mistakes among them',
+    ),
+  )
+  for ax, (field, title, x, y) in zip(grid, panels, strict=True):
+    ax.set(title=title, xlabel=x, ylabel=y, xlim=(0.0, 1.0))
+    for f in found:
+      curve = getattr(f, field)
+      dash = '-' if f.by == openset.CENTROID else '--'
+      (line,) = ax.plot(curve.x, curve.y, dash, color=colours[f.source], lw=1.4)
+      line.set_label(f'{f.source}, {f.by}')
+    for axis in (ax.xaxis, ax.yaxis):
+      axis.set_major_formatter(_percent)
+    if field != 'risk':
+      ax.set_ylim(0.0, 1.01)
+    if not any(getattr(f, field).x.size for f in found):
+      ax.text(0.5, 0.5, 'no unseen images', ha='center', color='0.4')
+  grid[2].set_ylim(0.0)
+  grid[0].plot([0.0, 1.0], [0.0, 1.0], ':', color='0.5', lw=1, zorder=0)
+  handles, texts = grid[0].get_legend_handles_labels()
+  legend = figure.legend(
+    handles, texts, loc='outside upper center', ncols=min(3, len(sources))
+  )
+  for text in legend.get_texts():
+    text.set_parse_math(False)  # names may hold $
+  return figure
+
+
+def draw_scores(found: list[Score], acceptance: float) -> plt.Figure:
+  """Draws distances of seen and unseen: a row a source, a column a score."""
+  sources = list(dict.fromkeys(f.source for f in found))
+  ways = ['centroid', 'neighbour']
+  figure, grid = plt.subplots(
+    len(sources),
+    len(ways),
+    figsize=(9.0, 0.8 + 2.2 * len(sources)),
+    squeeze=False,
+    layout='constrained',
+  )
+  for f in found:
+    column = int(f.by != openset.CENTROID)
+    ax = grid[sources.index(f.source), column]
+    both = np.concatenate([f.seen, f.unseen])
+    edges = np.linspace(0.0, both.max() or 1.0, 51)
+    for distance, colour, name in (
+      (f.seen, 'C0', 'seen: test'),
+      (f.unseen, 'C1', 'unseen'),
+    ):
+      if distance.size:
+        ax.hist(
+          distance,
+          edges,
+          weights=np.full(len(distance), 1.0 / len(distance)),
+          color=colour,
+          alpha=0.55,
+          label=f'{name} ({len(distance):,})',
+        )
+    if np.isfinite(f.limit):
+      label = f'threshold over all classes: {acceptance:.0%} of validation'
+      ax.axvline(f.limit, color='0.3', ls='--', lw=1, label=label)
+    area = f.measures['auroc']
+    title = '' if np.isnan(area) else f', AUROC {area:.3f}'
+    ax.set_title(f'{f.source}: {f.by}{title}', parse_math=False)
+    ax.set_xlim(0.0, edges[-1])
+    ax.set_axisbelow(True)
+    ax.yaxis.set_major_formatter(_percent)
+  for ax in grid[:, 0]:
+    ax.set_ylabel('share of images')
+  grid[-1, 0].set_xlabel('distance to the nearest class mean of train')
+  grid[-1, 1].set_xlabel('distance to the k-th nearest train image')
+  handles = {}
+  for ax in grid.flat:
+    for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+      handles.setdefault(text, handle)
+  figure.legend(
+    handles.values(), handles, loc='outside upper center', ncols=len(handles)
+  )
+  return figure
 
 
 if __name__ == '__main__':
-  inputs.main(
-    lambda sources, out: analyse(
+  command.run(
+    'novelty',
+    lambda sources: analyse(
       sources,
-      out,
       neighbours=NEIGHBOURS.value,
-      acceptance=ACCEPTANCE.value,
-    )
+      acceptance=command.ACCEPTANCE.value,
+    ),
   )

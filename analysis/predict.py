@@ -1,4 +1,4 @@
-"""Labels for new images.
+"""Labels new images.
 
 `python -m analysis.predict --workdir=DIR --images=FOLDER [--examples=FOLDER]`
 gives each image the class whose centre is nearest in the embedding, a
@@ -7,29 +7,24 @@ nearest labelled images. --examples holds one folder a class, with a few images
 each: classes that are added without training.
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from analysis.figures import reliability
-from analysis.files import inputs, tables, unlabelled
+from analysis.files import command, folders, inputs, result, tables
 from analysis.files.inputs import Embeddings, Source
-from analysis.files.unlabelled import Embedded
-from analysis.measures import (
-  calibration,
-  labelled,
-  labeller,
-  predictions,
-  thresholds,
-)
+from analysis.files.result import Drawing, Result, Shown
+from analysis.measures import calibration, labeller, predictions, thresholds
+from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
-from analysis.measures.predictions import Prediction
 from analysis.page import predicted
-from plankton_jax import atomic
 from plankton_jax.cli import host
+from plankton_jax.data.ecotaxa import write as ecotaxa
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
@@ -39,115 +34,133 @@ EXAMPLES = flags.DEFINE_string(
 for name in ('workdir', 'images', 'out', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
+ECOTAXA = 'ecotaxa_predictions.tsv'
 LOST = {  # without a split
   'val': 'confidence is not calibrated, and no image is unknown',
   'test': 'the calibration is not tested',
 }
 
 
-def tested(
-  fitted: Labeller,
-  test: Embeddings,
-  trained: Sequence[str],
-  out: pathlib.Path,
-  citations: list[str],
-) -> dict[str, Any]:
-  """Accuracy and calibration on test images; out/reliability.{png,svg,csv}."""
-  distance = labeller.squared(test.embedding, fitted.means)
-  right = distance.argmin(axis=1) == test.label
-  scales = {'temperature 1': 1.0, 'calibrated': fitted.temperature}
-  found = reliability.write(
-    out,
-    {
-      name: (calibration.softmax(-distance, scale).max(axis=1), right)
-      for name, scale in scales.items()
-    },
-    citations=citations,
-  )
+class Tested(NamedTuple):
+  """How a labeller does on test images."""
+
+  measures: dict[str, Any]
+  ways: dict[str, Reliability]  # by how confidence is computed
+
+
+def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
+  """Measures accuracy and calibration on test images."""
+  distance = labeller.squared(rows.embedding, fitted.means)
+  right = distance.argmin(axis=1) == rows.label
+  ways = {
+    name: calibration.reliability(
+      calibration.softmax(-distance, scale).max(axis=1), right
+    )
+    for name, scale in (
+      ('temperature 1', 1.0),
+      ('calibrated', fitted.temperature),
+    )
+  }
   seen = [name in trained for name in fitted.gallery.class_names]
-  alone = np.where(seen, distance, np.inf).argmin(axis=1) == test.label
-  return {
+  alone = np.where(seen, distance, np.inf).argmin(axis=1) == rows.label
+  measures = {
     'test_images': len(right),
     'accuracy': float(right.mean()),
     'accuracy_without_new_classes': float(alone.mean()),
-    'calibration_error': found['calibrated'].error,
-    'calibration_error_at_1': found['temperature 1'].error,
+    'calibration_error': ways['calibrated'].error,
+    'calibration_error_at_1': ways['temperature 1'].error,
   }
-
-
-def fit(
-  source: Source, added: Embedded | None, acceptance: float
-) -> tuple[Labeller, Embeddings | None, list[str]]:
-  """A labeller of train images and examples, test images for it, and notes on
-  what has to be done without."""
-  gallery, examples = labelled.gallery(source, added)
-  val, test = (labelled.split(source, s, gallery.class_names) for s in LOST)
-  notes = [
-    f'No {name} images: {lost}.'
-    for (name, lost), rows in zip(LOST.items(), (val, test), strict=True)
-    if rows is None
-  ]
-  fitted = labeller.fit(gallery, examples, val, acceptance=acceptance)
-  if val is not None and fitted.limits is None:
-    notes.append(
-      f'Too few validation images for thresholds at {acceptance:.0%}'
-      f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
-    )
-  return fitted, test, notes
+  return Tested(measures, ways)
 
 
 def analyse(
-  source: Source,
-  out: pathlib.Path,
+  sources: Sequence[Source],
   *,
   images: str,
   examples: str | None,
   acceptance: float,
-) -> list[Prediction]:
-  """Predicts, and writes the tables, the page and what was skipped.
-
-  Returns:
-    A prediction for each readable image, in the order of their names.
+) -> Result:
+  """Predicts every readable image of a folder.
 
   Raises:
-    InputError: a folder without readable images, embeddings or a checkpoint
-      that are missing, or acceptance outside 0 … 1.
+    InputError: no single run, a folder without readable images, embeddings or
+      a checkpoint that are missing, or acceptance outside 0 … 1.
   """
+  # What is given.
+  source = command.one_run(sources, 'predict')
   thresholds.check(acceptance)
   listing = folder.scan(images, field='--images')
   further = None
   if examples:
     further = folder.scan_classes(examples, field='--examples')
-  encoder = unlabelled.encoder(source)
-  added = further and unlabelled.embed(encoder, further, desc='examples')
-  fitted, test, notes = fit(source, added, acceptance)
-  new = unlabelled.embed(encoder, listing, desc='predict')
-  found = predictions.collect(
-    new.rows.id.tolist(),
-    fitted,
-    labeller.label(fitted, new.rows.embedding, count=predictions.NEIGHBOURS),
+  encoder = folders.encoder(source)
+  added = further and folders.embed(encoder, further, desc='examples')
+
+  # Centres of train images and examples; thresholds from validation images.
+  gallery, rows, notes = labeller.gallery(source, added)
+  (val, no_val), (held_out, no_test) = (
+    labeller.split(source, split, gallery.class_names) for split in LOST
   )
-  out.mkdir(parents=True, exist_ok=True)
-  trained = encoder.class_names
-  classes = predictions.classes(fitted, trained, found)
-  measures = {'temperature': fitted.temperature, 'acceptance': acceptance}
-  if test is not None:
-    citations = inputs.citations([source])
-    measures |= tested(fitted, test, trained, out, citations)
-  predictions.write(out, found)
+  notes += no_val + no_test
+  remarks = [
+    f'No {split} images: {lost}.'
+    for (split, lost), found in zip(LOST.items(), (val, held_out), strict=True)
+    if found is None
+  ]
+  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
+  if val is not None and fitted.limits is None:
+    remarks.append(
+      f'Too few validation images for thresholds at {acceptance:.0%}'
+      f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
+    )
+  tested = Tested({}, {})
+  if held_out is not None:
+    tested = test(fitted, held_out, encoder.class_names)
+
+  # New images.
+  new = folders.embed(encoder, listing, desc='predict')
+  labels = labeller.label(
+    fitted, new.rows.embedding, count=predictions.NEIGHBOURS
+  )
+  found = predictions.collect(new.rows.id.tolist(), fitted, labels)
+
+  # Tables, figure and page.
+  classes = predictions.classes(fitted, encoder.class_names, found)
+  measures = {
+    'temperature': fitted.temperature,
+    'acceptance': acceptance,
+    **tested.measures,
+  }
+  files = {
+    'predictions.parquet': functools.partial(
+      tables.write_parquet, columns=predictions.columns(found)
+    ),
+    'skipped.txt': None,
+    ECOTAXA: None,
+  }
   try:
-    predictions.write_ecotaxa(out / 'ecotaxa_predictions.tsv', found)
+    table = ecotaxa.encode(pathlib.Path(ECOTAXA), predictions.ecotaxa(found))
+    files[ECOTAXA] = result.content(table)
   except InputError as error:
-    notes.append(f'No table for EcoTaxa: {error}')
-  tables.write_csv(out / 'classes.csv', classes)
-  tables.write_json(out / 'calibration.json', measures)
-  write_skipped(out / 'skipped.txt', new.skipped)
-  unknown = sum(not one.known for one in found)
-  tables.show(classes, f'predict: {len(found):,} images, {unknown:,} unknown')
-  for note in notes:
-    print(f'predict: {note}')
-  predicted.write(
-    out,
+    remarks.append(f'No table for EcoTaxa: {error}')
+  if new.skipped:
+    lines = [f'{name}\t{reason}\n' for name, reason in new.skipped]
+    files['skipped.txt'] = result.content(''.join(lines))
+  figures = {}
+  picture = None
+  csvs = {
+    'predictions.csv': list(predictions.rows(found)),
+    'classes.csv': classes,
+  }
+  if tested.ways:
+    drawing = Drawing(
+      functools.partial(reliability.draw, tested.ways),
+      inputs.citations(sources),
+    )
+    picture = result.render(drawing)
+    figures['reliability'] = picture
+    csvs['reliability.csv'] = reliability.rows(tested.ways)
+  page = predicted.render(
     source=source,
     encoder_step=encoder.step,
     new=new,
@@ -155,36 +168,36 @@ def analyse(
     found=found,
     classes=classes,
     measures=measures,
-    notes=notes,
+    notes=remarks,
+    reliability=picture,
   )
-  return found
+  files['predictions.html'] = result.content(page)
+  unknown = sum(not one.known for one in found)
+  title = f'predict: {len(found):,} images, {unknown:,} unknown'
+  return Result(
+    notes + remarks,
+    [Shown(title, classes)],
+    csvs,
+    {'calibration.json': measures},
+    figures,
+    files,
+    {'predictions.html': ' ({size})'},
+  )
 
 
-def write_skipped(path: pathlib.Path, skipped: list[tuple[str, str]]) -> None:
-  """Lists images that could not be read, or removes an older list."""
-  if skipped:
-    lines = [f'{name}\t{reason}\n' for name, reason in skipped]
-    atomic.text(path, ''.join(lines))
-  else:
-    path.unlink(missing_ok=True)
-
-
-def run(sources: list[Source], out: pathlib.Path) -> None:
-  """What the flags ask for."""
-  images = unlabelled.IMAGES.value
-  if len(sources) > 1 or sources[0].workdir is None:
-    raise InputError('predict takes one --workdir')
-  if not images:
+def asked(sources: Sequence[Source]) -> Result:
+  """Analyses as the flags ask."""
+  command.one_run(sources, 'predict')
+  if not command.IMAGES.value:
     raise InputError('--images is missing: the folder of images to label')
-  analyse(
-    sources[0],
-    out if inputs.OUT.value else out / 'predict',
-    images=images,
+  return analyse(
+    sources,
+    images=command.IMAGES.value,
     examples=EXAMPLES.value,
-    acceptance=thresholds.ACCEPTANCE.value,
+    acceptance=command.ACCEPTANCE.value,
   )
 
 
 if __name__ == '__main__':
   host.use_fast_settings()
-  inputs.main(run)
+  command.run('predict', asked, folder='predict')

@@ -1,22 +1,23 @@
-"""The space on a plane: UMAP or PCA fitted on train, applied to the rest.
+"""Draws the embedding on a plane: UMAP or PCA, fitted on train.
 
 `python -m analysis.projection --workdir=DIR [--method=pca]`. Axes carry no
 unit. Distances on the plane are no distances of the embedding, so nothing is
 measured here.
 """
 
-import pathlib
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from matplotlib.lines import Line2D
 
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import inputs, tables
+from analysis.figures import marks
+from analysis.figures.style import plt
+from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
+from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import planes
 from analysis.measures.planes import Plane
 
@@ -27,8 +28,6 @@ METHOD = flags.DEFINE_enum(
   'Projection onto the plane; pca is the fast one.',
 )
 
-UNLABELLED = 'unlabelled'
-SHOWN = ('train', 'test', 'unseen')
 # Size and opacity: train is the ground on which the others are read.
 DOTS = {'train': (5, 0.25), 'test': (11, 0.8), 'unseen': (14, 0.85)}
 
@@ -41,38 +40,14 @@ class Panel(NamedTuple):
   plane: Plane
 
 
-def shown(source: Source) -> dict[str, Embeddings]:
-  """The splits that a projection shows: train, test and unseen, or, from files
-  of other names, all; empty ones are left out."""
-  names = [s for s in SHOWN if s in source.splits] or list(source.splits)
-  return {s: source.splits[s] for s in names if len(source.splits[s].label)}
-
-
-def classes(sources: Iterable[dict[str, Embeddings]]) -> dict[str, str]:
-  """Every class that has rows, in order, with the mark of its points."""
-  marks: dict[str, str] = {}
-  for splits in sources:
-    for split, found in splits.items():
-      for label in np.unique(found.label[found.label >= 0]):
-        marks.setdefault(found.class_names[label], _mark(split))
-  return marks
-
-
-def colours(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
-  """One colour a class, the same wherever the suite draws points."""
-  names = list(names)
-  shades = figures.palette(len(names))
-  return dict(zip(names, shades, strict=True)) | {UNLABELLED: (0.6, 0.6, 0.6)}
-
-
 def table(panel: Panel) -> list[dict[str, Any]]:
-  """A plane as rows of a table, in the order of the embedding files."""
+  """Lists a plane's points, in the order of the embedding files."""
   return [
     {
       'source': panel.name,
       'split': split,
       'id': key,
-      'class': found.class_names[label] if label >= 0 else UNLABELLED,
+      'class': found.class_names[label] if label >= 0 else marks.UNLABELLED,
       'x': f'{x:.5g}',
       'y': f'{y:.5g}',
     }
@@ -84,13 +59,13 @@ def table(panel: Panel) -> list[dict[str, Any]]:
 
 
 def draw(panels: Sequence[Panel]) -> plt.Figure:
-  """One panel a source; a class has one colour and one mark across panels."""
-  marks = classes(panel.splits for panel in panels)
-  colour = colours(marks)
+  """Draws a panel a source; a class looks the same in all of them."""
+  mark_of = marks.marks(panel.splits for panel in panels)
+  colour = marks.colours(mark_of)
   width = 6.0 * len(panels)
-  longest = max(map(len, [*marks, *DOTS]))
+  longest = max(map(len, [*mark_of, *DOTS]))
   columns = max(1, int(width / (0.075 * longest + 0.45)))
-  deep = 0.2 * -(-(len(marks) + len(DOTS)) // columns)
+  deep = 0.2 * -(-(len(mark_of) + len(DOTS)) // columns)
   figure = plt.figure(figsize=(width, 6.4 + deep))
   grid = figure.add_gridspec(
     *(2, len(panels)),
@@ -103,23 +78,25 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
     ax.set(title=f'{panel.name}\n{panel.plane.how}', xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color='0.85')
     for split, found in panel.splits.items():
-      named = np.append(found.class_names, UNLABELLED)[found.label]
+      named = np.append(found.class_names, marks.UNLABELLED)[found.label]
       area, opacity = DOTS.get(split, DOTS['test'])
       ax.scatter(
         *panel.plane.xy[split].T,
         c=[colour[name] for name in named],
         s=area,
         alpha=opacity,
-        marker=_mark(split),
+        marker=marks.mark(split),
         edgecolors='black' if split == 'unseen' else 'none',
         linewidths=0.3,
         rasterized=True,  # thousands of vector dots make a slow SVG
       )
-  entries = [(mark, colour[name], 1.0, name) for name, mark in marks.items()]
+  entries = [(mark, colour[name], 1.0, name) for name, mark in mark_of.items()]
   drawn = dict.fromkeys(split for panel in panels for split in panel.splits)
   for split in drawn:
     opacity = DOTS.get(split, DOTS['test'])[1]
-    entries.append((_mark(split), (0.3, 0.3, 0.3, 1.0), opacity, f'({split})'))
+    entries.append(
+      (marks.mark(split), (0.3, 0.3, 0.3, 1.0), opacity, f'({split})')
+    )
   handles = [
     Line2D(
       *([0], [0]),
@@ -141,31 +118,37 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   return figure
 
 
-def _mark(split: str) -> str:
-  return 'D' if split == 'unseen' else 'o'
-
-
-def analyse(sources: list[Source], out: pathlib.Path, *, method: str) -> None:
-  """Projects every source by `method`; out/projection.{png,svg,csv,json}."""
+def analyse(sources: Sequence[Source], *, method: str) -> Result:
+  """Projects every source by `method`."""
   panels = []
   for source in sources:
-    splits = shown(source)
+    splits = planes.shown(source)
     panels.append(Panel(source.name, splits, planes.project(splits, method)))
-  summary, rows = [], []
-  for panel in panels:
-    rows += table(panel)
-    counts = {split: len(found.label) for split, found in panel.splits.items()}
-    summary.append({'source': panel.name, **counts, 'plane': panel.plane.how})
-  tables.write_csv(out / 'projection.csv', rows)
-  citations = inputs.citations(sources)
-  figures.save(draw(panels), out, 'projection', citations=citations)
-  tables.write_json(out / 'projection.json', summary)
+  summary: list[dict[str, Any]] = [
+    {
+      'source': panel.name,
+      **{split: len(found.label) for split, found in panel.splits.items()},
+      'plane': panel.plane.how,
+    }
+    for panel in panels
+  ]
   fields = dict.fromkeys(field for row in summary for field in row)
-  tables.show(
-    [{field: row.get(field, '') for field in fields} for row in summary],
-    'projection: rows, and what the plane is',
+  shown = [{field: row.get(field, '') for field in fields} for row in summary]
+  return Result(
+    shown=[Shown('projection: rows, and what the plane is', shown)],
+    tables={
+      'projection.csv': [row for panel in panels for row in table(panel)]
+    },
+    values={'projection.json': summary},
+    figures={
+      'projection': Drawing(
+        functools.partial(draw, panels), inputs.citations(sources)
+      )
+    },
   )
 
 
 if __name__ == '__main__':
-  inputs.main(lambda sources, out: analyse(sources, out, method=METHOD.value))
+  command.run(
+    'projection', lambda sources: analyse(sources, method=METHOD.value)
+  )

@@ -1,18 +1,15 @@
 """The whole analysis as one HTML file that needs no network.
 
-`python -m analysis.report --workdir=DIR` runs every part and gathers what they
-wrote in DIR/analysis/report.html.
+`python -m analysis.report --workdir=DIR` runs every part, writes its files and
+gathers the Results in DIR/analysis/report.html.
 """
 
 import base64
 import collections
-import contextlib
 import functools
-import io
-import json
+import logging
 import pathlib
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from analysis import (
@@ -26,43 +23,32 @@ from analysis import (
   retrieval,
   training,
 )
-from analysis.files import inputs
+from analysis.files import command, result, tables
 from analysis.files.inputs import Source
-from analysis.measures import thresholds
-from analysis.page import (
-  albums,
-  audits,
-  chart,
-  html,
-  pictures,
-  points,
-  summary,
-)
-from plankton_jax import atomic
+from analysis.files.result import Picture, Result
+from analysis.measures import ranks
+from analysis.page import html, lists, pictures, scatter, summary
+from plankton_jax.cli import command as commands
+from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
-Part = Callable[[list[Source], pathlib.Path], None]
-DRAWN_ANEW = (
+Part = Callable[[Sequence[Source]], Result]
+ON_THE_PAGE = (
   'projection',
   'gallery',
   'audit',
-)  # by the page, in place of the figure
+)  # shown by scripts in place of figures
 
 
-class Outcome(NamedTuple):
-  """What a part wrote in this run, and what it said it had to leave out."""
+class Done(NamedTuple):
+  """A part's Result, and its figures as they were drawn."""
 
-  files: dict[str, pathlib.Path]  # by name
-  notes: list[str]
-
-  def json(self, name: str) -> Any:
-    """A file's content; None if it was not written."""
-    path = self.files.get(name)
-    return json.loads(path.read_text(encoding='utf-8')) if path else None
+  result: Result = Result()
+  pictures: Sequence[Picture] = ()
 
 
 def parts() -> dict[str, Part]:
-  """Every part by name, with the options that the flags give."""
+  """Lists every part by name, with the options that the flags give."""
   return {
     'training': training.analyse,
     'distances': functools.partial(
@@ -78,88 +64,67 @@ def parts() -> dict[str, Part]:
     'novelty': functools.partial(
       novelty.analyse,
       neighbours=novelty.NEIGHBOURS.value,
-      acceptance=thresholds.ACCEPTANCE.value,
+      acceptance=command.ACCEPTANCE.value,
     ),
     'audit': audit.analyse,
   }
 
 
 def run(
-  name: str, part: Part, sources: list[Source], out: pathlib.Path
-) -> Outcome:
-  """Runs one part; bad input ends in a note. Files of older runs are none."""
-  before = {path: _stamp(path) for path in out.glob(f'{name}*')}
-  said = _Tee(sys.stdout)
+  name: str, part: Part, sources: Sequence[Source], out: pathlib.Path
+) -> Done:
+  """Runs one part, prints and writes its Result; bad input ends in a note."""
   try:
-    with contextlib.redirect_stdout(said):
-      part(sources, out)
+    found = part(sources)
+    result.show(name, found)
+    drawn = result.write(found, out)
   except InputError as error:
-    print(f'{name}: {error}', file=said)
-  lines = said.getvalue().splitlines()
-  # Parts print `part: what is left out`; after an empty line it heads a table.
-  notes = [
-    line.removeprefix(f'{name}: ')
-    for above, line in zip(['-', *lines], lines, strict=False)
-    if line.startswith(f'{name}: ') and above
-  ]
-  files = {
-    path.name: path
-    for path in sorted(out.glob(f'{name}*'), key=_stamp)  # as written
-    if before.get(path) != _stamp(path)
-  }
-  return Outcome(files, list(dict.fromkeys(notes)))
+    found, drawn = Result([str(error)]), {}
+    result.show(name, found)
+  if name in ON_THE_PAGE:
+    drawn = {}
+  return Done(found, list(drawn.values()))
 
 
-class _Tee(io.StringIO):
-  """Keeps what it passes on."""
-
-  def __init__(self, to):
-    super().__init__()
-    self._to = to
-
-  def write(self, text: str) -> int:
-    self._to.write(text)
-    return super().write(text)
-
-
-def _stamp(path: pathlib.Path) -> tuple[int, int]:
-  stat = path.stat()
-  return stat.st_mtime_ns, stat.st_ino
-
-
-def gather(sources: list[Source], done: dict[str, Outcome]) -> dict[str, Any]:
-  """All that the page shows, from what the parts wrote."""
-  planes = done['projection'].json('projection.json')
-  placed = []
-  if planes:
-    at = points.coordinates(done['projection'].files['projection.csv'])
-    placed = [points.place(source, at) for source in sources]
-  listed = done['gallery'].files.get('gallery.csv')
-  rows = albums.read(listed) if listed else []
+def gather(
+  sources: Sequence[Source], done: Mapping[str, Done]
+) -> dict[str, Any]:
+  """Gathers all that the page shows from the Results of the parts."""
+  found = collections.defaultdict(
+    Result, {name: one.result for name, one in done.items()}
+  )
+  places = scatter.coordinates(
+    found['projection'].tables.get('projection.csv', [])
+  )
+  placed = [scatter.place(s, places[s.name]) for s in sources if places]
+  shown = found['gallery'].tables.get('gallery.csv', [])
   doubtful, twins = (
-    audits.read(done['audit'].files.get(f'{name}.csv'))
-    for name in ('audit', 'audit_duplicates')
+    [
+      row
+      for row in found['audit'].tables.get(f'{file}.csv', [])
+      if row['rank'] <= audit.SHOWN
+    ]
+    for file in ('audit', 'audit_duplicates')
   )
   wanted = [
     # The gallery's first, so that they lie on few sheets.
-    [row['id'] for row in rows if row['source'] == source.name]
+    [row['id'] for row in shown if row['source'] == source.name]
     + [
       key
       for row in doubtful + twins
       if row['source'] == source.name
-      for key, _ in audits.images(row)
+      for key, _ in lists.images(row)
     ]
     + (placed[i].id if placed else [])
     for i, source in enumerate(sources)
   ]
   sheets, known, missing = pictures.collect(sources, wanted)
-  names = [source.name for source in sources]
-  places = dict(zip(names, known, strict=True))
+  by_source = dict(zip([s.name for s in sources], known, strict=True))
   return {
-    'title': ' · '.join(names),
+    'title': ' · '.join(by_source),
     'sources': sources,
     'measures': summary.measures(
-      sources, lambda name: done[name].json(f'{name}.json')
+      sources, lambda name: tables.plain(found[name].values.get(f'{name}.json'))
     ),
     'configuration': summary.configuration(sources),
     'versions': summary.versions(),
@@ -170,48 +135,55 @@ def gather(sources: list[Source], done: dict[str, Outcome]) -> dict[str, Any]:
         if s.config and s.config['citation']
       )
     ),
-    'notes': {name: one.notes for name, one in done.items()}
-    | {'pictures': missing},
+    'notes': {
+      **{name: list(dict.fromkeys(r.notes)) for name, r in found.items()},
+      'pictures': missing,
+    },
     'figures': {
-      name: [
-        html.figure(path)
-        for path in one.files.values()
-        if path.suffix == '.png' and name not in DRAWN_ANEW
-      ]
+      name: [html.figure(picture) for picture in one.pictures]
       for name, one in done.items()
     },
-    'albums': albums.nest(rows, places),
-    'audits': audits.nest(doubtful, twins, places),
-    'kinds': gallery.KINDS,
-    'planes': planes or [],
+    'albums': lists.albums(shown, by_source),
+    'audits': lists.audits(doubtful, twins, by_source),
+    'kinds': ranks.KINDS,
+    'planes': found['projection'].values.get('projection.json', []),
     'left_out': sum(one.left_out for one in placed),
     'data': {
       'across': pictures.ACROSS,
       'sheets': [base64.b64encode(sheet).decode() for sheet in sheets],
-      'plot': chart.plot('plot'),
-      'map': points.payload(sources, placed, known) if placed else None,
+      'plot': scatter.plot('plot'),
+      'map': scatter.payload(sources, placed, known) if placed else None,
     },
   }
 
 
 def analyse(
-  sources: list[Source], out: pathlib.Path, *, parts: dict[str, Part]
-) -> None:
-  """Runs the parts and writes out/report.html, whose path it prints last."""
-  done = collections.defaultdict(lambda: Outcome({}, []))
+  sources: Sequence[Source], out: pathlib.Path, *, parts: Mapping[str, Part]
+) -> Result:
+  """Runs the parts, whose files go to `out`; the Result holds the page."""
+  done = {}
   for name, part in parts.items():
     print(f'\n{name} …', flush=True)
     done[name] = run(name, part, sources, out)
   print('\nreport …', flush=True)
   scripts = {
-    'bokeh': chart.script(),
+    'bokeh': scatter.script(),
     'script': html.script('pictures.js', 'map.js'),
   }
   page = html.render('report.html.j2', scripts, **gather(sources, done))
-  path = out / 'report.html'
-  atomic.text(path, page)
-  print(f'{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)')
+  return Result(
+    files={'report.html': result.content(page)},
+    announced={'report.html': ' ({size})'},
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reports on what the flags name."""
+  del argv
+  host.show_log(logging.WARNING)
+  sources, out = command.given()
+  result.write(analyse(sources, out, parts=parts()), out)
 
 
 if __name__ == '__main__':
-  inputs.main(lambda sources, out: analyse(sources, out, parts=parts()))
+  commands.run(main)

@@ -1,16 +1,18 @@
-"""How well neighbours and clusters match the classes, with intervals.
+"""Retrieval, kNN and clustering measures with intervals.
 
 `python -m analysis.retrieval --workdir=DIR`.
 """
 
-import pathlib
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import inputs, tables
+from analysis.figures import style
+from analysis.figures.style import plt
+from analysis.files import command, inputs
+from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import scores
 from analysis.measures.scores import Interval
 from plankton_jax import retrieval
@@ -46,7 +48,7 @@ def measure(
   rows: inputs.Embeddings,
   train: inputs.Embeddings | None,
 ) -> Scores:
-  """Every measure of one split; `train` is what kNN is fitted on, if given."""
+  """Measures one split; `train` is what kNN is fitted on, if given."""
   embeddings, labels = rows.embedding, rows.label
   queries, ranked = retrieval.per_query(embeddings, labels, ks=KS)
   silhouette, sampled = scores.silhouettes(embeddings, labels)
@@ -74,57 +76,26 @@ def measure(
   )
 
 
-def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
-  """Measures test and unseen; out/retrieval.{png,svg,csv,json}.
+def analyse(sources: Sequence[inputs.Source]) -> Result:
+  """Measures test and unseen, or every file.
 
   kNN is fitted on train for the test split, and leaves one out elsewhere.
   """
-  found = []
+  found: list[Scores] = []
+  notes: list[str] = []
   for source in sources:
-    for split, rows in inputs.measured(source, 'retrieval').items():
-      where = f'retrieval: {source.name}, {split}'
+    splits, missing = inputs.measured(source)
+    notes += missing
+    for split, rows in splits.items():
       train = None
       if split == 'test' and 'train' in source.splits:
-        train = inputs.labelled(source, 'train', 'retrieval')
-      f = measure(source.name, split, rows, train)
-      if f.queries < f.images:
-        alone = f.images - f.queries
-        print(f'{where}: {alone} images are alone in their class: no queries')
-      if f.classes < 2:
-        print(f'{where}: one class only: no clustering, no silhouette')
-      if f.images > scores.SILHOUETTE_ROWS:
-        print(
-          f'{where}: silhouette of {scores.SILHOUETTE_ROWS:,} images, drawn by'
-          ' seed'
-        )
-      found.append(f)
+        train, missing = inputs.labelled(source, 'train')
+        notes += missing
+      found.append(measure(source.name, split, rows, train))
+      notes += limits(found[-1])
   if not found:
-    return
-  _write(found, out)
-  citations = inputs.citations(sources)
-  figures.save(draw(found), out, 'retrieval', citations=citations)
-
-
-def _write(found: list[Scores], out: pathlib.Path) -> None:
-  for field, title in (
-    ('micro', 'every image counts alike'),
-    ('macro', 'every class counts alike'),
-  ):
-    table = [
-      {
-        'source': f.source,
-        'split': f.split,
-        **{
-          NAMES[name].split(',')[0].split(' of')[0]: getattr(f, field)[name][0]
-          for name in NAMES
-          if field == 'micro' or name not in ('nmi', 'ami')
-        },
-      }
-      for f in found
-    ]
-    tables.show(table, f'retrieval: {title}')
-  print('  95 % intervals: retrieval.csv')
-  rows: list[dict[str, Any]] = [
+    return Result(notes)
+  lines = [
     {
       'source': f.source,
       'split': f.split,
@@ -139,8 +110,55 @@ def _write(found: list[Scores], out: pathlib.Path) -> None:
     for f in found
     for name in NAMES
   ]
-  tables.write_csv(out / 'retrieval.csv', rows)
-  tables.write_json(out / 'retrieval.json', rows)
+  citations = inputs.citations(sources)
+  return Result(
+    notes,
+    [
+      Shown('retrieval: every image counts alike', table(found, 'micro')),
+      Shown(
+        'retrieval: every class counts alike',
+        table(found, 'macro'),
+        '95 % intervals: retrieval.csv',
+      ),
+    ],
+    {'retrieval.csv': lines},
+    {'retrieval.json': lines},
+    {'retrieval': Drawing(functools.partial(draw, found), citations)},
+  )
+
+
+def limits(found: Scores) -> list[str]:
+  """Names what could not be measured of a split."""
+  where = f'{found.source}, {found.split}'
+  notes = []
+  if found.queries < found.images:
+    alone = found.images - found.queries
+    notes.append(
+      f'{where}: {alone} images are alone in their class: no queries'
+    )
+  if found.classes < 2:
+    notes.append(f'{where}: one class only: no clustering, no silhouette')
+  if found.images > scores.SILHOUETTE_ROWS:
+    notes.append(
+      f'{where}: silhouette of {scores.SILHOUETTE_ROWS:,} images, drawn by seed'
+    )
+  return notes
+
+
+def table(found: Sequence[Scores], field: str) -> list[dict[str, Any]]:
+  """Makes a line a split, of the measures that the averaging is defined for."""
+  names = [n for n in NAMES if field == 'micro' or n not in ('nmi', 'ami')]
+  return [
+    {
+      'source': f.source,
+      'split': f.split,
+      **{
+        NAMES[name].split(',')[0].split(' of')[0]: getattr(f, field)[name][0]
+        for name in names
+      },
+    }
+    for f in found
+  ]
 
 
 def _fields(name: str, interval: Interval) -> dict[str, float]:
@@ -152,10 +170,10 @@ def _fields(name: str, interval: Interval) -> dict[str, float]:
 
 
 def draw(found: list[Scores]) -> plt.Figure:
-  """A panel a split, a colour a source; micro filled, macro hollow."""
+  """Draws a panel a split, a colour a source; micro filled, macro hollow."""
   splits = list(dict.fromkeys(f.split for f in found))
   sources = list(dict.fromkeys(f.source for f in found))
-  colours = dict(zip(sources, figures.palette(len(sources)), strict=True))
+  colours = dict(zip(sources, style.palette(len(sources)), strict=True))
   step = 0.8 / (2 * len(sources))
   figure, grid = plt.subplots(
     1,
@@ -206,4 +224,4 @@ def draw(found: list[Scores]) -> plt.Figure:
 
 
 if __name__ == '__main__':
-  inputs.main(analyse)
+  command.run('retrieval', analyse)

@@ -1,20 +1,45 @@
-"""How the training went: losses, distances, fractions, spread, by epoch.
+"""The course of training: losses, distances, fractions, spread, by epoch.
 
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
 
+import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.figures import figures, training_figures
-from analysis.files import inputs, tables
+from analysis.figures.style import plt
+from analysis.files import command, inputs
+from analysis.files.result import Drawing, Result, Shown
 from analysis.files.training_log import Log, column, read_log
+
+# One panel each: label, and what is drawn in it as (metric, colour).
+PANELS = (
+  ('loss', (('loss', 'C0'),)),
+  ('accuracy', (('accuracy', 'C0'),)),
+  ('retrieval', (('recall_at_1', 'C0'), ('map_at_r', 'C3'))),
+  ('squared distance', (('d_ap', 'C0'), ('d_an', 'C3'))),
+  (
+    'share of anchors',
+    (('active_fraction', 'C0'), ('fallback_fraction', 'C3')),
+  ),
+  ('spread (mean std)', (('spread', 'C0'),)),
+  ('effective rank', (('effective_rank', 'C0'),)),
+)
+LEGEND = (
+  ({'color': '0.3', 'lw': 0.4, 'alpha': 0.5}, 'training step'),
+  ({'color': '0.3', 'lw': 1.6}, 'its running mean over 2 % of the steps'),
+  (
+    {'color': '0.3', 'lw': 1.0, 'ls': '--'},
+    'validation (triplets: hard + hard)',
+  ),
+)
 
 
 def summary(name: str, log: Log) -> dict[str, Any]:
-  """The run in one row; NaN where it logged no such thing."""
+  """Sums the run up in one row; NaN where it logged no such thing."""
   train, val = log.get('train', []), log.get('val', [])
   val_loss, epochs = column(val, 'loss'), log.get('epoch', [])
   best = int(np.nanargmin(val_loss)) if np.isfinite(val_loss).any() else None
@@ -44,32 +69,32 @@ def summary(name: str, log: Log) -> dict[str, Any]:
   }
 
 
-def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
-  """Draws the training logs, a column a source; out/training.{png,svg,…}."""
-  logs = {}
+def analyse(sources: Sequence[inputs.Source]) -> Result:
+  """Sums up and draws the training logs, a column a source."""
+  logs: dict[str, tuple[inputs.Source, Log]] = {}
+  notes: list[str] = []
   for source in sources:
     path = (source.workdir or pathlib.Path()) / 'metrics.jsonl'
     if source.workdir is None:
-      print(f'training: {source.name} needs a workdir: skipped')
-    elif not path.is_file():
-      print(f'training: {source.name} has no metrics.jsonl: skipped')
+      notes.append(f'{source.name} needs a workdir: skipped')
+      continue
+    if not path.is_file():
+      notes.append(f'{source.name} has no metrics.jsonl: skipped')
+      continue
+    log, broken = read_log(path)
+    if broken:
+      notes.append(f'{path}: {broken} unreadable lines left out')
+    notes += [
+      f'{source.name}: epoch {row["epoch"]:.1f}: {row["warning"]}'
+      for row in log.get('collapse', [])
+    ]
+    if log.get('train') or log.get('val'):
+      logs[source.name] = (source, log)
     else:
-      log, broken = read_log(path)
-      if broken:
-        print(f'training: {path}: {broken} unreadable lines left out')
-      for row in log.get('collapse', []):
-        print(
-          f'training: {source.name}: epoch {row["epoch"]:.1f}: {row["warning"]}'
-        )
-      if log.get('train') or log.get('val'):
-        logs[source.name] = (source, log)
-      else:
-        print(f'training: {path} holds no training step: skipped')
+      notes.append(f'{path} holds no training step: skipped')
   if not logs:
-    return
+    return Result(notes)
   rows = [summary(name, log) for name, (_, log) in logs.items()]
-  tables.show(rows, 'training')
-  tables.write_json(out / 'training.json', rows)
   flat = [
     {'source': name, **row}
     for name, (_, log) in logs.items()
@@ -77,17 +102,137 @@ def analyse(sources: list[inputs.Source], out: pathlib.Path) -> None:
     for row in log.get(split, [])
   ]
   fields = list(dict.fromkeys(field for row in flat for field in row))
-  tables.write_csv(
-    out / 'training.csv',
-    [{field: row.get(field, '') for field in fields} for row in flat],
+  every = [{field: row.get(field, '') for field in fields} for row in flat]
+  drawn = [source for source, _ in logs.values()]
+  stages = [(source.config or {}).get('curriculum', []) for source in drawn]
+  figure = functools.partial(
+    draw, list(logs), [log for _, log in logs.values()], stages
   )
-  stages = [source.config.get('curriculum', []) for source, _ in logs.values()]
-  figure = training_figures.draw(
-    list(logs), [log for _, log in logs.values()], stages
+  return Result(
+    notes,
+    [Shown('training', rows)],
+    {'training.csv': every},
+    {'training.json': rows},
+    {'training': Drawing(figure, inputs.citations(drawn))},
   )
-  citations = [source.config.get('citation', '') for source, _ in logs.values()]
-  figures.save(figure, out, 'training', citations=citations)
+
+
+def draw(
+  names: Sequence[str], logs: Sequence[Log], stages: Sequence[list]
+) -> plt.Figure:
+  """Draws a column a source, a row a panel that at least one source logged."""
+  metrics = {
+    name
+    for log in logs
+    for s in ('train', 'val')
+    for r in log.get(s, [])
+    for name in r
+  }
+  panels = [p for p in PANELS if any(m in metrics | {'loss'} for m, _ in p[1])]
+  figure, grid = plt.subplots(
+    len(panels),
+    len(logs),
+    figsize=(max(6.6, 1 + 4.6 * len(logs)), 1.8 * len(panels)),
+    sharex='col',
+    squeeze=False,
+    layout='constrained',
+  )
+  pad = 16 if any(stages) else 6
+  for i, (name, log, curriculum) in enumerate(
+    zip(names, logs, stages, strict=True)
+  ):
+    grid[0, i].set_title(name, pad=pad, weight='bold', parse_math=False)
+    grid[-1, i].set_xlabel('epoch')
+    for j, (label, drawn) in enumerate(panels):
+      ax = grid[j, i]
+      ax.set_ylabel(label, fontsize=8)
+      _bands(ax, curriculum, log, named=j == 0)
+      if not _curves(ax, log, drawn):
+        ax.text(
+          0.5,
+          0.5,
+          'not logged',
+          transform=ax.transAxes,
+          ha='center',
+          color='0.5',
+        )
+        ax.set_yticks([])
+  handles = [plt.Line2D([], [], label=text, **look) for look, text in LEGEND]
+  figure.legend(
+    handles=handles, loc='outside upper center', ncols=3, fontsize=8
+  )
+  figure.align_ylabels()
+  return figure
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+  """Computes a centred running mean [N], cut at the ends, without NaN."""
+  finite = np.isfinite(values)
+  sums = np.cumsum(np.concatenate([[0.0], np.where(finite, values, 0.0)]))
+  counts = np.cumsum(np.concatenate([[0], finite]))
+  at, half = np.arange(len(values)), window // 2
+  first = np.maximum(at - half, 0)
+  last = np.minimum(at + half + 1, len(values))
+  total, count = sums[last] - sums[first], counts[last] - counts[first]
+  return np.divide(
+    total, count, out=np.full(len(values), np.nan), where=count > 0
+  )
+
+
+def _curves(ax, log: Log, drawn) -> bool:
+  """Draws the metrics there are; False if there are none."""
+  lows, highs, drawn_names = [], [], []
+  for split, metric, colour in (
+    (split, *pair) for pair in drawn for split in ('train', 'val')
+  ):
+    rows = log.get(split, [])
+    values, epochs = column(rows, metric), column(rows, 'epoch')
+    if not np.isfinite(values).any():
+      continue
+    lows.append(np.nanmin(values))
+    highs.append(np.nanmax(values))
+    named = None if metric in drawn_names else metric
+    drawn_names.append(metric)
+    if split == 'train':
+      ax.plot(epochs, values, color=colour, lw=0.4, alpha=0.3)
+      values = smooth(values, len(values) // 50)
+      ax.plot(epochs, values, color=colour, lw=1.6, label=named)
+    else:
+      shade = colour if len(drawn) > 1 else 'C1'
+      ax.plot(epochs, values, color=shade, lw=1.0, ls='--', label=named)
+  if not lows:
+    return False
+  if drawn[0][0] == 'loss' and 0 < 50 * min(lows) < max(highs):
+    ax.set_yscale('log')  # cross-entropies fall over decades
+  if len(drawn) > 1:
+    ax.legend(fontsize=7, ncols=2, loc='best')
+  return True
+
+
+def _bands(ax, curriculum: list, log: Log, *, named: bool) -> None:
+  """Shades the curriculum's stages; names them above the panel."""
+  end = max(
+    np.nanmax(column(rows, 'epoch'), initial=0.0)
+    for split, rows in log.items()
+    if split in ('train', 'val')
+  )
+  starts = [float(start) for start, _, _ in curriculum] + [np.inf]
+  for i, (start, positive, negative) in enumerate(curriculum):
+    stop = min(starts[i + 1], end)
+    if stop <= start:
+      continue  # the run ended before this stage
+    ax.axvspan(start, stop, color=f'C{i % 10}', alpha=0.07, lw=0)
+    if named:
+      ax.text(
+        (start + stop) / 2,
+        1.02,
+        f'{positive} + {negative}',
+        ha='center',
+        fontsize=7,
+        color='0.3',
+        transform=ax.get_xaxis_transform(),
+      )
 
 
 if __name__ == '__main__':
-  inputs.main(analyse)
+  command.run('training', analyse)

@@ -53,7 +53,7 @@ def measure(
 def _few_shots(unseen: inputs.Embeddings) -> dict[str, float]:
   """Balanced accuracy of support vectors on 30 and all training images."""
   score = dict.fromkeys(('unseen SVC n=30', 'unseen SVC n=max'), math.nan)
-  rows = classifiers.usable(unseen, 'unseen')
+  rows, _ = classifiers.usable(unseen, 'unseen')
   if rows is None:
     return score
   (curve,) = curves.learn(

@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 
+from analysis import report
+from analysis.files import result
 from analysis.files.inputs import Embeddings, Source
 
 NAMES = ('ant', 'bee', 'cat', 'dog', 'eel')
@@ -58,3 +60,18 @@ def save(path: pathlib.Path, rows: Embeddings, **replaced):
   path.parent.mkdir(parents=True, exist_ok=True)
   np.savez(path, **{**arrays, **replaced})
   return path
+
+
+def run(part, sources, out, **options):
+  """Runs an analysis, a module with `analyse`, as its command does."""
+  name = part.__name__.rpartition('.')[2]
+  found = part.analyse(sources, **options)
+  result.show(name, found)
+  result.write(found, out)
+  return found
+
+
+def make_report(sources, out, parts):
+  """Writes a report of the parts and returns its page."""
+  result.write(report.analyse(sources, out, parts=parts), out)
+  return (out / 'report.html').read_text(encoding='utf-8')

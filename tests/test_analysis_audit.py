@@ -6,16 +6,19 @@ import json
 import numpy as np
 import pytest
 
-from analysis import audit, gallery, report
+from analysis import audit
+from analysis.files import originals
 from analysis.files.inputs import Embeddings
-from analysis.measures import nearest, suspects
-from analysis.page import audits
+from analysis.measures import suspects
+from analysis.page import lists
 from plankton_jax.errors import InputError
-from tests.analysis_runs import NAMES, blobs, source
+from plankton_jax.neighbours import search
+from tests.analysis_runs import NAMES, blobs, make_report, source
+from tests.analysis_runs import run as run_analysis
 
 
 def ranked(embedding, label):
-  _, rows = nearest.nearest(embedding, None, suspects.NEIGHBOURS)
+  _, rows = search.nearest(embedding, None, suspects.NEIGHBOURS)
   return suspects.rank(rows, embedding, label)
 
 
@@ -107,26 +110,26 @@ def test_duplicates_by_the_density_about_them():
     [loose[3] + 0.05, loose[7], tight[5] + 0.00002, tight[9] + 0.02]
   )
   embedding = np.concatenate([loose, tight, copies])
-  found = suspects.duplicates(*nearest.nearest(embedding, None, 10))
+  found = suspects.duplicates(*search.nearest(embedding, None, 10))
   pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
   assert pairs == {(3, 300), (7, 301), (155, 302)}  # 303 is an outlier
   assert found.ratio[0] == found.distance[0] == 0.0
   assert (found.first[0], found.second[0]) == (7, 301)
   assert (np.diff(found.ratio) >= 0).all()
-  distance, _ = nearest.nearest(embedding, None, 10)
+  distance, _ = search.nearest(embedding, None, 10)
   for a, b, far, ratio in zip(*found, strict=True):
     gap = embedding[a] - embedding[b]
     assert far == pytest.approx(np.linalg.norm(gap), abs=0)
     reach = min(distance[a, -1], distance[b, -1])
     assert ratio == pytest.approx(far / reach)
   # Larger or smaller by a factor, the pairs are the same.
-  scaled = suspects.duplicates(*nearest.nearest(4.0 * embedding, None, 10))
+  scaled = suspects.duplicates(*search.nearest(4.0 * embedding, None, 10))
   assert scaled.first.tolist() == found.first.tolist()
 
 
 def test_duplicates_of_few_rows_and_of_equal_ones():
   def pairs(embedding):
-    found = suspects.duplicates(*nearest.nearest(embedding, None, 10))
+    found = suspects.duplicates(*search.nearest(embedding, None, 10))
     return list(zip(found.first.tolist(), found.second.tolist(), strict=True))
 
   assert pairs(np.ones((0, 2))) == pairs(np.ones((1, 2))) == []
@@ -147,7 +150,7 @@ def run(tmp_path, monkeypatch):
   test = test._replace(label=label)
   unseen = blobs([15], first=2, seed=4)._replace(class_names=names)
   shade = np.full((9, 12), 90, np.uint8)
-  monkeypatch.setattr(gallery, 'reader', lambda source: lambda key: shade)
+  monkeypatch.setattr(originals, 'reader', lambda source: lambda key: shade)
   return source(workdir=tmp_path / 'run', train=train, test=test, unseen=unseen)
 
 
@@ -157,7 +160,7 @@ def read(path):
 
 
 def test_analyse_lists_and_draws(run, tmp_path, capsys):
-  audit.analyse([run], tmp_path)
+  run_analysis(audit, [run], tmp_path)
   rows = read(tmp_path / 'audit.csv')
   twin = run.splits['train'].id[8]
   mislabelled = run.splits['test'].id[4]
@@ -184,37 +187,33 @@ def test_analyse_lists_and_draws(run, tmp_path, capsys):
   assert 'run: alone in its class, so not judged: c' in capsys.readouterr().out
 
 
-def test_page_shows_each_with_its_neighbours(run, tmp_path, monkeypatch):
-  monkeypatch.setattr(audit, 'draw', lambda *drawn: None)
-  audit.analyse([run], tmp_path)
-  labels = audits.read(tmp_path / 'audit.csv')
-  pairs = audits.read(tmp_path / 'audit_duplicates.csv')
-  assert len(labels) == audit.SHOWN and audits.read(None) == []
+def test_page_shows_each_with_its_neighbours(run):
+  found = audit.analyse([run])
+  labels = found.tables['audit.csv'][: audit.SHOWN]
+  pairs = found.tables['audit_duplicates.csv'][: audit.SHOWN]
   known = {'run': {labels[0]['id']: 5}}
-  first, second = audits.nest(labels, pairs, known)
+  first, second = lists.audits(labels, pairs, known)
   assert (first['source'], first['kind']) == ('run', 'labels')
   assert second['kind'] == 'pairs' and len(second['rows']) == len(pairs)
   pictures = first['rows'][0]['pictures']
-  assert len(pictures) == 1 + audits.NEIGHBOURS
+  assert len(pictures) == 1 + lists.NEIGHBOURS
   assert [one['picture'] for one in pictures] == [5, -1, -1, -1, -1]
   assert pictures[2]['class'] == labels[0]['neighbour_2_label']
 
 
-def test_report_has_the_audit(run, tmp_path, monkeypatch):
-  monkeypatch.setattr(audit, 'draw', lambda *drawn: None)
+def test_report_has_the_audit(run, tmp_path):
   config = {**run.config, 'objective': {'name': 'triplet'}}
-  report.analyse(
-    [run._replace(config=config)], tmp_path, parts={'audit': audit.analyse}
+  page = make_report(
+    [run._replace(config=config)], tmp_path, {'audit': audit.analyse}
   )
-  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
   section = page[page.index('<section id="audit">') :]
   section = section[: section.index('</section>')]
   assert 'alone in its class, so not judged: c' in section
   assert '<b>' not in section.replace('<b>audit:</b>', '')
   assert 'rather &lt;b&gt;' in section or 'rather $a_<wbr>$' in section
-  pairs = audits.read(tmp_path / 'audit_duplicates.csv')
+  pairs = read(tmp_path / 'audit_duplicates.csv')
   shown = section.count('data-picture="')
-  assert shown == (1 + audits.NEIGHBOURS) * audit.SHOWN + 2 * len(pairs)
+  assert shown == (1 + lists.NEIGHBOURS) * audit.SHOWN + 2 * len(pairs)
   assert 'data-picture="-1"' not in section
   assert 'Pairs of near-duplicates' in page  # in the summary
 
@@ -224,22 +223,22 @@ def test_without_images_the_lists_remain(tmp_path, capsys):
   unlabelled = Embeddings(
     few.embedding + 1.0, np.full(4, -1, np.int32), few.id, NAMES
   )
-  audit.analyse([source(a=few, b=unlabelled)], tmp_path)
+  run_analysis(audit, [source(a=few, b=unlabelled)], tmp_path)
   told = capsys.readouterr().out
   assert 'audit: run: images need a workdir' in told
   assert 'audit: run, b: no labelled images: skipped' in told
   rows = read(tmp_path / 'audit.csv')
   assert len(rows) == 4 and 'neighbour_3' in rows[0]
   assert 'neighbour_4' not in rows[0]
-  assert len(audits.images(rows[0])) == 4
+  assert len(lists.images(rows[0])) == 4
   assert not list(tmp_path.glob('*.png'))
 
 
 def test_what_cannot_be_judged_is_named(tmp_path, capsys):
-  audit.analyse([source(train=blobs([9]))], tmp_path)
+  run_analysis(audit, [source(train=blobs([9]))], tmp_path)
   assert 'all images are of one class: none' in capsys.readouterr().out
-  audit.analyse([source(unseen=blobs([9, 9]))], tmp_path)
+  run_analysis(audit, [source(unseen=blobs([9, 9]))], tmp_path)
   assert 'audit: run: no labels to judge' in capsys.readouterr().out
   assert read(tmp_path / 'audit.csv') == []
   with pytest.raises(InputError, match='run: a, b have'):
-    audit.analyse([source(a=blobs([9]), b=blobs([9], dim=7))], tmp_path)
+    run_analysis(audit, [source(a=blobs([9]), b=blobs([9], dim=7))], tmp_path)

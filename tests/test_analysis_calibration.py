@@ -5,6 +5,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from analysis.figures import reliability
+from analysis.files import result
 from analysis.measures import calibration
 
 
@@ -100,17 +101,15 @@ def test_reliability_without_images():
   assert np.isnan(found.error) and not found.images.any()
 
 
-def test_table_has_a_line_a_bin_and_wilsons_interval(tmp_path):
+def test_table_has_a_line_a_bin_and_wilsons_interval():
   confidence, right = np.full(10, 0.5), np.arange(10) < 8
-  found = reliability.write(
-    tmp_path, {'calibrated': (confidence, right)}, citations=['Someone 2015']
-  )
+  found = {'calibrated': calibration.reliability(confidence, right)}
   (row,) = reliability.rows(found)
   assert (row['images'], row['accuracy'], row['confidence']) == (10, 0.8, 0.5)
   assert row['from'] <= 0.5 <= row['to']
   # Wilson 1927 for 8 of 10 at z = 1.96.
   assert row['low'] == pytest.approx(0.4902, abs=1e-4)
   assert row['high'] == pytest.approx(0.9433, abs=1e-4)
-  assert (tmp_path / 'reliability.csv').read_text().count('\n') == 2
-  assert (tmp_path / 'reliability.png').stat().st_size > 10_000
-  assert 'Someone 2015' in (tmp_path / 'reliability.svg').read_text()
+  drawing = result.Drawing(lambda: reliability.draw(found), ['Someone 2015'])
+  picture = result.render(drawing)
+  assert len(picture.png) > 10_000 and b'Someone 2015' in picture.svg

@@ -10,6 +10,7 @@ from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
 from tests.analysis_runs import blobs, empty, source
+from tests.analysis_runs import run as run_analysis
 
 
 @pytest.fixture(autouse=True)
@@ -48,24 +49,26 @@ def test_pixel_features_are_principal_components_of_train():
   np.testing.assert_allclose(np.abs(found), np.abs(want), atol=1e-4)
 
 
-def test_usable_orders_by_id_and_leaves_lone_images_out(capsys):
+def test_usable_orders_by_id_and_leaves_lone_images_out():
   rows = blobs([3, 1, 2])
-  found = classifiers.usable(rows, 'run')
+  found, lone = classifiers.usable(rows, 'run')
   assert list(found.id) == sorted(rows.id[rows.label != 1])
   at = [list(rows.id).index(key) for key in found.id]
   np.testing.assert_array_equal(found.embedding, rows.embedding[at])
   np.testing.assert_array_equal(found.label, rows.label[at])
-  assert classifiers.usable(blobs([4, 1]), 'run') is None
-  assert capsys.readouterr().out.splitlines() == [
-    'classifiers: run: bee has one image: left out',
-    'classifiers: run: bee has one image: left out',
-    'classifiers: run: fewer than two classes to tell: skipped',
-  ]
+  assert lone == ['run: bee has one image: left out']
+  assert classifiers.usable(blobs([4, 1]), 'run') == (
+    None,
+    [
+      'run: bee has one image: left out',
+      'run: fewer than two classes to tell: skipped',
+    ],
+  )
 
 
 def test_gather_takes_each_run_and_the_baselines_once(tmp_path, images):
   runs = [source(name, workdir=tmp_path / name) for name in 'ab']
-  features = classifiers.gather(runs)
+  features, _ = classifiers.gather(runs)
   assert list(features) == ['a', 'b', 'raw pixels', 'untrained encoder']
   unseen = runs[0].splits['unseen']
   order = np.argsort(unseen.id)
@@ -80,7 +83,7 @@ def test_gather_takes_each_run_and_the_baselines_once(tmp_path, images):
 
 def test_analyse_writes_curves(tmp_path, images, capsys):
   run = source(workdir=tmp_path)
-  classifiers.analyse([run], tmp_path)
+  run_analysis(classifiers, [run], tmp_path)
   found = json.loads((tmp_path / 'classifiers.json').read_text())
   where = {(c['features'], c['classifier']) for c in found['curves']}
   assert len(where) == 3 * 3 and ('raw pixels', 'SVC') in where
@@ -98,34 +101,35 @@ def test_analyse_writes_curves(tmp_path, images, capsys):
 
 
 def test_files_alone_are_classified_without_baselines(tmp_path, capsys):
-  classifiers.analyse([source(mine=blobs([20, 20, 20]))], tmp_path)
+  run_analysis(classifiers, [source(mine=blobs([20, 20, 20]))], tmp_path)
   told = capsys.readouterr().out
   assert 'raw pixels need a workdir: skipped' in told
   found = json.loads((tmp_path / 'classifiers.json').read_text())
   assert {c['features'] for c in found['curves']} == {'mine'}
 
 
-def test_baselines_that_cannot_be_made_are_named(
-  tmp_path, images, monkeypatch, capsys
-):
+def test_baselines_that_cannot_be_made_are_named(tmp_path, images, monkeypatch):
   def refuse(*_):
     raise InputError('the reason')
 
   run = source(workdir=tmp_path)
   monkeypatch.setattr(checkpoints, 'untrained_encoder', refuse)
-  assert list(classifiers.gather([run])) == ['run', 'raw pixels']
-  assert 'untrained encoder: skipped (the reason)' in capsys.readouterr().out
+  features, notes = classifiers.gather([run])
+  assert list(features) == ['run', 'raw pixels']
+  assert notes[-1] == 'run: untrained encoder: skipped (the reason)'
   images.ids[0] = 'another'
-  assert list(classifiers.gather([run])) == ['run']
-  assert 'skipped (1 images are not in its data' in capsys.readouterr().out
+  features, (note,) = classifiers.gather([run])
+  assert list(features) == ['run']
+  assert 'skipped (1 images are not in its data' in note
   monkeypatch.setattr(loop, 'load_data', refuse)
-  assert list(classifiers.gather([run])) == ['run']
-  assert 'untrained encoder: skipped (the reason)' in capsys.readouterr().out
+  features, (note,) = classifiers.gather([run])
+  assert list(features) == ['run']
+  assert note.endswith('untrained encoder: skipped (the reason)')
 
 
 def test_analyse_of_nothing(tmp_path, capsys):
   runs = [source(unseen=empty()), source('w', workdir=tmp_path, test=empty())]
-  classifiers.analyse(runs, tmp_path)
+  run_analysis(classifiers, runs, tmp_path)
   assert capsys.readouterr().out.splitlines() == [
     'classifiers: run, unseen: no labelled images: skipped',
     'classifiers: w has no unseen split: skipped',

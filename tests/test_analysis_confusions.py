@@ -9,6 +9,7 @@ from analysis import confusions
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, empty, source
+from tests.analysis_runs import run as run_analysis
 
 
 class Encoder:
@@ -75,8 +76,9 @@ def test_head_labels_follow_the_class_names(tmp_path, monkeypatch):
   head = Encoder(('cat', 'ant', 'bee'), [2, 0, 1])
   monkeypatch.setattr(checkpoints, 'load_encoder', lambda workdir: head)
   want = test.embedding[:, :3].argmax(axis=1)  # blobs stand about the axes
-  np.testing.assert_array_equal(confusions.by_head(run, test), want)
-  assert confusions.by_head(source(), test) is None
+  found, notes = confusions.by_head(run, test)
+  np.testing.assert_array_equal(found, want)
+  assert notes == [] and confusions.by_head(source(), test) == (None, [])
 
 
 def test_analyse_with_and_without_a_head(tmp_path, monkeypatch, capsys):
@@ -86,7 +88,7 @@ def test_analyse_with_and_without_a_head(tmp_path, monkeypatch, capsys):
     runs[1].workdir: Encoder(('ant', 'bee', 'cat'), None),
   }
   monkeypatch.setattr(checkpoints, 'load_encoder', heads.get)
-  confusions.analyse([*runs, source('files')], tmp_path)
+  run_analysis(confusions, [*runs, source('files')], tmp_path)
   found = json.loads((tmp_path / 'confusions.json').read_text())
   lines = [(row['source'], row['by']) for row in found['summary']]
   assert lines == [
@@ -118,7 +120,7 @@ def test_analyse_tells_what_is_missing(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(checkpoints, 'load_encoder', refuse)
   bare = source('bare', workdir=tmp_path, test=blobs([2, 1]))
-  confusions.analyse([bare, source('x', test=empty())], tmp_path)
+  run_analysis(confusions, [bare, source('x', test=empty())], tmp_path)
   told = capsys.readouterr().out
   assert 'confusions: bare has no train split: skipped' in told
   assert 'confusions: bare, head: skipped (no checkpoints)' in told
@@ -128,7 +130,7 @@ def test_analyse_tells_what_is_missing(tmp_path, monkeypatch, capsys):
 
 def test_one_class_and_one_image(tmp_path):
   run = source(train=blobs([1]), test=blobs([1]))
-  confusions.analyse([run], tmp_path)
+  run_analysis(confusions, [run], tmp_path)
   found = json.loads((tmp_path / 'confusions.json').read_text())
   assert found['summary'][0]['balanced accuracy'] == 1.0
   assert (tmp_path / 'confusions_mistakes.csv').read_text().strip() == ''

@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 
 from analysis import distances
 from tests.analysis_runs import NAMES, blobs, empty, source
+from tests.analysis_runs import run as run_analysis
 
 
 def reference(rows, metric, *, include_self):
@@ -58,7 +59,7 @@ def test_separation_by_hand():
 @pytest.mark.parametrize('include_self', [False, True])
 def test_analyse_writes_the_numbers_it_draws(tmp_path, include_self):
   run, other = source('run', workdir=tmp_path), source('other')
-  distances.analyse([run, other], tmp_path, include_self=include_self)
+  run_analysis(distances, [run, other], tmp_path, include_self=include_self)
   found = json.loads((tmp_path / 'distances.json').read_text())
   assert found['include_self'] is include_self
   where = [(p['source'], p['split'], p['metric']) for p in found['panels']]
@@ -92,7 +93,7 @@ def test_analyse_writes_the_numbers_it_draws(tmp_path, include_self):
 
 def test_analyse_tells_of_lone_images_and_empty_splits(tmp_path, capsys):
   run = source('run', workdir=tmp_path, test=blobs([5, 1]), unseen=empty())
-  distances.analyse([run], tmp_path, include_self=False)
+  run_analysis(distances, [run], tmp_path, include_self=False)
   told = capsys.readouterr().out
   assert 'distances: run, unseen: no labelled images: skipped' in told
   assert 'run, test: bee has one image, so no distance within it' in told
@@ -102,10 +103,12 @@ def test_analyse_tells_of_lone_images_and_empty_splits(tmp_path, capsys):
 
 
 def test_analyse_of_nothing_and_of_one_class(tmp_path, capsys):
-  distances.analyse([source(test=empty())], tmp_path, include_self=False)
+  run_analysis(distances, [source(test=empty())], tmp_path, include_self=False)
   assert 'no labelled images' in capsys.readouterr().out
   assert not list(tmp_path.iterdir())
-  distances.analyse([source(test=blobs([1]))], tmp_path, include_self=False)
+  run_analysis(
+    distances, [source(test=blobs([1]))], tmp_path, include_self=False
+  )
   assert 'n/a' in capsys.readouterr().out
   assert (tmp_path / 'distances_euclidean.png').exists()
 
@@ -113,7 +116,7 @@ def test_analyse_of_nothing_and_of_one_class(tmp_path, capsys):
 def test_many_classes_are_drawn_without_numbers(tmp_path):
   names = tuple(f'class_{i}' for i in range(34))
   many = blobs([2] * 34, dim=40, names=names)
-  distances.analyse([source(test=many)], tmp_path, include_self=False)
+  run_analysis(distances, [source(test=many)], tmp_path, include_self=False)
   picture = (tmp_path / 'distances_euclidean.svg').read_text()
   assert '<!-- class_33 -->' in picture
   assert len(NAMES) < 20 and picture.count('<!-- 1.') < 20  # the scale's ticks
@@ -122,6 +125,6 @@ def test_many_classes_are_drawn_without_numbers(tmp_path):
 def test_names_are_no_formulas(tmp_path):
   odd = blobs([2, 2], names=(r'a$\b$', '<i>$x$'))
   run = source(r'$\no$', test=odd)
-  distances.analyse([run], tmp_path, include_self=False)
+  run_analysis(distances, [run], tmp_path, include_self=False)
   picture = (tmp_path / 'distances_euclidean.svg').read_text()
   assert r'<!-- a$\b$ -->' in picture and '&lt;i&gt;$x$' in picture

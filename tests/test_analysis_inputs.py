@@ -1,25 +1,32 @@
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 from absl.testing import flagsaver
 
-from analysis.files import inputs
+from analysis.files import command, inputs, result
 from plankton_jax.errors import InputError
 from tests.analysis_runs import blobs, empty, save, source
 
 
 @pytest.fixture
 def run(monkeypatch):
-  """Runs inputs.main with flags; gives back what analyse was called with."""
+  """Runs a command with flags; returns what it analysed and where to."""
   called = []
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  monkeypatch.setattr(inputs.app, 'run', lambda main: main(['analysis']))
+  monkeypatch.setattr(app, 'run', lambda main, flags_parser: main(['analysis']))
+  monkeypatch.setattr(result, 'write', lambda found, out: called.append(out))
 
-  def call(**values):
-    with flagsaver.flagsaver(**values):
-      inputs.main(lambda *given: called.append(given))
-    return called[-1]
+  def call(folder=None, **values):
+    def analyse(sources):
+      called.append(sources)
+      return result.Result()
+
+    with flagsaver.flagsaver(**values), pytest.raises(SystemExit) as stop:
+      command.run('analysis', analyse, folder=folder)
+    if stop.value.code:
+      raise stop.value
+    return called[-2:]
 
   return call
 
@@ -76,27 +83,29 @@ def test_refuses_files_that_are_no_embeddings(tmp_path):
     inputs.read_embeddings(path)
 
 
-def test_labelled_leaves_out_rows_without_label(capsys):
+def test_labelled_leaves_out_rows_without_label():
   rows = blobs([3, 4])
   rows.label[2] = -1
   some = source(test=rows, unseen=empty())
-  found = inputs.labelled(some, 'test', 'part')
+  found, notes = inputs.labelled(some, 'test')
+  assert notes == ['run, test: 1 rows have no label: left out']
   assert len(found.embedding) == len(found.id) == 6 and found.label.min() == 0
   assert rows.id[2] not in found.id
-  assert inputs.labelled(some, 'unseen', 'part') is None
-  assert inputs.labelled(some, 'val', 'part') is None
-  assert capsys.readouterr().out.splitlines() == [
-    'part: run, test: 1 rows have no label: left out',
-    'part: run, unseen: no labelled images: skipped',
-    'part: run has no val split: skipped',
-  ]
+  assert inputs.labelled(some, 'unseen') == (
+    None,
+    ['run, unseen: no labelled images: skipped'],
+  )
+  assert inputs.labelled(some, 'val') == (
+    None,
+    ['run has no val split: skipped'],
+  )
 
 
 def test_measured_takes_test_and_unseen_or_every_file(tmp_path):
   run = source(workdir=tmp_path)
-  assert list(inputs.measured(run, 'part')) == ['test', 'unseen']
+  assert list(inputs.measured(run)[0]) == ['test', 'unseen']
   files = source(mine=blobs([2, 2]), test=blobs([2, 2]))
-  assert list(inputs.measured(files, 'part')) == ['mine', 'test']
+  assert list(inputs.measured(files)[0]) == ['mine', 'test']
 
 
 def test_main_reads_workdirs(run, tmp_path):
@@ -110,7 +119,11 @@ def test_main_reads_workdirs(run, tmp_path):
   assert [s.name for s in sources] == ['a/run', 'b/run']
   assert list(sources[0].splits) == ['test']
   assert sources[0].config['citation'] == 'Someone 2015'
-  assert out == first / 'analysis' and out.is_dir()
+  assert out == first / 'analysis'
+  _, out = run(folder='predict', workdir=[str(first)])
+  assert out == first / 'analysis' / 'predict'
+  _, out = run(folder='predict', workdir=[str(first)], out='x')
+  assert str(out) == 'x'
 
 
 def test_main_reads_files_by_their_names(run, tmp_path):

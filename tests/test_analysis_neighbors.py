@@ -8,27 +8,36 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from analysis import audit, gallery, neighbors
-from analysis.files import unlabelled
+from analysis import neighbors
+from analysis.files import folders, inputs, originals
 from plankton_jax.errors import InputError
 from tests import shades
 from tests.analysis_runs import blobs, empty, source
+from tests.analysis_runs import run as run_analysis
 
 
 @pytest.fixture(autouse=True)
 def pictures(monkeypatch):
-  monkeypatch.setattr(unlabelled, 'encoder', lambda source: shades.Encoder())
+  monkeypatch.setattr(folders, 'encoder', lambda source: shades.Encoder())
   monkeypatch.setattr(
-    gallery, 'reader', lambda source: lambda key: np.full((5, 9), 90, np.uint8)
+    originals,
+    'reader',
+    lambda source: lambda key: np.full((5, 9), 90, np.uint8),
   )
+
+
+def look(run, out, **options):
+  """Runs the analysis and returns its table."""
+  (table,) = run_analysis(neighbors, [run], out, **options).tables.values()
+  return table
 
 
 def test_search_matches_loops():
   run = source()
-  rows = audit.together('run', run.splits)
+  rows = inputs.together('run', run.splits)
   points = rows.embedding.astype(np.float64)
   for query, count in ((7, 5), (0, 12), (len(points) - 1, 200)):
-    found = neighbors.search(
+    found = neighbors.similar(
       rows, neighbors.find(run, rows, rows.id[query]), count
     )
     far = {
@@ -52,10 +61,10 @@ def test_an_id_comes_before_a_file_and_never_finds_itself(
   key = str(run.splits['test'].id[3])
   monkeypatch.chdir(tmp_path)
   shades.write(tmp_path / key, 220)
-  found = neighbors.analyse(run, tmp_path, query=key, count=12)
+  found = look(run, tmp_path, query=key, count=12)
   assert len(found) == 12 and key not in [row['id'] for row in found]
   assert {row['class'] for row in found} == {'dark'}
-  found = neighbors.analyse(run, tmp_path, query=f'./{key}', count=12)
+  found = look(run, tmp_path, query=f'./{key}', count=12)
   assert {row['class'] for row in found} == {'light'}
 
 
@@ -65,7 +74,7 @@ def test_a_file_finds_its_copy_at_no_distance(tmp_path):
   run.splits['test'].embedding[[4, 9]] = copy
   name = 'Ünï; "çødé" $x$.png'
   shades.write(tmp_path / name, 30)
-  found = neighbors.analyse(run, tmp_path, query=str(tmp_path / name), count=7)
+  found = look(run, tmp_path, query=str(tmp_path / name), count=7)
   assert {row['id'] for row in found[:2]} >= {run.splits['test'].id[4]}
   assert found[0]['distance'] == found[1]['distance'] == 0.0
   stem = 'neighbors_Ünï; "çødé" $x$'
@@ -80,9 +89,7 @@ def test_colour_queries_and_images_without_label(tmp_path):
   run = shades.run(tmp_path / 'run')
   run.splits['test'].label[:] = -1
   shades.write(tmp_path / 'c.jpg', (30, 30, 31))
-  found = neighbors.analyse(
-    run, tmp_path, query=str(tmp_path / 'c.jpg'), count=20
-  )
+  found = look(run, tmp_path, query=str(tmp_path / 'c.jpg'), count=20)
   assert {row['class'] for row in found if row['split'] == 'test'} == {''}
 
 
@@ -92,10 +99,10 @@ def test_a_collection_without_its_images_keeps_the_table(
   def none(source):
     raise InputError('its images are gone')
 
-  monkeypatch.setattr(gallery, 'reader', none)
+  monkeypatch.setattr(originals, 'reader', none)
   run = shades.run(tmp_path / 'run')
   key = str(run.splits['val'].id[0])
-  neighbors.analyse(run, tmp_path, query=key, count=2)
+  look(run, tmp_path, query=key, count=2)
   assert 'no figure: its images are gone' in capsys.readouterr().out
   assert [path.name for path in tmp_path.glob('neighbors*')] == [
     'neighbors_dark_val0.csv'
@@ -107,16 +114,17 @@ def test_what_cannot_be_looked_for_is_told(tmp_path):
 
   def told(match, run=run, query='nowhere.png', count=3):
     with pytest.raises(InputError, match=match):
-      neighbors.analyse(run, tmp_path, query=query, count=count)
+      look(run, tmp_path, query=query, count=count)
 
   told('nowhere.png: neither a file nor the id of an image; ids are such as d')
   told('--count=0: give 1 or more', count=0)
   bad = tmp_path / 'bad.png'
   bad.write_bytes(b'no')
   told(f'{bad}: not a PNG', query=str(bad))
-  told('hold no images', source(test=empty()))
+  told('hold no images', source(workdir=tmp_path / 'none', test=empty()))
   one = blobs([1])
-  told('is its only image', source(test=one), query=str(one.id[0]))
+  run = source(workdir=tmp_path / 'one', test=one)
+  told('is its only image', run, query=str(one.id[0]))
   assert not list(tmp_path.glob('neighbors*'))
 
 
@@ -129,11 +137,11 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
   )
   run = shades.run(tmp_path / 'run')
   with pytest.raises(InputError, match='--query is missing'):
-    neighbors.run([run], tmp_path)
+    neighbors.asked([run])
   with flagsaver.flagsaver(query='x'):
-    neighbors.run([run], tmp_path)
+    neighbors.asked([run])
     with pytest.raises(InputError, match='takes one --workdir'):
-      neighbors.run([run, run], tmp_path)
+      neighbors.asked([run, run])
     with pytest.raises(InputError, match='takes one --workdir'):
-      neighbors.run([run._replace(workdir=None)], tmp_path)
+      neighbors.asked([run._replace(workdir=None)])
   assert called == [{'query': 'x', 'count': 12}]

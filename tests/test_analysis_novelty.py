@@ -9,16 +9,18 @@ import pytest
 from sklearn import metrics
 
 from analysis import novelty
-from analysis.figures import figures
-from analysis.measures import nearest, openset, thresholds
+from analysis.files import result
+from analysis.measures import openset, thresholds
 from analysis.measures.openset import Judged
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import search
 from tests.analysis_runs import NAMES, blobs, empty, source
+from tests.analysis_runs import run as run_analysis
 
 
 def run(out, *sources, neighbours=10, acceptance=0.95):
-  novelty.analyse(
-    list(sources), out, neighbours=neighbours, acceptance=acceptance
+  run_analysis(
+    novelty, sources, out, neighbours=neighbours, acceptance=acceptance
   )
 
 
@@ -36,7 +38,7 @@ def test_nearest_matches_loops():
   gallery[[7, 21, 30]] = gallery[3]  # duplicates are neighbours, self is not
   queries = rng.normal(size=(9, 3)).astype(np.float32)
   for q, g, k in ((queries, gallery, 5), (gallery, None, 2)):
-    distance, rows = nearest.nearest(q, g, k)
+    distance, rows = search.nearest(q, g, k)
     assert distance.shape == rows.shape == (len(q), k)
     other = gallery if g is None else g
     for i in range(len(q)):
@@ -52,12 +54,12 @@ def test_nearest_matches_loops():
 
 def test_nearest_in_blocks_and_of_few(monkeypatch):
   rows = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
-  whole = nearest.nearest(rows, None, 3)
-  monkeypatch.setattr(nearest, 'BLOCK', 7)
-  np.testing.assert_array_equal(nearest.nearest(rows, None, 3)[1], whole[1])
-  assert nearest.nearest(rows[:3], None, 10)[1].shape == (3, 2)
-  assert nearest.nearest(rows[:1], None, 10)[0].shape == (1, 0)
-  assert nearest.nearest(rows[:0], None, 10)[0].shape == (0, 0)
+  whole = search.nearest(rows, None, 3)
+  monkeypatch.setattr(search, 'ENTRIES', 7 * 50)
+  np.testing.assert_array_equal(search.nearest(rows, None, 3)[1], whole[1])
+  assert search.nearest(rows[:3], None, 10)[1].shape == (3, 2)
+  assert search.nearest(rows[:1], None, 10)[0].shape == (1, 0)
+  assert search.nearest(rows[:0], None, 10)[0].shape == (0, 0)
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -239,10 +241,9 @@ def test_few_validation_images_take_the_threshold_of_all(tmp_path, capsys):
 def unsaved(monkeypatch):
   """Figures are drawn and dropped, which saves most of the time."""
 
-  def drop(figure, out, name, *, citations):
-    figures.plt.close(figure)
-
-  monkeypatch.setattr(figures, 'save', drop)
+  monkeypatch.setattr(
+    result, 'render', lambda drawing: result.Picture(b'', b'')
+  )
 
 
 @pytest.mark.usefixtures('unsaved')

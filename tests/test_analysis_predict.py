@@ -11,16 +11,18 @@ from absl import flags
 from absl.testing import flagsaver
 from pyarrow import parquet
 
-from analysis import embed, gallery, predict
-from analysis.figures import figures, reliability
-from analysis.files import inputs, unlabelled
-from analysis.measures import labelled, predictions
+from analysis import embed, predict
+from analysis.figures import reliability
+from analysis.figures.style import plt
+from analysis.files import folders, inputs, originals
+from analysis.measures import labeller, predictions
 from analysis.page import predicted
 from plankton_jax.data.ecotaxa import rules
 from plankton_jax.data.ecotaxa import table as ecotaxa
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from tests import shades
+from tests.analysis_runs import run as run_analysis
 
 ODD = ('a b.png', 'Ünï çødé.png', 'semi;colon, "quoted".png', '<i>x</i>&.png')
 
@@ -29,22 +31,36 @@ ODD = ('a b.png', 'Ünï çødé.png', 'semi;colon, "quoted".png', '<i>x</i>&.pn
 def encoder(monkeypatch):
   """Grey levels; pictures of one shade; a figure that is quickly drawn."""
   monkeypatch.setattr(
-    reliability, 'draw', lambda ways: figures.plt.figure(figsize=(1, 1))
+    reliability, 'draw', lambda ways: plt.figure(figsize=(1, 1))
   )
-  monkeypatch.setattr(unlabelled, 'encoder', lambda source: shades.Encoder())
+  monkeypatch.setattr(folders, 'encoder', lambda source: shades.Encoder())
   monkeypatch.setattr(
-    gallery, 'reader', lambda source: lambda key: np.full((5, 9), 90, np.uint8)
+    originals,
+    'reader',
+    lambda source: lambda key: np.full((5, 9), 90, np.uint8),
   )
 
 
 def run(tmp_path, source=None, *, examples=None, acceptance=0.95):
-  return predict.analyse(
-    source or shades.run(tmp_path / 'run'),
-    tmp_path / 'out',
-    images=str(tmp_path / 'new'),
-    examples=examples and str(examples),
-    acceptance=acceptance,
-  )
+  """Predicts into tmp_path/out; returns the predictions."""
+  collected = []
+  real = predictions.collect
+
+  def collect(*given):
+    collected.append(real(*given))
+    return collected[-1]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(predictions, 'collect', collect)
+    run_analysis(
+      predict,
+      [source or shades.run(tmp_path / 'run')],
+      tmp_path / 'out',
+      images=str(tmp_path / 'new'),
+      examples=examples and str(examples),
+      acceptance=acceptance,
+    )
+  return collected[-1]
 
 
 def table(tmp_path, name='predictions'):
@@ -150,7 +166,7 @@ def test_files_that_share_a_stem_keep_their_ending():
 @pytest.mark.parametrize('channels', [1, 3])
 def test_grey_and_colour_are_embedded_alike(tmp_path, monkeypatch, channels):
   monkeypatch.setattr(
-    unlabelled, 'encoder', lambda _: shades.Encoder(channels=channels)
+    folders, 'encoder', lambda _: shades.Encoder(channels=channels)
   )
   shades.write(tmp_path / 'new/colour.jpg', (28, 30, 34))
   shades.write(tmp_path / 'new/grey.bmp', 30)
@@ -265,15 +281,14 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
   )
   source = shades.run(tmp_path / 'run')
   with pytest.raises(InputError, match='--images is missing'):
-    predict.run([source], tmp_path)
+    predict.asked([source])
   with pytest.raises(InputError, match='takes one --workdir'):
-    predict.run([source, source], tmp_path)
+    predict.asked([source, source])
   with flagsaver.flagsaver(images='new', acceptance=0.9):
-    predict.run([source], tmp_path)
+    predict.asked([source])
   with flagsaver.flagsaver(images='new', out='x', examples='few'):
-    predict.run([source], tmp_path)
-  (first, named), (second, others) = called
-  assert first[1] == tmp_path / 'predict' and second[1] == tmp_path
+    predict.asked([source])
+  (_, named), (_, others) = called
   assert named == {'images': 'new', 'examples': None, 'acceptance': 0.9}
   assert others['examples'] == 'few'
 
@@ -303,7 +318,7 @@ def test_page_without_pictures_of_the_collection(tmp_path, monkeypatch):
   def none(source):
     raise InputError('its images are gone')
 
-  monkeypatch.setattr(gallery, 'reader', none)
+  monkeypatch.setattr(originals, 'reader', none)
   shades.write(tmp_path / 'new/a.png', 30)
   run(tmp_path)
   assert 'No pictures of labelled images: its images are gone' in page(tmp_path)
@@ -330,8 +345,8 @@ def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):
   listing = folder.scan(str(tmp_path))
   wanted = shades.embed(shades.grey(*np.delete(levels, [3, 10])))
   for block in (1, 3, 9, 100):
-    monkeypatch.setattr(unlabelled, 'BLOCK', block)
-    found = unlabelled.embed(shades.Encoder(), listing)
+    monkeypatch.setattr(folders, 'BLOCK', block)
+    found = folders.embed(shades.Encoder(), listing)
     np.testing.assert_array_equal(found.rows.embedding, wanted)
     assert found.rows.id.tolist() == [
       f'{i:02}.png' for i in range(11) if i not in (3, 10)
@@ -340,7 +355,7 @@ def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):
 
 
 def test_the_encoder_is_that_of_the_embeddings(tmp_path, monkeypatch):
-  monkeypatch.undo()  # the real `unlabelled.encoder`
+  monkeypatch.undo()  # the real `folders.encoder`
   from plankton_jax import checkpoints
 
   asked = []
@@ -353,16 +368,16 @@ def test_the_encoder_is_that_of_the_embeddings(tmp_path, monkeypatch):
 
   monkeypatch.setattr(checkpoints, 'load_encoder', load)
   source = shades.run(tmp_path / 'run')
-  unlabelled.encoder(source)  # noted by no step
+  folders.encoder(source)  # noted by no step
   path = tmp_path / 'run/embeddings/train.npz'
   embed.write(path, source.splits['train'], 7)
-  unlabelled.encoder(source)
+  folders.encoder(source)
   assert asked == [None, 7]
   embed.write(path, source.splits['train'], 9)
   with pytest.raises(InputError, match=r'of step 9; run python -m analysis.em'):
-    unlabelled.encoder(source)
+    folders.encoder(source)
   with pytest.raises(InputError, match='no train embeddings; run python -m'):
-    unlabelled.encoder(source._replace(splits={}))
+    folders.encoder(source._replace(splits={}))
 
 
 def test_embeddings_as_parquet(tmp_path):
@@ -381,15 +396,15 @@ def test_embeddings_as_parquet(tmp_path):
 
 def test_splits_are_told_in_the_gallerys_labels(tmp_path):
   source = shades.run(tmp_path / 'run', ('light', 'dark'))
-  rows, added = labelled.gallery(source, None)
+  rows, added, _ = labeller.gallery(source, None)
   assert rows.class_names == ('dark', 'light') and not added.size
   for i in range(len(rows.id)):
     assert rows.id[i].startswith(rows.class_names[rows.label[i]])
-  test = labelled.split(source, 'test', ('light',))
+  test, _ = labeller.split(source, 'test', ('light',))
   assert set(test.label) == {0} and len(test.id) == 20
   assert all(key.startswith('light/') for key in test.id)
-  assert labelled.split(source, 'test', ('other',)) is None
+  assert labeller.split(source, 'test', ('other',)) == (None, [])
   other = types.SimpleNamespace(rows=rows._replace(embedding=np.ones((30, 5))))
   other.root = tmp_path
   with pytest.raises(InputError, match='embed all by one run'):
-    labelled.gallery(source, other)
+    labeller.gallery(source, other)

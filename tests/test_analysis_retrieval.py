@@ -7,6 +7,7 @@ from analysis import retrieval
 from analysis.measures import scores
 from plankton_jax.retrieval import evaluate
 from tests.analysis_runs import blobs, empty, source
+from tests.analysis_runs import run as run_analysis
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def test_analyse_writes_what_evaluate_gives(tmp_path, capsys):
     test=blobs([8, 6, 5], noise=0.7, seed=3),
     unseen=blobs([14, 12], noise=0.7, first=3, seed=4),
   )
-  retrieval.analyse([run, source('files')], tmp_path)
+  run_analysis(retrieval, [run, source('files')], tmp_path)
   found = read(tmp_path / 'retrieval.json')
   for split in ('test', 'unseen'):
     rows = run.splits[split]
@@ -57,7 +58,7 @@ def test_analyse_writes_what_evaluate_gives(tmp_path, capsys):
 
 def test_analyse_of_one_class_and_lone_images(tmp_path, capsys):
   run = source(workdir=tmp_path, test=blobs([3, 1, 1]), unseen=blobs([4]))
-  retrieval.analyse([run], tmp_path)
+  run_analysis(retrieval, [run], tmp_path)
   told = capsys.readouterr().out
   assert 'run, test: 2 images are alone in their class: no queries' in told
   assert 'run, unseen: one class only: no clustering, no silhouette' in told
@@ -71,7 +72,7 @@ def test_analyse_of_one_class_and_lone_images(tmp_path, capsys):
 
 def test_class_means_leave_lone_images_out(tmp_path):
   rows = blobs([1, 9, 1, 4], noise=0.8)
-  retrieval.analyse([source(test=rows)], tmp_path)
+  run_analysis(retrieval, [source(test=rows)], tmp_path)
   found = read(tmp_path / 'retrieval.json')
   want = evaluate(rows.embedding, rows.label)
   for name in ('recall_at_1', 'r_precision', 'map_at_r'):
@@ -83,7 +84,7 @@ def test_class_means_leave_lone_images_out(tmp_path):
 
 
 def test_analyse_of_images_that_are_all_alone(tmp_path):
-  retrieval.analyse([source(test=blobs([1, 1, 1]))], tmp_path)
+  run_analysis(retrieval, [source(test=blobs([1, 1, 1]))], tmp_path)
   found = read(tmp_path / 'retrieval.json')
   assert found['run', 'test', 'recall_at_1']['micro'] is None
   assert found['run', 'test', 'recall_at_1']['queries'] == 0
@@ -91,7 +92,7 @@ def test_analyse_of_images_that_are_all_alone(tmp_path):
 
 def test_analyse_of_nothing(tmp_path, capsys):
   run = source(workdir=tmp_path / 'run', test=empty())
-  retrieval.analyse([run], tmp_path)
+  run_analysis(retrieval, [run], tmp_path)
   assert capsys.readouterr().out.splitlines() == [
     'retrieval: run, test: no labelled images: skipped',
     'retrieval: run has no unseen split: skipped',

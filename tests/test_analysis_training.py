@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from analysis import training
-from analysis.figures import training_figures
 from analysis.files import training_log
+from tests.analysis_runs import run as run_analysis
 from tests.analysis_runs import source
 
 
@@ -96,14 +96,14 @@ def test_smooth_equals_a_loop(window):
   rng = np.random.default_rng(0)
   values = rng.normal(size=23)
   values[[4, 5, 6, 7, 8, 9, 20]] = np.nan
-  got = training_figures.smooth(values, window)
+  got = training.smooth(values, window)
   half = window // 2
   for i in range(len(values)):
     near = values[max(0, i - half) : i + half + 1]
     near = near[np.isfinite(near)]
     want = near.mean() if near.size else np.nan
     np.testing.assert_allclose(got[i], want, rtol=1e-12)
-  assert len(training_figures.smooth(np.empty(0), window)) == 0
+  assert len(training.smooth(np.empty(0), window)) == 0
 
 
 def test_summary(tmp_path):
@@ -133,7 +133,7 @@ def test_analyse_draws_runs_side_by_side(tmp_path, capsys):
     softmax.workdir,
     [train_row(i, loss=100.0 / i**2, accuracy=0.5) for i in range(1, 30)],
   )
-  training.analyse([triplet, softmax], tmp_path)
+  run_analysis(training, [triplet, softmax], tmp_path)
   told = capsys.readouterr().out
   assert 'metrics.jsonl: 1 unreadable lines left out' in told
   found = json.loads((tmp_path / 'training.json').read_text())
@@ -160,7 +160,7 @@ def test_analyse_draws_only_what_was_logged(tmp_path):
   run = source(workdir=tmp_path)
   rows = [train_row(i, loss=float('nan')) for i in range(1, 4)]
   write_log(tmp_path, [*rows, train_row(4, loss=0.5)])
-  training.analyse([run], tmp_path)
+  run_analysis(training, [run], tmp_path)
   picture = (tmp_path / 'training.svg').read_text()
   assert '<!-- loss -->' in picture and 'accuracy' not in picture
 
@@ -171,12 +171,12 @@ def test_analyse_skips_what_has_no_log(tmp_path, capsys):
   write_log(hollow.workdir, [], tail='\n')
   silent = source('silent', workdir=tmp_path / 'silent')
   write_log(silent.workdir, [train_row(1, loss=float('nan'))])
-  training.analyse([source('files'), bare, hollow], tmp_path)
+  run_analysis(training, [source('files'), bare, hollow], tmp_path)
   assert capsys.readouterr().out.splitlines() == [
     'training: files needs a workdir: skipped',
     'training: bare has no metrics.jsonl: skipped',
     f'training: {hollow.workdir}/metrics.jsonl holds no training step: skipped',
   ]
   assert not list(tmp_path.glob('training*'))
-  training.analyse([silent], tmp_path)
+  run_analysis(training, [silent], tmp_path)
   assert (tmp_path / 'training.png').exists()

@@ -9,6 +9,7 @@ import pytest
 from analysis import export_features
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.errors import InputError
+from tests.analysis_runs import run as run_analysis
 
 
 def source(config=None, count=120, dim=60, ids=None):
@@ -33,7 +34,7 @@ def read(path):
 
 def test_both_files_hold_every_image(tmp_path, capsys):
   given, x, ids = source()
-  export_features.analyse([given], tmp_path)
+  run_analysis(export_features, [given], tmp_path)
   got, features = read(tmp_path / 'features.h5')
   assert got.tolist() == ids.tolist()
   np.testing.assert_array_equal(features, x)
@@ -55,19 +56,19 @@ def test_both_files_hold_every_image(tmp_path, capsys):
 
 
 def test_small_spaces_have_fewer_components(tmp_path):
-  export_features.analyse([source(dim=8)[0]], tmp_path)
+  run_analysis(export_features, [source(dim=8)[0]], tmp_path)
   assert read(tmp_path / 'features_pca50.h5')[1].shape == (120, 8)
-  export_features.analyse([source(count=6, dim=8)[0]], tmp_path)
+  run_analysis(export_features, [source(count=6, dim=8)[0]], tmp_path)
   assert read(tmp_path / 'features_pca50.h5')[1].shape == (6, 6)
 
 
 def test_ids_of_an_export_are_ecotaxas_own(tmp_path):
   ids = [f'S/A/o%2F{i}' for i in range(120)]
   given, _, _ = source({'data': {'source': 'ecotaxa'}}, ids=ids)
-  export_features.analyse([given], tmp_path)
+  run_analysis(export_features, [given], tmp_path)
   assert read(tmp_path / 'features.h5')[0][3] == 'o/3'
   given, _, _ = source({'data': {'source': 'folder'}}, ids=ids)
-  export_features.analyse([given], tmp_path)
+  run_analysis(export_features, [given], tmp_path)
   assert read(tmp_path / 'features.h5')[0][3] == 'S/A/o%2F3'
 
 
@@ -75,11 +76,11 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
   double = [f'S{i % 2}/A/o{i // 2}' for i in range(120)]
   given, _, _ = source({'data': {'source': 'ecotaxa'}}, ids=double)
   with pytest.raises(InputError, match="run: several images have the id 'o0'"):
-    export_features.analyse([given], tmp_path)
+    run_analysis(export_features, [given], tmp_path)
   given, _, _ = source()
   given.splits['test'] = source(dim=7)[0].splits['test']
   with pytest.raises(InputError, match=r'embeddings of \[7, 60\] dimensions'):
-    export_features.analyse([given], tmp_path)
+    run_analysis(export_features, [given], tmp_path)
   with pytest.raises(InputError, match='give one --workdir'):
-    export_features.analyse([source()[0]] * 2, tmp_path)
+    run_analysis(export_features, [source()[0]] * 2, tmp_path)
   assert not list(tmp_path.iterdir())

@@ -5,7 +5,10 @@ import csv
 import numpy as np
 
 from analysis import gallery
+from analysis.files import originals
 from analysis.files.inputs import Embeddings, Source
+from analysis.measures import ranks
+from tests.analysis_runs import run as run_analysis
 
 
 def loops(embedding, label, this):
@@ -27,30 +30,34 @@ def test_rank_matches_loops():
   rng = np.random.default_rng(0)
   embedding = rng.normal(size=(60, 5)).astype(np.float32)
   label = rng.choice([0, 2, 3, 7], size=60, p=[0.5, 0.3, 0.15, 0.05])
-  found = gallery.rank(embedding, label)
+  found = ranks.rank(embedding, label)
   assert [one.label for one in found] == sorted(set(label))
   for one in found:
     kinds, far = loops(embedding, label, one.label)
     assert one.size == np.sum(label == one.label)
-    np.testing.assert_allclose(one.distance, far, rtol=1e-12)
+    for kind, rows in kinds.items():
+      wanted = [far[i] for i in rows]
+      np.testing.assert_allclose(one.distance[kind], wanted, rtol=1e-12)
+    own = [far[i] for i in range(len(label)) if label[i] == one.label]
+    np.testing.assert_allclose(one.median, np.median(own), rtol=1e-12)
     assert {k: rows.tolist() for k, rows in one.rows.items()} == kinds
 
 
 def test_rank_of_duplicates_goes_by_index():
   embedding = np.tile(np.float32([[1.0, 0.0]]), (8, 1))
-  found = gallery.rank(embedding, np.array([1, 0, 1, 1, 1, 1, 1, 1]))[1]
+  found = ranks.rank(embedding, np.array([1, 0, 1, 1, 1, 1, 1, 1]))[1]
   assert found.rows['nearest'].tolist() == [0, 2, 3, 4, 5]
   assert found.rows['farthest'].tolist() == [0, 2, 3, 4, 5]
   assert found.rows['other'].tolist() == [1]
 
 
 def test_rank_of_one_image_and_of_one_class():
-  found = gallery.rank(np.float32([[3.0, 4.0]]), np.array([2]))[0]
+  found = ranks.rank(np.float32([[3.0, 4.0]]), np.array([2]))[0]
   assert (
     found.rows['nearest'].tolist() == [0] == found.rows['farthest'].tolist()
   )
   assert found.rows['other'].size == 0
-  assert found.distance.tolist() == [0.0]
+  assert found.distance['nearest'].tolist() == [0.0] == [found.median]
 
 
 def source(tmp_path, workdir=True):
@@ -72,8 +79,8 @@ def test_analyse_draws_the_originals(tmp_path, monkeypatch, capsys):
     wanted.append(key)
     return np.full((3, 9) if key == 'a/1.png' else (9, 3, 3), 128, np.uint8)
 
-  monkeypatch.setattr(gallery, 'reader', lambda source: read)
-  gallery.analyse([source(tmp_path)], tmp_path, splits=['test', 'unseen'])
+  monkeypatch.setattr(originals, 'reader', lambda source: read)
+  run_analysis(gallery, [source(tmp_path)], tmp_path, splits=['test', 'unseen'])
   said = capsys.readouterr().out
   assert 'gallery: run has no unseen split: skipped' in said
   assert 'gallery: run, test: 1 rows have no label: left out' in said
@@ -96,8 +103,8 @@ def test_many_classes_are_paged(tmp_path, monkeypatch):
   )
   run = Source('run', {'test': rows}, tmp_path, {'citation': ''})
   image = np.zeros((4, 4), np.uint8)
-  monkeypatch.setattr(gallery, 'reader', lambda source: lambda key: image)
-  gallery.analyse([run], tmp_path, splits=['test'])
+  monkeypatch.setattr(originals, 'reader', lambda source: lambda key: image)
+  run_analysis(gallery, [run], tmp_path, splits=['test'])
   assert sorted(p.name for p in tmp_path.glob('*.png')) == [
     'gallery_run_test_1.png',
     'gallery_run_test_2.png',
@@ -105,7 +112,7 @@ def test_many_classes_are_paged(tmp_path, monkeypatch):
 
 
 def test_without_a_workdir_the_numbers_remain(tmp_path, capsys):
-  gallery.analyse([source(tmp_path, False)], tmp_path, splits=['test'])
+  run_analysis(gallery, [source(tmp_path, False)], tmp_path, splits=['test'])
   assert 'gallery: run: images need a workdir' in capsys.readouterr().out
   assert (tmp_path / 'gallery.csv').exists()
   assert not list(tmp_path.glob('*.png'))

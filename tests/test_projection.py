@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from analysis import projection
+from analysis.figures import marks
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import planes
 from plankton_jax.errors import InputError
+from tests.analysis_runs import run as run_analysis
 
 
 def split(count, label, *, seed, dim=6, names=('a', 'b', 'c')):
@@ -117,7 +119,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
   names = ('a', '$_<b>$', 'c')
   splits = {**SPLITS, 'test': rows._replace(class_names=names)}
   run = Source('run', splits, tmp_path, {'citation': ''})
-  projection.analyse([run], tmp_path, method='pca')
+  run_analysis(projection, [run], tmp_path, method='pca')
   with (tmp_path / 'projection.csv').open(newline='') as file:
     found = list(csv.DictReader(file))
   assert [r['id'] for r in found if r['split'] == 'test'] == rows.id.tolist()
@@ -135,7 +137,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
 
 
 def test_a_class_has_one_mark_and_one_colour_everywhere():
-  marks = projection.classes([SPLITS, {'test': SPLITS['unseen']}])
-  assert marks == {'a': 'o', 'b': 'o', 'c': 'D'}
-  colours = projection.colours(marks)
+  found = marks.marks([SPLITS, {'test': SPLITS['unseen']}])
+  assert found == {'a': 'o', 'b': 'o', 'c': 'D'}
+  colours = marks.colours(found)
   assert len(set(colours.values())) == 4

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import gallery, projection, report
+from analysis import gallery, projection
+from analysis.files import originals
 from analysis.files.inputs import Embeddings, Source
-from analysis.page import chart, pictures, points, summary
+from analysis.files.result import Result, Shown
+from analysis.page import pictures, scatter, summary
 from plankton_jax.data.drawn import plankton
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import search
+from tests.analysis_runs import make_report
 
 NAMES = ('training', 'distances', 'classifiers', 'retrieval', 'confusions')
 HOSTILE = '</script><script>alert(1)</script>'
@@ -47,15 +51,15 @@ def source(workdir, name='run'):
   return Source(name, splits, workdir, config if workdir else None)
 
 
-def no_part(sources, out):
-  pass
+def no_part(sources):
+  return Result()
 
 
 def parts(**changed):
   return {
     **dict.fromkeys(NAMES, no_part),
-    'projection': lambda s, o: projection.analyse(s, o, method='pca'),
-    'gallery': lambda s, o: gallery.analyse(s, o, splits=['test', 'unseen']),
+    'projection': lambda s: projection.analyse(s, method='pca'),
+    'gallery': lambda s: gallery.analyse(s, splits=['test', 'unseen']),
     **changed,
   }
 
@@ -63,7 +67,7 @@ def parts(**changed):
 @pytest.fixture
 def images(monkeypatch):
   monkeypatch.setattr(
-    gallery,
+    originals,
     'reader',
     lambda source: lambda key: np.full((20, 30), 90, np.uint8),
   )
@@ -80,7 +84,7 @@ def data_of(page):
 def test_nearest_matches_loops():
   x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
   x[7] = x[3]  # duplicates are each other's neighbours, never their own
-  found, distance = points.nearest(x)
+  distance, found = search.nearest(x, None, 10)
   assert found.shape == (30, 10)
   for i in range(30):
     far = {j: np.linalg.norm(x[i] - x[j]) for j in range(30) if j != i}
@@ -88,8 +92,6 @@ def test_nearest_matches_loops():
     own = [far[j] for j in found[i]]
     np.testing.assert_allclose(distance[i], own, atol=1e-6)
     np.testing.assert_allclose(own, sorted(far.values())[:10], atol=1e-6)
-  assert points.nearest(x[:1])[0].shape == (1, 0)
-  assert points.nearest(x[:3])[0].shape == (3, 2)
 
 
 def test_pictures_lie_where_the_page_looks_for_them():
@@ -120,8 +122,7 @@ def test_sources_of_the_same_data_share_pictures(tmp_path, images):
 
 
 def test_hostile_names_stay_text(tmp_path, images):
-  report.analyse([source(tmp_path)], tmp_path, parts=parts())
-  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  page = make_report([source(tmp_path)], tmp_path, parts())
   assert 'alert(1)</script>' not in page
   assert '<img src=x' not in page
   assert '<i>Someone' not in page and '&lt;i&gt;Someone' in page
@@ -131,14 +132,13 @@ def test_hostile_names_stay_text(tmp_path, images):
   # Only the library and the page's own script may run.
   policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
   assert policy.count('sha256-') == 2 and 'script-src &#39;sha256' in policy
-  own = page.replace(chart.script(), '')
+  own = page.replace(scatter.script(), '')
   assert len(own) < len(page) and not re.search(r'"(https?:)?//', own)
 
 
 def test_map_carries_the_embeddings_neighbours(tmp_path, images):
   run = source(tmp_path)
-  report.analyse([run], tmp_path, parts=parts())
-  data = data_of((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  data = data_of(make_report([run], tmp_path, parts()))
   one = data['map']['sources'][0]
 
   def unpacked(field, dtype):
@@ -146,7 +146,7 @@ def test_map_carries_the_embeddings_neighbours(tmp_path, images):
 
   shown = [run.splits[s] for s in ('train', 'test', 'unseen')]
   embedding = np.concatenate([s.embedding for s in shown])
-  found, distance = points.nearest(embedding)
+  distance, found = search.nearest(embedding, None, 10)
   np.testing.assert_array_equal(unpacked('nearest', '<u4'), found.ravel())
   np.testing.assert_allclose(
     unpacked('distance', '<f4'), distance.ravel(), rtol=1e-6
@@ -159,22 +159,19 @@ def test_map_carries_the_embeddings_neighbours(tmp_path, images):
 
 
 def test_parts_that_cannot_run_are_named(tmp_path, images, capsys):
-  def refuses(sources, out):
+  def refuses(sources):
     raise InputError('metrics.jsonl: <b>is not there</b>')
 
-  def skips(sources, out):
-    print('\nretrieval: a table')
-    print('retrieval: run has no unseen split: skipped')
+  def skips(sources):
+    note = 'run has no unseen split: skipped'
+    return Result([note, note], [Shown('retrieval: a table', [])])
 
   stale = tmp_path / 'confusions.json'
   old = {'source': 'run', 'by': 'old', 'accuracy': 1, 'balanced accuracy': 1}
   stale.write_text(json.dumps({'summary': [old]}))
-  report.analyse(
-    [source(tmp_path)],
-    tmp_path,
-    parts=parts(training=refuses, retrieval=skips),
+  page = make_report(
+    [source(tmp_path)], tmp_path, parts(training=refuses, retrieval=skips)
   )
-  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
   assert 'Accuracy, old' not in page  # of an earlier run
   notes = re.findall(r'<p class="note"><b>(.*?):</b> (.*?)</p>', page)
   assert notes == [
@@ -187,18 +184,16 @@ def test_parts_that_cannot_run_are_named(tmp_path, images, capsys):
 
 
 def test_a_failed_projection_leaves_a_report_without_map(tmp_path, images):
-  def refuses(sources, out):
+  def refuses(sources):
     raise InputError('the splits differ')
 
-  report.analyse([source(tmp_path)], tmp_path, parts=parts(projection=refuses))
-  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  page = make_report([source(tmp_path)], tmp_path, parts(projection=refuses))
   assert data_of(page)['map'] is None and 'id="plot"' not in page
   assert 'the splits differ' in page
 
 
 def test_embedding_files_alone_make_a_report(tmp_path):
-  report.analyse([source(None)], tmp_path, parts=parts())
-  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  page = make_report([source(None)], tmp_path, parts())
   assert 'images need a workdir' in page
   data = data_of(page)
   assert data['sheets'] == [] and len(data['map']['sources'][0]['id']) == 25

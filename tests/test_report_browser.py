@@ -6,9 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis import gallery, projection, report
+from analysis import gallery, projection
+from analysis.files import originals
 from analysis.files.inputs import Embeddings, Source
+from analysis.files.result import Result
 from analysis.measures import planes
+from tests.analysis_runs import make_report
 
 webdriver = pytest.importorskip(
   'selenium.webdriver', reason='selenium is not installed'
@@ -52,8 +55,8 @@ EMBEDDING = np.concatenate([s.embedding for s in SPLITS.values()])
 CLASSES = [NAMES[i] for s in SPLITS.values() for i in s.label]
 
 
-def nothing(sources, out):
-  print()
+def nothing(sources):
+  return Result()
 
 
 @pytest.fixture(scope='module')
@@ -68,14 +71,14 @@ def page(tmp_path_factory):
   names = ('training', 'distances', 'classifiers', 'retrieval', 'confusions')
   parts = {
     **dict.fromkeys(names, nothing),
-    'projection': lambda s, o: projection.analyse(s, o, method='pca'),
-    'gallery': lambda s, o: gallery.analyse(s, o, splits=['test', 'unseen']),
+    'projection': lambda s: projection.analyse(s, method='pca'),
+    'gallery': lambda s: gallery.analyse(s, splits=['test', 'unseen']),
   }
   shade = np.full((20, 30), 90, np.uint8)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(gallery, 'reader', lambda source: lambda key: shade)
+    patch.setattr(originals, 'reader', lambda source: lambda key: shade)
     source = Source(f'run {HOSTILE.replace("/", "")}', SPLITS, out, config)
-    report.analyse([source], out, parts=parts)
+    make_report([source], out, parts)
   return out / 'report.html'
 
 

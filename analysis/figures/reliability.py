@@ -1,22 +1,18 @@
-"""How well confidence is calibrated on test images, as table and figure."""
+"""The calibration of confidence on test images, as table and figure."""
 
-import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.figures import figures
-from analysis.figures.figures import plt
-from analysis.files import tables
-from analysis.measures import calibration
+from analysis.figures import style
+from analysis.figures.style import plt
 from analysis.measures.calibration import BINS, Reliability
 
 EDGES = np.linspace(0.0, 1.0, BINS + 1)
 
 
 def rows(ways: dict[str, Reliability]) -> list[dict[str, Any]]:
-  """A line a bin that holds images, with a 95 % interval of its accuracy."""
+  """Makes a line a bin that holds images, with a 95 % interval."""
   return [
     {
       'confidence by': way,
@@ -35,7 +31,7 @@ def rows(ways: dict[str, Reliability]) -> list[dict[str, Any]]:
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-  """Wilson's 95 % interval of a share of `count` images."""
+  """Computes Wilson's 95 % interval of a share of `count` images."""
   from scipy import stats
 
   right = round(share * count)
@@ -43,7 +39,7 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
 
 def draw(ways: dict[str, Reliability]) -> plt.Figure:
-  """Accuracy over confidence, and below it how many images have which."""
+  """Draws accuracy over confidence, and below it the images of each bin."""
   figure, (top, bottom) = plt.subplots(
     2,
     1,
@@ -53,7 +49,7 @@ def draw(ways: dict[str, Reliability]) -> plt.Figure:
     layout='constrained',
   )
   top.plot([0, 1], [0, 1], ':', color='0.5', lw=1, label='perfect calibration')
-  colours = figures.palette(len(ways))
+  colours = style.palette(len(ways))
   for colour, (way, found) in zip(colours, ways.items(), strict=True):
     some = found.images > 0
     x, y = found.confidence[some], found.accuracy[some]
@@ -76,16 +72,3 @@ def draw(ways: dict[str, Reliability]) -> plt.Figure:
   bottom.set_axisbelow(True)
   figure.legend(loc='outside upper center')
   return figure
-
-
-def write(
-  out: pathlib.Path,
-  ways: dict[str, tuple[np.ndarray, np.ndarray]],
-  *,
-  citations: Sequence[str],
-) -> dict[str, Reliability]:
-  """Writes out/reliability.{png,svg,csv} of confidence [N] and right [N]."""
-  found = {way: calibration.reliability(*pair) for way, pair in ways.items()}
-  tables.write_csv(out / 'reliability.csv', rows(found))
-  figures.save(draw(found), out, 'reliability', citations=citations)
-  return found

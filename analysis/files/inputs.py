@@ -1,31 +1,17 @@
 """Where every analysis starts: embedding files, from workdirs or by name."""
 
 import json
-import logging
 import pathlib
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags
 
-from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
-
-WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A finished workdir; repeat the flag to compare several.'
-)
-EMBEDDINGS = flags.DEFINE_multi_string(
-  'embeddings', [], 'An embedding file (.npz) in place of a workdir.'
-)
-OUT = flags.DEFINE_string(
-  'out', None, 'Folder for the results [first workdir/analysis].'
-)
 
 
 class Embeddings(NamedTuple):
@@ -37,13 +23,22 @@ class Embeddings(NamedTuple):
   class_names: tuple[str, ...]
 
 
+class Rows(NamedTuple):
+  """Rows of several splits of one source, one split after another."""
+
+  embedding: np.ndarray  # [N, D]
+  name: np.ndarray  # [N] class; empty for an image without label
+  split: np.ndarray  # [N]
+  id: np.ndarray  # [N]
+
+
 class Source(NamedTuple):
-  """What an analysis is given: one run's embeddings and where it lives."""
+  """The embeddings of one run, or of files, and the run's folder."""
 
   name: str  # as the figures call it
   splits: dict[str, Embeddings]  # by split name, or by the file's stem
   workdir: pathlib.Path | None  # None where only files were given
-  config: dict[str, Any] | None  # the run's config, likewise
+  config: dict[str, Any] | None  # the run's config; None for files
 
 
 def read_embeddings(path: pathlib.Path) -> Embeddings:
@@ -93,49 +88,92 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
 
 
 def step(source: Source) -> int | None:
-  """The checkpoint's step that a workdir's train rows are of, if noted."""
+  """Reads the step of the checkpoint that embedded train, if noted."""
+  assert source.workdir is not None
   path = source.workdir / 'embeddings' / 'train.npz'
   with np.load(path, allow_pickle=False) as arrays:
     return int(arrays['step']) if 'step' in arrays.files else None
 
 
-def labelled(source: Source, split: str, part: str) -> Embeddings | None:
-  """A split's rows that have a label, or None; what is missing is printed.
+def labelled(source: Source, split: str) -> tuple[Embeddings | None, list[str]]:
+  """Selects a split's rows that have a label.
 
-  Args:
-    source: where the split is.
-    split: its name.
-    part: the analysis that asks, as the line printed names it.
+  Returns:
+    The rows, None if there are none, and notes on what is missing.
   """
-  where = f'{part}: {source.name}'
   if split not in source.splits:
-    print(f'{where} has no {split} split: skipped')
-    return None
+    return None, [f'{source.name} has no {split} split: skipped']
+  where = f'{source.name}, {split}'
   rows = source.splits[split]
   known = rows.label >= 0
   if not known.any():
-    print(f'{where}, {split}: no labelled images: skipped')
-    return None
+    return None, [f'{where}: no labelled images: skipped']
+  notes = []
   if not known.all():
-    print(f'{where}, {split}: {np.sum(~known)} rows have no label: left out')
-  return Embeddings(
-    rows.embedding[known], rows.label[known], rows.id[known], rows.class_names
+    notes.append(f'{where}: {np.sum(~known)} rows have no label: left out')
+  return take(rows, known), notes
+
+
+def take(rows: Embeddings, which: np.ndarray) -> Embeddings:
+  """Selects rows by a mask or by their indices."""
+  return rows._replace(
+    embedding=rows.embedding[which], label=rows.label[which], id=rows.id[which]
   )
 
 
-def measured(source: Source, part: str) -> dict[str, Embeddings]:
-  """The labelled rows to measure: test and unseen of a workdir, or all files.
+def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the labelled rows to measure, with notes as `labelled` gives them.
 
-  Splits that are missing or empty are left out and printed, as by `labelled`.
+  Those are test and unseen of a workdir, or all files.
   """
   wanted = source.splits if source.workdir is None else ('test', 'unseen')
-  found = {split: labelled(source, split, part) for split in wanted}
-  return {split: rows for split, rows in found.items() if rows is not None}
+  found: dict[str, Embeddings] = {}
+  notes: list[str] = []
+  for split in wanted:
+    rows, missing = labelled(source, split)
+    notes += missing
+    if rows is not None:
+      found[split] = rows
+  return found, notes
+
+
+def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
+  """Concatenates the rows of the splits, in their order.
+
+  Raises:
+    InputError: splits of different dimensions.
+  """
+  dims = [rows.embedding.shape[1] for rows in splits.values()]
+  if len(set(dims)) > 1:
+    raise InputError(
+      f'{source}: {", ".join(splits)} have {dims} dimensions; embed all by one'
+      ' run'
+    )
+  parts = [
+    (
+      rows.embedding,
+      np.array([*rows.class_names, ''], object)[rows.label],
+      np.full(len(rows.id), split, object),
+      rows.id.astype(object),
+    )
+    for split, rows in splits.items()
+  ]
+  return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def citations(sources: Sequence[Source]) -> list[str]:
-  """Where each source's images come from; '' where none is known."""
+  """Lists where each source's images come from; '' where it is not known."""
   return [(source.config or {}).get('citation', '') for source in sources]
+
+
+def from_workdirs(workdirs: Sequence[pathlib.Path]) -> list[Source]:
+  """Reads the embeddings of workdirs; those of one name are told apart.
+
+  Raises:
+    InputError: a folder is no workdir or holds no embeddings, or two cannot be
+      told apart.
+  """
+  return _named_apart([_from_workdir(workdir) for workdir in workdirs])
 
 
 def _from_workdir(workdir: pathlib.Path) -> Source:
@@ -155,7 +193,8 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
   return Source(workdir.resolve().name, splits, workdir, config)
 
 
-def _from_files(paths: Sequence[pathlib.Path]) -> Source:
+def from_files(paths: Sequence[pathlib.Path]) -> Source:
+  """Reads embedding files as the splits of one source, named by their stems."""
   splits: dict[str, Embeddings] = {}
   for path in paths:
     if path.stem in splits:
@@ -178,32 +217,3 @@ def _named_apart(sources: list[Source]) -> list[Source]:
       )
     apart.append(source)
   return apart
-
-
-def main(analyse: Callable[[list[Source], pathlib.Path], None]) -> None:
-  """Runs `analyse(sources, out)` on what the flags name; exits 2 on bad input.
-
-  Several workdirs are given to one call, so that they are drawn side by side;
-  the results land in the first one's `analysis` folder.
-  """
-
-  def run(argv: Sequence[str]) -> None:
-    host.show_log(logging.WARNING)
-    try:
-      if len(argv) > 1:
-        raise InputError(f'unexpected argument {argv[1]!r}; flags take --')
-      if bool(WORKDIR.value) == bool(EMBEDDINGS.value):
-        raise InputError('give --workdir=DIR or --embeddings=FILE.npz')
-      workdirs = [pathlib.Path(path) for path in WORKDIR.value]
-      files = [pathlib.Path(path) for path in EMBEDDINGS.value]
-      sources = [_from_workdir(path) for path in workdirs]
-      sources += [_from_files(files)] if files else []
-      default = (workdirs or [files[0].parent])[0] / 'analysis'
-      out = pathlib.Path(OUT.value) if OUT.value else default
-      out.mkdir(parents=True, exist_ok=True)
-      analyse(_named_apart(sources), out)
-    except InputError as error:
-      print(f'error: {error}', file=sys.stderr)
-      sys.exit(2)
-
-  app.run(run)

@@ -1,4 +1,4 @@
-"""Numbers to files and to the terminal: every figure's numbers land here."""
+"""Writes rows and values to CSV, JSON and Parquet, and prints tables."""
 
 import csv
 import json
@@ -13,24 +13,24 @@ from plankton_jax import atomic
 Row = Mapping[str, Any]
 
 
-def _plain(value: Any) -> Any:
-  """NumPy scalars and arrays as JSON values; NaN as null."""
+def plain(value: Any) -> Any:
+  """Converts NumPy scalars and arrays to JSON values; NaN to null."""
   if isinstance(value, np.ndarray):
-    return [_plain(item) for item in value.tolist()]
+    return [plain(item) for item in value.tolist()]
   if isinstance(value, np.generic):
     value = value.item()
   if isinstance(value, float) and not np.isfinite(value):
     return None
   if isinstance(value, Mapping):
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {str(key): plain(item) for key, item in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
+    return [plain(item) for item in value]
   return value
 
 
 def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
   """Writes `value` as strict JSON (NaN becomes null), atomically."""
-  text = json.dumps(_plain(value), indent=1, allow_nan=False)
+  text = json.dumps(plain(value), indent=1, allow_nan=False)
   atomic.text(path, text + '\n')
   return path
 

@@ -1,4 +1,4 @@
-"""What new images are taken for: nearest class centre, how sure, or unknown.
+"""Labels new images by the nearest class centre, or as unknown.
 
 A class's centre is the mean of its labelled rows, so that a class of a few
 examples is one more centre and nothing is trained. Confidence is the softmax
@@ -10,10 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.files.inputs import Embeddings
-from analysis.measures import calibration, nearest, thresholds
+from analysis.files import inputs
+from analysis.files.folders import Embedded
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import calibration, classes, thresholds
 from analysis.measures.openset import Judged
 from analysis.measures.thresholds import Limits
+from plankton_jax.errors import InputError
+from plankton_jax.neighbours import search
 
 BLOCK = 8192  # images whose probabilities are held at a time
 
@@ -28,7 +32,7 @@ class Labeller(NamedTuple):
 
 
 class Labels(NamedTuple):
-  """What a labeller says of N images."""
+  """The labels of N images."""
 
   nearest: np.ndarray  # [N] class whose centre is nearest
   confidence: np.ndarray  # [N] its probability, were it one of the classes
@@ -40,8 +44,66 @@ class Labels(NamedTuple):
   row_distance: np.ndarray  # [N, K]
 
 
+def gallery(
+  source: Source, examples: Embedded | None
+) -> tuple[Embeddings, np.ndarray, list[str]]:
+  """Gathers train rows, then examples; a class of both holds both.
+
+  Labels count the classes that are there, in order of their names; ids of
+  examples begin with their folder's name.
+
+  Returns:
+    The rows, which of them are examples, and notes on what is left out.
+
+  Raises:
+    InputError: there are no labelled train images.
+  """
+  train, notes = inputs.labelled(source, 'train')
+  if train is None:
+    raise InputError(f'{source.name}: no labelled train images to predict from')
+  splits = {'train': train}
+  if examples:
+    ids = np.array([example_id(examples, key) for key in examples.rows.id])
+    splits['examples'] = examples.rows._replace(id=ids)
+  every = inputs.together(source.name, splits)
+  names, label = np.unique(every.name.astype(str), return_inverse=True)
+  rows = Embeddings(
+    every.embedding,
+    label.astype(np.int32),
+    every.id.astype(str),
+    tuple(names.tolist()),
+  )
+  return rows, np.flatnonzero(every.split == 'examples'), notes
+
+
+def example_id(examples: Embedded, key: str) -> str:
+  """Names an example by its path from the folder above all examples."""
+  return f'{examples.root.resolve().name}/{key}'
+
+
+def split(
+  source: Source, name: str, names: tuple[str, ...]
+) -> tuple[Embeddings | None, list[str]]:
+  """Selects a split's rows of the classes `names`, labelled by their index.
+
+  Returns:
+    The rows, None if there are none, and notes on what is left out.
+  """
+  rows, notes = inputs.labelled(source, name)
+  if rows is None:
+    return None, notes
+  index = {name: i for i, name in enumerate(names)}
+  label = np.array([index.get(name, -1) for name in rows.class_names])
+  label = label.astype(np.int32)[rows.label]
+  keep = label >= 0
+  if not keep.any():
+    return None, notes
+  found = Embeddings(rows.embedding[keep], label[keep], rows.id[keep], names)
+  return found, notes
+
+
 def squared(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
-  """Squared Euclidean distances of rows [N, D] to means [C, D], [N, C]."""
+  """Computes squared Euclidean distances, [N, D], [C, D] -> [N, C]."""
   from scipy.spatial import distance
 
   # In float64 without ‖x‖² + ‖y‖² − 2x·y, which cancels.
@@ -49,7 +111,7 @@ def squared(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 
 def judge(distance: np.ndarray) -> Judged:
-  """The nearest class of distances [N, C], and how far it is."""
+  """Takes the nearest class of distances [N, C], and how far it is."""
   label = distance.argmin(axis=1)
   return Judged(label, np.take_along_axis(distance, label[:, None], 1)[:, 0])
 
@@ -57,12 +119,12 @@ def judge(distance: np.ndarray) -> Judged:
 def left_out(
   gallery: Embeddings, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which of `rows` [R] are not alone in their class, and how far they are.
+  """Selects `rows` [R] that are not alone in their class, with distances.
 
   Squared distances [K, C] of the K to the centres, to that of its own class
   without the row itself: ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖.
   """
-  _, counts, means = nearest.centroids(gallery.embedding, gallery.label)
+  _, counts, means = classes.centroids(gallery.embedding, gallery.label)
   rows = rows[counts[gallery.label[rows]] > 1]
   own = np.arange(len(rows)), gallery.label[rows]
   count = counts[own[1]]
@@ -78,12 +140,12 @@ def fit(
   *,
   acceptance: float,
 ) -> Labeller:
-  """Temperature and thresholds from images that no centre is made of.
+  """Fits temperature and thresholds on images that no centre is made of.
 
   Those are the validation images and each of the gallery's rows `examples`
   [R], left out of its class; without validation images nothing is fitted.
   """
-  classes, _, means = nearest.centroids(gallery.embedding, gallery.label)
+  labels, _, means = classes.centroids(gallery.embedding, gallery.label)
   if val is None:
     return Labeller(gallery, means, 1.0, None)
   rows, apart = left_out(gallery, examples)
@@ -93,7 +155,7 @@ def fit(
   limits = None
   if len(true) >= thresholds.fewest(acceptance):
     judged = judge(np.sqrt(distance))
-    limits = thresholds.calibrate(judged, classes, acceptance=acceptance)
+    limits = thresholds.calibrate(judged, labels, acceptance=acceptance)
   return Labeller(gallery, means, scale, limits)
 
 
@@ -121,7 +183,7 @@ def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:
   limit = np.full(len(first), np.inf)
   if labeller.limits:
     limit = labeller.limits.of(first)
-  row_distance, rows = nearest.nearest(
+  row_distance, rows = search.nearest(
     embedding, labeller.gallery.embedding, count
   )
   return Labels(first, sure, second, rest, distance, limit, rows, row_distance)

@@ -1,4 +1,4 @@
-"""Open-set scores: is an image of a class that training saw, and of which?
+"""Open-set scores: whether an image is of a class that training saw.
 
 A score is a distance to the train images: the larger, the more novel.
 """
@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import nearest
+from analysis.measures import classes
+from plankton_jax.neighbours import search
 
 UNKNOWN = 'unknown'  # the label of what is of no class
 CENTROID = 'nearest centroid'
@@ -26,7 +27,7 @@ MEASURES = {
 
 
 class Judged(NamedTuple):
-  """What one score says of rows."""
+  """The class that one score takes rows for, and how far each is."""
 
   label: np.ndarray  # [N] the seen class that each is taken for
   distance: np.ndarray  # [N]
@@ -61,7 +62,7 @@ def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:
   """The nearest class mean of train, and the distance to it."""
   from sklearn.metrics import pairwise_distances_argmin_min
 
-  present, _, means = nearest.centroids(train.embedding, train.label)
+  present, _, means = classes.centroids(train.embedding, train.label)
   found, distance = pairwise_distances_argmin_min(
     embedding.astype(np.float64), means
   )
@@ -74,9 +75,9 @@ def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
 
   A tied vote goes to the lowest label; with fewer train images, k is less.
   """
-  distance, rows = nearest.nearest(embedding, train.embedding, k)
+  distance, rows = search.nearest(embedding, train.embedding, k)
   present, members = np.unique(train.label, return_inverse=True)
-  voted = nearest.votes(rows, members, len(present))
+  voted = classes.votes(rows, members, len(present))
   return Judged(present[voted.argmax(axis=1)], distance[:, -1])
 
 

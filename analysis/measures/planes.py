@@ -1,24 +1,34 @@
-"""Where embeddings fall on a plane: UMAP or PCA, fitted on train."""
+"""Places embeddings on a plane by UMAP or PCA, fitted on train."""
 
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis.files.inputs import Embeddings
+from analysis.files.inputs import Embeddings, Source
 from plankton_jax.errors import InputError
 
 METHODS = ('umap', 'pca')
 
 SEED = 0
 NEIGHBOURS = 15  # UMAP's own default
+SHOWN = ('train', 'test', 'unseen')  # splits, if there are any of them
 
 
 class Plane(NamedTuple):
-  """Where each split's rows fall, [N, 2] float32, and how that was found."""
+  """Places of each split's rows, [N, 2] float32, and how they were found."""
 
   xy: dict[str, np.ndarray]
   how: str
+
+
+def shown(source: Source) -> dict[str, Embeddings]:
+  """Selects the splits that a projection shows, without empty ones.
+
+  Those are train, test and unseen, or, from files of other names, all.
+  """
+  names = [s for s in SHOWN if s in source.splits] or list(source.splits)
+  return {s: source.splits[s] for s in names if len(source.splits[s].label)}
 
 
 def project(splits: dict[str, Embeddings], method: str) -> Plane:

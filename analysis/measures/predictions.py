@@ -1,19 +1,17 @@
-"""What is said of each new image, and its tables.
+"""The prediction of each new image, and tables of them.
 
-`Prediction` is all that another format needs: see `rows` for one of them.
+`Prediction` holds all that another format needs; `rows` is an example.
 """
 
 import collections
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.files import tables
 from analysis.measures.labeller import Labeller, Labels
 from analysis.measures.openset import UNKNOWN
-from plankton_jax.data.ecotaxa.write import predicted, write_tsv
+from plankton_jax.data.ecotaxa.write import predicted
 
 NEIGHBOURS = 5
 
@@ -127,7 +125,7 @@ def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
 def classes(
   labeller: Labeller, trained: Sequence[str], found: Sequence[Prediction]
 ) -> list[dict[str, Any]]:
-  """A line a class: what it is known by, and what was taken for it."""
+  """Makes a line a class: what it is known by, and what was taken for it."""
   sure: dict[str, list[float]] = {}
   for one in found:
     if one.known:
@@ -151,30 +149,21 @@ def classes(
   return lines
 
 
-def write(out: pathlib.Path, found: Sequence[Prediction]) -> None:
-  """Writes out/predictions.csv and out/predictions.parquet."""
+def columns(found: Sequence[Prediction]) -> dict[str, list[Any]]:
+  """Turns the lines of `rows` into columns."""
   lines = list(rows(found))
-  tables.write_csv(out / 'predictions.csv', lines)
-  columns = {field: [line[field] for line in lines] for field in lines[0]}
-  tables.write_parquet(out / 'predictions.parquet', columns)
+  return {field: [line[field] for line in lines] for field in lines[0]}
 
 
-def write_ecotaxa(path: pathlib.Path, found: Sequence[Prediction]) -> None:
-  """Writes a table that EcoTaxa imports; the unknown stay unclassified.
-
-  Raises:
-    InputError: a name that EcoTaxa's importer would refuse.
-  """
-  write_tsv(
-    path,
-    [
-      predicted(
-        img_file_name=one.file,
-        object_id=one.object_id,
-        category=one.name if one.known else '',
-        score=one.confidence,
-        neighbours=[other.id for other in one.neighbours],
-      )
-      for one in found
-    ],
-  )
+def ecotaxa(found: Sequence[Prediction]) -> list[dict[str, Any]]:
+  """Makes rows that EcoTaxa imports; the unknown stay unclassified."""
+  return [
+    predicted(
+      img_file_name=one.file,
+      object_id=one.object_id,
+      category=one.name if one.known else '',
+      score=one.confidence,
+      neighbours=[other.id for other in one.neighbours],
+    )
+    for one in found
+  ]

@@ -1,4 +1,4 @@
-"""Which labels are doubtful, and which images are all but the same.
+"""Finds doubtful labels and near-duplicate images.
 
 Both from the nearest neighbours of every image among all others.
 """
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.measures import nearest
+from analysis.measures import classes
 
 NEIGHBOURS = 10
 # Of images spread evenly in m dimensions about (K − 1) / 3^m have another that
@@ -41,17 +41,17 @@ def rank(
   images is asked for only as many neighbours as it could provide; an image
   alone in its class cannot be judged and is left out.
   """
-  present, counts, means = nearest.centroids(embedding, label)
+  present, counts, means = classes.centroids(embedding, label)
   members = np.searchsorted(present, label)
   at = np.arange(len(label))
   size = counts[members]
   asked = np.minimum(rows.shape[1], size - 1)
   # Neighbours beyond those asked for go to a class of their own.
   voters = np.where(np.arange(rows.shape[1]) < asked[:, None], rows, len(label))
-  voted = nearest.votes(
+  voted = classes.votes(
     voters, np.append(members, len(present)), len(present) + 1
   )[:, :-1]
-  far = _distances(embedding, means)
+  far = classes.distances(embedding, means)
   # ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖: the centre without itself.
   with np.errstate(divide='ignore', invalid='ignore'):
     own = far[at, members] * size / (size - 1)
@@ -75,12 +75,6 @@ def rank(
     others[order],
     (own - far[at, suggested])[order],
   )
-
-
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  from sklearn.metrics import pairwise_distances
-
-  return pairwise_distances(x.astype(np.float64), y)
 
 
 class Pairs(NamedTuple):

@@ -1,17 +1,12 @@
-"""How far a seen image may lie: thresholds from validation images."""
+"""Thresholds on how far a seen image may lie, from validation images."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 
 from analysis.measures.openset import Judged
 from plankton_jax.errors import InputError
-
-ACCEPTANCE = flags.DEFINE_float(
-  'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
-)
 
 
 def check(acceptance: float) -> None:

@@ -1,39 +1,39 @@
-"""The page: figures and data set into the template."""
+"""Sets figures and data into a page's template."""
 
 import base64
 import hashlib
+import io
 import pathlib
 from typing import Any
 
-from analysis.figures import figures
+from analysis.figures import style
+from analysis.files.result import Picture
 
 PAGE = pathlib.Path(__file__).parent
-DPI = figures.STYLE['savefig.dpi']
+DPI = style.STYLE['savefig.dpi']
 LARGEST_SVG = 600_000  # bytes; a larger figure goes in as PNG
 
 
-def figure(path: pathlib.Path) -> dict[str, Any]:
-  """A PNG as data URI, its SVG where that is small, and its size in CSS px."""
+def figure(picture: Picture) -> dict[str, Any]:
+  """Makes a figure a data URI, as SVG where that is small, and its CSS size."""
   from PIL import Image
 
-  with Image.open(path) as image:
+  with Image.open(io.BytesIO(picture.png)) as image:
     width, height = (round(side * 96 / DPI) for side in image.size)
-  svg, kind = path.with_suffix('.svg'), 'png'
-  if svg.exists() and svg.stat().st_size <= LARGEST_SVG:
-    path, kind = svg, 'svg+xml'
-  text = base64.b64encode(path.read_bytes()).decode()
-  uri = f'data:image/{kind};base64,{text}'
+  content, kind = picture.png, 'png'
+  if len(picture.svg) <= LARGEST_SVG:
+    content, kind = picture.svg, 'svg+xml'
+  uri = f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
   return {'uri': uri, 'width': width, 'height': height}
 
 
 def script(*names: str) -> str:
-  """Script files of this folder, in this order, as one."""
+  """Joins script files of this folder, in this order."""
   return '\n'.join((PAGE / name).read_text() for name in names)
 
 
 def render(template: str, scripts: dict[str, str], **values: Any) -> str:
-  """The page. `scripts`, by the names that it gives them, run by their hash and
-  no other script does."""
+  """Fills a template; only `scripts`, by the template's names, may run."""
   import jinja2
   from markupsafe import Markup
 

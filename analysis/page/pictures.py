@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from analysis import gallery
+from analysis.files import originals
 from analysis.files.inputs import Source
 from plankton_jax.errors import InputError
 
@@ -22,7 +22,7 @@ Key = TypeVar('Key')
 def sheets(
   ids: Sequence[Key], read: Callable[[Key], np.ndarray]
 ) -> list[bytes]:
-  """WebP sheets with a picture of each id in order, row by row.
+  """Makes WebP sheets with a picture of each id in order, row by row.
 
   An image fills its square as far as its shape allows; the rest is white.
   """
@@ -46,7 +46,7 @@ def sheets(
 
 
 def fit(image: np.ndarray) -> Image.Image:
-  """The image, uint8 [H, W] or [H, W, 3], with TILE px as its longer side."""
+  """Scales an image, uint8 [H, W] or [H, W, 3], to a longer side of TILE px."""
   picture = Image.fromarray(image).convert('RGB')
   scale = TILE / max(picture.size)
   size = [max(1, round(side * scale)) for side in picture.size]
@@ -56,7 +56,7 @@ def fit(image: np.ndarray) -> Image.Image:
 def collect(
   sources: list[Source], wanted: list[list[str]]
 ) -> tuple[list[bytes], list[dict[str, int]], list[str]]:
-  """Sheets of pictures of the ids that each source wants.
+  """Collects pictures of the ids that each source wants, on sheets.
 
   Returns the sheets, each source's place of a picture by id (empty without
   images), and notes. Sources of the same data share their pictures.
@@ -70,7 +70,7 @@ def collect(
     known.append(dict(shared))
     ids = [key for key in dict.fromkeys(wanted[i]) if key not in shared]
     try:
-      found = sheets(ids, gallery.reader(source)) if ids else []
+      found = sheets(ids, originals.reader(source)) if ids else []
     except InputError as error:
       notes.append(str(error))
       continue

@@ -1,30 +1,25 @@
 """The page of new images: the least certain first, with their neighbours."""
 
 import base64
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from analysis import gallery
-from analysis.files import unlabelled
+from analysis.files import folders, inputs, originals
+from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
-from analysis.files.unlabelled import Embedded
-from analysis.measures import labelled, predictions
+from analysis.files.originals import Read
+from analysis.files.result import Picture
+from analysis.measures import labeller, predictions
 from analysis.measures.predictions import Prediction
 from analysis.page import html, pictures
-from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
 SHOWN = 150  # unknown images, and as many others
 
-Read = Callable[[str], np.ndarray]
 Row = dict[str, Any]
 
 
-def write(
-  out: pathlib.Path,
+def render(
   *,
   source: Source,
   encoder_step: int,
@@ -34,15 +29,15 @@ def write(
   classes: Sequence[Row],
   measures: Row,
   notes: Sequence[str],
-) -> pathlib.Path:
-  """Writes out/predictions.html, whose path it prints."""
-  readers = {'new': lambda file: unlabelled.read(new.root / file)}
+  reliability: Picture | None,
+) -> str:
+  """Renders the page of predictions."""
+  readers: dict[str, Read] = {'new': lambda file: folders.read(new.root / file)}
   try:
     readers['labelled'] = _labelled(source, examples)
   except InputError as error:
     notes = [*notes, f'No pictures of labelled images: {error}']
-  diagram = out / 'reliability.png' if 'accuracy' in measures else None
-  page = html.render(
+  return html.render(
     'predictions.html.j2',
     {'script': html.script('pictures.js')},
     title=new.root.resolve().name,
@@ -53,33 +48,29 @@ def write(
     added=examples is not None,
     classes=classes,
     measures=measures,
-    reliability=html.figure(diagram) if diagram else None,
+    reliability=html.figure(reliability) if reliability else None,
     skipped=new.skipped,
-    citation=source.config['citation'],
+    citation=inputs.citations([source])[0],
     **lists(predictions.uncertain(found), readers),
   )
-  path = out / 'predictions.html'
-  atomic.text(path, page)
-  print(f'{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)')
-  return path
 
 
 def _labelled(source: Source, examples: Embedded | None) -> Read:
-  """What gives the picture of a labelled image by its id."""
-  read = gallery.reader(source)
+  """Returns a function: id of a labelled image -> picture."""
+  read = originals.reader(source)
   if examples is None:
     return read
   paths = {
-    labelled.example_id(examples, key): examples.root / key
+    labeller.example_id(examples, key): examples.root / key
     for key in examples.rows.id.tolist()
   }
-  return lambda key: unlabelled.read(paths[key]) if key in paths else read(key)
+  return lambda key: folders.read(paths[key]) if key in paths else read(key)
 
 
 def lists(
   found: Sequence[Prediction], readers: dict[str, Read]
 ) -> dict[str, Any]:
-  """Unknown images and the others, the first of each, with their pictures.
+  """Lists the first unknown images and the first others, with pictures.
 
   `found` has the least certain first; `readers` give the pictures of `new` and
   `labelled` images, if there are any.

@@ -52,14 +52,11 @@ class Line(NamedTuple):
   cells: list[Cell]
 
 
-Read = Callable[[str], Any]  # a part's JSON by name; [] or {} if it wrote none
+Read = Callable[[str], Any]  # a part's JSON value by name; None without one
 
 
 def measures(sources: Sequence[Source], read: Read) -> list[Line]:
-  """What the parts measured, in groups; lines that no source has are left out.
-
-  `read` gives the JSON that a part wrote in this run, or None.
-  """
+  """Gathers the parts' measures in groups, without lines that no source has."""
   names = [source.name for source in sources]
   training = {row['source']: row for row in read('training') or []}
   groups = {
@@ -114,7 +111,7 @@ def _objectives(sources: Sequence[Source]) -> dict[str, Cell]:
 
 
 def _column(rows: dict[str, Any], field: str, style: str) -> dict[str, Cell]:
-  """A field of each source's row as text; a missing number stays empty."""
+  """Formats a field of each source's row; a missing number stays empty."""
   return {
     name: Cell(style.format(row[field]))
     for name, row in rows.items()
@@ -131,7 +128,7 @@ def _interval(row: dict[str, Any]) -> Cell:
 
 
 def _classification(names: Sequence[str], read: Read) -> list[Line]:
-  """Accuracy by each way there is to classify the test images."""
+  """Lists the accuracy by each way there is to classify the test images."""
   rows = (read('confusions') or {}).get('summary', [])
   lines = []
   for way in dict.fromkeys(row['by'] for row in rows):
@@ -143,7 +140,7 @@ def _classification(names: Sequence[str], read: Read) -> list[Line]:
 
 
 def _learning(names: Sequence[str], read: Read) -> list[Line]:
-  """Balanced accuracy of classifiers fitted on all their training images."""
+  """Lists the balanced accuracy of classifiers fitted on all their images."""
   lines: dict[str, dict[str, Cell]] = {}
   for curve in (read('classifiers') or {}).get('curves', []):
     last = [draw[-1] for draw in curve['scores']['balanced accuracy']]
@@ -157,7 +154,7 @@ def _learning(names: Sequence[str], read: Read) -> list[Line]:
 
 
 def _novelty(names: Sequence[str], read: Read) -> list[Line]:
-  """What tells unseen from seen, by either score."""
+  """Lists how well either score tells unseen from seen."""
   rows = (read('novelty') or {}).get('scores', [])
   lines = []
   for way in dict.fromkeys(row['by'] for row in rows):
@@ -170,7 +167,7 @@ def _novelty(names: Sequence[str], read: Read) -> list[Line]:
 
 
 def configuration(sources: Sequence[Source]) -> list[Line]:
-  """Every field of the runs' configs; nested names are joined by dots."""
+  """Lists every field of the runs' configs; nested names are joined by dots."""
   flat = [dict(_flat(source.config or {})) for source in sources]
   fields = dict.fromkeys(field for one in flat for field in one)
   return [
@@ -188,7 +185,7 @@ def _flat(value: dict[str, Any], prefix: str = ''):
 
 
 def versions() -> list[tuple[str, str]]:
-  """Python and the libraries that made the report."""
+  """Lists Python and the libraries that made the report."""
   found = [('python', platform.python_version())]
   for name in LIBRARIES:
     try:

@@ -60,7 +60,15 @@ def predicted(
 
 
 def write_tsv(path: Path, rows: Sequence[Row]) -> None:
-  """Writes rows as a table that EcoTaxa's importer takes.
+  """Writes rows as a table that EcoTaxa's importer takes; see `encode`."""
+  data = encode(path, rows)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with atomic.file(path) as building:
+    building.write_bytes(data)
+
+
+def encode(path: Path, rows: Sequence[Row]) -> bytes:
+  """Encodes rows as a table that EcoTaxa's importer takes, for a file `path`.
 
   Columns are EcoTaxa's: `img_file_name` and `object_id` must be there; known
   are `object_annotation_category`, `object_annotation_status` and the others
@@ -87,9 +95,7 @@ def write_tsv(path: Path, rows: Sequence[Row]) -> None:
   if found:
     more = f' (and {len(found) - 1} more)' if len(found) > 1 else ''
     raise InputError(f'{path}: EcoTaxa would refuse it: {found[0]}{more}')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with atomic.file(path) as building:
-    building.write_bytes(data)
+  return data
 
 
 def _type(name: str, values: Sequence[Any]) -> str:

@@ -1,11 +1,10 @@
-"""Any folder of images, embedded as it is read."""
+"""Embeds any folder of images, labelled or not, as it is read."""
 
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from absl import flags
 
 from analysis.files import inputs
 from analysis.files.inputs import Embeddings, Source
@@ -16,15 +15,11 @@ from plankton_jax.errors import InputError
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.checkpoints import Encoder
 
-IMAGES = flags.DEFINE_string(
-  'images', None, 'A folder of images, labelled or not.'
-)
-
 BLOCK = 1024  # images decoded before they are embedded and let go
 
 
 class Embedded(NamedTuple):
-  """What became of a folder."""
+  """The embeddings of a folder, and the files that could not be read."""
 
   root: pathlib.Path
   rows: Embeddings  # ids are paths below the root; -1 labels in the root itself
@@ -32,11 +27,12 @@ class Embedded(NamedTuple):
 
 
 def encoder(source: Source) -> 'Encoder':
-  """The encoder that a workdir's embeddings are of.
+  """Loads the encoder that made a workdir's embeddings.
 
   Raises:
     InputError: there is no train split, or its checkpoint is no longer kept.
   """
+  assert source.workdir is not None
   from plankton_jax import checkpoints
 
   remedy = f'run python -m analysis.embed --workdir={source.workdir}'
@@ -99,7 +95,7 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
 
 
 def read(path: pathlib.Path) -> np.ndarray:
-  """One image file's pixels, uint8 [H, W] or [H, W, 3].
+  """Reads one image file, uint8 [H, W] or [H, W, 3].
 
   Raises:
     InputError: it cannot be read.

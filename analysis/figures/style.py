@@ -1,12 +1,9 @@
-"""One look for every figure, and the one way to save it."""
+"""The look of every figure, and heat maps of classes."""
 
-import pathlib
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-
-from plankton_jax import atomic
 
 matplotlib.use('Agg')
 
@@ -28,46 +25,13 @@ plt.rcParams.update(STYLE)
 
 
 def palette(count: int) -> list[tuple[float, float, float, float]]:
-  """`count` distinguishable colours; the first ten are safe for the
-  colour-blind."""
+  """Picks distinguishable colours; up to ten are safe for the colour-blind."""
   base = plt.get_cmap('tab10' if count <= 10 else 'tab20')
   if count <= base.N:
     return [base(i) for i in range(count)]
   # Steps of the golden ratio keep neighbours in the list apart in hue.
   hues = plt.get_cmap('turbo')
   return [hues(0.5 * (5**0.5 - 1.0) * i % 1.0) for i in range(count)]
-
-
-def save(
-  figure: plt.Figure,
-  out: pathlib.Path,
-  name: str,
-  *,
-  citations: Sequence[str] = (),
-) -> pathlib.Path:
-  """Writes out/name.png (150 dpi) and out/name.svg; closes the figure.
-
-  Args:
-    figure: the figure.
-    out: folder.
-    name: file name without its ending; a run called folder/run has its '/'
-      replaced.
-    citations: data sources to name under the figure, once each.
-
-  Returns:
-    The PNG's path.
-  """
-  note = '\n'.join(dict.fromkeys(filter(None, citations)))
-  if note:
-    figure.text(0.01, -0.01, note, fontsize=6, color='0.4', va='top')
-  name = name.replace('/', '_')
-  for ending, metadata in (('png', {}), ('svg', {'Date': None})):
-    with atomic.file(out / f'{name}.{ending}') as building:
-      figure.savefig(
-        building, format=ending, bbox_inches='tight', metadata=metadata
-      )
-  plt.close(figure)
-  return out / f'{name}.png'
 
 
 def heatmap(

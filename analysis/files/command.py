@@ -1,0 +1,84 @@
+"""Runs an analysis as a command: flags to sources, the Result to files."""
+
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from analysis.files import inputs, result
+from analysis.files.inputs import Source
+from analysis.files.result import Result
+from plankton_jax.cli import command, host
+from plankton_jax.errors import InputError
+
+WORKDIR = flags.DEFINE_multi_string(
+  'workdir', [], 'A finished workdir; repeat the flag to compare several.'
+)
+EMBEDDINGS = flags.DEFINE_multi_string(
+  'embeddings', [], 'An embedding file (.npz) in place of a workdir.'
+)
+OUT = flags.DEFINE_string(
+  'out', None, 'Folder for the results [first workdir/analysis].'
+)
+# What several commands ask for.
+IMAGES = flags.DEFINE_string(
+  'images', None, 'A folder of images, labelled or not.'
+)
+ACCEPTANCE = flags.DEFINE_float(
+  'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
+)
+
+
+def given() -> tuple[list[Source], pathlib.Path]:
+  """Reads the sources that the flags name; returns them and the folder to fill.
+
+  Several workdirs are compared side by side, in the first one's `analysis`
+  folder.
+
+  Raises:
+    InputError: neither or both kinds of source are given, or one is not
+      readable.
+  """
+  if bool(WORKDIR.value) == bool(EMBEDDINGS.value):
+    raise InputError('give --workdir=DIR or --embeddings=FILE.npz')
+  workdirs = [pathlib.Path(path) for path in WORKDIR.value]
+  files = [pathlib.Path(path) for path in EMBEDDINGS.value]
+  sources = inputs.from_workdirs(workdirs) if workdirs else []
+  sources += [inputs.from_files(files)] if files else []
+  default = (workdirs or [files[0].parent])[0] / 'analysis'
+  return sources, pathlib.Path(OUT.value) if OUT.value else default
+
+
+def one_run(sources: Sequence[Source], name: str) -> Source:
+  """Returns the only source, which is a workdir, or raises InputError."""
+  if len(sources) > 1 or sources[0].workdir is None:
+    raise InputError(f'{name} takes one --workdir')
+  return sources[0]
+
+
+def run(
+  name: str,
+  analyse: Callable[[list[Source]], Result],
+  *,
+  folder: str | None = None,
+) -> None:
+  """Runs `analyse` on what the flags name; prints and writes its Result.
+
+  Args:
+    name: of the command, before each note.
+    analyse: gets the sources.
+    folder: below the default one, for results that would crowd it.
+  """
+
+  def main(argv: Sequence[str]) -> None:
+    del argv
+    host.show_log(logging.WARNING)
+    sources, out = given()
+    if folder and not OUT.value:
+      out /= folder
+    found = analyse(sources)
+    result.show(name, found)
+    result.write(found, out)
+
+  command.run(main)

@@ -1,0 +1,34 @@
+"""Reads a run's original images by their ids."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from analysis.files.inputs import Source
+from plankton_jax.errors import InputError
+
+Read = Callable[[str], np.ndarray]  # id -> uint8 [H, W] or [H, W, 3]
+
+
+def reader(source: Source) -> Read:
+  """Returns a function: id -> original image.
+
+  Raises:
+    InputError: the source is no workdir, or its images are not there. The
+      function raises it for an id that names no image.
+  """
+  if source.workdir is None:
+    raise InputError(f'{source.name}: images need a workdir; give --workdir')
+  from plankton_jax.train import loop
+
+  originals = loop.load_data(source.config, source.workdir).originals
+
+  def read(key: str) -> np.ndarray:
+    try:
+      return originals.read(key)
+    except KeyError:
+      raise InputError(
+        f'{source.workdir}: {key} is not among its images; embed again'
+      ) from None
+
+  return read

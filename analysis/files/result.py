@@ -1,0 +1,126 @@
+"""What an analysis returns, and the one way to print it and to write it.
+
+Every command is `analyse(sources, **options) -> Result`. Nothing is written or
+printed on the way; the report takes the same Results.
+"""
+
+import io
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from analysis.files import tables
+from analysis.files.tables import Row
+from plankton_jax import atomic
+
+if TYPE_CHECKING:  # Matplotlib is imported only where something is drawn.
+  from matplotlib.figure import Figure
+
+
+Writer = Callable[[pathlib.Path], object]  # writes a file at a path
+
+
+class Shown(NamedTuple):
+  """A table for the terminal."""
+
+  title: str
+  rows: Sequence[Row]
+  footer: str = ''
+
+
+class Drawing(NamedTuple):
+  """A figure, drawn only when it is saved, and the sources to name below it."""
+
+  draw: Callable[[], 'Figure']
+  citations: Sequence[str] = ()
+
+
+class Picture(NamedTuple):
+  """A drawn figure as files."""
+
+  png: bytes
+  svg: bytes
+
+
+class Result(NamedTuple):
+  """All that one analysis found; every part of it may be empty."""
+
+  notes: Sequence[str] = ()  # what was left out, and why
+  shown: Sequence[Shown] = ()  # tables for the terminal
+  tables: Mapping[str, Sequence[Row]] = {}  # CSV files by name
+  values: Mapping[str, Any] = {}  # JSON files by name
+  figures: Mapping[str, Drawing | Picture] = {}  # by name without an ending
+  # Other files by name: writes one at a path; None removes an older one.
+  files: Mapping[str, Writer | None] = {}
+  # Files whose path is printed once they are written, with a remark.
+  announced: Mapping[str, str] = {}
+
+
+def show(name: str, result: Result) -> None:
+  """Prints the notes, each after the analysis' name, and the tables."""
+  for note in dict.fromkeys(result.notes):
+    print(f'{name}: {note}')
+  for table in result.shown:
+    tables.show(table.rows, table.title)
+    if table.footer:
+      print(f'  {table.footer}')
+
+
+def write(result: Result, out: pathlib.Path) -> dict[str, Picture]:
+  """Writes every file into a folder; returns the figures as drawn, by name.
+
+  A figure becomes name.png and name.svg; a '/' in a file's name becomes '_'.
+  Prints the paths that the result announces.
+  """
+  out.mkdir(parents=True, exist_ok=True)
+  for name, rows in result.tables.items():
+    tables.write_csv(out / _plain(name), rows)
+  for name, value in result.values.items():
+    tables.write_json(out / _plain(name), value)
+  for name, writer in result.files.items():
+    path = out / _plain(name)
+    if writer is None:
+      path.unlink(missing_ok=True)
+    else:
+      with atomic.file(path) as building:
+        writer(building)
+  pictures = {}
+  for name, drawing in result.figures.items():
+    picture = drawing if isinstance(drawing, Picture) else render(drawing)
+    pictures[name] = picture
+    for ending, content in picture._asdict().items():
+      path = out / f'{_plain(name)}.{ending}'
+      with atomic.file(path) as building:
+        building.write_bytes(content)
+  for name, remark in result.announced.items():
+    path = (out / _plain(name)).resolve()
+    size = f'{path.stat().st_size / 1e6:.1f} MB'
+    print(f'{path}{remark.format(size=size)}')
+  return pictures
+
+
+def content(data: str | bytes) -> Writer:
+  """Returns a writer of bytes, or of text in UTF-8, for `Result.files`."""
+  encoded = data.encode() if isinstance(data, str) else data
+  return lambda path: path.write_bytes(encoded)
+
+
+def render(drawing: Drawing) -> Picture:
+  """Draws a figure, its sources in small print below it, and closes it."""
+  from matplotlib import pyplot
+
+  figure = drawing.draw()
+  note = '\n'.join(dict.fromkeys(filter(None, drawing.citations)))
+  if note:
+    figure.text(0.01, -0.01, note, fontsize=6, color='0.4', va='top')
+  found = {}
+  for ending, metadata in (('png', {}), ('svg', {'Date': None})):
+    held = io.BytesIO()
+    figure.savefig(held, format=ending, bbox_inches='tight', metadata=metadata)
+    found[ending] = held.getvalue()
+  pyplot.close(figure)
+  return Picture(**found)
+
+
+def _plain(name: str) -> str:
+  return name.replace('/', '_')
