@@ -1,10 +1,20 @@
+import logging
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from jax import lax
 
-from plankton_jax.nn.conv import choice, handler, onednn, products
+from plankton_jax.nn import encoder
+from plankton_jax.nn.conv import (
+  choice,
+  handler,
+  onednn,
+  onednn_library,
+  products,
+)
 from plankton_jax.nn.conv.choice import conv_general_dilated
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -23,6 +33,10 @@ CASES = [
   (9, 4, 4, 3, 2, 'SAME'),
   (9, 4, 4, 3, 2, 'VALID'),
 ]
+needs_bfloat16 = pytest.mark.skipif(
+  not onednn.multiplies_bfloat16(),
+  reason='oneDNN or AVX512_BF16 is missing',
+)
 
 
 @pytest.mark.parametrize('with_onednn', [True, False])
@@ -84,7 +98,7 @@ def test_what_the_kernel_covers_is_one_product():
 
 
 @pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
-def test_onednn_serves_float32_on_one_cpu_alone(monkeypatch):
+def test_onednn_serves_one_cpu_alone_and_bfloat16_where_it_pays(monkeypatch):
   x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 8))
   text = lambda x, kernel: (
     jax.jit(
@@ -96,10 +110,13 @@ def test_onednn_serves_float32_on_one_cpu_alone(monkeypatch):
     .as_text()
   )
   assert 'plankton_jax.convolution' in text(x, kernel)
-  half = jnp.bfloat16
-  assert 'plankton_jax.convolution' not in text(
-    x.astype(half), kernel.astype(half)
-  )
+  half = x.astype(jnp.bfloat16)
+  with monkeypatch.context() as patch:
+    patch.setattr(onednn_library, 'multiplies_bfloat16', lambda: False)
+    assert 'plankton_jax.convolution' not in text(half, kernel)
+  with monkeypatch.context() as patch:
+    patch.setattr(onednn_library, 'multiplies_bfloat16', lambda: True)
+    assert 'plankton_jax.convolution' in text(half, kernel)
   monkeypatch.setattr(choice.jax, 'device_count', lambda: 2)
   assert 'plankton_jax.convolution' not in text(x + 0, kernel)
 
@@ -116,3 +133,175 @@ def test_what_a_handler_raises_fails_the_computation():
     jax.jit(lambda x: call(x, numbers=np.array([7, 8], np.int64)))(
       jnp.zeros((2, 3))
     ).block_until_ready()
+
+
+def _exact(x, kernel, cotangent, stride, padding):
+  """Outputs and both gradients by loops over the kernel's taps, in float64."""
+  padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+  (_, rows, columns, _), reach = cotangent.shape, kernel.shape[0]
+  out = np.zeros(cotangent.shape)
+  by_padded, by_kernel = np.zeros_like(padded), np.zeros_like(kernel)
+  for u in range(reach):
+    for v in range(reach):
+      taps = np.s_[
+        :,
+        u : u + (rows - 1) * stride + 1 : stride,
+        v : v + (columns - 1) * stride + 1 : stride,
+      ]
+      out += padded[taps] @ kernel[u, v]
+      by_padded[taps] += cotangent @ kernel[u, v].T
+      by_kernel[u, v] = np.einsum('bijc,bijf->cf', padded[taps], cotangent)
+  (top, _), (left, _) = padding
+  side = x.shape[1]
+  return (
+    out,
+    by_padded[:, top : top + side, left : left + side],
+    by_kernel,
+  )
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+  'case', [case for case in CASES if not isinstance(case[-1], str)], ids=str
+)
+def test_bfloat16_is_rounded_once_and_summed_in_float32(case):
+  side, channels, features, reach, stride, padding = case
+  rng = np.random.default_rng(0)
+  rounded = lambda x: x.astype(ml_dtypes.bfloat16)
+  x = rounded(rng.normal(size=(3, side, side, channels)))
+  kernel = rng.normal(size=(reach, reach, channels, features))
+  kernel = (kernel / np.sqrt(reach**2 * channels)).astype(np.float32)
+
+  def run(x, kernel):
+    return conv_general_dilated(
+      x, kernel, (stride, stride), padding, dimension_numbers=NHWC
+    )
+
+  out, pullback = jax.vjp(jax.jit(run), x, kernel)
+  cotangent = rounded(rng.normal(size=out.shape))
+  got = (out, *pullback(jnp.asarray(cotangent)))
+  assert [g.dtype for g in got] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+  double = lambda x: np.asarray(x, np.float64)
+  want = _exact(
+    double(x), double(rounded(kernel)), double(cotangent), stride, padding
+  )
+  # What is left is the rounding of the result, half a unit in the last place
+  # (2^-8 of its size), and that of float32 sums.
+  for g, w in zip(got, want, strict=True):
+    half_unit = 2.0**-8 if g.dtype == jnp.bfloat16 else 0.0
+    bound = 1.001 * half_unit * np.abs(w) + 1e-6 * np.abs(w).max()
+    np.testing.assert_array_less(np.abs(double(g) - w), bound + 1e-30)
+
+
+@needs_bfloat16
+def test_bfloat16_product_sums_in_float32():
+  rows = jnp.ones((1, 512), jnp.bfloat16)
+  matrix = jnp.ones((512, 16), jnp.float32)
+  # Sums in bfloat16 stop at 256, where a unit no longer changes them.
+  out = jax.jit(onednn.product)(rows, matrix)
+  np.testing.assert_array_equal(out, np.full((1, 16), 512))
+
+
+@pytest.fixture
+def forgetful():
+  """A choice of types that is made once more, before the test and after."""
+  choice.computing_dtype.cache_clear()
+  yield
+  choice.computing_dtype.cache_clear()
+
+
+@pytest.mark.parametrize(
+  ('installed', 'multiplies', 'devices', 'reason'),
+  [
+    (True, False, 1, 'neither AVX512_BF16 nor AMX'),
+    (False, False, 1, 'oneDNN is not installed'),
+    (True, True, 2, 'a single CPU device'),
+  ],
+)
+def test_bfloat16_without_instructions_is_float32_and_said_once(
+  installed, multiplies, devices, reason, monkeypatch, caplog, forgetful
+):
+  monkeypatch.setattr(onednn, 'available', lambda: installed)
+  monkeypatch.setattr(onednn_library, 'multiplies_bfloat16', lambda: multiplies)
+  monkeypatch.setattr(choice.jax, 'device_count', lambda: devices)
+  fields = {
+    'name': 'resnet10',
+    'width': 4,
+    'stem': 'half',
+    'embedding_dim': 8,
+    'poses': 1,
+    'centred': True,
+    'pretrained': '',
+    'freeze': 0,
+  }
+  with caplog.at_level(logging.WARNING, 'plankton_jax'):
+    models = [encoder.make(dtype='bfloat16', **fields) for _ in range(2)]
+  assert [model.dtype for model in models] == [jnp.float32] * 2
+  (said,) = caplog.messages
+  assert 'encoder.dtype=bfloat16 is computed in float32' in said
+  assert reason in said
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_bfloat16_is_kept_where_it_pays(
+  backend, monkeypatch, caplog, forgetful
+):
+  served = backend == 'cpu'
+  monkeypatch.setattr(choice.jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(onednn, 'available', lambda: served)
+  monkeypatch.setattr(onednn_library, 'multiplies_bfloat16', lambda: served)
+  assert choice.computing_dtype('bfloat16') == jnp.bfloat16
+  assert choice.computing_dtype('float32') == jnp.float32
+  assert not caplog.messages
+
+
+@pytest.mark.parametrize('wrong', ['library', 'interface'])
+def test_why_onednn_is_not_used_is_logged(wrong, monkeypatch, caplog):
+  def no_library():
+    raise OSError('onednn is gone')
+
+  def no_interface():
+    raise handler.InterfaceError('version 7, not 0')
+
+  if wrong == 'library':
+    monkeypatch.setattr(onednn_library, 'load', no_library)
+  else:
+    monkeypatch.setattr(onednn_library, 'load', lambda: None)
+    monkeypatch.setattr(handler, 'check_interface', no_interface)
+  with caplog.at_level(logging.INFO, 'plankton_jax'):
+    assert not onednn.available.__wrapped__()
+  (said,) = caplog.messages
+  assert {'library': 'is gone', 'interface': 'version 7'}[wrong] in said
+
+
+def test_faults_of_ours_are_not_swallowed(monkeypatch):
+  def broken():
+    raise AttributeError('a fault')
+
+  monkeypatch.setattr(onednn_library, 'load', broken)
+  with pytest.raises(AttributeError, match='a fault'):
+    onednn.available.__wrapped__()
+
+
+def test_asking_registers_nothing(monkeypatch):
+  monkeypatch.setattr(handler, 'register', lambda *_: pytest.fail('registered'))
+  onednn.available.__wrapped__()
+
+
+@pytest.mark.parametrize(
+  ('header', 'said'),
+  [
+    ('#define XLA_FFI_API_MAJOR 1\n', 'version 1, not 0'),
+    ('#define OTHER 0\n', 'version unknown'),
+    (None, 'ships no'),
+  ],
+)
+def test_another_interface_is_refused(header, said, tmp_path, monkeypatch):
+  handler.check_interface()  # that of the installed jaxlib
+  path = tmp_path / handler._HEADER
+  path.parent.mkdir(parents=True)
+  if header:
+    path.write_text(header)
+  monkeypatch.setattr(handler.jax.ffi, 'include_dir', lambda: str(tmp_path))
+  with pytest.raises(handler.InterfaceError, match=said):
+    handler.check_interface()

@@ -16,7 +16,11 @@ from jax import lax
 
 from plankton_jax.errors import InputError
 from plankton_jax.nn.blocks import BasicBlock, BottleneckBlock, stem
-from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.nn.conv.choice import (
+  computing_dtype,
+  conv_general_dilated,
+  keep_kernel,
+)
 
 
 def unit_norm(x: jax.Array) -> jax.Array:
@@ -85,6 +89,7 @@ class ResNet(nn.Module):
         use_bias=False,
         dtype=self.dtype,
         kernel_init=nn.initializers.he_normal(),
+        promote_dtype=keep_kernel,
         conv_general_dilated=self.convolution,
       )
 
@@ -199,7 +204,7 @@ def make(
     width=width,
     stem=stem,
     embedding_dim=embedding_dim,
-    dtype=jnp.dtype(dtype),
+    dtype=computing_dtype(dtype),
     freeze=freeze,
     poses=poses,
     centred=centred,

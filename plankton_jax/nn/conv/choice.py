@@ -3,15 +3,20 @@
 XLA's CPU convolution is several times slower than its matrix product, and
 slowest in the gradients, so that on the CPU it is left to oneDNN where that is
 installed. Shapes that a matrix product suits better are written as one. The
-numbers are those of lax to float32 rounding; tests/test_conv.py holds them to
-it.
+numbers are those of lax to the rounding of their type, with sums in float32;
+tests/test_conv.py holds them to it.
 """
+
+import functools
+import logging
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from plankton_jax.nn.conv import onednn, products
+
+log = logging.getLogger(__name__)
 
 # Without oneDNN lax wins where channels are many and the image is not tiny.
 _LAX_CHANNELS = 128
@@ -29,17 +34,19 @@ def conv_general_dilated(
 
   Args:
     inputs: [B, H, W, C].
-    kernel: [h, w, C, F].
+    kernel: [h, w, C, F], float32 or of the inputs' type, to which it is
+      rounded. A float32 kernel receives a gradient that is never rounded.
     strides: of both sides.
     padding: 'SAME', 'VALID', or pairs.
     **options: what Flax passes besides; handed to lax. Dilations and feature
       groups other than 1 always run in lax.
 
   Returns:
-    [B, H', W', F].
+    [B, H', W', F] of the inputs' type.
   """
 
   def by_lax(inputs, kernel):
+    kernel = kernel.astype(inputs.dtype)
     return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
 
   plain = options.get('feature_group_count', 1) == 1 and all(
@@ -57,26 +64,82 @@ def conv_general_dilated(
   return lax.platform_dependent(inputs, kernel, cpu=on_cpu, default=by_lax)
 
 
+def keep_kernel(
+  images: jax.Array,
+  kernel: jax.Array,
+  bias: jax.Array | None,
+  *,
+  dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Casts all but the kernel, for `nn.Conv(promote_dtype=...)`.
+
+  `conv_general_dilated` rounds the kernel itself where it has to.
+  """
+  return (
+    images.astype(dtype),
+    kernel,
+    None if bias is None else bias.astype(dtype),
+  )
+
+
+@functools.cache
+def computing_dtype(name: str) -> jnp.dtype:
+  """The type in which a network asked for in `name` computes.
+
+  On a CPU bfloat16 pays only where oneDNN multiplies it; elsewhere there it
+  would be several times slower than float32, which takes its place and is
+  logged.
+
+  Args:
+    name: 'float32' or 'bfloat16'.
+  """
+  dtype = jnp.dtype(name)
+  if (
+    dtype == jnp.bfloat16
+    and jax.default_backend() == 'cpu'
+    and not _onednn_serves(dtype)
+  ):
+    log.warning(
+      'encoder.dtype=bfloat16 is computed in float32: %s', _no_bfloat16()
+    )
+    return jnp.dtype(jnp.float32)
+  return dtype
+
+
+def _no_bfloat16():
+  """Why bfloat16 would be slow on this CPU."""
+  if not onednn.available():
+    return 'oneDNN is not installed'
+  if jax.device_count() > 1:
+    return 'oneDNN serves a single CPU device only'
+  return 'the processor has neither AVX512_BF16 nor AMX'
+
+
 def _host_way(inputs, kernel, strides, padding):
   """How the CPU does it, as a function of both arrays; None for lax."""
 
-  def by(way):
-    return lambda inputs, kernel: way(inputs, kernel, strides, padding)
+  def by(way, dtype, **options):
+    return lambda inputs, kernel: way(
+      inputs, kernel.astype(dtype), strides, padding, **options
+    )
 
+  served = _onednn_serves(inputs.dtype)
   if products.sees_all(inputs, kernel, strides, padding):
-    return by(products.by_whole_images)
-  if _onednn_serves(inputs, kernel):
-    return by(_by_onednn)
+    if served and inputs.dtype == jnp.bfloat16:
+      return by(products.by_whole_images, jnp.float32, product=onednn.product)
+    return by(products.by_whole_images, inputs.dtype)
+  if served:
+    return by(_by_onednn, jnp.float32)
   side = min(inputs.shape[1:3])
   if inputs.shape[-1] >= _LAX_CHANNELS and side >= _LAX_SIDE:
     return None
-  return by(products.by_patches)
+  return by(products.by_patches, inputs.dtype)
 
 
 def _by_onednn(inputs, kernel, strides, padding):
   if kernel.shape[:2] == (1, 1):
     # oneDNN 3.2 writes past its scratchpad in the weights' gradient of a
-    # strided 1x1; what a stride skips is left out beforehand instead.
+    # strided 1x1; the pixels that a stride skips are left out beforehand.
     padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
     inputs = padded[:, :: strides[0], :: strides[1]]
     strides, padding = (1, 1), ((0, 0), (0, 0))
@@ -84,11 +147,10 @@ def _by_onednn(inputs, kernel, strides, padding):
   return onednn.convolution(inputs, kernel, strides, flat)
 
 
-def _onednn_serves(inputs, kernel):
-  """Float32 in one process's one device: a custom call is not partitioned."""
-  return (
-    inputs.dtype == kernel.dtype == jnp.float32
-    and jax.default_backend() == 'cpu'
-    and jax.device_count() == 1
-    and onednn.available()
-  )
+def _onednn_serves(dtype):
+  """In one process's one device alone: a custom call is not partitioned."""
+  if jax.default_backend() != 'cpu' or jax.device_count() != 1:
+    return False
+  if dtype == jnp.bfloat16:
+    return onednn.multiplies_bfloat16()
+  return dtype == jnp.float32 and onednn.available()

@@ -5,13 +5,21 @@ as they are for as long as its major version, which is checked, does.
 """
 
 import ctypes
+import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 
 _MAJOR = 0  # of the interface
+_HEADER = 'xla/ffi/api/c_api.h'
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
+_TYPES = {11: 'float32', 16: 'bfloat16'}  # XLA_FFI_DataType
+
+
+class InterfaceError(Exception):
+  """jaxlib's C interface for custom calls is not the one written here."""
 
 
 class Buffer(NamedTuple):
@@ -19,6 +27,7 @@ class Buffer(NamedTuple):
 
   address: int
   shape: tuple[int, ...]
+  dtype: str
 
 
 Function = Callable[[Sequence[Buffer], Sequence[int]], None]
@@ -100,13 +109,33 @@ _Handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))
 _kept = []  # handlers are called for as long as the process lives
 
 
+def check_interface() -> None:
+  """Compares the interface of the installed jaxlib with this module's.
+
+  Raises:
+    InterfaceError: its major version is another, or cannot be read.
+  """
+  path = pathlib.Path(jax.ffi.include_dir(), _HEADER)
+  try:
+    text = path.read_text(encoding='utf-8')
+  except OSError as error:
+    raise InterfaceError(f'jaxlib ships no {_HEADER}: {error}') from None
+  found = re.search(r'#define XLA_FFI_API_MAJOR (\d+)', text)
+  if not found or int(found[1]) != _MAJOR:
+    version = found[1] if found else 'unknown'
+    raise InterfaceError(
+      f"XLA's custom calls have version {version}, not {_MAJOR}"
+    )
+
+
 def register(name: str, function: Function) -> None:
   """Makes `function` the CPU's handler of the custom call `name`.
 
   Args:
     name: for `jax.ffi.ffi_call`, whose one attribute must be int64 numbers.
-    function: called with the arguments and then the results, and with the
-      numbers; from any thread. What it raises fails the computation.
+    function: called with the arguments and then the results, float32 or
+      bfloat16, and with the numbers; from any thread. An exception in it fails
+      the computation.
   """
 
   def handle(pointer):
@@ -139,7 +168,8 @@ def _answer(extension, version):
 def _read(buffers):
   for i in range(buffers.count):
     item = buffers.items[i].contents
-    yield Buffer(item.data, tuple(item.dims[: item.rank]))
+    shape = tuple(item.dims[: item.rank])
+    yield Buffer(item.data, shape, _TYPES[item.dtype])
 
 
 def _failure(api, message):

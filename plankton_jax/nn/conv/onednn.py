@@ -4,7 +4,6 @@ import functools
 import logging
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from plankton_jax.nn.conv import handler, onednn_library
@@ -16,20 +15,31 @@ _TARGET = 'plankton_jax.convolution.{}'
 
 @functools.cache
 def available() -> bool:
-  """Whether oneDNN is there; registers its passes, or says why it is not."""
+  """Whether oneDNN and XLA's custom calls are there; logs why they are not."""
   try:
     onednn_library.load()
-    for kind, order in (
-      # Where images, kernel and outputs stand among arguments and result.
-      ('forward', (0, 1, 2)),
-      ('backward_data', (2, 1, 0)),
-      ('backward_weights', (0, 2, 1)),
-    ):
-      handler.register(_TARGET.format(kind), _runner(kind, order))
-  except Exception as error:  # whatever it is, there is another way
+    handler.check_interface()
+  except (OSError, handler.InterfaceError) as error:
     log.info('convolutions run without oneDNN (slower): %s', error)
     return False
   return True
+
+
+def multiplies_bfloat16() -> bool:
+  """Whether it is available and the processor multiplies bfloat16."""
+  return available() and onednn_library.multiplies_bfloat16()
+
+
+@functools.cache
+def _register():
+  """Registers the three passes as handlers of custom calls, once."""
+  for kind, order in (
+    # Where images, kernel and outputs are among arguments and result.
+    ('forward', (0, 1, 2)),
+    ('backward_data', (2, 1, 0)),
+    ('backward_weights', (0, 2, 1)),
+  ):
+    handler.register(_TARGET.format(kind), _runner(kind, order))
 
 
 def _runner(kind, order):
@@ -39,7 +49,7 @@ def _runner(kind, order):
     images, kernel, outputs = (buffers[i] for i in order)
     convolve = prepare(
       *(images.shape, kernel.shape, outputs.shape),
-      *(tuple(geometry[:2]), tuple(geometry[2:])),
+      *(tuple(geometry[:2]), tuple(geometry[2:]), images.dtype),
     )
     convolve(images.address, kernel.address, outputs.address)
 
@@ -53,13 +63,17 @@ def convolution(
   strides: tuple[int, int],
   padding: tuple[int, int, int, int],
 ) -> jax.Array:
-  """Float32 [B, H, W, C] and [h, w, C, F] to [B, H', W', F], on the CPU.
+  """Convolves on the CPU, where oneDNN is `available`.
 
   Args:
-    images: [B, H, W, C].
-    kernel: [h, w, C, F].
+    images: [B, H, W, C], float32, or bfloat16 if `multiplies_bfloat16`.
+    kernel: [h, w, C, F], float32; rounded to the images' type here.
     strides: down and across.
     padding: top, bottom, left, right.
+
+  Returns:
+    [B, H', W', F] of the images' type, summed in float32. The kernel's
+    gradient is float32 without any rounding in between.
   """
   top, bottom, left, right = padding
   (batch, *sides, _), features = images.shape, kernel.shape[-1]
@@ -68,17 +82,22 @@ def convolution(
     (side - reach) // stride + 1
     for side, reach, stride in zip(padded, kernel.shape, strides, strict=False)
   )
-  return _pass(
-    'forward', (batch, *shape, features), images, kernel, strides, padding
-  )
+  out = jax.ShapeDtypeStruct((batch, *shape, features), images.dtype)
+  return _pass('forward', out, images, kernel, strides, padding)
 
 
-def _pass(kind, shape, x, y, strides, padding):
-  call = jax.ffi.ffi_call(
-    _TARGET.format(kind),
-    jax.ShapeDtypeStruct(shape, jnp.float32),
-    vmap_method='sequential',
-  )
+def product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+  """[N, K] @ [K, M] as a convolution of 1x1 over one image of N pixels.
+
+  Types are those of `convolution`, the matrix being its kernel.
+  """
+  out = convolution(rows[None, None], matrix[None, None], (1, 1), (0, 0, 0, 0))
+  return out[0, 0]
+
+
+def _pass(kind, out, x, y, strides, padding):
+  _register()
+  call = jax.ffi.ffi_call(_TARGET.format(kind), out, vmap_method='sequential')
   return call(x, y, geometry=np.array([*strides, *padding], np.int64))
 
 
@@ -89,10 +108,8 @@ def _forward(images, kernel, strides, padding):
 def _backward(strides, padding, kept, cotangent):
   images, kernel = kept
   return (
-    _pass('backward_data', images.shape, cotangent, kernel, strides, padding),
-    _pass(
-      'backward_weights', kernel.shape, images, cotangent, strides, padding
-    ),
+    _pass('backward_data', images, cotangent, kernel, strides, padding),
+    _pass('backward_weights', kernel, images, cotangent, strides, padding),
   )
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 _PACKAGE, _FILE = 'onednn-cpu-gomp', 'libdnnl.so.3'
 
 # Enumerators of dnnl_types.h.
-_CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT = 1, 1, 3, 1
+_CPU, _IN_ORDER, _ANY_LAYOUT = 1, 1, 1
+_TYPES = {'bfloat16': 2, 'float32': 3}
+_BFLOAT16_ISA = 0xE7  # dnnl_cpu_isa_avx512_core_bf16; AMX's includes its bits
 _TRAINING, _DIRECT, _OWN_SCRATCHPAD = 64, 1, 1
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
 # What a pass calls its images, kernel and outputs; the kernel's layout.
@@ -31,7 +33,7 @@ class _Argument(ctypes.Structure):
 
 @functools.cache
 def load() -> ctypes.CDLL:
-  """The library.
+  """Loads the library, once.
 
   Raises:
     OSError: its package is not installed, or the system has no libgomp.
@@ -49,8 +51,23 @@ def load() -> ctypes.CDLL:
   return library
 
 
+def multiplies_bfloat16() -> bool:
+  """Whether oneDNN multiplies bfloat16 by the processor's instructions.
+
+  These are AVX512_BF16 or AMX; they accumulate in float32.
+
+  Raises:
+    OSError: as `load`.
+  """
+  found = load().dnnl_get_effective_cpu_isa()
+  return found & _BFLOAT16_ISA == _BFLOAT16_ISA
+
+
 class Convolution:
-  """One pass of a convolution of float32 arrays of fixed shapes.
+  """One pass of a convolution of arrays of fixed shapes and types.
+
+  The kernel and its gradient are float32. Products are taken in the images'
+  type and summed in float32.
 
   Args:
     kind: 'forward', 'backward_data' or 'backward_weights'.
@@ -59,6 +76,7 @@ class Convolution:
     outputs: [B, H', W', F].
     strides: down and across.
     padding: top, bottom, left, right.
+    dtype: of images and outputs, 'float32' or 'bfloat16'.
 
   Raises:
     RuntimeError: a convolution that oneDNN cannot make.
@@ -72,10 +90,11 @@ class Convolution:
     outputs: Sequence[int],
     strides: Sequence[int],
     padding: Sequence[int],
+    dtype: str,
   ):
     roles, kernel_layout = _PASSES[kind]
-    layouts = (_images_layout(images), _images_layout(outputs))
-    plan = _plan(kind, *layouts, _kernel_axes(kernel), strides, padding)
+    layouts = (_images_layout(images, dtype), _images_layout(outputs, dtype))
+    plan = _plan(kind, *layouts, _kernel_axes(kernel), strides, padding, dtype)
     blocked, scratchpad = (
       _layout(plan, kernel_layout),
       _layout(plan, _SCRATCHPAD_LAYOUT),
@@ -94,7 +113,8 @@ class Convolution:
         ),
       ),
     )
-    # oneDNN keeps kernels in blocks: ours is copied there, or back.
+    # oneDNN keeps kernels in blocks, in the images' type: ours is copied
+    # there, or the gradient back.
     if kind == 'backward_weights':
       self._steps = (run, _copy(blocked, inner, dense, self._kernel))
     else:
@@ -143,21 +163,21 @@ def _axes(numbers):
   return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-def _strided_layout(shape, strides):
+def _strided_layout(shape, strides, dtype):
   return _made(
     'memory_desc_create_with_strides',
     len(shape),
     _axes(shape),
-    _FLOAT32,
+    _TYPES[dtype],
     _axes(strides),
   )
 
 
-def _images_layout(shape):
+def _images_layout(shape, dtype):
   batch, height, width, channels = shape
   row = width * channels
   return _strided_layout(
-    (batch, channels, height, width), (height * row, 1, row, channels)
+    (batch, channels, height, width), (height * row, 1, row, channels), dtype
   )
 
 
@@ -169,18 +189,22 @@ def _kernel_axes(kernel):
 def _dense_kernel_layout(kernel):
   _, width, channels, features = kernel
   tap = channels * features
-  return _strided_layout(_kernel_axes(kernel), (1, features, width * tap, tap))
-
-
-def _plan(kind, images, outputs, kernel_axes, strides, padding):
-  """The primitive's description, the kernel's layout being oneDNN's choice."""
-  kernel = _made(
-    'memory_desc_create_with_tag',
-    len(kernel_axes),
-    _axes(kernel_axes),
-    _FLOAT32,
-    _ANY_LAYOUT,
+  return _strided_layout(
+    _kernel_axes(kernel), (1, features, width * tap, tap), 'float32'
   )
+
+
+def _any_layout(axes, dtype):
+  """Leaves the layout to oneDNN."""
+  return _made(
+    'memory_desc_create_with_tag',
+    *(len(axes), _axes(axes), _TYPES[dtype], _ANY_LAYOUT),
+  )
+
+
+def _plan(kind, images, outputs, kernel_axes, strides, padding, dtype):
+  """The primitive's description, the kernel's layout being oneDNN's choice."""
+  kernel = _any_layout(kernel_axes, dtype)
   attributes = _made('primitive_attr_create')
   # The library's own would be the calling thread's, and threads vary.
   _call('primitive_attr_set_scratchpad_mode', attributes, _OWN_SCRATCHPAD)
@@ -200,7 +224,8 @@ def _plan(kind, images, outputs, kernel_axes, strides, padding):
     return forward
   arrays = (images, kernel, outputs)
   if kind == 'backward_weights':
-    arrays = (images, kernel, no_bias, outputs)
+    gradient = _any_layout(kernel_axes, 'float32')
+    arrays = (images, gradient, no_bias, outputs)
   return _made(
     create.format(kind),
     *(engine, _DIRECT, *arrays, *geometry, forward, attributes),

@@ -1,5 +1,7 @@
 """Convolutions written as matrix products, which XLA runs well on the CPU."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -61,11 +63,14 @@ def by_whole_images(
   kernel: jax.Array,
   strides: Sides,
   padding: tuple[Sides, Sides],
+  *,
+  product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
 ) -> jax.Array:
   """Images [B, H W C] times one matrix [H W C, H' W' F], where `sees_all`.
 
   An image of 2x2 under a kernel of 3x3 meets 4 of its 9 taps at each output:
-  the others would be multiplied by padding.
+  the others would be multiplied by padding. `product` multiplies the two
+  matrices.
   """
   batch, height, width, channels = images.shape
   rows, columns = output_sides(images, kernel, strides, padding)
@@ -78,7 +83,7 @@ def by_whole_images(
   ]
   matrix = jnp.stack(met, axis=3)  # [H, W, C, H' W', F]
   flat = images.reshape(batch, height * width * channels)
-  out = flat @ matrix.reshape(flat.shape[1], rows * columns * features)
+  out = product(flat, matrix.reshape(flat.shape[1], rows * columns * features))
   return out.reshape(batch, rows, columns, features)
 
 
