@@ -8,16 +8,17 @@ tables that it writes to ablation.md in --out; --show writes them from what is
 finished and trains nothing.
 """
 
-import argparse
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
 
+from absl import flags
+
 from benchmarks import cells, recipes
 from benchmarks.ablation_plan import TABLES, Configs, Table
 from plankton_jax import atomic
-from plankton_jax.cli import host
+from plankton_jax.cli import command, host
 from plankton_jax.errors import InputError
 
 COLUMNS = (
@@ -29,27 +30,30 @@ COLUMNS = (
 GAIN = 'gain in unseen MAP@R'
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The command line; `tables` becomes a list of names."""
-  parser = argparse.ArgumentParser(
-    'python -m benchmarks.ablation', description=__doc__.splitlines()[0]
+def define(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  recipes.define(values, epochs=16, seeds=2, out='runs/ablation')
+  flags.DEFINE_list(
+    'tables', list(TABLES), 'Which are made.', flag_values=values
   )
-  recipes.add_flags(parser, epochs=16, seeds=2, out='runs/ablation')
-  parser.add_argument(
-    '--tables',
-    type=lambda text: text.split(','),
-    default=list(TABLES),
-    help=f'of {",".join(TABLES)}',
+  flags.DEFINE_string(
+    'encoder', 'resnet10', 'Name of the encoder.', flag_values=values
   )
-  parser.add_argument('--encoder', default='resnet10')
-  parser.add_argument('--show', action='store_true', help='train nothing')
-  args = parser.parse_args(argv)
-  for name in args.tables:
+  flags.DEFINE_bool(
+    'show', False, 'Write what is finished, train nothing.', flag_values=values
+  )
+
+
+def parse(values: flags.FlagValues) -> recipes.Options:
+  """Reads the shared flags, once the tables are known to exist.
+
+  Raises:
+    InputError: a table that does not exist, or as `recipes.options`.
+  """
+  for name in values.tables:
     if name not in TABLES:
-      parser.error(f'--tables: {name!r} is not one of {", ".join(TABLES)}')
-  if args.seeds < 1:
-    parser.error('--seeds must be at least 1')
-  return args
+      raise InputError(f'--tables: {name!r} is not one of {", ".join(TABLES)}')
+  return recipes.options(values)
 
 
 def specs(
@@ -95,50 +99,56 @@ def _row(fields) -> str:
   return '| ' + ' | '.join(str(field) for field in fields) + ' |'
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
+  """Trains what is not finished, prints the tables; 1 if a run failed."""
+  del argv  # flags only
   host.use_fast_settings()
-  args = parse(argv)
-  path = args.out / 'ablation.md'
-  try:
-    ground = recipes.ground(args, args.encoder)
-    planned = {n: specs(TABLES[n], ground, args.seeds) for n in args.tables}
+  options = parse(values)
+  path = options.out / 'ablation.md'
+  ground = recipes.ground(options, values.encoder)
+  planned = {
+    name: specs(TABLES[name], ground, options.seeds) for name in values.tables
+  }
 
-    def write():
-      made = [
-        markdown(TABLES[name].title, variants, args.out)
-        for name, variants in planned.items()
-      ]
-      atomic.text(path, f'{_heading(argv, ground, args)}\n' + '\n'.join(made))
+  def write():
+    made = [
+      markdown(TABLES[name].title, variants, options.out)
+      for name, variants in planned.items()
+    ]
+    atomic.text(
+      path, f'{_heading(values, ground, options.seeds)}\n' + '\n'.join(made)
+    )
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    write()
-    failed = []
-    if not args.show:
-      queue = [
-        (f'{table}: {title}', spec)
-        for table, variants in planned.items()
-        for title, spec in cells.queue(variants)
-      ]
-      failed = cells.run(args.out, queue, after=write)
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  options.out.mkdir(parents=True, exist_ok=True)
+  write()
+  failed = []
+  if not values.show:
+    queue = [
+      (f'{table}: {title}', spec)
+      for table, variants in planned.items()
+      for title, spec in cells.queue(variants)
+    ]
+    failed = cells.run(options.out, queue, after=write)
   print(path.read_text())
   for reason in failed:
     print(f'failed: {reason}', file=sys.stderr)
-  sys.exit(bool(failed))
+  return int(bool(failed))
 
 
-def _heading(argv, ground, args) -> str:
-  shared = [a for a in argv if not a.startswith(('--path', '--out', '--show'))]
+def _heading(values, ground, seeds) -> str:
+  given = [
+    values[name].serialize()
+    for name in values
+    if values[name].present and name not in ('path', 'out', 'show')
+  ]
   return '\n'.join(
     [
       '```sh',
-      f'python -m benchmarks.ablation --path=FOLDER {shlex.join(shared)}',
+      f'python -m benchmarks.ablation --path=FOLDER {shlex.join(given)}',
       '```',
       '',
       f'{ground.encoder} of width {ground.width}, {ground.size} px,'
-      f' {ground.epochs} epochs, seeds 0 to {args.seeds - 1}; unseen classes:'
+      f' {ground.epochs} epochs, seeds 0 to {seeds - 1}; unseen classes:'
       f' {", ".join(ground.unseen)}. {ground.citation}'.rstrip(),
       '',
     ]
@@ -146,4 +156,8 @@ def _heading(argv, ground, args) -> str:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1:])
+  define(flags.FLAGS)
+  flags.adopt_module_key_flags(recipes)
+  command.run(
+    main, interrupted='interrupted; the same command goes on where it was'
+  )

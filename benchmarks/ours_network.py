@@ -16,9 +16,13 @@ from plankton_jax.nn import encoder
 from plankton_jax.train import batches, experiment
 
 
-def step(*, width: int, side: int, batch: int) -> Job:
+def step(
+  *, width: int, side: int, batch: int, dtype: str, compiled: bool
+) -> Job:
   """A training step on one resident batch: hard mining, no augmentation."""
+  del compiled  # the peer's; ours always is
   config = _config(width, side)
+  config.encoder.dtype = dtype
   config.batch.size, config.batch.classes = batch, 0
   config.curriculum = ((0, 'hard', 'hard'),)
   for field, value in config.augment.items():

@@ -31,17 +31,32 @@ def copy(*, mebibytes: int) -> Job:
   return each(lambda: target.copy_(source)), {}
 
 
-def step(*, width: int, side: int, batch: int, expected: dict) -> Job:
-  """As ours; the images are floats already, and no metric is taken."""
+def step(
+  *,
+  width: int,
+  side: int,
+  batch: int,
+  dtype: str,
+  compiled: bool,
+  expected: dict,
+) -> Job:
+  """As ours; the images are floats already, and no metric is taken.
+
+  In bfloat16 the network runs under autocast; loss and weights stay float32.
+  """
   model, x = _model(width, side, batch, expected, forward_share=1 / 3)
   model.train()
   labels = torch.from_numpy(inputs.labels(batch, 10)).long()
   optimizer = torch.optim.Adam(model.parameters(), lr=1.4e-3, fused=True)
   miner, objective = _triplet('hard', 'hard')
+  network = torch.compile(model) if compiled else model
+  autocast = torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16')
 
   def call():
     optimizer.zero_grad(set_to_none=True)
-    embeddings = model(x)
+    with autocast:
+      embeddings = network(x)
+    embeddings = embeddings.float()
     loss = objective(embeddings, labels, miner(embeddings, labels))
     loss.backward()
     optimizer.step()

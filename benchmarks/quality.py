@@ -8,15 +8,16 @@ Killed and run again it goes on where it was. docs/quality.md says how to read
 the table, which also lands in quality.csv in --out.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
+
 from analysis.files import tables
 from benchmarks import cells, contest, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax.cli import host
+from plankton_jax.cli import command, host
 from plankton_jax.errors import InputError
 
 
@@ -90,42 +91,49 @@ def contestants() -> dict[str, Contestant]:
   }
 
 
+def define(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  recipes.define(values, epochs=35, seeds=3, out='runs/quality')
+  flags.DEFINE_list(
+    'contestants',
+    None,
+    f'Of {",".join(contestants())} and those of --ours; all by default.',
+    flag_values=values,
+  )
+  flags.DEFINE_multi_string(
+    'ours',
+    [],
+    'NAME=configs/FILE.py[:preset] field=value ...: one more of ours, in place'
+    ' of the one of its name.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'peer_python', sys.executable, "The peers' Python.", flag_values=values
+  )
+
+
 def parse(
-  argv: Sequence[str],
-) -> tuple[argparse.Namespace, dict[str, Contestant]]:
-  """The command line, and the contestants that it chooses, in its order."""
-  parser = argparse.ArgumentParser(
-    'python -m benchmarks.quality', description=__doc__.splitlines()[0]
-  )
-  recipes.add_flags(parser, epochs=35, seeds=3, out='runs/quality')
+  values: flags.FlagValues,
+) -> tuple[recipes.Options, dict[str, Contestant]]:
+  """Reads the flags: the shared options, and the chosen contestants in order.
+
+  Raises:
+    InputError: a contestant that does not exist, or as `recipes.options`.
+  """
   known = contestants()
-  parser.add_argument(
-    '--contestants',
-    type=lambda text: text.split(','),
-    help=f'of {",".join(known)} and those of --ours [all]',
-  )
-  parser.add_argument(
-    '--ours',
-    action='append',
-    default=[],
-    metavar='NAME=configs/FILE.py[:preset] field=value ...',
-    help='one more of ours, in place of the one of its name; may be repeated',
-  )
-  parser.add_argument(
-    '--peer_python', default=sys.executable, help="the peers' Python"
-  )
-  args = parser.parse_args(argv)
-  try:
-    more = [recipes.parse(text) for text in args.ours]
-  except InputError as error:
-    parser.error(f'--ours: {error}')
-  known |= {name: Contestant(recipe) for name, recipe in more}
-  for name in args.contestants or ():
+  for text in values.ours:
+    try:
+      name, recipe = recipes.parse(text)
+    except InputError as error:
+      raise InputError(f'--ours: {error}') from None
+    known[name] = Contestant(recipe)
+  for name in values.contestants or ():
     if name not in known:
-      parser.error(f'--contestants: {name!r} is not one of {", ".join(known)}')
-  if args.seeds < 1:
-    parser.error('--seeds must be at least 1')
-  return args, {name: known[name] for name in args.contestants or known}
+      raise InputError(
+        f'--contestants: {name!r} is not one of {", ".join(known)}'
+      )
+  chosen = values.contestants or known
+  return recipes.options(values), {name: known[name] for name in chosen}
 
 
 def specs(
@@ -167,27 +175,28 @@ def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
   ]
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
+  """Trains what is not finished, prints the table; 1 if a run failed."""
+  del argv  # flags only
   host.use_fast_settings()
-  args, chosen = parse(argv)
-  try:
-    if any(who.peer for who in chosen.values()):
-      contest.need(args.peer_python, 'torch, pytorch_metric_learning')
-    ground = recipes.ground(args, 'resnet18')
-    planned = specs(chosen, ground, seeds=args.seeds)
-    finished = lambda: {
-      name: [r for spec in own if (r := cells.result(args.out, spec))]
-      for name, own in planned.items()
-    }
-    write = lambda: tables.write_csv(
-      args.out / 'quality.csv', lines(finished())
-    )
-    failed = cells.run(
-      args.out, cells.queue(planned), peer_python=args.peer_python, after=write
-    )
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  options, chosen = parse(values)
+  if any(who.peer for who in chosen.values()):
+    contest.need(values.peer_python, 'torch, pytorch_metric_learning')
+  ground = recipes.ground(options, 'resnet18')
+  planned = specs(chosen, ground, seeds=options.seeds)
+  finished = lambda: {
+    name: [r for spec in own if (r := cells.result(options.out, spec))]
+    for name, own in planned.items()
+  }
+  write = lambda: tables.write_csv(
+    options.out / 'quality.csv', lines(finished())
+  )
+  failed = cells.run(
+    options.out,
+    cells.queue(planned),
+    peer_python=values.peer_python,
+    after=write,
+  )
   tables.show(
     shown(finished()),
     f'ResNet-18 of width {ground.width}, {ground.size} px, {ground.epochs}'
@@ -197,8 +206,12 @@ def main(argv: Sequence[str]) -> None:
   print(f'\n{write()}\n{ground.citation}'.rstrip())
   for reason in failed:
     print(f'failed: {reason}', file=sys.stderr)
-  sys.exit(bool(failed))
+  return int(bool(failed))
 
 
 if __name__ == '__main__':
-  main(sys.argv[1:])
+  define(flags.FLAGS)
+  flags.adopt_module_key_flags(recipes)
+  command.run(
+    main, interrupted='interrupted; the same command goes on where it was'
+  )

@@ -1,12 +1,13 @@
 """What is trained on: a config, its overrides, and the ground of a table."""
 
-import argparse
 import ast
+import functools
 import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from plankton_jax.config_file import Config
@@ -27,6 +28,20 @@ class Ground(NamedTuple):
   encoder: str
   width: int
   epochs: int
+
+
+class Options(NamedTuple):
+  """The flags that tables share; `define` says what each means."""
+
+  path: str
+  unseen: str
+  split_seed: int
+  citation: str
+  size: int
+  width: int
+  epochs: int
+  seeds: int
+  out: pathlib.Path
 
 
 class Recipe(NamedTuple):
@@ -97,44 +112,59 @@ def place(recipe: Recipe, ground: Ground, seed: int) -> Config:
   return config.to_dict()
 
 
-def add_flags(
-  parser: argparse.ArgumentParser, *, epochs: int, seeds: int, out: str
+def define(
+  values: flags.FlagValues, *, epochs: int, seeds: int, out: str
 ) -> None:
-  """The flags that tables share, with the defaults that they do not."""
-  add = parser.add_argument
-  add('--path', required=True, help='folder of images, one folder a class')
-  add(
-    '--unseen',
-    default='3',
-    help='unseen classes: names with commas, or a count',
-  )
-  add('--split_seed', type=int, default=0, help='draws the unseen classes')
-  add('--citation', default='', help="the images' source")
-  add('--size', type=int, default=64, help='side of the images, px')
-  add('--width', type=int, default=16, help="the encoder's first features")
-  add('--epochs', type=int, default=epochs, help=f'[{epochs}]')
-  add('--seeds', type=int, default=seeds, help=f'how many, from 0 [{seeds}]')
-  add('--out', type=pathlib.Path, default=out, help=f'folder [{out}]')
+  """Defines the flags that tables share, with the defaults that they do not."""
+  string = functools.partial(flags.DEFINE_string, flag_values=values)
+  integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+  string('path', None, 'Folder of images, one folder a class.')
+  string('unseen', '3', 'Unseen classes: names with commas, or a count.')
+  integer('split_seed', 0, 'Draws the unseen classes.')
+  string('citation', '', "The images' source.")
+  integer('size', 64, 'Side of the images, px.')
+  integer('width', 16, "The encoder's first features.")
+  integer('epochs', epochs, 'Length of every run.')
+  integer('seeds', seeds, 'How many runs of each, seeded from 0.')
+  string('out', out, 'Folder of the results.')
 
 
-def ground(args: argparse.Namespace, encoder: str) -> Ground:
-  """The ground that the shared flags name.
+def options(values: flags.FlagValues) -> Options:
+  """Reads the flags of `define`.
+
+  Raises:
+    InputError: no path, or no seed.
+  """
+  if not values.path:
+    raise InputError(
+      '--path is missing: a folder of images, one folder a class'
+    )
+  if values.seeds < 1:
+    raise InputError('--seeds must be at least 1')
+  read = {name: values[name].value for name in Options._fields}
+  return Options(**read | {'out': pathlib.Path(values.out)})
+
+
+def ground(options: Options, encoder: str) -> Ground:
+  """Finds the classes that the options name.
 
   Raises:
     InputError: a folder or a class that is not there.
   """
-  unseen = int(args.unseen) if args.unseen.isdigit() else args.unseen.split(',')
+  unseen = options.unseen
   names, seen = classes.order(
-    folder.scan_classes(args.path).class_names, unseen, args.split_seed
+    folder.scan_classes(options.path).class_names,
+    int(unseen) if unseen.isdigit() else unseen.split(','),
+    options.split_seed,
   )
   return Ground(
-    path=args.path,
+    path=options.path,
     unseen=names[seen:],
-    citation=args.citation,
-    size=args.size,
+    citation=options.citation,
+    size=options.size,
     encoder=encoder,
-    width=args.width,
-    epochs=args.epochs,
+    width=options.width,
+    epochs=options.epochs,
   )
 
 

@@ -38,7 +38,16 @@ def groups(
     return {}  # rows for accelerators go here; the host's say nothing there
   rows = 100_000 if large else 20_000
   return {
-    'step': [_step(32, 64), _step(64, 64), _step(32, 128)],
+    'step': [
+      *(_step(32, 64, compiled=on) for on in (False, True)),
+      *(_step(64, 64, compiled=on) for on in (False, True)),
+      _step(32, 128),
+    ],
+    'bfloat16': [
+      _step(width, 64, dtype='bfloat16', compiled=on)
+      for width in (32, 64)
+      for on in (False, True)
+    ],
     'mining': [
       *(_mining(batch, *stage) for stage in _STAGES for batch in _BOTH),
       *(_mining(batch, 'easy', 'semihard', peer=False) for batch in _ALONE),
@@ -84,10 +93,20 @@ def groups(
   }
 
 
-def _step(width, side):
+def _step(width, side, *, dtype='float32', compiled=False):
+  what = f'train ResNet-18 x{width}, {side} px, batch 128'
+  precision = '' if dtype == 'float32' else f', {dtype}'
+  peer = '; peer: torch.compile' if compiled else ''
   return Row(
-    f'train ResNet-18 x{width}, {side} px, batch 128',
-    {'job': 'step', 'width': width, 'side': side, 'batch': 128},
+    f'{what}{precision}{peer}',
+    {
+      'job': 'step',
+      'width': width,
+      'side': side,
+      'batch': 128,
+      'dtype': dtype,
+      'compiled': compiled,
+    },
     images=128,
   )
 

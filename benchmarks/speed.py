@@ -7,20 +7,21 @@ The peers of requirements-bench.txt stand in the same environment, or in the
 one whose Python is named. docs/speed.md says how to read the table.
 """
 
-import argparse
 import math
 import pathlib
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from absl import flags
 from tqdm import tqdm
 
 from analysis.files import tables
 from benchmarks import contest, rows
 from benchmarks.serve import cores
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 BUSY = 0.1  # share of the cores from which figures are not to be trusted
@@ -28,37 +29,46 @@ PEERS = 'torch, pytorch_metric_learning, faiss, PIL'
 GROUPS = tuple(rows.groups('cpu', pathlib.Path(), large=False))
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The command line; `only` becomes a list of groups."""
-  parser = argparse.ArgumentParser(
-    'python -m benchmarks.speed', description=__doc__.splitlines()[0]
+class Options(NamedTuple):
+  """The command's flags; `define` says what each means."""
+
+  only: list[str]
+  repeats: int
+  large: bool
+  out: pathlib.Path
+  peer_python: str
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_list(
+    'only', list(GROUPS), 'Groups to measure.', flag_values=values
   )
-  parser.add_argument(
-    '--only',
-    type=lambda text: text.split(','),
-    default=list(GROUPS),
-    help=f'groups to measure, of {",".join(GROUPS)}',
+  flags.DEFINE_integer('repeats', 5, 'Timings of each.', flag_values=values)
+  flags.DEFINE_bool(
+    'large', False, '100,000 rows in place of 20,000.', flag_values=values
   )
-  parser.add_argument('--repeats', type=int, default=5, help='timings of each')
-  parser.add_argument(
-    '--large', action='store_true', help='100,000 rows in place of 20,000'
+  flags.DEFINE_string(
+    'out', 'runs/speed', 'Folder for speed.csv.', flag_values=values
   )
-  parser.add_argument(
-    '--out',
-    type=pathlib.Path,
-    default=pathlib.Path('runs/speed'),
-    help='folder for speed.csv',
+  flags.DEFINE_string(
+    'peer_python', sys.executable, "The peers' Python.", flag_values=values
   )
-  parser.add_argument(
-    '--peer_python', default=sys.executable, help="the peers' Python"
-  )
-  args = parser.parse_args(argv)
-  for group in args.only:
+
+
+def parse(values: flags.FlagValues) -> Options:
+  """Reads the flags.
+
+  Raises:
+    InputError: a group that does not exist, or no timing.
+  """
+  for group in values.only or ['']:
     if group not in GROUPS:
-      parser.error(f'--only: {group!r} is not one of {", ".join(GROUPS)}')
-  if args.repeats < 1:
-    parser.error('--repeats must be at least 1')
-  return args
+      raise InputError(f'--only: {group!r} is not one of {", ".join(GROUPS)}')
+  if values.repeats < 1:
+    raise InputError('--repeats must be at least 1')
+  read = {name: values[name].value for name in Options._fields}
+  return Options(**read | {'out': pathlib.Path(values.out)})
 
 
 def line(
@@ -136,47 +146,45 @@ def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
   ]
 
 
-def measure(
-  args: argparse.Namespace, folder: pathlib.Path
-) -> list[dict[str, Any]]:
+def measure(options: Options, folder: pathlib.Path) -> list[dict[str, Any]]:
   """Measures limits, then the groups, writing speed.csv as it goes."""
 
   def race(row):
     return contest.race(
       row.spec,
-      repeats=args.repeats,
-      peer_python=args.peer_python if row.peer else None,
+      repeats=options.repeats,
+      peer_python=options.peer_python if row.peer else None,
       rival=row.rival,
     )
 
   matmul, copy = race(rows.MATMUL), race(rows.COPY)
   limits = {'flops': best('flops', matmul), 'bytes': best('bytes', copy)}
   table = [line(rows.MATMUL, matmul, limits), line(rows.COPY, copy, limits)]
-  groups = rows.groups(matmul.facts['backend'], folder, large=args.large)
-  chosen = [row for name in args.only for row in groups.get(name, [])]
+  groups = rows.groups(matmul.facts['backend'], folder, large=options.large)
+  chosen = [row for name in options.only for row in groups.get(name, [])]
   for row in (progress := tqdm(chosen, unit=' rows')):
     progress.set_description(row.what)
     table.append(line(row, race(row), limits))
-    tables.write_csv(args.out / 'speed.csv', table)
+    tables.write_csv(options.out / 'speed.csv', table)
   return table
 
 
-def main(argv: Sequence[str]) -> None:
-  args = parse(argv)
-  try:
-    contest.need(args.peer_python, PEERS)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-      table = measure(args, pathlib.Path(folder))
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+def main(
+  argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS
+) -> None:
+  """Measures, prints the table and warns if others ran meanwhile."""
+  del argv  # flags only
+  options = parse(values)
+  contest.need(options.peer_python, PEERS)
+  options.out.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory() as folder:
+    table = measure(options, pathlib.Path(folder))
   tables.show(
     shown(table),
-    f'medians of {args.repeats}, {cores()} threads each; ratio is how'
+    f'medians of {options.repeats}, {cores()} threads each; ratio is how'
     ' many times as fast we are, with its extremes',
   )
-  print(f'\n{args.out / "speed.csv"}')
+  print(f'\n{options.out / "speed.csv"}')
   if max(row['others'] for row in table) > BUSY:
     print(
       'warning: other processes ran meanwhile (column others); measure again'
@@ -186,4 +194,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1:])
+  define(flags.FLAGS)
+  command.run(main)

@@ -7,12 +7,26 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 
 from analysis.files import tables
 from benchmarks import contest, rows, speed
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _values(argv):
+  values = flags.FlagValues()
+  speed.define(values)
+  values(['command', *argv])
+  return values
+
+
+def _parse(argv):
+  return speed.parse(_values(argv))
+
 
 # Speaks as a worker does, takes its seconds from the spec, notes its turns.
 WORKER = """
@@ -160,24 +174,26 @@ def test_table_and_csv(tmp_path, capsys):
 
 
 def test_command_line():
-  assert speed.parse([]).repeats == 5
-  assert speed.parse([]).only == list(speed.GROUPS)
-  args = speed.parse(['--only=step,mining', '--repeats=7', '--out=x'])
+  assert _parse([]).repeats == 5
+  assert _parse([]).only == list(speed.GROUPS)
+  args = _parse(['--only=step,mining', '--repeats=7', '--out=x'])
   assert (args.only, args.repeats) == (['step', 'mining'], 7)
   assert args.out == pathlib.Path('x')
 
 
 @pytest.mark.parametrize('wrong', ['--only=stop', '--only=', '--repeats=0'])
 def test_mistakes_end_in_a_line(wrong, capsys):
-  with pytest.raises(SystemExit) as end:
-    speed.parse([wrong])
+  with pytest.raises(SystemExit) as end, command.errors_as_lines():
+    _parse([wrong])
   assert end.value.code == 2
-  assert wrong.partition('=')[0] in capsys.readouterr().err
+  (said,) = capsys.readouterr().err.splitlines()
+  assert said.startswith(f'error: {wrong.partition("=")[0]}')
 
 
 def test_missing_peers_end_in_a_line(tmp_path, capsys):
-  with pytest.raises(SystemExit) as end:
-    speed.main([f'--peer_python={tmp_path / "none"}', f'--out={tmp_path}'])
+  values = _values([f'--peer_python={tmp_path / "none"}', f'--out={tmp_path}'])
+  with pytest.raises(SystemExit) as end, command.errors_as_lines():
+    speed.main([], values=values)
   assert end.value.code == 2
   assert 'requirements-bench.txt' in capsys.readouterr().err
 
@@ -230,7 +246,9 @@ def test_operations_of_the_network():
 def test_the_measured_step_runs_at_its_batch_size():
   from benchmarks import ours_network
 
-  steps, facts = ours_network.step(width=2, side=32, batch=128)
+  steps, facts = ours_network.step(
+    width=2, side=32, batch=128, dtype='float32', compiled=False
+  )
   steps(1)
   forward = ours_network.size(ours_network._config(2, 32), 128)
   assert facts == forward | {'flops': 3 * forward['flops']}

@@ -203,8 +203,8 @@ def test_bfloat16_product_sums_in_float32():
 
 
 @pytest.fixture
-def forgetful():
-  """A choice of types that is made once more, before the test and after."""
+def uncached_dtype():
+  """Clears the cached choice of a type before and after the test."""
   choice.computing_dtype.cache_clear()
   yield
   choice.computing_dtype.cache_clear()
@@ -219,7 +219,7 @@ def forgetful():
   ],
 )
 def test_bfloat16_without_instructions_is_float32_and_said_once(
-  installed, multiplies, devices, reason, monkeypatch, caplog, forgetful
+  installed, multiplies, devices, reason, monkeypatch, caplog, uncached_dtype
 ):
   monkeypatch.setattr(onednn, 'available', lambda: installed)
   monkeypatch.setattr(onednn_library, 'multiplies_bfloat16', lambda: multiplies)
@@ -244,7 +244,7 @@ def test_bfloat16_without_instructions_is_float32_and_said_once(
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 def test_bfloat16_is_kept_where_it_pays(
-  backend, monkeypatch, caplog, forgetful
+  backend, monkeypatch, caplog, uncached_dtype
 ):
   served = backend == 'cpu'
   monkeypatch.setattr(choice.jax, 'default_backend', lambda: backend)

@@ -5,11 +5,24 @@ import json
 import math
 
 import pytest
+from absl import flags
 
 from benchmarks import cells, contest, quality, recipes
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 GROUND = recipes.Ground('x', ('a',), '', 64, 'resnet18', 16, 35)
+
+
+def _values(argv):
+  values = flags.FlagValues()
+  quality.define(values)
+  values(['command', *argv])
+  return values
+
+
+def _parse(argv):
+  return quality.parse(_values(argv))
 
 
 def test_the_peer_and_ours_have_the_same_settings():
@@ -29,7 +42,7 @@ def test_the_peer_and_ours_have_the_same_settings():
 
 
 def test_contestants_are_chosen_and_added():
-  args, chosen = quality.parse(
+  options, chosen = _parse(
     [
       '--path=x',
       '--contestants=best,peer.arcface',
@@ -37,11 +50,11 @@ def test_contestants_are_chosen_and_added():
       '--ours=triplet=configs/triplet.py objective.margin=0.2',
     ]
   )
-  assert (args.seeds, args.epochs) == (3, 35)
+  assert (options.seeds, options.epochs) == (3, 35)
   assert list(chosen) == ['best', 'peer.arcface']
   assert chosen['best'].recipe.config().objective.scale == 10.0
   assert [chosen[name].peer for name in chosen] == [False, True]
-  _, everyone = quality.parse(
+  _, everyone = _parse(
     ['--path=x', '--ours=triplet=configs/triplet.py objective.margin=0.2']
   )
   assert list(everyone) == list(quality.contestants())
@@ -52,18 +65,24 @@ def test_contestants_are_chosen_and_added():
   'wrong', ['--contestants=nobody', '--ours=best', '--seeds=0']
 )
 def test_mistakes_end_in_a_line(wrong, capsys):
-  with pytest.raises(SystemExit) as end:
-    quality.parse(['--path=x', wrong])
+  with pytest.raises(SystemExit) as end, command.errors_as_lines():
+    _parse(['--path=x', wrong])
   assert end.value.code == 2
-  assert wrong.partition('=')[0] in capsys.readouterr().err
+  (said,) = capsys.readouterr().err.splitlines()
+  assert said.startswith(f'error: {wrong.partition("=")[0]}')
+
+
+def test_a_path_is_needed():
+  with pytest.raises(InputError, match=r'^--path is missing'):
+    _parse([])
 
 
 def test_the_unseen_classes_are_named_or_drawn(tmp_path):
   for name in 'abcde':
     (tmp_path / name).mkdir()
     (tmp_path / name / 'x.png').touch()
-  flags = ['--path', str(tmp_path)]
-  named = lambda *more: recipes.ground(quality.parse([*flags, *more])[0], 'e')
+  shared = ['--path', str(tmp_path)]
+  named = lambda *more: recipes.ground(_parse([*shared, *more])[0], 'e')
   assert named('--unseen=d,b').unseen == ('b', 'd')
   drawn = {named('--unseen=2', f'--split_seed={i}').unseen for i in range(8)}
   assert {len(names) for names in drawn} == {2}
@@ -111,11 +130,10 @@ def test_the_whole_table(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(cells, '_train', train)
   monkeypatch.setattr(contest, 'need', lambda python, names: None)
   monkeypatch.setattr(quality.host, 'use_fast_settings', lambda: None)
-  flags = ['--contestants=peer.softmax,softmax', '--unseen=1', '--citation=Me']
-  with pytest.raises(SystemExit) as end:
-    quality.main([f'--path={tmp_path}', f'--out={tmp_path / "out"}', *flags])
+  given = ['--contestants=peer.softmax,softmax', '--unseen=1', '--citation=Me']
+  values = _values([f'--path={tmp_path}', f'--out={tmp_path / "out"}', *given])
+  assert quality.main([], values=values) == 1
   said = capsys.readouterr()
-  assert end.value.code == 1
   assert 'failed: softmax, seed 2: no paper' in said.err
   assert said.out.rstrip().endswith('Me')
   with (tmp_path / 'out/quality.csv').open(newline='') as file:

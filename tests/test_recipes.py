@@ -1,9 +1,11 @@
 """Configs of the quality tables: how they are said, and that they can train."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
+from absl import flags
 
 from benchmarks import ablation, ablation_plan, recipes
 from plankton_jax.data import pipeline
@@ -95,3 +97,31 @@ def test_a_config_is_placed_on_its_ground():
   assert [row[0] for row in config['curriculum']] == [0, 5, 11]
   short = recipes.place(recipe, GROUND._replace(epochs=1), 0)
   assert short['curriculum'] == ((0, 'easy', 'semihard'), (1, 'hard', 'hard'))
+
+
+def test_the_heading_repeats_the_flags_but_not_the_places():
+  values = flags.FlagValues()
+  ablation.define(values)
+  values(
+    [
+      *('command', '--path', 'a b', '--out=x', '--show', '--seeds=4'),
+      *('--tables=mining,margin', '--citation=Me & you'),
+    ]
+  )
+  assert ablation.parse(values).seeds == 4
+  command = ablation._heading(values, GROUND, 4).splitlines()[1]
+  assert set(shlex.split(command)[3:]) == {
+    '--path=FOLDER',
+    '--seeds=4',
+    '--tables=mining,margin',
+    '--citation=Me & you',
+  }
+
+
+@pytest.mark.parametrize('wrong', ['--tables=mining,none', '--seeds=0'])
+def test_mistakes_name_the_flag(wrong):
+  values = flags.FlagValues()
+  ablation.define(values)
+  values(['command', '--path=x', wrong])
+  with pytest.raises(InputError, match=f'^{wrong.partition("=")[0]}'):
+    ablation.parse(values)
