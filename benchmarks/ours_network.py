@@ -1,13 +1,11 @@
 """Our training step and embedding, from the functions that a run binds."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.serve import Job, each
 from configs import triplet
 from plankton_jax import checkpoints
@@ -83,27 +81,4 @@ def _config(width, side):
 
 def size(config: ConfigDict, batch: int) -> dict[str, int]:
   """Parameters, and operations of one forward pass (a product is two)."""
-  side = config.data.size
-
-  def forward(key):
-    return encoder.make(**config.encoder).init_with_output(
-      key,
-      jnp.zeros((batch, side, side, 1)),
-      train=False,
-      capture_intermediates=lambda layer, _: isinstance(
-        layer, nn.Conv | nn.Dense
-      ),
-      mutable=True,
-    )[1]
-
-  found = jax.eval_shape(forward, jax.random.key(0))
-  params = flatten_dict(found['params'])
-  outputs = flatten_dict(found['intermediates'])
-  return {
-    'parameters': sum(x.size for x in params.values()),
-    'flops': sum(
-      2 * outputs[(*path[:-1], '__call__')][0].size * x.size // x.shape[-1]
-      for path, x in params.items()
-      if path[-1] == 'kernel'
-    ),
-  }
+  return operations.count(config.encoder, config.data.size, batch)

@@ -122,7 +122,9 @@ def _warp(image, angle, zoom, shift):
   )
   offset = jnp.stack([rows, columns], axis=-1) - centre - shift * side
   cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-  source = offset @ jnp.array([[cos, sin], [-sin, cos]]) + centre
+  turn = jnp.array([[cos, sin], [-sin, cos]])
+  # Accelerators would round places to 1/32 px by default.
+  source = jnp.dot(offset, turn, precision='highest') + centre
   sample = lambda channel: jax.scipy.ndimage.map_coordinates(
     channel, [source[..., 0], source[..., 1]], order=1, mode='constant'
   )

@@ -1,0 +1,118 @@
+"""Two processes that stay up from row to row, so that each starts once."""
+
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from plankton_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+
+
+class Worker:
+  """One contestant's process.
+
+  Neither takes all of the device's memory at its start, so that both fit.
+
+  Args:
+    module: of this package.
+    wheels: a folder with wheels to import from, or None.
+    flags: for XLA.
+  """
+
+  def __init__(
+    self, module: str, *, wheels: pathlib.Path | None = None, flags: str = ''
+  ):
+    self.name = module
+    environment = {
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+      **os.environ,
+      'PYTHONPATH': os.pathsep.join(_paths(wheels)),
+    }
+    # XLA takes what does not begin with a dash for a file's name.
+    given = [*os.environ.get('XLA_FLAGS', '').split(), *flags.split()]
+    environment['XLA_FLAGS'] = ' '.join(given)
+    self._process = subprocess.Popen(
+      [sys.executable, '-m', f'benchmarks.accelerator.{module}'],
+      cwd=ROOT,
+      env=environment,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    self._answers = queue.Queue()
+    self._said = []
+    self._threads = [
+      threading.Thread(target=listen, daemon=True)
+      for listen in (self._hear_answers, self._hear_errors)
+    ]
+    for thread in self._threads:
+      thread.start()
+
+  def tell(self, message: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # `hear` says that it ended
+      self._process.stdin.write(json.dumps(message) + '\n')
+      self._process.stdin.flush()
+
+  def hear(self, seconds: float) -> dict[str, Any]:
+    """The next answer.
+
+    Raises:
+      InputError: there was none in time, or the process ended.
+    """
+    try:
+      line = self._answers.get(timeout=max(seconds, 0.1))
+    except queue.Empty:
+      raise InputError(f'{self.name}: no answer in {seconds:.0f} s') from None
+    if line is None:
+      last = self._said[-1].strip() if self._said else 'it said nothing'
+      raise InputError(f'{self.name} ended: {last}')
+    return json.loads(line)
+
+  def close(self) -> None:
+    self._process.kill()
+    self._process.wait()
+    for thread in self._threads:
+      thread.join()
+    for pipe in (
+      self._process.stdin,
+      self._process.stdout,
+      self._process.stderr,
+    ):
+      with contextlib.suppress(BrokenPipeError):
+        pipe.close()
+
+  def _hear_answers(self):
+    for line in self._process.stdout:
+      self._answers.put(line)
+    self._answers.put(None)
+
+  def _hear_errors(self):
+    for line in self._process.stderr:
+      self._said = [*self._said[-50:], line]
+
+
+@contextlib.contextmanager
+def closing(workers: dict[str, Worker]) -> Iterator[None]:
+  """Ends all of the workers that are there in the end."""
+  try:
+    yield
+  finally:
+    for worker in workers.values():
+      worker.close()
+
+
+def _paths(wheels: pathlib.Path | None) -> Sequence[str]:
+  """Where to import from; a wheel of pure Python is imported as it is."""
+  own = os.environ.get('PYTHONPATH')
+  found = sorted(map(str, wheels.resolve().glob('*.whl'))) if wheels else []
+  return [*found, *([own] if own else [])]

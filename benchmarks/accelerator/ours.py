@@ -1,0 +1,122 @@
+"""Our side: the library's own functions on this device."""
+
+import functools
+import importlib.metadata
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import inputs
+from benchmarks.accelerator import checks, training
+from benchmarks.accelerator.worker import Job, each, serve
+from plankton_jax import objectives, retrieval
+from plankton_jax.neighbours import device
+
+
+def describe() -> Job:
+  """The device, and what runs on it."""
+  chip = jax.devices()[0]
+  version = importlib.metadata.version
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy', 'scipy')
+  return None, {
+    'device': chip.device_kind,
+    'platform': chip.platform,
+    'devices': jax.device_count(),
+    'runtime': chip.client.platform_version,
+    'versions': {name: version(name) for name in names}
+    | {'python': sys.version.split()[0]},
+  }
+
+
+def matmul(*, side: int, kind: str) -> Job:
+  """A product of random squares: 'bfloat16', 'tf32' or 'float32'.
+
+  'tf32' is what a float32 product takes by default, where the device has it.
+  """
+  x = jnp.asarray(inputs.square(side))
+  if kind == 'bfloat16':
+    x = x.astype(jnp.bfloat16)
+  precision = 'highest' if kind == 'float32' else 'default'
+  product = jax.jit(functools.partial(jnp.dot, precision=precision))
+  return blocking(lambda: product(x, x)), {'flops': 2 * side**3}
+
+
+def copy(*, mebibytes: int) -> Job:
+  """A large array read and written."""
+  x = jnp.ones(mebibytes << 18, jnp.float32)
+  call = jax.jit(lambda x: x + 1.0)
+  return blocking(lambda: call(x)), {'bytes': 2 * x.nbytes}
+
+
+def mining(*, batch: int, dim: int, policy: str) -> Job:
+  """Mining and triplet loss of a batch, and its gradient."""
+  objective = objectives.triplet(margin=0.5, stages=(policy.split('+'),))
+  rows = {
+    'label': jnp.asarray(inputs.labels(batch, 10)),
+    'valid': jnp.ones(batch, bool),
+  }
+  x = jnp.asarray(inputs.embeddings(batch, dim, 10))
+  function = jax.value_and_grad(
+    lambda x, rows: objective.loss({}, x, rows, stage=0), has_aux=True
+  )
+  compiled = jax.jit(function).lower(x, rows).compile()
+  return blocking(lambda: compiled(x, rows)), {
+    'flops': 2 * batch**2 * dim,
+    'checks': {'loss': float(compiled(x, rows)[0][0])},
+  } | training.peak(compiled)
+
+
+def retrieve(*, rows: int, dim: int, classes: int) -> Job:
+  """Recall@1, R-precision and MAP@R, every row against all others."""
+  x, labels = (
+    inputs.embeddings(rows, dim, classes),
+    inputs.labels(rows, classes),
+  )
+  found = {}
+
+  def measure():
+    found.update(retrieval.evaluate(x, labels, ks=(1,)))
+
+  measure()
+  return each(measure), {
+    'flops': 2 * rows**2 * dim,
+    'checks': {
+      name: found[name] for name in ('recall_at_1', 'r_precision', 'map_at_r')
+    },
+  }
+
+
+def neighbours(*, rows: int, dim: int, count: int) -> Job:
+  """The nearest others of every row, exact."""
+  x = inputs.embeddings(rows, dim, max(2, rows // 100))
+  found = device.nearest(x, count)
+  return each(lambda: device.nearest(x, count)), {
+    'flops': 2 * rows**2 * dim,
+    'checks': {'mean_index': float(found.mean() / rows)},
+  }
+
+
+def blocking(call):
+  """`run(n)` of work that goes on after it returns."""
+
+  def run(count):
+    for _ in range(count):
+      result = call()
+    jax.block_until_ready(result)
+
+  return run
+
+
+JOBS = {
+  job.__name__: job
+  for job in (
+    *(describe, matmul, copy, mining, retrieve, neighbours),
+    *(training.step, training.embed, training.augmentation),
+    *(training.whole_run, training.repeat),
+    *(checks.mined_indices, checks.losses_and_gradients),
+  )
+}
+
+if __name__ == '__main__':
+  serve(JOBS, release=lambda: None)

@@ -1,0 +1,235 @@
+"""Our training step, embedding and whole run, from the library's functions."""
+
+import collections
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import inputs, operations
+from benchmarks.accelerator import published
+from benchmarks.accelerator.worker import Job
+from plankton_jax import augment
+from plankton_jax.nn import encoder
+from plankton_jax.train import batches, experiment
+from plankton_jax.train.evaluation import evaluate
+from plankton_jax.train.step import make_embed_step
+
+CLASSES = 6
+IN_FLIGHT = 4  # steps whose metrics are not read yet, as train/metrics.py has
+
+
+class Data(NamedTuple):
+  """Of data/pipeline.py's Data, what a run's parts read."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  ids: np.ndarray
+  num_seen: int
+  splits: dict[str, np.ndarray]
+
+
+def random_data(side: int, **splits: int) -> Data:
+  """Noise in six classes, so many images in each split."""
+  count = sum(splits.values())
+  ends = np.cumsum(list(splits.values()))[:-1]
+  rows = np.split(np.random.default_rng(5).permutation(count), ends)
+  return Data(
+    inputs.images(count, side),
+    inputs.labels(count, CLASSES),
+    np.arange(count).astype(str),
+    CLASSES,
+    {name: np.sort(part) for name, part in zip(splits, rows, strict=True)},
+  )
+
+
+def key() -> jax.Array:
+  """Of the kind that the loop uses."""
+  return jax.random.key(0, impl='rbg')
+
+
+def step(
+  *, fields: dict[str, Any], side: int, batch: int, objective: str
+) -> Job:
+  """A training step on one resident batch, without augmentation.
+
+  Args:
+    fields: of the encoder, where they are not the published ones.
+    side: of the images, px.
+    batch: images.
+    objective: 'arcface', or a mining policy as 'hard+hard'.
+  """
+  config = published.config(batch=batch, **fields)
+  for field, value in config['augment'].items():
+    config['augment'][field] = type(value)(0)
+  if objective == 'arcface':
+    config['curriculum'] = ()
+    config['objective'] = published.ARCFACE
+  else:
+    config['curriculum'] = ((0, *objective.split('+')),)
+  data = random_data(side, train=batch)
+  run = experiment.assemble(config, data)
+  state = jax.jit(run.create)(key())
+  resident = jax.device_put(
+    batches.gather(data.images, data.labels, np.arange(batch))
+  )
+  compiled = run.train_step.lower(state, resident, key(), stage=0).compile()
+
+  def steps(count):
+    nonlocal state
+    for _ in range(count):
+      state, metrics = compiled(state, resident, key())
+    jax.block_until_ready((state, metrics))
+
+  facts = operations.count(config['encoder'], side, batch)
+  # Backward is twice forward: by the inputs, and by the weights.
+  facts['flops'] *= 3
+  return steps, facts | peak(compiled)
+
+
+def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
+  """Embeddings of images that are on the device."""
+  config = published.config(**fields)
+  model = encoder.make(**config['encoder'])
+  images = jax.device_put(inputs.images(batch, side))
+  variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(
+    key()
+  )
+  params = {'encoder': variables['params']}
+  compiled = (
+    make_embed_step(apply_fn=model.apply)
+    .lower(params, variables['batch_stats'], images)
+    .compile()
+  )
+
+  def run(count):
+    for _ in range(count):
+      found = compiled(params, variables['batch_stats'], images)
+    found.block_until_ready()
+
+  facts = operations.count(config['encoder'], side, batch)
+  facts['flops'] *= model.poses
+  return run, facts | peak(compiled)
+
+
+def augmentation(*, side: int, batch: int) -> Job:
+  """The published augmentation of a resident batch, alone."""
+  images = jax.device_put(inputs.images(batch, side))
+  compiled = (
+    jax.jit(augment.make(**published.config()['augment']))
+    .lower(key(), images)
+    .compile()
+  )
+
+  def run(count):
+    for _ in range(count):
+      found = compiled(key(), images)
+    found.block_until_ready()
+
+  # Bytes are read once and floats written once.
+  return run, {'bytes': 5 * images.size} | peak(compiled)
+
+
+def whole_run(
+  *, fields: dict[str, Any], side: int, batch: int, epochs: int, images: int
+) -> Job:
+  """The published experiment but for what is written to the disk.
+
+  Its steps, batches, validations and reading of metrics are those of
+  train/loop.py; a step of each stage and a validation are run beforehand, so
+  that all is compiled.
+
+  Args:
+    fields: of the encoder, where they are not the published ones.
+    side: of the images, px.
+    batch: images in a step.
+    epochs: passes over the training images.
+    images: for training; a fifteenth as many are validated.
+  """
+  config = published.config(batch=batch, epochs=epochs, **fields)
+  data = random_data(side, train=images, val=max(images // 15, batch // 2))
+  run = experiment.assemble(config, data)
+  create = jax.jit(run.create)
+  train(run, config, data, create(key()), steps_a_stage=1)
+
+  def whole(count):
+    for _ in range(count):
+      train(run, config, data, create(key()))
+
+  return whole, {'steps': epochs * run.sampler.steps_per_epoch}
+
+
+def train(
+  run: experiment.Experiment,
+  config: dict[str, Any],
+  data: Data,
+  state: Any,
+  *,
+  steps_a_stage: int | None = None,
+) -> Any:
+  """The state after all steps, or after a few of every stage."""
+  per_epoch = run.sampler.steps_per_epoch
+  steps = range(config['epochs'] * per_epoch)
+  if steps_a_stage is not None:
+    starts = [start * per_epoch for start in run.curriculum.starts]
+    steps = [s + i for s in starts for i in range(steps_a_stage) if s in steps]
+  stream = batches.training(
+    data.images,
+    data.labels,
+    data.splits['train'],
+    run.sampler,
+    steps,
+    run.mesh,
+  )
+  a_validation = max(1, per_epoch // config['validations_per_epoch'])
+  pending = collections.deque()
+  for step, batch in zip(steps, stream, strict=True):
+    stage = run.curriculum.stage_at(step // per_epoch)
+    state, metrics = run.train_step(state, batch, key(), stage=stage)
+    pending.append(metrics)
+    while len(pending) > IN_FLIGHT:
+      jax.device_get(pending.popleft())
+    if (step + 1) % a_validation == 0 or steps_a_stage is not None:
+      evaluate(run, data, 'val', state)
+  return jax.block_until_ready(state)
+
+
+def repeat(*, fields: dict[str, Any], side: int, batch: int, steps: int) -> Job:
+  """Whether two runs of so many augmented steps end in the same bits."""
+  config = published.config(batch=batch, epochs=1, **fields)
+  data = random_data(side, train=2 * batch)
+  run = experiment.assemble(config, data)
+  resident = [
+    jax.device_put(batches.gather(data.images, data.labels, rows))
+    for rows in np.split(np.arange(2 * batch), 2)
+  ]
+  create = jax.jit(run.create)
+
+  def once():
+    state = create(key())
+    for i in range(steps):
+      state, _ = run.train_step(state, resident[i % 2], key(), stage=0)
+    return jax.device_get(state)
+
+  first, began = once(), time.perf_counter()
+  second = once()
+  seconds = (time.perf_counter() - began) / steps
+  pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+  equal = all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+  found = 'equal' if equal else 'not equal'
+  return None, {
+    'seconds': seconds,
+    'note': f'two runs of {steps} steps: {found} bit for bit',
+  }
+
+
+def peak(compiled: Any) -> dict[str, int]:
+  """Bytes that a program holds at once: arguments, results, temporaries."""
+  found = compiled.memory_analysis()
+  return {
+    'memory': found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
+  }

@@ -1,0 +1,81 @@
+"""A contestant's side: prepares one job after another, times it on request.
+
+It reads a line of JSON at a time. {"job": name, "least_s": seconds, ...}
+prepares the job with its other fields; the answer is what it says about
+itself, with the 'calls' that fill a timing. {"measure": true} is answered with
+the seconds of a call. An error is answered as {"error": text}, and the next
+job may still run.
+"""
+
+import gc
+import json
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.serve import channel
+
+SLOW = 2.0  # seconds of a call that is not repeated to warm up
+
+# (run, facts): run(n) does the work n times and waits until it is
+# done; None where preparing it was all there is to do.
+Job = tuple[Callable[[int], Any] | None, dict[str, Any]]
+
+
+def serve(
+  jobs: dict[str, Callable[..., Job]], release: Callable[[], None]
+) -> None:
+  """Answers every line of stdin until there are none.
+
+  Args:
+    jobs: by name.
+    release: gives back the memory of the last job.
+  """
+  answer = channel()
+  run, calls = None, 1
+  for line in sys.stdin:
+    asked = json.loads(line)
+    try:
+      if 'job' in asked:
+        run, least_s = None, asked.pop('least_s')
+        gc.collect()
+        release()
+        began = time.perf_counter()
+        run, facts = jobs[asked.pop('job')](**asked)
+        facts['prepared'] = time.perf_counter() - began
+        if run is not None:
+          facts['calls'] = calls = _calls(run, least_s)
+        answer(facts)
+      else:
+        answer({'seconds': _seconds(run, calls) / calls})
+    except Exception as error:  # Whatever a row meets, the others go on.
+      traceback.print_exc()
+      text = str(error).strip() or 'no message'
+      answer({'error': f'{type(error).__name__}: {text.splitlines()[0]}'})
+
+
+def each(call: Callable[[], Any]) -> Callable[[int], None]:
+  """`run(n)` of work that is done when it returns."""
+
+  def run(count):
+    for _ in range(count):
+      call()
+
+  return run
+
+
+def _calls(run, least_s):
+  """How many calls fill a timing; a slow one is called but once for it."""
+  seconds = _seconds(run, 1)
+  if seconds < SLOW:
+    seconds = _seconds(run, 1)  # the first may have compiled
+  return max(1, math.ceil(least_s / seconds))
+
+
+def _seconds(run, calls):
+  began = time.perf_counter()
+  run(calls)
+  return time.perf_counter() - began
