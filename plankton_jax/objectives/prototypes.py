@@ -9,7 +9,11 @@ import numpy as np
 import optax
 
 from plankton_jax.nn.encoder import unit_norm
-from plankton_jax.objectives.base import Objective, masked_mean
+from plankton_jax.objectives.base import (
+  Objective,
+  masked_mean,
+  without_padding,
+)
 
 
 def arcface(
@@ -118,6 +122,8 @@ def _prototypes(
     del stage, key
     chex.assert_rank(embeddings, 2)
     chex.assert_type(embeddings, jnp.float32)
+    valid = batch['valid']
+    embeddings = without_padding(embeddings, valid)
     # A padded row may carry any label: clip it, the mask drops it.
     label = jnp.clip(batch['label'], 0, num_classes - 1)
     prototypes = _centers(params)
@@ -133,7 +139,6 @@ def _prototypes(
     each = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     if class_weights is not None:
       each *= jnp.asarray(class_weights)[label]
-    valid = batch['valid']
     return masked_mean(each, valid), {
       'accuracy': masked_mean(correct, valid),
       'count': jnp.sum(valid),

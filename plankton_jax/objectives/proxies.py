@@ -8,6 +8,7 @@ from plankton_jax.objectives.base import (
   Objective,
   log_one_plus_sum_exp,
   masked_mean,
+  without_padding,
 )
 from plankton_jax.objectives.prototypes import cosines, init_prototypes
 
@@ -37,6 +38,7 @@ def proxy_anchor(
     chex.assert_rank(embeddings, 2)
     chex.assert_type(embeddings, jnp.float32)
     label, valid = batch['label'], batch['valid']
+    embeddings = without_padding(embeddings, valid)
     cos = cosines(params, embeddings)  # [B, N]
     true = jax.nn.one_hot(label, num_classes, dtype=bool)
     positive, negative = true & valid[:, None], ~true & valid[:, None]

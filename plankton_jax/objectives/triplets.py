@@ -7,7 +7,11 @@ import jax.numpy as jnp
 from plankton_jax import distances, mining
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
-from plankton_jax.objectives.base import Objective, masked_mean
+from plankton_jax.objectives.base import (
+  Objective,
+  masked_mean,
+  without_padding,
+)
 
 SELECTS = (*mining.SELECTS, 'all')
 FALLBACKS = ('nearest', 'none')
@@ -37,7 +41,8 @@ def triplet(
   An anchor's hinge is the mean over all negatives that meet the policy where
   `select` is 'all'; that costs O(B² D), and memory as the nearest does.
 
-  Metrics are means over all anchors, d_ap and d_an always squared.
+  Metrics are means over all `count` anchors, d_ap and d_an always squared; the
+  loss is one over the `loss_count` anchors that it keeps.
 
   Args:
     margin: in `distance` of unit vectors (0 to 4 squared, 0 to 2 plain).
@@ -67,8 +72,7 @@ def triplet(
     chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
     labels, valid = batch['label'], batch['valid']
-    # What is not finite in a padded row would reach the others' gradients.
-    embeddings = jnp.where(valid[:, None], embeddings, 0.0)
+    embeddings = without_padding(embeddings, valid)
     mined = mining.mine_embeddings(
       embeddings,
       labels,
@@ -107,9 +111,10 @@ def triplet(
       'active_fraction': mean((hinge > 0) & kept),
       'fallback_fraction': mean(fallback_rows),
       'count': jnp.sum(mined.valid),
+      'loss_count': jnp.sum(kept),
     }
 
-  return Objective(init=lambda key: {}, loss=loss)
+  return Objective(init=lambda key: {}, loss=loss, collapsed_loss=margin)
 
 
 def _rowwise_squared(x, y):

@@ -1,4 +1,4 @@
-"""What a config and its data come to: the functions that a run is made of."""
+"""Builds a run's parts from its config and its data."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,14 +10,22 @@ from plankton_jax import augment, curriculum, objectives
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.nn import encoder
-from plankton_jax.train import optimizer, sampling, sharding, state, step
+from plankton_jax.train import (
+  optimizer,
+  progress,
+  sampling,
+  sharding,
+  state,
+  step,
+)
 
 
 class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
-  curriculum: curriculum.Curriculum
+  schedule: progress.Schedule
   model: encoder.ResNet
+  objective: objectives.Objective
   create: Callable[[jax.Array], state.TrainState]  # from a key
   train_step: Callable
   eval_step: Callable
@@ -29,7 +37,7 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
   """Builds every part; the only place where sections meet functions.
 
   Each section is splatted into the function that it configures, so that a
-  stray field is a TypeError and no default stands twice.
+  stray field is a TypeError and no default is written twice.
 
   Raises:
     InputError: a field that cannot be used with this data.
@@ -65,8 +73,14 @@ def assemble(config: Config, data: pipeline.Data) -> Experiment:
     )
 
   return Experiment(
-    curriculum=stages,
+    schedule=progress.Schedule(
+      epochs=config['epochs'],
+      steps_per_epoch=sampler.steps_per_epoch,
+      validations_per_epoch=config['validations_per_epoch'],
+      curriculum=stages,
+    ),
     model=model,
+    objective=objective,
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,

@@ -5,12 +5,10 @@ python -m plankton_jax.data.ecotaxa FILE.tsv   would EcoTaxa import it?
 """
 
 import collections
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app
-
+from plankton_jax.cli import command
 from plankton_jax.data.ecotaxa import files, read, rules, source, table
 from plankton_jax.errors import InputError
 
@@ -52,18 +50,16 @@ def check_table(path: Path) -> int:
   return len(reasons)
 
 
-def main(argv: Sequence[str]) -> None:
-  try:
-    if len(argv) != 2:
-      raise InputError('name one EcoTaxa export, or one table to import')
-    path = Path(argv[1]).expanduser()
-    if path.is_file() and path.suffix in ('.tsv', '.txt'):
-      sys.exit(1 if check_table(path) else 0)
-    show_export(argv[1])
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+def main(argv: Sequence[str]) -> int:
+  """Shows the export or checks the table that is named; 1 if it is wrong."""
+  if len(argv) != 2:
+    raise InputError('name one EcoTaxa export, or one table to import')
+  path = Path(argv[1]).expanduser()
+  if path.is_file() and path.suffix in ('.tsv', '.txt'):
+    return 1 if check_table(path) else 0
+  show_export(argv[1])
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, arguments=1)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from absl import app, flags
+from absl import flags
 
+from plankton_jax.cli import command
 from plankton_jax.data.public import catalogue, download
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.errors import InputError
@@ -142,28 +143,22 @@ def _show_all() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  try:
-    if len(argv) > 2:
-      raise InputError(f'unexpected argument {argv[2]!r}; flags take --')
-    if len(argv) < 2:
-      _show_all()
-      return
-    if ARCHIVE.value and DOWNLOAD.value:
-      raise InputError('--archive and --download exclude each other')
-    run(
-      argv[1],
-      archives=ARCHIVE.value,
-      get=DOWNLOAD.value,
-      yes=YES.value,
-      data_dir=DATA_DIR.value,
-    )
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print('interrupted; the same command goes on', file=sys.stderr)
-    sys.exit(130)
+  """Lists the sets, or describes and prepares the one that is named."""
+  if len(argv) < 2:
+    _show_all()
+    return
+  if ARCHIVE.value and DOWNLOAD.value:
+    raise InputError('--archive and --download exclude each other')
+  run(
+    argv[1],
+    archives=ARCHIVE.value,
+    get=DOWNLOAD.value,
+    yes=YES.value,
+    data_dir=DATA_DIR.value,
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(
+    main, arguments=1, interrupted='interrupted; the same command goes on'
+  )
