@@ -57,8 +57,9 @@ def _command_line() -> list[str]:
 
 
 def show_log(level: int) -> None:
-  """Prints plankton_jax's log from a level up, and the others' errors."""
-  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax is loud
+  """Prints plankton_jax's log from a level up, without the libraries' own."""
+  # Orbax is loud, and logs with its traceback what it raises as well.
+  absl.logging.set_verbosity(absl.logging.FATAL)
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(message)s'))
   own = logging.getLogger('plankton_jax')

@@ -99,8 +99,10 @@ class Log:
 
   def __exit__(self, *_: object) -> None:
     self._bar.close()
-    self._file.close()
-    self._events.close()
+    try:
+      self._file.close()
+    finally:
+      self._events.close()
 
   def write(self, split: str, where: Row, values: Row) -> None:
     """Writes one line; `where` holds its step and epoch.
