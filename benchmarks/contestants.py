@@ -143,7 +143,9 @@ def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
   values = spread(rows, np.ones(len(rows), bool))
   text = collapse.diagnose(
     [{'loss': loss, **{name: float(x) for name, x in values.items()}}],
-    margin=config['objective'].get('margin') if config['curriculum'] else None,
+    collapsed_loss=config['objective'].get('margin')
+    if config['curriculum']
+    else None,
     embedding_dim=rows.shape[1],
     stage='',
   )

@@ -19,7 +19,9 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config.early_stop_validations = 12
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
-    config.optimizer.schedule = 'constant'
+    base.as_published(config)
+    config.epochs = 50  # at most
+    config.batch.size = 64
     config.objective.margin = 0.5
     config.objective.scale = 64.0
     return config

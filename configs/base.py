@@ -1,4 +1,4 @@
-"""Every field of a run, with what it means. The other configs start here."""
+"""Every field of a run, with its meaning. The other configs start here."""
 
 from ml_collections import ConfigDict, config_dict
 
@@ -48,11 +48,13 @@ def get_config() -> ConfigDict:
   data.per_class = 300  # synthetic: images drawn for each class
   # ecotaxa: objects of these states count as labelled; others are left out.
   data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
-  data.classes = ()  # use these classes alone, seen and unseen; (): all
+  # Use these classes alone, seen and unseen, by their names; (): all.
+  data.classes = ()
   data.size = 64  # side of the square that images are brought to, px
   data.resize = 'stretch'  # to a square, or 'pad' it with the background
   data.channels = 1  # 1: grey, 3: colour
-  # Classes held out wholly: their names, or how many to draw by the seed.
+  # Classes held out wholly: a tuple of names, or how many to draw by the seed.
+  # Numbers in a tuple are names, as in (84963,); a number alone is a count.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
   data.fractions = (0.75, 0.05, 0.20)  # of each seen class: train, val, test
   # folder: split as its folders train, val and test are
@@ -155,4 +157,24 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
       f'preset {preset!r} is unknown; choose synthetic, planktonset9 or'
       ' flowcamnet'
     )
+  return config
+
+
+def as_published(config: ConfigDict) -> ConfigDict:
+  """Sets what both objectives of the published experiment have in common.
+
+  docs/student.md lists what differs still.
+
+  Args:
+    config: with the preset 'flowcamnet'.
+  """
+  for field, value in config.augment.items():  # it has no augmentation
+    config.augment[field] = type(value)(0)
+  config.batch.classes = config.batch.per_class = 0
+  config.batch.sampling = 'images'
+  config.optimizer.learning_rate = 1.4e-3
+  config.optimizer.schedule = 'constant'
+  config.encoder.centred = False  # its embedding is a linear layer's
+  config.encoder.poses = 1
+  config.validations_per_epoch = 5
   return config

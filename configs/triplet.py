@@ -1,5 +1,6 @@
 """Triplet loss with a mining curriculum.
 
+python launch.py --config=configs/triplet.py
 python launch.py --config=configs/triplet.py --workdir=runs/triplet
 python launch.py --config=configs/triplet.py:planktonset9 \
   --config.data.path=FOLDER --workdir=runs/triplet
@@ -32,8 +33,10 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     return config
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's
+    base.as_published(config)
+    config.epochs = 35
     config.batch.size = 128
-    config.optimizer.schedule = 'constant'
+    config.objective.select = 'random'  # any that meets the policy
     config.curriculum = (
       (0, 'easy', 'semihard'),
       (10, 'easy', 'hard'),

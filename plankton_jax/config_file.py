@@ -19,24 +19,8 @@ ADDED: dict[str, Config] = {
 }
 
 
-def check(
-  config: Config, workdir: pathlib.Path, *, accept_changes: bool
-) -> None:
-  """What can be said against a run before its data is read.
-
-  Raises:
-    InputError: a field of the loop's own, or another config in the workdir.
-  """
-  if config['on_collapse'] not in ('warn', 'stop'):
-    raise InputError(
-      f"on_collapse={config['on_collapse']!r}: choose 'warn' or 'stop'"
-    )
-  if not accept_changes:
-    compare(config, workdir)
-
-
 def compare(config: Config, workdir: pathlib.Path) -> None:
-  """Checks a config against the one that a workdir was begun with, if any.
+  """Compares a config with the one that a workdir was begun with, if any.
 
   Raises:
     InputError: it differs; the message names the fields.
@@ -66,11 +50,11 @@ def write(config: Config, workdir: pathlib.Path) -> None:
 def build(
   make: Callable[..., Built], config: Config, section: str, **others: Any
 ) -> Built:
-  """`make(**config[section], **others)`, where a saved config still fits.
+  """Calls `make(**config[section], **others)` if a saved config still fits.
 
   Raises:
-    InputError: the section lacks fields of `make`, or has others: the run is
-      of another version.
+    InputError: the section lacks fields of `make`, or has others, as one of
+      another version would.
   """
   wanted = inspect.signature(make).parameters.keys() - others.keys()
   fields = _complete(config)[section]
@@ -80,7 +64,7 @@ def build(
   if wrong:
     raise InputError(
       f"the run's config {', '.join(wrong)}: another version of plankton_jax"
-      ' made it; use that version, or train anew with this one'
+      ' made it; use that version, or train again with this one'
     )
   return make(**fields, **others)
 
@@ -95,7 +79,7 @@ def _complete(config: Config) -> Config:
 
 
 def _plain(config: Config) -> Config:
-  """As JSON gives it back: tuples are lists."""
+  """Turns tuples into lists, as JSON gives them back."""
   return json.loads(json.dumps(config))
 
 

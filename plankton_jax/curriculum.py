@@ -1,14 +1,15 @@
-"""Which mining policy an epoch uses; plain arithmetic on the host."""
+"""Chooses the mining policy of an epoch; plain arithmetic on the host."""
 
 import bisect
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plankton_jax.errors import InputError
 from plankton_jax.mining import NEGATIVES, POSITIVES
 
-Policy = tuple[str, str]  # (positive, negative)
+# (positive, negative), or () for objectives that do not mine.
+Policy = tuple[str, str] | tuple[()]
 VALIDATION: Policy = ('hard', 'hard')
 
 
@@ -19,30 +20,32 @@ class Curriculum(NamedTuple):
   policies: tuple[Policy, ...]
 
   def stage_at(self, epoch: int) -> int:
-    """The stage of an epoch, a Python int: it is static under jit."""
+    """Finds an epoch's stage, a Python int: it is static under jit."""
     return bisect.bisect_right(self.starts, epoch) - 1
 
   def names(self) -> tuple[str, ...]:
-    """'easy+semihard', ... for logs and legends."""
+    """Names the stages for logs and legends, as in 'easy+semihard'."""
     return tuple('+'.join(policy) for policy in self.policies)
 
 
 def make(stages: Sequence[tuple[int, str, str]]) -> Curriculum:
-  """A curriculum from (first epoch, positive, negative) rows.
+  """Makes a curriculum from (first epoch, positive, negative) rows.
 
   No rows at all make one stage without a policy, for objectives that do not
   mine.
 
   Raises:
-    InputError: a row that is no such triple, an unknown policy, or epochs
+    InputError: a row that is not such a triple, an unknown policy, or epochs
       that do not start at 0 and rise.
   """
   if not stages:
     return Curriculum((0,), ((),))
+  if not isinstance(stages, tuple | list):
+    raise InputError(f'curriculum={stages!r} must be a tuple of rows')
   for row in stages:
-    if len(row) != 3 or row[1] not in POSITIVES or row[2] not in NEGATIVES:
+    if not _is_row(row):
       raise InputError(
-        f'curriculum: {tuple(row)!r} is not (epoch, positive, negative) with'
+        f'curriculum: {row!r} is not (epoch, positive, negative) with'
         f' positive in {POSITIVES} and negative in {NEGATIVES}'
       )
   starts = tuple(row[0] for row in stages)
@@ -51,3 +54,11 @@ def make(stages: Sequence[tuple[int, str, str]]) -> Curriculum:
       f'curriculum: first epochs {starts} must start at 0 and rise'
     )
   return Curriculum(starts, tuple((row[1], row[2]) for row in stages))
+
+
+def _is_row(row: Any) -> bool:
+  if not isinstance(row, tuple | list) or len(row) != 3:
+    return False
+  epoch, positive, negative = row
+  whole = isinstance(epoch, int) and not isinstance(epoch, bool)
+  return whole and positive in POSITIVES and negative in NEGATIVES

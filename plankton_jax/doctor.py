@@ -1,4 +1,4 @@
-"""Says what this machine and a folder of images are like, and what is wrong.
+"""Examines this machine and a folder of images, and says what is wrong.
 
 python -m plankton_jax.doctor [--path=FOLDER]
 
@@ -6,20 +6,24 @@ Ends with exit code 1 if something is wrong with the folder.
 """
 
 import importlib.metadata
+import io
 import logging
 import os
 import pathlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from configs import triplet
-from plankton_jax.cli import host
+from plankton_jax.cli import command, host
 from plankton_jax.data.sources import inspection
+
+if TYPE_CHECKING:
+  from plankton_jax.data import pipeline
 
 PATH = flags.DEFINE_string(
   'path', None, 'A folder of images, one folder a class, to look through.'
@@ -32,31 +36,30 @@ _PACKAGES = (
 _HUGE_PAGES = pathlib.Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    print(f'error: unexpected argument {argv[1]!r}', file=sys.stderr)
-    sys.exit(2)
-  host.use_fast_settings()
+def main(argv: Sequence[str]) -> int:
+  """Prints the examination; 1 if something is wrong with the folder."""
+  del argv
   host.show_log(logging.ERROR)
-  # A name of a file need not be text; it is shown all the same.
-  sys.stdout.reconfigure(errors='backslashreplace')
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # A name of a file need not be text; it is shown all the same.
+    sys.stdout.reconfigure(errors='backslashreplace')
   config = triplet.get_config().to_dict()
   _section('versions', versions())
   _section('machine', machine())
   _section('caches', caches(config))
   _section('throughput', throughput(config))
   if PATH.value is None:
-    return
+    return 0
   found = inspection.inspect(PATH.value)
   _section(f'folder {PATH.value}', iter(found.contents))
   if found.notes:
     _section('to know', iter(found.notes))
   _section('to put right', iter(found.problems or ['nothing']))
-  sys.exit(1 if found.problems else 0)
+  return 1 if found.problems else 0
 
 
 def versions() -> Iterator[str]:
-  """Of Python and of the packages that a run's numbers depend on."""
+  """Yields those of Python and of the packages that decide a run's numbers."""
   yield f'Python {platform.python_version()}, {platform.platform()}'
   for name in _PACKAGES:
     try:
@@ -66,7 +69,7 @@ def versions() -> Iterator[str]:
 
 
 def machine() -> Iterator[str]:
-  """Cores, memory, devices, and what makes the CPU fast."""
+  """Yields cores, memory, devices, and whether the CPU's helpers are there."""
   from plankton_jax.train.rehearsal import mebibytes
 
   yield f'{os.cpu_count()} cores, {mebibytes(_memory())} memory'
@@ -90,7 +93,7 @@ def machine() -> Iterator[str]:
 
 
 def caches(config: dict[str, Any]) -> Iterator[str]:
-  """The folders that runs share, whether they can be written, and sizes."""
+  """Yields the folders that runs share, their sizes, and who may write."""
   from plankton_jax.train.rehearsal import mebibytes
 
   for field, name in (
@@ -105,7 +108,7 @@ def caches(config: dict[str, Any]) -> Iterator[str]:
 
 
 def throughput(config: dict[str, Any]) -> Iterator[str]:
-  """The everyday training step on random pixels, for some ten seconds."""
+  """Times the everyday training step on random pixels, for ten seconds."""
   from plankton_jax.train import rehearsal
   from plankton_jax.train.experiment import assemble
 
@@ -128,8 +131,8 @@ def throughput(config: dict[str, Any]) -> Iterator[str]:
   )
 
 
-def _random(config, count):
-  """Data of random pixels in eight classes."""
+def _random(config: dict[str, Any], count: int) -> 'pipeline.Data':
+  """Makes data of random pixels in eight classes."""
   from plankton_jax.data import pipeline
 
   rng = np.random.default_rng(0)
@@ -148,7 +151,7 @@ def _random(config, count):
 
 
 def _memory() -> int:
-  """Bytes of the machine's memory; 0 where the system does not say."""
+  """Asks for the machine's memory in bytes; 0 if the system does not say."""
   try:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   except (AttributeError, ValueError, OSError):
@@ -185,4 +188,4 @@ def _section(title: str, lines: Iterator[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, fast=True)

@@ -16,7 +16,7 @@ HEALTHY = {
 
 def _diagnose(*recent, margin=0.5, stage='hard+hard'):
   return collapse.diagnose(
-    recent, margin=margin, embedding_dim=128, stage=stage
+    recent, collapsed_loss=margin, embedding_dim=128, stage=stage
   )
 
 
@@ -30,7 +30,7 @@ def test_a_healthy_space_is_left_alone():
 @pytest.mark.parametrize(
   ('change', 'words'),
   [
-    ({'loss': 0.502, 'spread': 0.008}, 'stands at the margin (0.502)'),
+    ({'loss': 0.502, 'spread': 0.008}, 'the loss stays at 0.502'),
     ({'loss': 0.1, 'd_ap': 0.004, 'd_an': 0.006}, 'd_an 0.0060 fall to 0'),
     ({'effective_rank': 1.4}, 'effective rank is 1.40'),
   ],

@@ -34,6 +34,13 @@ def test_no_rows_are_one_stage_without_a_policy():
     ((0, 'easy', 'easy'),),
     ((0, 'semihard', 'hard'),),
     ((0, 'easy'),),
+    (0, 'easy', 'hard'),  # the outer brackets are missing
+    ('hard',),
+    'hard',
+    ((0, 'easy', 'hard'), (float('nan'), 'hard', 'hard')),
+    ((0, 'easy', 'hard'), (2.5, 'hard', 'hard')),
+    ((False, 'easy', 'hard'),),
+    ((0, ['easy'], 'hard'),),
   ],
 )
 def test_bad_rows_are_named(rows):

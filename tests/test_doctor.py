@@ -113,17 +113,12 @@ def test_a_folder_of_broken_files_alone(tmp_path):
 @pytest.fixture
 def examine(monkeypatch, capsys):
   """Runs the command on a folder, its throughput left out: (code, text)."""
-  monkeypatch.setattr(host, 'use_fast_settings', lambda: None)
   monkeypatch.setattr(host, 'show_log', lambda level: None)
   monkeypatch.setattr(doctor, 'throughput', lambda config: iter(['left out']))
 
   def run(path):
     monkeypatch.setattr(doctor, 'PATH', types.SimpleNamespace(value=path))
-    try:
-      doctor.main(['doctor'])
-    except SystemExit as error:
-      return error.code, capsys.readouterr().out
-    return 0, capsys.readouterr().out
+    return doctor.main(['doctor']), capsys.readouterr().out
 
   return run
 

@@ -204,6 +204,7 @@ def test_triplet_metrics_by_hand():
       'active_fraction': 0.5,
       'fallback_fraction': 1.0,
       'count': 2,
+      'loss_count': 2,
     },
   )
 

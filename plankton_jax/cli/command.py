@@ -1,24 +1,17 @@
 """Runs a command: its flags in, at most one line of error and a status out."""
 
 import contextlib
-import errno
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app
 
+from plankton_jax import disk
+from plankton_jax.cli import host
 from plankton_jax.errors import DivergedError, InputError
 
-# The operating system's errors that a user can mend, with the remedy.
-_REMEDIES = {
-  errno.ENOSPC: 'the disk is full; free some space and run the command again',
-  errno.EDQUOT: 'the quota is used up; free some space and run it again',
-  errno.EACCES: 'permission denied; choose a place that you may write to',
-  errno.EPERM: 'permission denied; choose a place that you may write to',
-  errno.EROFS: 'the file system is read-only; choose another place',
-}
+HELP = ('--help', '-help', '-h')
 
 
 def run(
@@ -26,6 +19,7 @@ def run(
   *,
   arguments: int = 0,
   interrupted: str = 'interrupted',
+  fast: bool = False,
   flags_parser: Callable[[list[str]], Any] = app.parse_flags_with_usage,
 ) -> None:
   """Parses absl's flags, calls `main(argv)` and exits with its status.
@@ -35,7 +29,9 @@ def run(
       returns the exit status, None for 0.
     arguments: how many arguments that are no flags it takes at most.
     interrupted: printed after Ctrl-C; says how to go on.
-    flags_parser: in place of absl's own, as in `absl.app.run`.
+    fast: restart the process with `host.use_fast_settings` first, except for
+      its help.
+    flags_parser: as in `absl.app.run`.
   """
 
   def guarded(argv: Sequence[str]) -> None:
@@ -46,6 +42,8 @@ def run(
         )
       sys.exit(main(argv))
 
+  if fast and not any(arg in HELP for arg in sys.argv[1:]):
+    host.use_fast_settings()
   app.run(guarded, flags_parser=flags_parser)
 
 
@@ -65,13 +63,13 @@ def errors_as_lines(interrupted: str = 'interrupted') -> Iterator[None]:
     print(interrupted, file=sys.stderr)
     sys.exit(130)
   except OSError as error:
-    if error.errno not in _REMEDIES:
+    text = disk.explain(error)
+    if text is None:
       raise
-    place = f'{os.fspath(error.filename)}: ' if error.filename else ''
-    fail(f'{place}{_REMEDIES[error.errno]}')
+    fail(text)
 
 
-def fail(message: Any) -> None:
+def fail(message: Any) -> NoReturn:
   """Prints `error: message` and exits with status 2."""
   print(f'error: {message}', file=sys.stderr)
   sys.exit(2)

@@ -1,27 +1,28 @@
-"""A config's fields as text: names, values, and the comments of configs/."""
+"""Shows a config's fields: names, values, ranges, and configs/' comments."""
 
 import ast
 import importlib.util
 import io
 import textwrap
 import tokenize
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_INDENT = 32  # where comments stand, if the value leaves room
+_INDENT = 32  # column of the comments, if the value leaves room
 _WIDTH = 80
 
 
 def comments(path: str | Path) -> dict[str, str]:
-  """The comment of every field that a config file sets, by its dotted name.
+  """Finds the comment of every field that a config file sets, by dotted name.
 
-  It stands behind the assignment, or else on the lines above. Files of
-  configs/ that the file imports are read before it, and their comments stay:
-  they say what a field means, later ones why it has another value.
+  A comment is behind the assignment, or else on the lines above it. Comments
+  of the configs that the file imports come first: they say what a field means,
+  those of the file only why it has another value.
   """
   source = Path(path).read_text(encoding='utf-8')
   tree = ast.parse(source)
-  found = {}
+  found: dict[str, str] = {}
   for name in _imported(tree):
     spec = importlib.util.find_spec(f'configs.{name}')
     if spec is not None and spec.origin:
@@ -44,19 +45,33 @@ def comments(path: str | Path) -> dict[str, str]:
   return found
 
 
-def describe(config: dict[str, Any], meanings: dict[str, str]) -> str:
-  """A line or more for each field: `section.field=value` and its comment.
+def describe(
+  config: dict[str, Any],
+  meanings: Mapping[str, str],
+  ranges: Mapping[str, object] | None = None,
+) -> str:
+  """Writes a line or more for each field: `section.field=value`, its meaning.
 
   Args:
     config: a plain dict, nested by section.
-    meanings: from `comments`, whose order the fields are given in.
+    meanings: from `comments`; fields are shown in their order.
+    ranges: from `config_check.ranges`, shown behind the meanings.
   """
+  texts = dict(meanings)
+  for name, allowed in (ranges or {}).items():
+    meaning = texts.get(name, '')
+    texts[name] = f'{meaning} [{allowed}]'.lstrip()
   rank = {name: i for i, name in enumerate(meanings)}
-  return '\n'.join(_lines(config, meanings, rank, ''))
+  return '\n'.join(_lines(config, texts, rank, ''))
 
 
-def _lines(tree, meanings, rank, prefix):
-  """Fields first, then sections."""
+def _lines(
+  tree: dict[str, Any],
+  meanings: dict[str, str],
+  rank: dict[str, int],
+  prefix: str,
+) -> Iterator[str]:
+  """Yields fields first, then sections."""
   order = lambda name: (
     isinstance(tree[name], dict),
     rank.get(prefix + name, len(rank)),
@@ -70,7 +85,7 @@ def _lines(tree, meanings, rank, prefix):
       yield _line(f'  {field}={_shown(value)}', meanings.get(field, ''))
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
   if isinstance(value, tuple | list):
     return repr(value).replace(', ', ',')  # a flag's value has no spaces
   return str(value) or "''"
@@ -93,8 +108,8 @@ def _imported(tree: ast.Module) -> list[str]:
 
 
 def _field(target: ast.expr, sections: dict[str, str]) -> str | None:
-  """The dotted name that `config.a.b`, or `a.b` for a section, stands for."""
-  parts = []
+  """Finds the dotted name of `config.a.b`, or of `a.b` for a section."""
+  parts: list[str] = []
   while isinstance(target, ast.Attribute):
     parts.append(target.attr)
     target = target.value
@@ -104,8 +119,9 @@ def _field(target: ast.expr, sections: dict[str, str]) -> str | None:
 
 
 def _comments_by_line(source: str) -> tuple[dict[int, str], dict[int, str]]:
-  """Comments behind code, and those with a line of their own."""
-  behind, alone = {}, {}
+  """Finds comments behind code, and those that have a line of their own."""
+  behind: dict[int, str] = {}
+  alone: dict[int, str] = {}
   for token in tokenize.generate_tokens(io.StringIO(source).readline):
     if token.type == tokenize.COMMENT:
       line, column = token.start
@@ -115,7 +131,7 @@ def _comments_by_line(source: str) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def _above(alone: dict[int, str], line: int) -> str:
-  texts = []
+  texts: list[str] = []
   while line - 1 in alone:
     line -= 1
     texts.insert(0, alone[line])

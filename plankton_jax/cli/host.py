@@ -1,4 +1,4 @@
-"""What a process needs before its first computation on this machine."""
+"""Prepares a process for its first computation on this machine."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import sys
 
 import absl.logging
 
+_STARTED_IN = os.getcwd()  # relative paths of the command line begin there
 # Huge pages, and one heap that keeps what it has: a step's temporaries are
 # then the last step's memory, and not fresh pages from the system.
 _TUNABLES = ':'.join(
@@ -21,9 +22,10 @@ _TUNABLES = ':'.join(
 
 
 def use_fast_settings() -> None:
-  """Re-executes the process once with what makes the CPU fast, and says so.
+  """Restarts a command once with settings that make the CPU fast, and says so.
 
-  A training step on the CPU is bound by page faults on fresh temporaries,
+  For commands alone: a library must not restart the process that uses it. A
+  training step on the CPU is bound by page faults on fresh temporaries,
   which malloc can be told to spare; and oneDNN's threads would by default spin
   between convolutions on the cores that XLA's need. Both are read from the
   environment at start-up only. Elsewhere than on Linux, or where the variables
@@ -41,12 +43,23 @@ def use_fast_settings() -> None:
   named = ' '.join(f'{name}={value}' for name, value in sorted(new.items()))
   print(f'restarting with {named} (faster)', file=sys.stderr)
   sys.stderr.flush()
-  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+  os.chdir(_STARTED_IN)
+  os.execve(sys.executable, _command_line(), wanted)
+
+
+def _command_line() -> list[str]:
+  """The command that started this process, its script by absolute path."""
+  line = [sys.executable, *sys.orig_argv[1:]]
+  script = len(line) - len(sys.argv)  # its arguments follow it
+  if line[script - 1] not in ('-m', '-c'):
+    line[script] = os.path.join(_STARTED_IN, line[script])
+  return line
 
 
 def show_log(level: int) -> None:
-  """Prints plankton_jax's log from a level up, and the others' errors."""
-  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax is loud
+  """Prints plankton_jax's log from a level up, without the libraries' own."""
+  # Orbax is loud, and logs with its traceback what it raises as well.
+  absl.logging.set_verbosity(absl.logging.FATAL)
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(message)s'))
   own = logging.getLogger('plankton_jax')

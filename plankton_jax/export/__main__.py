@@ -6,12 +6,11 @@ python -m plankton_jax.export --workdir=DIR --format=onnx --out=FILE
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from plankton_jax.cli import host
+from plankton_jax.cli import command, host
 from plankton_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string(
@@ -65,18 +64,17 @@ def _size(path: pathlib.Path) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  try:
-    if len(argv) > 1:
-      raise InputError(f'unexpected argument {argv[1]!r}; flags take --')
-    for flag in (WORKDIR, FORMAT, OUT):
-      if not flag.value:
-        raise InputError(f'--{flag.name} is missing; see --help')
-    host.show_log(0)
-    export(pathlib.Path(WORKDIR.value), pathlib.Path(OUT.value))
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  """Writes what the flags ask for."""
+  del argv
+  for flag in (WORKDIR, FORMAT, OUT):
+    if not flag.value:
+      raise InputError(f'--{flag.name} is missing; see --help')
+  host.show_log(0)
+  export(
+    pathlib.Path(WORKDIR.value).expanduser(),
+    pathlib.Path(OUT.value).expanduser(),
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -1,9 +1,10 @@
-"""What an objective is: two functions, bound once.
+"""The interface of objectives: two functions, bound once.
 
 `init(key) -> params` and `loss(params, embeddings, batch, *, stage, key) ->
 (scalar, metrics)`. A batch holds `label` [B] and `valid` [B]. Every metric is
-a mean over `metrics['count']` rows, so that batches can be averaged rightly;
-a loss that is no such mean weighs as its batch's rows.
+a mean over `metrics['count']` rows, so that batches can be averaged rightly,
+and so is the loss; where it is a mean over other rows, `metrics['loss_count']`
+is their number.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,8 @@ class Objective(NamedTuple):
 
   init: Callable  # key -> params
   loss: Callable  # (params, embeddings, batch, *, stage, key) -> loss, metrics
+  # The loss of a space that has shrunk to a point, if it is one number.
+  collapsed_loss: float | None = None
 
 
 def without_padding(embeddings: jax.Array, valid: jax.Array) -> jax.Array:

@@ -33,7 +33,8 @@ def supcon(*, temperature: float = 0.1) -> Objective:
     masks, cos = _pairs(embeddings, batch)
     anchor = masks.positive.any(axis=1)
     logits = cos / temperature
-    # A row without pairs would sum nothing: it sums all, and is left out.
+    # An empty logsumexp is -inf: give rows without pairs every column, then
+    # mask them.
     others = masks.positive | masks.negative | ~anchor[:, None]
     log_total = jax.nn.logsumexp(logits, axis=1, where=others)
     each = log_total - masked_mean(logits, masks.positive, axis=1)
@@ -68,7 +69,8 @@ def multi_similarity(
     del params, stage, key
     masks, cos = _pairs(embeddings, batch)
     anchor = masks.positive.any(axis=1) & masks.negative.any(axis=1)
-    positive, negative = _kept(masks, jax.lax.stop_gradient(cos), epsilon)
+    fixed = jax.lax.stop_gradient(cos)
+    positive, negative = _mined_pairs(masks, fixed, epsilon)
     pull = log_one_plus_sum_exp(-alpha * (cos - base), positive, axis=1)
     push = log_one_plus_sum_exp(beta * (cos - base), negative, axis=1)
     return masked_mean(pull / alpha + push / beta, anchor), {
@@ -79,8 +81,8 @@ def multi_similarity(
   return Objective(init=lambda key: {}, loss=loss)
 
 
-def _kept(masks, cos, epsilon):
-  """Both sets are empty, or neither is; without a positive no negative."""
+def _mined_pairs(masks, cos, epsilon):
+  """Masks the pairs that the mining keeps; both sets are empty or neither."""
   farthest = jnp.min(cos, 1, where=masks.positive, initial=jnp.inf)[:, None]
   nearest = jnp.max(cos, 1, where=masks.negative, initial=-jnp.inf)[:, None]
   return PairMasks(

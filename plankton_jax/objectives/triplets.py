@@ -41,7 +41,8 @@ def triplet(
   An anchor's hinge is the mean over all negatives that meet the policy where
   `select` is 'all'; that costs O(B² D), and memory as the nearest does.
 
-  Metrics are means over all anchors, d_ap and d_an always squared.
+  Metrics are means over all `count` anchors, d_ap and d_an always squared; the
+  loss is one over the `loss_count` anchors that it keeps.
 
   Args:
     margin: in `distance` of unit vectors (0 to 4 squared, 0 to 2 plain).
@@ -110,9 +111,10 @@ def triplet(
       'active_fraction': mean((hinge > 0) & kept),
       'fallback_fraction': mean(fallback_rows),
       'count': jnp.sum(mined.valid),
+      'loss_count': jnp.sum(kept),
     }
 
-  return Objective(init=lambda key: {}, loss=loss)
+  return Objective(init=lambda key: {}, loss=loss, collapsed_loss=margin)
 
 
 def _rowwise_squared(x, y):

@@ -1,6 +1,6 @@
 """Tells a collapsed space from a hard batch, and says what to try.
 
-A triplet loss that settles at its margin, or a space that shrinks to a point
+A triplet loss that stays at its margin, or a space that shrinks to a point
 or a line, is the ordinary fate of hard mining: see Xuan, Stylianou, Liu and
 Pless 2020, Hard negative examples are hard, but useful, arXiv:2007.12749.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-POINT = 1e-2  # squared distance of unit vectors below which a mean is none
+POINT = 1e-2  # mean squared distances of unit vectors below this count as 0
 LINE = 2.0  # effective rank below which a space is hardly more than a line
 SHARE = 0.1  # of the spread of vectors all over the sphere, 1/√D
 
@@ -17,15 +17,15 @@ SHARE = 0.1  # of the spread of vectors all over the sphere, 1/√D
 def diagnose(
   recent: Sequence[dict[str, float]],
   *,
-  margin: float | None,
+  collapsed_loss: float | None,
   embedding_dim: int,
   stage: str,
 ) -> str | None:
-  """What has collapsed over the recent steps, with the remedy; or None.
+  """Says what has collapsed over the recent steps, with the remedy, or None.
 
   Args:
     recent: metrics of training steps, as logged; their means are judged.
-    margin: of the triplet loss; None for objectives without one.
+    collapsed_loss: the objective's, `Objective.collapsed_loss`.
     embedding_dim: D.
     stage: the curriculum stage's name, '' where there is none.
   """
@@ -37,8 +37,12 @@ def diagnose(
     if name in recent[0]
   }
   narrow = mean['spread'] < SHARE / np.sqrt(embedding_dim)
-  if margin and narrow and abs(mean['loss'] - margin) < 0.01 * margin:
-    found = f'the loss stands at the margin ({mean["loss"]:.3f})'
+  stays = (
+    collapsed_loss is not None
+    and abs(mean['loss'] - collapsed_loss) < 0.01 * collapsed_loss
+  )
+  if narrow and stays:
+    found = f'the loss stays at {mean["loss"]:.3f}, that of a single point'
   elif 'd_ap' in mean and max(mean['d_ap'], mean['d_an']) < POINT:
     found = f'd_ap {mean["d_ap"]:.4f} and d_an {mean["d_an"]:.4f} fall to 0'
   elif mean['effective_rank'] < LINE:

@@ -1,22 +1,20 @@
-"""The measures of a split, whatever the objective."""
+"""Measures a split, by the objective and by retrieval."""
 
-import math
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from plankton_jax import retrieval
-from plankton_jax.errors import DivergedError
-from plankton_jax.train import batches, sharding
+from plankton_jax.train import batches, diverged, sharding
 from plankton_jax.train.experiment import Experiment
-from plankton_jax.train.log import as_logged, shorten_list
 from plankton_jax.train.state import TrainState
 
 if TYPE_CHECKING:  # reads image files, for which it needs more packages
   from plankton_jax.data import pipeline
 
-_RETRIEVAL_ROWS = 5000  # at most, drawn once: it is quadratic in them
+_RETRIEVAL_IMAGES = 5000  # at most, drawn once: it is quadratic in them
+_OF_ALL_ROWS = ('spread', 'effective_rank')  # whatever the objective counts
 
 
 def evaluate(
@@ -25,53 +23,87 @@ def evaluate(
   split: str,
   state: TrainState,
 ) -> dict[str, float]:
-  """The objective's metrics, Recall@1 and MAP@R of a split.
+  """Computes the objective's metrics, Recall@1 and MAP@R of a split.
 
   The loss mines hard+hard in batches. It falls when a space collapses, and
-  rises when training leaves the start's; MAP@R does neither, which is why the
+  rises when training leaves its start; MAP@R does neither, which is why the
   best checkpoint is chosen by it.
+
+  Returns:
+    Metrics by name; NaN where the split does not define one, such as a
+    triplet loss or MAP@R of images that are each alone in their class.
+    Recall@1 and MAP@R are of `retrieval_images` images, which is given where
+    these are not all.
 
   Raises:
     DivergedError: a loss or an embedding that is not finite.
   """
   rows = data.splits[split]
-  # A fixed shuffle: rows stand by class, and a batch must mix them.
+  # A fixed shuffle: rows are sorted by class, and a batch must mix them.
   rows = np.random.default_rng(0).permutation(rows)
-  stream = batches.evaluation(
-    data.images, data.labels, rows, experiment.sampler.size
-  )
+  size = experiment.sampler.size
   found = jax.device_get(
     [
       experiment.eval_step(state, sharding.split(experiment.mesh, batch))
-      for batch in stream
+      for batch in batches.evaluation(data.images, data.labels, rows, size)
     ]
   )
-  counts = np.array([metrics['count'] for metrics, _ in found], np.float64)
-  # Each batch weighs as much as the rows that it counts.
-  weights = counts / max(counts.sum(), 1)
-  means = {
-    name: float(np.dot(weights, [metrics[name] for metrics, _ in found]))
-    for name in found[0][0]
-    if name != 'count'
-  }
+  metrics = [values for values, _ in found]
   embeddings = np.concatenate([embedded for _, embedded in found])[: len(rows)]
-  # Without anchors a loss is 0 even of vectors that are not finite.
-  bad = ~np.isfinite(embeddings).all(axis=1)
-  losses = np.array([metrics['loss'] for metrics, _ in found])
-  bad |= np.repeat(~np.isfinite(losses), experiment.sampler.size)[: len(rows)]
-  if bad.any():
-    names = shorten_list(data.ids[rows[bad]].tolist())
-    raise DivergedError(
-      f'{split} loss or embeddings are not finite at step {int(state.step)}, on'
-      f' {names}; the last checkpoint is kept.'
-      ' Lower optimizer.learning_rate and resume with --accept_changes'
-    )
-  kept = min(len(rows), _RETRIEVAL_ROWS)
+  finite = np.isfinite(embeddings).all(axis=1)
+  losses = np.array([values['loss'] for values in metrics])
+  finite &= np.repeat(np.isfinite(losses), size)[: len(rows)]
+  diverged.check_split(split, finite, data.ids[rows], int(state.step))
+  sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
+  kept = min(len(rows), _RETRIEVAL_IMAGES)
   ranked = retrieval.evaluate(
     embeddings[:kept], data.labels[rows[:kept]], ks=(1,)
   )
-  return as_logged({**means, 'count': float(counts.sum())}) | {
-    # Without two images of any class there is nothing to retrieve.
-    name: 0.0 if math.isnan(ranked[name]) else float(ranked[name])
-    for name in ('recall_at_1', 'map_at_r')
+  return {
+    **as_logged(average(metrics, np.array(sizes))),
+    'recall_at_1': float(ranked['recall_at_1']),
+    'map_at_r': float(ranked['map_at_r']),
+    **({'retrieval_images': kept} if kept < len(rows) else {}),
   }
+
+
+def average(
+  metrics: list[dict[str, float]], sizes: np.ndarray
+) -> dict[str, float]:
+  """Averages batches as if all their rows had been one batch.
+
+  Each metric weighs as many rows as it is a mean of: the loss `loss_count`
+  where an objective gives it, the spread all rows of the batch [batches], any
+  other metric `count`. NaN where that is no row at all.
+
+  Returns:
+    The means, and `count`, the sum.
+  """
+
+  def mean(name):
+    if name in _OF_ALL_ROWS:
+      weights = sizes
+    elif name == 'loss' and 'loss_count' in metrics[0]:
+      weights = [values['loss_count'] for values in metrics]
+    else:
+      weights = [values['count'] for values in metrics]
+    weights = np.asarray(weights, np.float64)
+    if not weights.sum():
+      return float('nan')
+    values = np.array([values[name] for values in metrics], np.float64)
+    return float(np.dot(weights / weights.sum(), values))
+
+  names = metrics[0].keys() - {'count', 'loss_count'}
+  return {name: mean(name) for name in metrics[0] if name in names} | {
+    'count': float(sum(values['count'] for values in metrics))
+  }
+
+
+def as_logged(values: dict[str, float]) -> dict[str, float]:
+  """Names metrics as the log does: a triplet batch's `count` is `anchors`."""
+  kept = {
+    name: value
+    for name, value in values.items()
+    if name not in ('count', 'loss_count')
+  }
+  return {**kept, 'anchors': values['count']} if 'd_ap' in values else kept

@@ -1,4 +1,4 @@
-"""What a config and its data come to: the functions that a run is made of."""
+"""Builds a run's parts from its config and its data."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +9,14 @@ import numpy as np
 from plankton_jax import augment, curriculum, objectives
 from plankton_jax.config_file import Config
 from plankton_jax.nn import encoder
-from plankton_jax.train import optimizer, sampling, sharding, state, step
+from plankton_jax.train import (
+  optimizer,
+  progress,
+  sampling,
+  sharding,
+  state,
+  step,
+)
 
 if TYPE_CHECKING:  # reads image files, for which it needs more packages
   from plankton_jax.data import pipeline
@@ -18,8 +25,9 @@ if TYPE_CHECKING:  # reads image files, for which it needs more packages
 class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
-  curriculum: curriculum.Curriculum
+  schedule: progress.Schedule
   model: encoder.ResNet
+  objective: objectives.Objective
   create: Callable[[jax.Array], state.TrainState]  # from a key
   train_step: Callable
   eval_step: Callable
@@ -31,7 +39,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
   """Builds every part; the only place where sections meet functions.
 
   Each section is splatted into the function that it configures, so that a
-  stray field is a TypeError and no default stands twice.
+  stray field is a TypeError and no default is written twice.
 
   Raises:
     InputError: a field that cannot be used with this data.
@@ -67,8 +75,14 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     )
 
   return Experiment(
-    curriculum=stages,
+    schedule=progress.Schedule(
+      epochs=config['epochs'],
+      steps_per_epoch=sampler.steps_per_epoch,
+      validations_per_epoch=config['validations_per_epoch'],
+      curriculum=stages,
+    ),
     model=model,
+    objective=objective,
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,

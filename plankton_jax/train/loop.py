@@ -2,31 +2,87 @@
 
 import math
 import pathlib
+import signal
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax import checkpoints, config_file
+from plankton_jax import checkpoints, config_file, disk
 from plankton_jax.cli import host
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
 from plankton_jax.nn import pretrained
-from plankton_jax.train import batches, collapse, sharding
-from plankton_jax.train.evaluation import evaluate
-from plankton_jax.train.experiment import assemble
+from plankton_jax.train import (
+  batches,
+  collapse,
+  config_check,
+  diverged,
+  process,
+  sharding,
+)
+from plankton_jax.train import progress as progresses
+from plankton_jax.train.evaluation import as_logged, evaluate
+from plankton_jax.train.experiment import Experiment, assemble
 from plankton_jax.train.log import Log
+from plankton_jax.train.progress import Measure, Place, Progress
+from plankton_jax.train.readback import InFlight, Step
 from plankton_jax.train.state import TrainState
 
-_INIT, _TRAIN = 0, 1  # what a key is for
+_INIT, _TRAIN = 0, 1  # the purposes of a key
+_TERMINATED = 128 + signal.SIGTERM  # the exit status, as a shell gives it
+
+# Of a checkpoint that was saved between validations: any other is better.
+_NOT_VALIDATED = Measure('none', -math.inf)
+
+
+class _Run(NamedTuple):
+  """The parts of the loop that stay the same from step to step."""
+
+  config: Config
+  workdir: pathlib.Path
+  data: pipeline.Data
+  experiment: Experiment
+  manager: Any  # of checkpoints
+  log: Log
 
 
 def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
-  """The images, labels and splits of a run, from the cache where it stands."""
-  return config_file.build(
-    pipeline.load, config, 'data', workdir=workdir, seed=config['seed']
-  )
+  """Loads a run's images, labels and splits, from the cache if it has them.
+
+  Raises:
+    InputError: a field or file that cannot be used.
+  """
+  data = dict(config['data'])
+  for field, read in (
+    ('classes', lambda names: config_check.class_names('data.classes', names)),
+    ('unseen_classes', config_check.unseen_classes),
+  ):
+    if field in data:  # another version's config may lack it, as `build` says
+      data[field] = read(data[field])
+  with disk.explained(pathlib.Path(config['data']['cache_dir']).expanduser()):
+    return config_file.build(
+      pipeline.load,
+      config | {'data': data},
+      'data',
+      workdir=workdir,
+      seed=config['seed'],
+    )
+
+
+def check(
+  config: Config, workdir: pathlib.Path, *, accept_changes: bool
+) -> None:
+  """Checks a config before its data is read.
+
+  Raises:
+    InputError: a field out of its range, or another config in the workdir.
+  """
+  config_check.check(config)
+  if not accept_changes:
+    config_file.compare(config, workdir)
 
 
 def train_and_evaluate(
@@ -43,204 +99,307 @@ def train_and_evaluate(
     The state after the last step.
 
   Raises:
-    InputError: a field or file that cannot be used.
+    InputError: a field or file that cannot be used, or another process trains
+      in the workdir.
     DivergedError: a loss or gradient that is not finite, or a collapsed
       space where `on_collapse` is 'stop'.
+    SystemExit: SIGTERM came; the state is saved, the status 143.
   """
   workdir = pathlib.Path(workdir)
-  config_file.check(config, workdir, accept_changes=accept_changes)
+  check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
-  data = load_data(config, workdir)
-  experiment = assemble(config, data)
-  per_epoch = experiment.sampler.steps_per_epoch
-  with checkpoints.open_manager(workdir) as manager:
-    state, progress = _start(config, experiment, manager)
-    config_file.write(config, workdir)  # now that all of it can be used
-    first, total = int(state.step), config['epochs'] * per_epoch
-    log = Log(
-      workdir,
-      step=first,
-      total_steps=total,
-      batch_size=experiment.sampler.size,
-      # The batch of step n, counted from 1, is the sampler's n - 1.
-      image_names=lambda step: data.ids[
-        data.splits['train'][experiment.sampler(step - 1)]
-      ].tolist(),
-    )
-    try:
-      log.say(_summary(data, state))
-      if first:
-        log.say(
-          f'resuming {workdir} at step {first} of {total}'
-          f' (epoch {first / per_epoch:.2f} of {config["epochs"]})'
-        )
-      state = _train(config, experiment, data, state, progress, log, manager)
-      manager.wait_until_finished()
-      _test(config, experiment, data, state, log, manager)
-    finally:
-      log.close()
+  with disk.explained(workdir), process.alone_on(workdir):
+    data = load_data(config, workdir)
+    experiment = assemble(config, data)
+    with (
+      disk.explained(workdir, need=_checkpoint_bytes(config, experiment)),
+      checkpoints.open_manager(workdir) as manager,
+    ):
+      state, progress = _start(config, experiment, manager)
+      config_file.write(config, workdir)  # now that all of it can be used
+      diverged.forget(workdir)
+      log = Log(
+        workdir,
+        step=int(state.step),
+        total_steps=experiment.schedule.total_steps,
+        batch_size=experiment.sampler.size,
+      )
+      with log:
+        run = _Run(config, workdir, data, experiment, manager, log)
+        _announce(run, state)
+        state = _train(run, state, progress)
+        manager.wait_until_finished()
+        _test(run, state)
   return state
 
 
-def _key(config: Config, purpose: int) -> jax.Array:
-  """A key of (seed, purpose); 'rbg' compiles several times faster."""
-  key = jax.random.key(config['seed'], impl='rbg')
-  return jax.random.fold_in(key, purpose)
-
-
-def _start(config, experiment, manager) -> tuple[TrainState, dict[str, Any]]:
-  """The newest checkpoint's state and progress, or fresh ones."""
+def _start(
+  config: Config, experiment: Experiment, manager: Any
+) -> tuple[TrainState, Progress]:
+  """Restores the newest checkpoint, or makes a fresh state."""
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(_key(config, _INIT))
   if path := config['encoder']['pretrained']:
     fresh = pretrained.begin(fresh, model=experiment.model, path=path)
-  progress = {
-    'best_map': -1.0,
-    'best_loss': math.inf,
-    'without_best': 0,
-    'collapsed': False,
-  }
-  return sharding.replicate(experiment.mesh, fresh), progress
+  return sharding.replicate(experiment.mesh, fresh), Progress()
 
 
-def _restored(config, experiment, manager, step):
+def _restored(
+  config: Config, experiment: Experiment, manager: Any, step: int
+) -> tuple[TrainState, Progress]:
   abstract = jax.eval_shape(experiment.create, _key(config, _INIT))
   state, meta = checkpoints.restore(manager, abstract, step)
-  return sharding.replicate(experiment.mesh, state), meta['progress']
-
-
-def _train(config, experiment, data, state, progress, log, manager):
-  """From the state's step to the last, or until validation stops it."""
-  per_epoch = experiment.sampler.steps_per_epoch
-  validations = config['validations_per_epoch']
-  patience = config['early_stop_validations'] or math.inf
-  if progress['without_best'] >= patience:
-    return state
-  key = _key(config, _TRAIN)
-  first = int(state.step)
-  stream = batches.training(
-    data.images,
-    data.labels,
-    data.splits['train'],
-    experiment.sampler,
-    range(first, config['epochs'] * per_epoch),
-    experiment.mesh,
+  return (
+    sharding.replicate(experiment.mesh, state),
+    progresses.from_meta(meta['progress']),
   )
-  began, began_at = time.monotonic(), first
-  for before, batch in enumerate(stream, start=first):
-    epoch, position = divmod(before, per_epoch)
-    done = before + 1
-    stage = experiment.curriculum.stage_at(epoch)
-    state, values = experiment.train_step(state, batch, key, stage=stage)
-    where = {'step': done, 'epoch': done / per_epoch, 'stage': stage}
-    log.train(values, where)
 
-    if not _due(position, validations, per_epoch):
-      continue
-    recent = log.take_recent()
-    found = evaluate(experiment, data, 'val', state)
-    log.write('val', where, found)
-    _warn_of_collapse(config, experiment, recent, progress, where, log)
-    best = _update(progress, found)
-    stop = progress['without_best'] >= patience
-    if position + 1 == per_epoch:
-      seconds = time.monotonic() - began
-      summary = {
-        'coverage': experiment.sampler.coverage(epoch),
-        'seconds': seconds,
-        'images_per_second': (done - began_at)
-        * experiment.sampler.size
-        / seconds,
-      }
-      log.write('epoch', where, summary)
-      name = experiment.curriculum.names()[stage]
-      log.say(
-        f'epoch {epoch + 1}/{config["epochs"]} {name}'
-        f'  train loss {float(values["loss"]):.4f}  val {_shown(found)}'
-        f'  coverage {summary["coverage"]:.1%}  {seconds:.1f} s'
-      )
-      began, began_at = time.monotonic(), done
-    if best or stop or position + 1 == per_epoch:
-      checkpoints.save(
-        manager,
-        state,
-        meta={
-          'config': config,
-          'class_names': data.class_names[: data.num_seen],
-          'progress': progress,
-        },
-        splits=data.splits,
-        measure=found['map_at_r'],
-      )
-    if stop:
-      log.say(
-        f'stopping at step {done}: {patience} validations without a new'
-        f' minimum of the loss, {progress["best_loss"]:.4f}'
-      )
-      break
+
+def _checkpoint_bytes(config: Config, experiment: Experiment) -> int:
+  state = jax.eval_shape(experiment.create, _key(config, _INIT))
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def _key(config: Config, purpose: int) -> jax.Array:
+  """Makes a key of (seed, purpose); 'rbg' compiles several times faster."""
+  key = jax.random.key(config['seed'], impl='rbg')
+  return jax.random.fold_in(key, purpose)
+
+
+def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
+  """Trains from validation to validation, to the end or an early stop."""
+  schedule = run.experiment.schedule
+  patience = run.config['early_stop_validations']
+  step, lap = int(state.step), _Lap(time.monotonic(), int(state.step))
+  stream = _batches(run, step)
+  with process.sigterm_noticed() as terminated:
+    while step < schedule.total_steps and not progress.stops_early(patience):
+      state, place, recent = _train_steps(run, state, stream, terminated)
+      step = place.step
+      if not place.validates:  # interrupted
+        _leave(run, state, progress, _NOT_VALIDATED)
+      found = evaluate(run.experiment, run.data, 'val', state)
+      run.log.write('val', place.logged, found)
+      measure = progresses.measure_of(found, step)
+      if step == schedule.first_validation:
+        _explain_undefined(run, found, measure)
+      if not progress.collapsed and (text := _collapse(run, place, recent)):
+        progress = progress._replace(collapsed=True)
+        _warn_or_stop(run, place, text)
+      best = measure.value > progress.best_measure
+      progress = progress.after_validation(measure, found['loss'])
+      if place.ends_epoch:
+        lap = _finish_epoch(run, place, lap, recent, found)
+      if terminated():
+        _leave(run, state, progress, measure)
+      if best or place.ends_epoch or progress.stops_early(patience):
+        _save(run, state, progress, measure)
+  if progress.stops_early(patience):
+    run.log.say(
+      f'stopped at step {step}: {patience} validations without a new minimum'
+      f' of the loss, {progress.best_loss:.4f}'
+    )
   return state
 
 
-def _warn_of_collapse(config, experiment, recent, progress, where, log):
-  """Says once in a run that the space has collapsed, or stops the run."""
-  if progress['collapsed']:
-    return
-  text = collapse.diagnose(
-    recent,
-    margin=config['objective'].get('margin') if config['curriculum'] else None,
-    embedding_dim=config['encoder']['embedding_dim'],
-    stage=experiment.curriculum.names()[where['stage']],
+def _batches(run: _Run, step: int) -> Iterator[tuple[Place, dict]]:
+  """Yields the places and batches of the steps after `step`."""
+  schedule = run.experiment.schedule
+  stream = batches.training(
+    run.data.images,
+    run.data.labels,
+    run.data.splits['train'],
+    run.experiment.sampler,
+    range(step, schedule.total_steps),
+    run.experiment.mesh,
   )
-  if text is None:
+  for done, batch in enumerate(stream, start=step + 1):
+    yield schedule.place(done), batch
+
+
+def _train_steps(
+  run: _Run,
+  state: TrainState,
+  stream: Iterator[tuple[Place, dict]],
+  terminated: Callable[[], bool],
+) -> tuple[TrainState, Place, list[dict[str, float]]]:
+  """Trains up to the next validation, or until SIGTERM.
+
+  Returns:
+    The state, the place of its last step, and all steps' metrics.
+  """
+  key = _key(run.config, _TRAIN)
+  flight, recent = InFlight(), []
+  for place, batch in stream:
+    state, metrics = run.experiment.train_step(
+      state, batch, key, stage=place.stage
+    )
+    flight.put(place, metrics)
+    last = place.validates or terminated()
+    recent += _log_steps(run, flight.take(wait=last))
+    if last:
+      return state, place, recent
+  raise AssertionError('the last step of a run validates')
+
+
+def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
+  """Checks and logs the metrics of steps; returns them as logged."""
+
+  def image_names(step: int) -> list[str]:
+    # The batch of step n, counted from 1, is the sampler's n - 1.
+    rows = run.data.splits['train'][run.experiment.sampler(step - 1)]
+    return run.data.ids[rows].tolist()
+
+  logged = []
+  for place, metrics in steps:
+    diverged.check_step(metrics, place.step, image_names, run.workdir)
+    logged.append(as_logged(metrics))
+    run.log.write('train', place.logged, logged[-1])
+  return logged
+
+
+def _explain_undefined(
+  run: _Run, found: dict[str, float], measure: Measure
+) -> None:
+  """Says what validation cannot measure, and what takes its place."""
+  missing = [
+    shown
+    for name, shown in (('loss', 'the loss'), ('map_at_r', 'MAP@R'))
+    if math.isnan(found[name])
+  ]
+  if not missing:
     return
-  progress['collapsed'] = True
-  log.write('collapse', where, {'warning': text})
-  if config['on_collapse'] == 'stop':
-    raise DivergedError(f'step {where["step"]}: {text}')
-  log.say(f'WARNING: {text}')
+  chosen = {
+    'step': 'the newest checkpoint counts as the best',
+    'loss': 'the checkpoint with the lowest loss counts as the best',
+  }.get(measure.name, f'the checkpoint with the best {measure.name} is kept')
+  stops = ''
+  if math.isnan(found['loss']) and run.config['early_stop_validations']:
+    stops = ', and training does not stop early'
+  run.log.say(
+    f'WARNING: validation does not define {" and ".join(missing)}: too few'
+    f' images of each class; {chosen}{stops}. Raise the validation share of'
+    ' data.fractions'
+  )
 
 
-def _due(position: int, validations: int, per_epoch: int) -> bool:
-  """Whether one of the epoch's evenly spaced validations falls here."""
-  done = (position + 1) * validations // per_epoch
-  return done > position * validations // per_epoch
+def _collapse(
+  run: _Run, place: Place, recent: list[dict[str, float]]
+) -> str | None:
+  schedule = run.experiment.schedule
+  return collapse.diagnose(
+    recent,
+    collapsed_loss=run.experiment.objective.collapsed_loss,
+    embedding_dim=run.config['encoder']['embedding_dim'],
+    stage=schedule.curriculum.names()[place.stage],
+  )
 
 
-def _update(progress: dict[str, Any], found: dict[str, float]) -> bool:
-  """Counts a validation in; True if it is the best so far by MAP@R."""
-  lower = found['loss'] < progress['best_loss']
-  progress['without_best'] = 0 if lower else progress['without_best'] + 1
-  progress['best_loss'] = min(found['loss'], progress['best_loss'])
-  best = found['map_at_r'] > progress['best_map']
-  progress['best_map'] = max(found['map_at_r'], progress['best_map'])
-  return best
+def _warn_or_stop(run: _Run, place: Place, text: str) -> None:
+  run.log.write('collapse', place.logged, {'warning': text})
+  if run.config['on_collapse'] == 'stop':
+    raise DivergedError(f'step {place.step}: {text}')
+  run.log.say(f'WARNING: {text}')
 
 
-def _test(config, experiment, data, state, log, manager):
+class _Lap(NamedTuple):
+  """When an epoch, or what a resumed run does of it, began."""
+
+  seconds: float  # of the monotonic clock
+  step: int  # the last one before it
+
+
+def _finish_epoch(
+  run: _Run,
+  place: Place,
+  lap: _Lap,
+  recent: list[dict[str, float]],
+  found: dict[str, float],
+) -> _Lap:
+  """Logs an epoch's summary and returns the next one's beginning."""
+  now, experiment = time.monotonic(), run.experiment
+  seconds = now - lap.seconds
+  images = (place.step - lap.step) * experiment.sampler.size
+  summary = {
+    'coverage': experiment.sampler.coverage(place.epoch),
+    'seconds': seconds,
+    'images_per_second': images / seconds,
+  }
+  run.log.write('epoch', place.logged, summary)
+  stage = experiment.schedule.curriculum.names()[place.stage]
+  run.log.say(
+    f'epoch {place.epoch + 1}/{run.config["epochs"]} {stage}'
+    f'  train loss {recent[-1]["loss"]:.4f}  val {_shown(found)}'
+    f'  coverage {summary["coverage"]:.1%}  {seconds:.1f} s'
+  )
+  return _Lap(now, place.step)
+
+
+def _save(
+  run: _Run, state: TrainState, progress: Progress, measure: Measure
+) -> None:
+  """Saves in the background; the highest measure's checkpoint is kept."""
+  checkpoints.save(
+    run.manager,
+    state,
+    meta={
+      'config': run.config,
+      'class_names': run.data.class_names[: run.data.num_seen],
+      'progress': progress._asdict(),
+    },
+    splits=run.data.splits,
+    measure=measure.value,
+  )
+
+
+def _leave(
+  run: _Run, state: TrainState, progress: Progress, measure: Measure
+) -> None:
+  """Saves the state and ends the process, as SIGTERM asks."""
+  _save(run, state, progress, measure)
+  run.manager.wait_until_finished()
+  run.log.say(
+    f'SIGTERM: saved step {int(state.step)}; the same command resumes the run'
+  )
+  raise SystemExit(_TERMINATED)
+
+
+def _test(run: _Run, state: TrainState) -> None:
   """Logs the test split's measures, with the best checkpoint's weights."""
-  step = manager.best_step()
+  step = run.manager.best_step()
   if step is None:
     return
   if step != int(state.step):
-    state, _ = _restored(config, experiment, manager, step)
-  found = evaluate(experiment, data, 'test', state)
-  per_epoch = experiment.sampler.steps_per_epoch
-  log.write('test', {'step': step, 'epoch': step / per_epoch}, found)
-  log.say(f'test, by the best checkpoint (step {step}): {_shown(found)}')
+    state, _ = _restored(run.config, run.experiment, run.manager, step)
+  found = evaluate(run.experiment, run.data, 'test', state)
+  place = run.experiment.schedule.place(step)
+  run.log.write('test', {'step': step, 'epoch': place.passed}, found)
+  run.log.say(f'test, by the best checkpoint (step {step}): {_shown(found)}')
 
 
 def _shown(values: dict[str, float]) -> str:
   names = ('loss', 'accuracy', 'd_ap', 'd_an', 'recall_at_1', 'map_at_r')
-  return '  '.join(f'{n} {values[n]:.4f}' for n in names if n in values)
+  return '  '.join(
+    f'{name} {values[name]:.4f}'
+    for name in names
+    if name in values and not math.isnan(values[name])
+  )
 
 
-def _summary(data: pipeline.Data, state: TrainState) -> str:
+def _announce(run: _Run, state: TrainState) -> None:
+  """Says what is trained, and where a resumed run goes on."""
+  data, schedule = run.data, run.experiment.schedule
   sizes = ', '.join(f'{len(rows):,} {n}' for n, rows in data.splits.items())
   leaves = jax.tree.leaves(state.params['encoder'])
-  return (
+  run.log.say(
     f'{data.num_seen} of {len(data.class_names)} classes trained on;'
     f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
     f' {jax.device_count()} {jax.default_backend()} device(s)'
   )
+  if step := int(state.step):
+    run.log.say(
+      f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
+      f' (epoch {step / schedule.steps_per_epoch:.2f} of {schedule.epochs})'
+    )

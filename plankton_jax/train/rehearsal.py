@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 
-from plankton_jax import config_file
 from plankton_jax.cli import host
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
@@ -68,9 +67,8 @@ def rehearse(
   Raises:
     InputError: whatever the run would raise.
   """
-  config_file.check(
-    config, pathlib.Path(workdir), accept_changes=accept_changes
-  )
+  workdir = pathlib.Path(workdir)
+  loop.check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
   data, left_out = _data(config, workdir)
   experiment = assemble(config, data)
@@ -90,7 +88,7 @@ def rehearse(
     },
     epochs=config['epochs'],
     steps_per_epoch=experiment.sampler.steps_per_epoch,
-    validations=config['epochs'] * config['validations_per_epoch'],
+    validations=experiment.schedule.total_validations,
     validation=time.monotonic() - began,
     state_bytes=sum(x.nbytes for x in jax.tree.leaves(pace.state)),
     pace=pace,

@@ -51,6 +51,7 @@ def check_table(path: Path) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
+  """Shows the export or checks the table that is named; 1 if it is wrong."""
   if len(argv) != 2:
     raise InputError('name one EcoTaxa export, or one table to import')
   path = Path(argv[1]).expanduser()

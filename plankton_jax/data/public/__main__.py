@@ -143,6 +143,7 @@ def _show_all() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+  """Lists the sets, or describes and prepares the one that is named."""
   if len(argv) < 2:
     _show_all()
     return

@@ -1,0 +1,150 @@
+"""Trains an encoder and keeps the run in a folder.
+
+  python launch.py --config=configs/triplet.py
+  python launch.py --config=configs/triplet.py --workdir=DIR
+  python launch.py --config=configs/triplet.py --workdir=DIR --dry_run
+  python launch.py --config=configs/triplet.py --help
+
+`plankton-train` is the same command where the package is installed. A config
+is a file; one that is not there is looked for among the installed configs.
+
+Any field is overridden by --config.section.field=value; --help shows what each
+means and its value. A workdir that holds a run is resumed where it stopped.
+"""
+
+import logging
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base
+from plankton_jax.cli import command, config_help, host
+from plankton_jax.errors import InputError
+from plankton_jax.train import config_check
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'A file of configs/, with :preset behind it if wanted.'
+)
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, "Where the run is kept ['runs/' and the config's name]."
+)
+ACCEPT = flags.DEFINE_bool(
+  'accept_changes', False, 'Resume although the config differs.'
+)
+DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print sizes, memory and time of the run, and stop.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains, or rehearses with --dry_run, as the flags say."""
+  del argv
+  config, workdir = _config(), _workdir()
+  host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
+  # These bring in JAX, which --help can do without.
+  if DRY_RUN.value:
+    from plankton_jax.train import rehearsal
+
+    found = rehearsal.rehearse(config, workdir, accept_changes=ACCEPT.value)
+    print(rehearsal.describe(found, config['batch']['size']))
+    return
+  from plankton_jax.train import loop
+
+  loop.train_and_evaluate(config, workdir, accept_changes=ACCEPT.value)
+
+
+def _config() -> dict[str, Any]:
+  if CONFIG.value is None:
+    raise InputError('--config is missing, such as configs/triplet.py')
+  try:
+    return CONFIG.value.to_dict()
+  except OSError:  # ml_collections keeps a failed load until it is used
+    raise InputError(f'--config={_filename()}: no such config file') from None
+
+
+def _filename() -> str:
+  """The config's file as it was given, with its preset."""
+  return flags.FLAGS['config'].config_filename
+
+
+def _workdir() -> pathlib.Path:
+  """Expands --workdir, or names one after the config and says so."""
+  if WORKDIR.value:
+    return pathlib.Path(WORKDIR.value).expanduser()
+  workdir = default_workdir(_filename())
+  print(
+    f'--workdir is not given: the run is kept in {workdir}', file=sys.stderr
+  )
+  return workdir
+
+
+def default_workdir(config_file: str) -> pathlib.Path:
+  """Names a run's folder, below the current one, after its config.
+
+  configs/x.py is kept in runs/x, configs/x.py:preset in runs/x-preset.
+  """
+  file, _, preset = config_file.partition(':')
+  name = pathlib.Path(file).stem
+  return pathlib.Path('runs', f'{name}-{preset}' if preset else name)
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses the flags; a mistake in one is a line, not a traceback."""
+  others = [_installed(arg) for arg in argv if arg not in command.HELP]
+  try:
+    rest = flags.FLAGS(others)
+    if len(others) < len(argv):  # after all flags, whatever their order
+      print(_help())
+      sys.exit(0)
+    return rest
+  except AttributeError as error:  # a field that the config does not have
+    reason = error.args[0]  # ml_collections wraps a KeyError with a hint
+    text = reason.args[0] if isinstance(reason, KeyError) else str(reason)
+    command.fail(f'unknown config field {": ".join(text.splitlines())}')
+  except InputError as error:
+    command.fail(error)
+  except (flags.Error, TypeError) as error:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    prefix = 'plankton_jax.errors.InputError: '
+    command.fail(lines[-1].strip().removeprefix(prefix))
+
+
+def _installed(arg: str) -> str:
+  """Points --config=FILE to the installed configs if FILE is not here."""
+  flag, _, value = arg.partition('=')
+  name, colon, preset = value.partition(':')
+  if flag.lstrip('-') != 'config' or pathlib.Path(name).exists():
+    return arg
+  ours = pathlib.Path(base.__file__).parents[1] / name
+  return f'{flag}={ours}{colon}{preset}' if ours.is_file() else arg
+
+
+def _help() -> str:
+  """Shows the flags, then every field with its comment, range and value."""
+  if CONFIG.value is None:
+    name, file = 'every config', base.__file__
+    config = base.get_config().to_dict()
+  else:
+    config, name = _config(), _filename()
+    file = name.partition(':')[0]
+  shown = config_help.describe(
+    config, config_help.comments(file), config_check.ranges(config)
+  )
+  own = flags.FLAGS.main_module_help()
+  return (
+    f'{__doc__}{own}\n\nFields of {name}, each set by --config.FIELD=VALUE:\n\n'
+    f'{shown}'
+  )
+
+
+if __name__ == '__main__':
+  command.run(
+    main,
+    fast=True,
+    flags_parser=parse,
+    interrupted='interrupted; the same command resumes the run',
+  )

@@ -1,0 +1,196 @@
+"""Checks a config's numbers and names before any data is read.
+
+The one table of what a field may be; `launch.py --help` shows it too. What
+depends on the data, or on several fields, is checked by what uses it.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from plankton_jax.config_file import Config
+from plankton_jax.errors import InputError
+
+
+class Range(NamedTuple):
+  """The finite numbers from `low` to `high`, less those left out."""
+
+  low: float
+  high: float = math.inf
+  whole: bool = False
+  without: tuple[float, ...] = ()  # single numbers that are out of it
+
+  def holds(self, value: Any) -> bool:
+    """Whether a value is such a number; NaN and booleans never are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      return False
+    if self.whole and not isinstance(value, int):
+      return False
+    inside = math.isfinite(value) and self.low <= value <= self.high
+    return inside and value not in self.without
+
+  def __str__(self) -> str:
+    """Reads as in 'a whole number from 1' or 'a number above 0 below 1'."""
+    kind = 'a whole number' if self.whole else 'a number'
+    shown = '{:d}' if self.whole else '{:.4g}'
+    low = 'above' if self.low in self.without else 'from'
+    text = f'{kind} {low} {shown.format(self.low)}'
+    if self.high < math.inf:
+      high = 'below' if self.high in self.without else 'to'
+      text += f' {high} {shown.format(self.high)}'
+    inner = [x for x in self.without if self.low < x < self.high]
+    return text + ''.join(f', not {shown.format(x)}' for x in inner)
+
+
+class Choice(NamedTuple):
+  """One of a few values."""
+
+  values: tuple[int | str, ...]
+
+  def holds(self, value: Any) -> bool:
+    """Whether it is one of them; 1.0 and True are not 1."""
+    return any(type(value) is type(x) and value == x for x in self.values)
+
+  def __str__(self) -> str:
+    return ' or '.join(map(repr, self.values))
+
+
+_COUNT = Range(1, whole=True)
+_COUNT_OR_OFF = Range(0, whole=True)
+_STRENGTH = Range(0)
+_POSITIVE = Range(0, without=(0,))
+_ANGLE = Range(0, math.pi, without=(math.pi,))
+
+FIELDS: dict[str, Range | Choice] = {
+  'seed': Range(0, 2**32 - 1, whole=True),
+  'epochs': _COUNT,
+  'validations_per_epoch': _COUNT,
+  'early_stop_validations': _COUNT_OR_OFF,
+  'on_collapse': Choice(('warn', 'stop')),
+  'data.per_class': _COUNT,
+  'data.size': _COUNT,
+  'data.channels': Choice((1, 3)),
+  'batch.size': Range(2, whole=True),
+  # One class has no negatives, one image of a class no positive.
+  'batch.classes': Range(0, whole=True, without=(1,)),
+  'batch.per_class': Range(0, whole=True, without=(1,)),
+  'augment.rotate': _STRENGTH,
+  'augment.scale': _STRENGTH,
+  'augment.translate': Range(0, 1, without=(1,)),
+  'augment.brightness': _STRENGTH,
+  'augment.contrast': _STRENGTH,
+  'augment.noise': _STRENGTH,
+  'encoder.width': _COUNT,
+  'encoder.embedding_dim': _COUNT,
+  'encoder.poses': Choice((1, 8)),
+  'encoder.freeze': Range(0, 4, whole=True),
+  'optimizer.learning_rate': Range(0),
+  'optimizer.warmup_epochs': Range(0),
+  'optimizer.weight_decay': _STRENGTH,
+  'optimizer.objective_rate': Range(0),
+  'optimizer.encoder_rate': Range(0),
+}
+
+OBJECTIVES: dict[str, dict[str, Range | Choice]] = {
+  'triplet': {'margin': Range(0)},
+  'arcface': {'margin': _ANGLE, 'scale': _POSITIVE},
+  'subcenter_arcface': {
+    'centers': _COUNT,
+    'margin': _ANGLE,
+    'scale': _POSITIVE,
+  },
+  'cosface': {'margin': Range(0, 2), 'scale': _POSITIVE},
+  'softmax': {'scale': _POSITIVE},
+  'proxy_anchor': {'margin': Range(0, 1), 'scale': _POSITIVE},
+  'supcon': {'temperature': _POSITIVE},
+  'multi_similarity': {
+    'alpha': _POSITIVE,
+    'beta': _POSITIVE,
+    'base': Range(-1, 1),
+    'epsilon': Range(0),
+  },
+}
+
+
+def ranges(config: Config) -> dict[str, Range | Choice]:
+  """What each field of a config may be, by its dotted name.
+
+  An unknown objective has no ranges: `objectives.make` names it.
+  """
+  objective = config['objective']
+  own = OBJECTIVES.get(objective['name'], {}) if 'name' in objective else {}
+  return FIELDS | {f'objective.{name}': found for name, found in own.items()}
+
+
+def check(config: Config) -> None:
+  """Checks every number, and the values that name classes.
+
+  Raises:
+    InputError: a field is missing or out of its range; the message names the
+      field, its value and what it may be.
+  """
+  for field, allowed in ranges(config).items():
+    value: Any = config
+    for part in field.split('.'):
+      if part not in value:
+        raise InputError(
+          f'the config has no field {field}: it must be {allowed}, see'
+          ' configs/base.py'
+        )
+      value = value[part]
+    if not allowed.holds(value):
+      raise InputError(f'{field}={value!r} must be {allowed}')
+  _check_fractions(config['data']['fractions'])
+  class_names('data.classes', config['data']['classes'])
+  unseen_classes(config['data']['unseen_classes'])
+
+
+def _check_fractions(value: Any) -> None:
+  share = Range(0, 1, without=(0, 1))
+  good = isinstance(value, tuple | list) and len(value) == 3
+  if not good or not all(map(share.holds, value)) or abs(sum(value) - 1) > 1e-6:
+    raise InputError(
+      f'data.fractions={value!r} must be three positive numbers (train, val,'
+      ' test) that sum to 1'
+    )
+
+
+def class_names(field: str, value: Any) -> tuple[str, ...]:
+  """Reads a field that names classes; a folder may be named by a number.
+
+  Args:
+    field: its dotted name.
+    value: names, or whole numbers that are names, in a tuple or a list; a
+      single name may come without the tuple.
+
+  Raises:
+    InputError: anything else.
+  """
+  if isinstance(value, str):
+    return (value,) if value else ()
+  if isinstance(value, tuple | list):
+    is_name = lambda x: isinstance(x, str | int) and not isinstance(x, bool)
+    if all(map(is_name, value)):
+      return tuple(map(str, value))
+  hint = f': write ({value!r},)' if isinstance(value, int) else ''
+  raise InputError(f'{field}={value!r} must be a tuple of class names{hint}')
+
+
+def unseen_classes(value: Any) -> int | tuple[str, ...]:
+  """Reads data.unseen_classes: a number alone is a count, else names.
+
+  Raises:
+    InputError: neither.
+  """
+  if isinstance(value, int) and not isinstance(value, bool):
+    if value < 0:
+      raise InputError(
+        f'data.unseen_classes={value} must be a count from 0, or a tuple of'
+        ' class names'
+      )
+    return value
+  if value is None:
+    raise InputError(
+      'data.unseen_classes=None must be a count, 0 for none, or a tuple of'
+      ' class names'
+    )
+  return class_names('data.unseen_classes', value)

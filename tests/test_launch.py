@@ -1,0 +1,105 @@
+"""launch.py as it is typed, and in places that it cannot write to."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _launch(caches, *flags, cwd):
+  """A run of one epoch of the smallest encoder."""
+  command = [
+    sys.executable, ROOT / 'launch.py', f'--config={ROOT}/configs/smoke.py',
+    '--config.epochs=1', "--config.curriculum=((0,'easy','semihard'),)",
+    '--config.validations_per_epoch=1', '--config.data.per_class=16',
+    '--config.data.size=16', '--config.batch.size=18',
+    '--config.encoder.width=4', '--config.encoder.embedding_dim=8',
+    f'--config.data.cache_dir={caches}/data',
+    f'--config.compilation_cache_dir={caches}/compiled', *flags,
+  ]  # fmt: skip
+  return subprocess.run(
+    command,
+    cwd=cwd,
+    env={
+      **os.environ,
+      'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
+      'OMP_WAIT_POLICY': 'passive',
+      'HOME': str(cwd),
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_without_a_workdir_the_run_is_kept_and_resumed_by_its_config(
+  caches, tmp_path
+):
+  first = _launch(caches, cwd=tmp_path)
+  assert first.returncode == 0, first.stderr
+  assert '--workdir is not given: the run is kept in runs/smoke' in first.stderr
+  assert (tmp_path / 'runs/smoke/config.json').is_file()
+  again = _launch(caches, cwd=tmp_path)
+  assert again.returncode == 0 and 'resuming runs/smoke' in again.stderr
+
+
+def test_a_tilde_is_expanded(caches, tmp_path):
+  run = _launch(caches, '--workdir=~/mine', '--config.epochs=0', cwd=tmp_path)
+  assert run.returncode == 2 and 'error: epochs=0 must be' in run.stderr
+  (tmp_path / 'mine').write_text('in the way')
+  run = _launch(caches, '--workdir=~/mine', cwd=tmp_path)
+  assert f'{tmp_path}/mine' in run.stderr
+  assert not (tmp_path / '~').exists()
+
+
+@pytest.fixture
+def small(tmp_path):
+  """A file system that holds a megabyte, where one can be mounted."""
+  place = tmp_path / 'small'
+  place.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', place]
+  if not shutil.which('mount') or subprocess.run(mount, check=False).returncode:
+    pytest.skip('mounting a file system takes root')
+  yield place
+  subprocess.run(['umount', place], check=True)
+
+
+def _the_error(run):
+  assert run.returncode == 2, run.stderr
+  # On a full disk, tensorboardX complains once more as Python ends.
+  assert 'Traceback' not in run.stderr.partition('error: ')[0], run.stderr
+  (line,) = [x for x in run.stderr.splitlines() if x.startswith('error: ')]
+  return line
+
+
+def test_a_full_disk_is_one_line_and_the_run_resumes(caches, tmp_path, small):
+  workdir = f'--workdir={small}/run'
+  (small / 'filler').write_bytes(bytes(700_000))
+  line = _the_error(_launch(caches, workdir, cwd=tmp_path))
+  assert str(small) in line and 'the disk is full (' in line
+  assert 'MiB needed' in line and 'MiB free' in line
+  (small / 'filler').unlink()
+  run = _launch(caches, workdir, cwd=tmp_path)
+  assert run.returncode == 0, run.stderr
+
+
+def test_a_full_cache_is_one_line(caches, tmp_path, small):
+  (small / 'filler').write_bytes(bytes(1_000_000))
+  line = _the_error(
+    _launch(
+      caches, f'--config.data.cache_dir={small}/data',
+      f'--workdir={tmp_path}/run', cwd=tmp_path,
+    )
+  )  # fmt: skip
+  assert str(small) in line and 'the disk is full' in line
+
+
+def test_a_read_only_place_is_one_line(caches, tmp_path, small):
+  subprocess.run(['mount', '-o', 'remount,ro', small], check=True)
+  line = _the_error(_launch(caches, f'--workdir={small}/run', cwd=tmp_path))
+  assert str(small) in line and 'read-only' in line
