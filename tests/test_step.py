@@ -8,16 +8,24 @@ import optax
 import pytest
 
 from plankton_jax import augment, objectives
-from plankton_jax.nn import blocks, encoder
+from plankton_jax.nn import resnet
+from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import state, step
 
-MODEL = encoder.ResNet(
-  stage_sizes=(1, 1),  # what is tested here does not depend on depth
-  block=blocks.BasicBlock,
-  width=4,
-  stem='half',
+MODEL = Embedder(
+  backbone=resnet.ResNet(
+    stage_sizes=(1, 1),  # what is tested here does not depend on depth
+    block=resnet.BasicBlock,
+    width=4,
+    stem='half',
+    dtype=jnp.dtype('float32'),
+    freeze=0,
+    convolution=conv_general_dilated,
+  ),
   embedding_dim=6,
-  dtype=jnp.float32,
+  poses=1,
+  centred=True,
 )
 STAGES = (('easy', 'semihard'), ('easy', 'hard'), ('hard', 'hard'))
 OFF = dict.fromkeys(

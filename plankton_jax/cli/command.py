@@ -26,7 +26,7 @@ def run(
   *,
   arguments: int = 0,
   interrupted: str = 'interrupted',
-  flags_parser: Callable[[Sequence[str]], Any] | None = None,
+  flags_parser: Callable[[list[str]], Any] = app.parse_flags_with_usage,
 ) -> None:
   """Parses absl's flags, calls `main(argv)` and exits with its status.
 

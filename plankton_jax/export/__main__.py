@@ -6,12 +6,11 @@ python -m plankton_jax.export --workdir=DIR --format=onnx --out=FILE
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from plankton_jax.cli import host
+from plankton_jax.cli import command, host
 from plankton_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string(
@@ -29,27 +28,46 @@ LICENSE = flags.DEFINE_string(
 )
 
 
-def export(workdir: pathlib.Path, out: pathlib.Path) -> None:
+def export(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  format: str,
+  step: int | None,
+  license: str,
+) -> None:
+  """Writes a workdir's encoder and prints what was written.
+
+  Args:
+    workdir: of the run, or a folder that this command wrote.
+    out: the file or folder to write.
+    format: 'safetensors', 'stablehlo' or 'onnx'.
+    step: the checkpoint; None is the best by validation.
+    license: for the card.
+
+  Raises:
+    InputError: no encoder there, or one that cannot be written so.
+  """
   from plankton_jax import checkpoints
   from plankton_jax.export import card, folder, onnx, stablehlo
 
-  if FORMAT.value != 'safetensors' and out.is_dir():
+  if format != 'safetensors' and out.is_dir():
     raise InputError(f'{out} is a folder; --out is the file to write')
-  encoder = checkpoints.load_encoder(workdir, STEP.value)
+  encoder = checkpoints.load_encoder(workdir, step)
   encoder.config = folder.without_paths(encoder.config)
   out.parent.mkdir(parents=True, exist_ok=True)
-  if FORMAT.value == 'safetensors':
+  if format == 'safetensors':
     folder.save(
       out,
       variables=encoder.variables,
       config=encoder.config,
       class_names=encoder.class_names,
       step=encoder.step,
-      card=card.write(encoder, workdir, license=LICENSE.value),
+      card=card.write(encoder, workdir, license=license),
     )
     print(f'{out}: {_size(out / folder.WEIGHTS)}, and README.md, its card')
     return
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[FORMAT.value]
+  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
   found = write(encoder, out)
   data = encoder.config['data']
   print(
@@ -65,18 +83,23 @@ def _size(path: pathlib.Path) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  try:
-    if len(argv) > 1:
-      raise InputError(f'unexpected argument {argv[1]!r}; flags take --')
-    for flag in (WORKDIR, FORMAT, OUT):
-      if not flag.value:
-        raise InputError(f'--{flag.name} is missing; see --help')
-    host.show_log(0)
-    export(pathlib.Path(WORKDIR.value), pathlib.Path(OUT.value))
-  except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  del argv
+  workdir, format, out = (_required(flag) for flag in (WORKDIR, FORMAT, OUT))
+  host.show_log(0)
+  export(
+    pathlib.Path(workdir),
+    pathlib.Path(out),
+    format=format,
+    step=STEP.value,
+    license=LICENSE.value,
+  )
+
+
+def _required(flag: flags.FlagHolder[str | None]) -> str:
+  if not flag.value:
+    raise InputError(f'--{flag.name} is missing; see --help')
+  return flag.value
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -7,19 +7,22 @@ from typing import Any
 
 import jax
 
-from plankton_jax import checkpoints, settings
+from plankton_jax import settings
 from plankton_jax.cli import host
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
-from plankton_jax.nn import pretrained
 from plankton_jax.settings import Config
-from plankton_jax.train import batches, collapse, sharding
+from plankton_jax.train import batches, collapse, sharding, store
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.experiment import assemble
 from plankton_jax.train.metrics import Log
-from plankton_jax.train.state import TrainState
-
-_INIT, _TRAIN = 0, 1  # what a key is for
+from plankton_jax.train.state import (
+  INIT,
+  TRAIN,
+  TrainState,
+  make_key,
+  with_pretrained,
+)
 
 
 def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
@@ -53,7 +56,7 @@ def train_and_evaluate(
   data = load_data(config, workdir)
   experiment = assemble(config, data)
   per_epoch = experiment.sampler.steps_per_epoch
-  with checkpoints.open_manager(workdir) as manager:
+  with store.open_manager(workdir) as manager:
     state, progress = _start(config, experiment, manager)
     settings.write(config, workdir)  # now that all of it can be used
     first, total = int(state.step), config['epochs'] * per_epoch
@@ -82,20 +85,14 @@ def train_and_evaluate(
   return state
 
 
-def _key(config: Config, purpose: int) -> jax.Array:
-  """A key of (seed, purpose); 'rbg' compiles several times faster."""
-  key = jax.random.key(config['seed'], impl='rbg')
-  return jax.random.fold_in(key, purpose)
-
-
 def _start(config, experiment, manager) -> tuple[TrainState, dict[str, Any]]:
   """The newest checkpoint's state and progress, or fresh ones."""
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
-  fresh = jax.jit(experiment.create)(_key(config, _INIT))
+  fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
-    fresh = pretrained.begin(fresh, model=experiment.model, path=path)
+    fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
   progress = {
     'best_map': -1.0,
     'best_loss': math.inf,
@@ -106,8 +103,8 @@ def _start(config, experiment, manager) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _restored(config, experiment, manager, step):
-  abstract = jax.eval_shape(experiment.create, _key(config, _INIT))
-  state, meta = checkpoints.restore(manager, abstract, step)
+  abstract = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
+  state, meta = store.restore(manager, abstract, step)
   return sharding.replicate(experiment.mesh, state), meta['progress']
 
 
@@ -118,7 +115,7 @@ def _train(config, experiment, data, state, progress, log, manager):
   patience = config['early_stop_validations'] or math.inf
   if progress['without_best'] >= patience:
     return state
-  key = _key(config, _TRAIN)
+  key = make_key(config['seed'], TRAIN)
   first = int(state.step)
   stream = batches.training(
     data.images,
@@ -163,7 +160,7 @@ def _train(config, experiment, data, state, progress, log, manager):
       )
       began, began_at = time.monotonic(), done
     if best or stop or position + 1 == per_epoch:
-      checkpoints.save(
+      store.save(
         manager,
         state,
         meta={

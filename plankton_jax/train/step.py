@@ -46,7 +46,9 @@ def make_train_step(
         stage=stage,
         key=objective_key,
       )
-      return loss, (updated['batch_stats'], metrics, embeddings)
+      # Without a norm that counts batches there are no statistics.
+      batch_stats = updated.get('batch_stats', {})
+      return loss, (batch_stats, metrics, embeddings)
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     batch_stats, metrics, embeddings = aux
