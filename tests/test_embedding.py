@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def test_unit_norm_has_finite_gradient_at_zero():
   np.testing.assert_allclose(out[0], [0.6, 0.8], rtol=1e-6)
   np.testing.assert_array_equal(out[1], 0.0)
   grad = jax.jacobian(embedding.unit_norm)(x)
-  assert np.isfinite(grad).all()
+  chex.assert_tree_all_finite(grad)
   # The Jacobian of x / |x| is (I - u u^T) / |x|.
   u = np.array([0.6, 0.8])
   expected = (np.eye(2) - np.outer(u, u)) / 5
@@ -67,8 +68,7 @@ def test_a_plain_embedding_is_a_linear_layers_direction():
   fresh = jax.eval_shape(
     lambda: plain.init(jax.random.key(0), images, train=True)
   )
-  shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-  assert shapes(fresh) == shapes(with_bias(jnp.zeros(6)))
+  chex.assert_trees_all_equal_shapes(fresh, with_bias(jnp.zeros(6)))
 
 
 def test_evaluation_of_an_image_does_not_depend_on_its_batch():

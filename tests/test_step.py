@@ -144,7 +144,8 @@ def test_embedding_is_what_evaluation_sees():
   )
   embeddings = embed_step(fresh.params, fresh.batch_stats, _batch()['image'])
   _, expected = eval_step(fresh, _batch())
-  np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+  chex.assert_shape(embeddings, (12, 6))
+  chex.assert_trees_all_close(embeddings, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('padding', [0, 4])

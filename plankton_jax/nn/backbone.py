@@ -1,4 +1,4 @@
-"""What every backbone offers: features, and the stages they come from.
+"""Declares what every backbone offers: features, and where they come from.
 
 The head (`embedding`), the optimiser and pretrained weights know no more of a
 network than this, so that another architecture is one more file and a line in
