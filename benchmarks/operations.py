@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from plankton_jax.nn import encoder
+from plankton_jax.nn import encoders
 
 
 def count(fields: Mapping[str, Any], side: int, batch: int) -> dict[str, int]:
@@ -21,7 +21,7 @@ def count(fields: Mapping[str, Any], side: int, batch: int) -> dict[str, int]:
   """
 
   def forward(key):
-    return encoder.make(**fields).init_with_output(
+    return encoders.make(**fields).init_with_output(
       key,
       jnp.zeros((batch, side, side, 1)),
       train=False,

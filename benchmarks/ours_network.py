@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from benchmarks import inputs, operations
 from benchmarks.serve import Job, each
 from configs import triplet
-from plankton_jax import checkpoints
 from plankton_jax.data import pipeline
-from plankton_jax.nn import encoder
+from plankton_jax.encoder import Encoder
+from plankton_jax.nn import encoders
 from plankton_jax.train import batches, experiment
 
 
@@ -56,11 +56,11 @@ def embed(*, width: int, side: int, batch: int, count: int) -> Job:
   """Embeddings of images in host memory, as analysis.embed makes them."""
   del batch  # the library's own
   config = _config(width, side)
-  model = encoder.make(**config.encoder)
+  model = encoders.make(**config.encoder)
   variables = jax.jit(
     lambda key: model.init(key, jnp.zeros((1, side, side, 1)), train=False)
   )(jax.random.key(0))
-  loaded = checkpoints.Encoder(
+  loaded = Encoder(
     {'encoder': variables['params'], 'objective': {}},
     variables['batch_stats'],
     config.to_dict(),

@@ -1,4 +1,4 @@
-"""plankton_jax.nn.encoder's ResNet-18 in PyTorch, layer by layer.
+"""plankton_jax.nn.resnet's ResNet-18 in PyTorch, layer by layer.
 
 The stem is 'quarter', convolutions have no bias, and the residual branch's
 last norm starts at zero.

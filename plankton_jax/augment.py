@@ -1,7 +1,7 @@
-"""Augmentation on the device, keyed, inside the step.
+"""Augments images on the device, keyed, inside the step.
 
-Every image is first taken off its own background, so that 0 means background
-everywhere: what a rotation uncovers, and what a convolution pads with.
+The background of each image is subtracted first, so that 0 means background
+everywhere: in corners that a rotation uncovers, and where a convolution pads.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from plankton_jax.errors import InputError
 
 
 def to_float(images: jax.Array) -> jax.Array:
-  """uint8 [B, H, W, C] to float32 in [-1, 1], minus each image's background.
+  """Subtracts backgrounds: uint8 [B, H, W, C] to float32 in [-1, 1].
 
-  The background is the median of the image's border pixels, a channel.
+  An image's background is the median of its border pixels in each channel.
   """
   chex.assert_rank(images, 4)
   chex.assert_type(images, jnp.uint8)
@@ -39,7 +39,7 @@ def make(
   contrast: float,
   noise: float,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """`augment(key, images uint8 [B, H, W, C]) -> float32 [B, H, W, C]`.
+  """Makes `augment(key, images uint8 [B, H, W, C]) -> float32 [B, H, W, C]`.
 
   Args:
     flip: mirror left-right, top-bottom and about the diagonal, each with
@@ -66,7 +66,7 @@ def make(
     if value < 0 or (field == 'translate' and value >= 1):
       raise InputError(f'augment.{field}={value} is out of range; 0 is off')
 
-  def augment(key, images):
+  def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     fields = [*strengths, 'flip']
     keys = dict(zip(fields, jax.random.split(key, len(fields)), strict=True))
     x = to_float(images)
@@ -91,16 +91,18 @@ def make(
   return augment
 
 
-def _uniform(key, count, strength):
+def _uniform(key: jax.Array, count: int, strength: float) -> jax.Array:
+  """Draws [count] values up to `strength` either way."""
   return jax.random.uniform(key, (count,), minval=-strength, maxval=strength)
 
 
-def _factor(change):
-  """1 + c for c >= 0 and its inverse below, so that 0 is the middle."""
+def _factor(change: jax.Array) -> jax.Array:
+  """Maps c >= 0 to 1 + c and c < 0 to 1 / (1 - c): up and down alike."""
   return jnp.where(change >= 0, 1 + change, 1 / (1 - change))
 
 
-def _flip(key, x):
+def _flip(key: jax.Array, x: jax.Array) -> jax.Array:
+  """Puts each image [B, S, S, C] into one of its eight poses."""
   draws = jax.random.bernoulli(key, 0.5, (3, x.shape[0], 1, 1, 1))
   across, down, turned = draws
   x = jnp.where(across, x[:, :, ::-1], x)
@@ -108,11 +110,13 @@ def _flip(key, x):
   return jnp.where(turned, x.swapaxes(1, 2), x)
 
 
-def _warp(image, angle, zoom, shift):
+def _warp(
+  image: jax.Array, angle: jax.Array, zoom: jax.Array, shift: jax.Array
+) -> jax.Array:
   """Rotates, zooms and shifts one image about its centre; bilinear.
 
-  The output pixel q shows the input at R(-angle) (q - c - shift) / zoom + c;
-  outside of the image is background, 0.
+  The output pixel q shows the input at R(-angle) (q - c - shift) / zoom + c,
+  with 0, the background, outside of the image.
   """
   height, width, _ = image.shape
   centre = jnp.array([(height - 1) / 2, (width - 1) / 2])

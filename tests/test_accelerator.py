@@ -67,7 +67,7 @@ def test_training_and_retrieval_need_few_packages():
   done = _run_without_packages("""
 import numpy as np
 import plankton_jax.augment, plankton_jax.distances, plankton_jax.mining
-import plankton_jax.nn.encoder, plankton_jax.objectives
+import plankton_jax.nn.encoders, plankton_jax.objectives
 import plankton_jax.train.batches, plankton_jax.train.evaluation
 import plankton_jax.train.experiment, plankton_jax.train.step
 import benchmarks.accelerator.__main__, benchmarks.accelerator.ours

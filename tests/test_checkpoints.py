@@ -1,13 +1,23 @@
+import pathlib
+import subprocess
+import sys
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
+import torch_layout
 
 from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
+from plankton_jax.train import loop, store
 from plankton_jax.train.state import TrainState
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def _state(step):
@@ -21,9 +31,9 @@ def _state(step):
 
 
 def _save(workdir, measures):
-  with checkpoints.open_manager(workdir) as manager:
+  with store.open_manager(workdir) as manager:
     for step, measure in enumerate(measures, start=1):
-      checkpoints.save(
+      store.save(
         manager,
         _state(step),
         meta={'class_names': ['a', 'b'], 'progress': {'best_loss': step}},
@@ -51,10 +61,8 @@ def test_newest_and_best_are_kept(tmp_path, measures, kept, best):
 
 def test_restored_bit_for_bit(tmp_path):
   _save(tmp_path, [0.1, 0.2])
-  with checkpoints.open_manager(tmp_path) as manager:
-    state, meta = checkpoints.restore(
-      manager, jax.eval_shape(lambda: _state(0)), 2
-    )
+  with store.open_manager(tmp_path) as manager:
+    state, meta = store.restore(manager, jax.eval_shape(lambda: _state(0)), 2)
   jax.tree.map(np.testing.assert_array_equal, state, _state(2))
   assert meta == {'class_names': ['a', 'b'], 'progress': {'best_loss': 2}}
 
@@ -77,8 +85,8 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_a_run_of_another_version_is_named(tmp_path, change, named):
   config = smoke.get_config().to_dict()
   change(config['encoder'])
-  with checkpoints.open_manager(tmp_path) as manager:
-    checkpoints.save(
+  with store.open_manager(tmp_path) as manager:
+    store.save(
       manager,
       _state(1),
       meta={'class_names': ['a', 'b'], 'config': config},
@@ -87,3 +95,63 @@ def test_a_run_of_another_version_is_named(tmp_path, change, named):
     )
   with pytest.raises(InputError, match=rf'{named}: another version'):
     checkpoints.load_encoder(tmp_path)
+
+
+def _first_state(config, workdir, monkeypatch):
+  """What a run hands to its first step, from a run that stops there."""
+  seen = []
+
+  def stop(mesh, state):
+    seen.append(jax.device_get((state.params['encoder'], state.batch_stats)))
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(loop.sharding, 'replicate', stop)
+    loop.train_and_evaluate(config, workdir)
+  return seen[0]
+
+
+@pytest.mark.parametrize('begun', ['random', 'pretrained'])
+def test_untrained_is_what_the_run_began_from(
+  begun, make_config, tmp_path, monkeypatch
+):
+  fields = {'epochs': 1, 'validations_per_epoch': 1, 'seed': 3}
+  weights = tmp_path / 'resnet18.safetensors'
+  if begun == 'pretrained':
+    safetensors.numpy.save_file(torch_layout.weights('resnet18', 64), weights)
+    fields |= {
+      'encoder__name': 'resnet18',
+      'encoder__width': 64,
+      'encoder__stem': 'imagenet',
+      'encoder__pretrained': str(weights),
+    }
+  config = make_config(**fields)
+  want = _first_state(config, tmp_path / 'stopped', monkeypatch)
+  # A checkpoint of anything else: only the config counts.
+  workdir = tmp_path / 'run'
+  with store.open_manager(workdir) as manager:
+    store.save(
+      manager,
+      _state(1),
+      meta={'class_names': ['a', 'b'], 'config': config},
+      splits={'train': np.arange(3)},
+      measure=0.5,
+    )
+  found = checkpoints.untrained_encoder(workdir).variables
+  chex.assert_trees_all_equal(
+    (found['params']['encoder'], found['batch_stats']), want
+  )
+  if begun == 'pretrained':
+    weights.unlink()
+    with pytest.raises(InputError, match='no such file'):
+      checkpoints.untrained_encoder(workdir)
+
+
+def test_loading_and_exporting_do_not_import_each_other():
+  """checkpoints -> export.folder, and export -> encoder; no way back."""
+  script = (
+    'import sys; import plankton_jax.export.folder;'
+    'from plankton_jax.export import card, onnx, plain, stablehlo;'
+    "assert 'plankton_jax.checkpoints' not in sys.modules"
+  )
+  subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from plankton_jax.nn import encoder
+from plankton_jax.nn import encoders
 from plankton_jax.nn.conv import (
   choice,
   handler,
@@ -235,7 +235,7 @@ def test_bfloat16_without_instructions_is_float32_and_said_once(
     'freeze': 0,
   }
   with caplog.at_level(logging.WARNING, 'plankton_jax'):
-    models = [encoder.make(dtype='bfloat16', **fields) for _ in range(2)]
+    models = [encoders.make(dtype='bfloat16', **fields) for _ in range(2)]
   assert [model.dtype for model in models] == [jnp.float32] * 2
   (said,) = caplog.messages
   assert 'encoder.dtype=bfloat16 is computed in float32' in said

@@ -6,7 +6,7 @@ import pytest
 
 from plankton_jax import checkpoints
 from plankton_jax.errors import DivergedError
-from plankton_jax.train import diverged, experiment, loop
+from plankton_jax.train import diverged, experiment, loop, store
 
 
 def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
@@ -36,7 +36,7 @@ def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
   assert len(losses) == kept + 1  # the train step that diverged is not logged
   assert all(map(math.isfinite, losses))
 
-  with checkpoints.open_manager(tmp_path) as manager:
+  with store.open_manager(tmp_path) as manager:
     assert manager.latest_step() == kept
   embedded = checkpoints.load_encoder(tmp_path).embed(data.images[:4])
   assert np.isfinite(embedded).all()
@@ -61,5 +61,5 @@ def test_a_validation_that_is_not_finite_names_its_images(
   data = loop.load_data(config, tmp_path)
   named = set(said.split(' on ')[1].split(' and ')[0].split(', '))
   assert len(named) == 3 and named <= set(data.ids[data.splits['val']])
-  with checkpoints.open_manager(tmp_path) as manager:
+  with store.open_manager(tmp_path) as manager:
     assert manager.latest_step() is None

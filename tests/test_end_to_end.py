@@ -16,7 +16,7 @@ from configs import arcface
 from plankton_jax import checkpoints
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop, sharding
+from plankton_jax.train import loop, sharding, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -60,9 +60,9 @@ def _flat(tree, prefix=''):
 
 
 def _newest(workdir, like):
-  with checkpoints.open_manager(workdir) as manager:
+  with store.open_manager(workdir) as manager:
     step = manager.latest_step()
-    state, _ = checkpoints.restore(manager, like, step)
+    state, _ = store.restore(manager, like, step)
   return step, jax.device_get(jax.tree.leaves(state))
 
 

@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from test_pretrained import of_type
 
 from configs import arcface, smoke
 from plankton_jax import checkpoints
+from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, folder, onnx, plain, stablehlo
-from plankton_jax.nn import encoder as encoders
+from plankton_jax.nn import encoders
+from plankton_jax.train import evaluation
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ('Acantharea', 'Copepoda', 'Ötzi')
@@ -72,7 +76,7 @@ def _encoder(get_config=smoke.get_config, **fields):
   objective = (
     {'prototypes': prototypes} if get_config is not smoke.get_config else {}
   )
-  return checkpoints.Encoder(
+  return Encoder(
     {'encoder': drawn['params'], 'objective': objective},
     drawn['batch_stats'],
     config,
@@ -202,6 +206,75 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   (out / folder.WEIGHTS).write_bytes(b'\xff' * 30)
   with pytest.raises(InputError, match='not a readable encoder'):
     checkpoints.load_encoder(out)
+
+
+def _contents(**changes):
+  """The bytes of a folder's weights with parts of the header replaced."""
+  encoder = _encoder()
+  header = {
+    'config': json.dumps(encoder.config),
+    'class_names': json.dumps(NAMES),
+    'step': '120',
+  }
+  arrays = {'params/encoder/Dense_0/kernel': np.zeros((2, 6), np.float32)}
+  arrays |= changes.pop('arrays', {})
+  header = {k: v for k, v in (header | changes).items() if v is not None}
+  return safetensors.numpy.save(arrays, header)
+
+
+@pytest.mark.parametrize(
+  ('content', 'reason'),
+  [
+    (lambda: b'', ''),
+    (lambda: b'\xff' * 30, ''),
+    (lambda: _contents()[:-4], ''),
+    (lambda: of_type('F8_E5M2'), "'a' is of type F8_E5M2"),
+    (lambda: of_type('F32', 4), "no 'config' in its header"),
+    (lambda: _contents(step=None), "no 'step' in its header"),
+    (lambda: _contents(step='"7"'), 'step is no int'),
+    (lambda: _contents(step='true'), 'step is no int'),
+    (lambda: _contents(config='[1'), 'config: '),
+    (lambda: _contents(config='[]'), 'config is no dict'),
+    (lambda: _contents(config='{}'), "its config has no 'data'"),
+    (lambda: _contents(class_names='[1]'), 'class_names are no strings'),
+    (
+      lambda: _contents(arrays={'params/encoder': np.zeros(2)}),
+      'both an array and a folder',
+    ),
+    (
+      lambda: _contents(arrays={'other/a': np.zeros(2)}),
+      'other arrays beside',
+    ),
+    (
+      lambda: _contents(
+        arrays={'params/a': np.zeros(2), 'params/a/b': np.zeros(2)}
+      ),
+      'array',
+    ),
+  ],
+)
+def test_a_folder_of_anything_else_is_one_line(content, reason, tmp_path):
+  (tmp_path / folder.WEIGHTS).write_bytes(content())
+  with pytest.raises(InputError) as error:
+    checkpoints.load_encoder(tmp_path)
+  text = str(error.value)
+  assert 'not a readable encoder (' in text and 'export it again' in text
+  assert reason in text and '\n' not in text
+
+
+def test_what_the_card_says_of_measures_is_what_evaluation_does(tmp_path):
+  text = card.write(_encoder(), tmp_path, license='')
+  assert f'at most {evaluation._RETRIEVAL_ROWS:,} of' in text
+  lines = [
+    {'split': 'val', 'step': 120, 'recall_at_1': 0.75, 'map_at_r': None},
+    {'split': 'test', 'step': 120, 'recall_at_1': float('nan')},
+  ]
+  (tmp_path / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines)
+  )
+  text = card.write(_encoder(), tmp_path, license='')
+  assert '| val | 0.750 | – |' in text
+  assert '| test | – | – |' in text
 
 
 def test_the_card_holds_data_classes_licence_measures_and_config(tmp_path):

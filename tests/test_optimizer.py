@@ -6,12 +6,24 @@ import optax
 import pytest
 
 from plankton_jax.errors import InputError
-from plankton_jax.nn import encoder
+from plankton_jax.nn import encoders
 from plankton_jax.train import optimizer
 
-MODEL = encoder.ResNet10(
-  width=4, stem='quarter', embedding_dim=2, dtype=jnp.float32
-)
+
+def _model(freeze=0):
+  return encoders.make(
+    name='resnet10',
+    width=4,
+    stem='quarter',
+    embedding_dim=2,
+    dtype='float32',
+    pretrained='',
+    freeze=freeze,
+    poses=1,
+    centred=True,
+  )
+
+
 FIELDS = {
   'learning_rate': 0.1,
   'schedule': 'constant',
@@ -19,7 +31,7 @@ FIELDS = {
   'weight_decay': 0.0,
   'objective_rate': 1.0,
   'encoder_rate': 1.0,
-  'model': MODEL,
+  'model': _model(),
   'epochs': 10,
   'steps_per_epoch': 4,
 }
@@ -88,7 +100,7 @@ def test_encoder_and_head_have_rates_of_their_own_and_frozen_stages_none():
       FIELDS
       | {
         'encoder_rate': 0.25,
-        'model': MODEL.clone(freeze=2),
+        'model': _model(freeze=2),
         'weight_decay': 0.5,
       }
     )

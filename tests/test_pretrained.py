@@ -1,4 +1,7 @@
+import json
+import struct
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +13,22 @@ import torch_layout
 from plankton_jax import augment
 from plankton_jax.checkpoints import load_encoder
 from plankton_jax.errors import InputError
-from plankton_jax.nn import encoder, pretrained
+from plankton_jax.nn import encoders, pretrained
 from plankton_jax.train import loop
+
+
+def of_type(name, size=1):
+  """A safetensors file of one array of two elements of so many bytes."""
+  array = {'dtype': name, 'shape': [2], 'data_offsets': [0, 2 * size]}
+  header = json.dumps({'a': array}).encode()
+  return struct.pack('<Q', len(header)) + header + bytes(2 * size)
+
 
 STD = np.array([0.229, 0.224, 0.225])
 
 
 def _model(name='resnet18', width=4):
-  return encoder.make(
+  return encoders.make(
     name=name,
     width=width,
     stem='imagenet',
@@ -28,6 +39,9 @@ def _model(name='resnet18', width=4):
     poses=1,
     centred=True,
   )
+
+
+RESNET = _model().backbone.published
 
 
 def _variables(model, channels, side=32):
@@ -49,8 +63,7 @@ def _images(channels, side=45):
 
 def _features(model, variables, images):
   """The mean of the last stage's output, [B, F]."""
-  last = sum(model.stage_sizes) - 1
-  block = f'{model.block.__name__}_{last}'
+  block = model.backbone.stages[-1][-1]
   _, caught = jax.jit(
     lambda v, x: model.apply(
       v,
@@ -70,16 +83,15 @@ def _expected_input(images, background):
 
 def _converted(model, weights, channels):
   variables = _variables(model, channels)
-  params, batch_stats = pretrained.convert(
-    model,
-    variables['params'],
-    variables['batch_stats'],
+  found = pretrained.convert(
+    variables,
     weights,
+    published=model.backbone.published,
     source='weights',
   )
   dense = variables['params']['Dense_0']['kernel']
-  np.testing.assert_array_equal(params['Dense_0']['kernel'], dense)
-  return {'params': params, 'batch_stats': batch_stats}
+  np.testing.assert_array_equal(found['params']['Dense_0']['kernel'], dense)
+  return found
 
 
 @pytest.mark.parametrize(
@@ -171,7 +183,7 @@ def test_a_pth_of_torch_gives_its_features(name, width, tmp_path):
   torch.save({'state_dict': named, 'epoch': 3}, tmp_path / 'nested.pt')
   model = _model(name, width)
   for file in ('plain.pth', 'nested.pt'):
-    weights = pretrained.read(tmp_path / file)
+    weights = pretrained.read(tmp_path / file, RESNET)
     got = _features(model, _converted(model, weights, 3), images)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * want.max())
 
@@ -185,15 +197,51 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
 
   torch.save({'layer1.0.conv1.weight': Bomb()}, tmp_path / 'bomb.pth')
   with pytest.raises(InputError, match='no readable weights'):
-    pretrained.read(tmp_path / 'bomb.pth')
+    pretrained.read(tmp_path / 'bomb.pth', RESNET)
   assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (b'', 'no readable weights'),
+    (b'\x80\x02', 'no readable weights'),
+    (b'PK\x03\x04' + bytes(60), 'no readable weights'),
+    ([1, 2], 'not a state_dict'),
+    ({'state_dict': 3}, 'not a state_dict'),
+    ({7: 'seven'}, 'not a ResNet'),
+  ],
+)
+def test_a_pth_of_anything_else_is_one_line(content, message, tmp_path):
+  torch = pytest.importorskip('torch')
+  path = tmp_path / 'weights.pth'
+  if isinstance(content, bytes):
+    path.write_bytes(content)
+  else:
+    torch.save(content, path)
+  with pytest.raises(InputError, match=rf'weights\.pth: {message}') as error:
+    pretrained.read(path, RESNET)
+  assert '\n' not in str(error.value)
+
+
+def test_a_torch_that_fails_in_any_way_is_one_line(tmp_path, monkeypatch):
+  def load(path, *, map_location, weights_only):
+    assert weights_only is True
+    raise UnicodeDecodeError('ascii', b'\xff', 0, 1, 'first line\nsecond')
+
+  fake = types.SimpleNamespace(load=load)
+  monkeypatch.setitem(sys.modules, 'torch', fake)
+  (tmp_path / 'a.pth').write_bytes(b'x')
+  with pytest.raises(InputError, match='no readable weights') as error:
+    pretrained.read(tmp_path / 'a.pth', RESNET)
+  assert '\n' not in str(error.value)
 
 
 def test_without_torch_pth_names_the_remedy(tmp_path, monkeypatch):
   (tmp_path / 'a.pth').write_bytes(b'PK')
   monkeypatch.setitem(sys.modules, 'torch', None)
   with pytest.raises(InputError, match=r'pip install torch, or .*safetensors'):
-    pretrained.read(tmp_path / 'a.pth')
+    pretrained.read(tmp_path / 'a.pth', RESNET)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +251,12 @@ def test_without_torch_pth_names_the_remedy(tmp_path, monkeypatch):
     (b'', 'no readable weights'),
     (b'\xff' * 64, 'no readable weights'),
     (safetensors.numpy.save({'a': np.zeros(1)}), 'not a ResNet'),
+    (safetensors.numpy.save({'a': np.zeros(9)})[:-8], 'no readable weights'),
+    (of_type('F8_E4M3'), r"no readable weights \('a' is of type F8_E4M3; save"),
+    (of_type('BF16', 2), r"no readable weights \('a' is of type BF16; save"),
+    (of_type('C64', 8), r"no readable weights \('a' is of type C64; save"),
+    (of_type('Q8'), 'no readable weights'),
+    (of_type('F32', 3), 'no readable weights'),
   ],
 )
 def test_files_that_are_no_weights(content, message, tmp_path):
@@ -210,7 +264,7 @@ def test_files_that_are_no_weights(content, message, tmp_path):
   if content is not None:
     path.write_bytes(content)
   with pytest.raises(InputError, match=rf'weights\.safetensors: {message}'):
-    pretrained.read(path)
+    pretrained.read(path, RESNET)
 
 
 def test_weights_of_another_network_are_named():

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop, rehearsal
+from plankton_jax.train import loop, rehearsal, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -49,7 +48,7 @@ def test_a_rehearsal_foretells_the_run(rehearsed):
   ]
   assert found.epochs * found.steps_per_epoch == logged.count('train')
   assert found.validations == logged.count('val')
-  with checkpoints.open_manager(workdir) as manager:
+  with store.open_manager(workdir) as manager:
     saved = manager.item_metadata(manager.latest_step())
     size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
     assert found.parameters == {

@@ -8,16 +8,24 @@ import optax
 import pytest
 
 from plankton_jax import augment, objectives
-from plankton_jax.nn import blocks, encoder
+from plankton_jax.nn import resnet
+from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import state, step
 
-MODEL = encoder.ResNet(
-  stage_sizes=(1, 1),  # what is tested here does not depend on depth
-  block=blocks.BasicBlock,
-  width=4,
-  stem='half',
+MODEL = Embedder(
+  backbone=resnet.ResNet(
+    stage_sizes=(1, 1),  # what is tested here does not depend on depth
+    block=resnet.BasicBlock,
+    width=4,
+    stem='half',
+    dtype=jnp.dtype('float32'),
+    freeze=0,
+    convolution=conv_general_dilated,
+  ),
   embedding_dim=6,
-  dtype=jnp.float32,
+  poses=1,
+  centred=True,
 )
 STAGES = (('easy', 'semihard'), ('easy', 'hard'), ('hard', 'hard'))
 OFF = dict.fromkeys(
@@ -136,7 +144,8 @@ def test_embedding_is_what_evaluation_sees():
   )
   embeddings = embed_step(fresh.params, fresh.batch_stats, _batch()['image'])
   _, expected = eval_step(fresh, _batch())
-  np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+  chex.assert_shape(embeddings, (12, 6))
+  chex.assert_trees_all_close(embeddings, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('padding', [0, 4])

@@ -13,7 +13,7 @@ from plankton_jax.data.sources import folder, source
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
-  from plankton_jax.checkpoints import Encoder
+  from plankton_jax.encoder import Encoder
 
 BLOCK = 1024  # images decoded before they are embedded and let go
 

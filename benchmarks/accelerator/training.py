@@ -11,7 +11,7 @@ from benchmarks import inputs, operations
 from benchmarks.accelerator import published
 from benchmarks.accelerator.worker import Job
 from plankton_jax import augment
-from plankton_jax.nn import encoder
+from plankton_jax.nn import encoders
 from plankton_jax.train import batches, experiment
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.step import make_embed_step
@@ -91,7 +91,7 @@ def step(
 def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
   """Embeddings of images that are on the device."""
   config = published.config(**fields)
-  model = encoder.make(**config['encoder'])
+  model = encoders.make(**config['encoder'])
   images = jax.device_put(inputs.images(batch, side))
   variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(
     key()

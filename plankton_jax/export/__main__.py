@@ -28,27 +28,46 @@ LICENSE = flags.DEFINE_string(
 )
 
 
-def export(workdir: pathlib.Path, out: pathlib.Path) -> None:
+def export(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  format: str,
+  step: int | None,
+  license: str,
+) -> None:
+  """Writes a workdir's encoder and prints what was written.
+
+  Args:
+    workdir: of the run, or a folder that this command wrote.
+    out: the file or folder to write.
+    format: 'safetensors', 'stablehlo' or 'onnx'.
+    step: the checkpoint; None is the best by validation.
+    license: for the card.
+
+  Raises:
+    InputError: no encoder there, or one that cannot be written so.
+  """
   from plankton_jax import checkpoints
   from plankton_jax.export import card, folder, onnx, stablehlo
 
-  if FORMAT.value != 'safetensors' and out.is_dir():
+  if format != 'safetensors' and out.is_dir():
     raise InputError(f'{out} is a folder; --out is the file to write')
-  encoder = checkpoints.load_encoder(workdir, STEP.value)
+  encoder = checkpoints.load_encoder(workdir, step)
   encoder.config = folder.without_paths(encoder.config)
   out.parent.mkdir(parents=True, exist_ok=True)
-  if FORMAT.value == 'safetensors':
+  if format == 'safetensors':
     folder.save(
       out,
       variables=encoder.variables,
       config=encoder.config,
       class_names=encoder.class_names,
       step=encoder.step,
-      card=card.write(encoder, workdir, license=LICENSE.value),
+      card=card.write(encoder, workdir, license=license),
     )
     print(f'{out}: {_size(out / folder.WEIGHTS)}, and README.md, its card')
     return
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[FORMAT.value]
+  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
   found = write(encoder, out)
   data = encoder.config['data']
   print(
@@ -64,16 +83,22 @@ def _size(path: pathlib.Path) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Writes what the flags ask for."""
   del argv
-  for flag in (WORKDIR, FORMAT, OUT):
-    if not flag.value:
-      raise InputError(f'--{flag.name} is missing; see --help')
+  workdir, format, out = (_required(flag) for flag in (WORKDIR, FORMAT, OUT))
   host.show_log(0)
   export(
-    pathlib.Path(WORKDIR.value).expanduser(),
-    pathlib.Path(OUT.value).expanduser(),
+    pathlib.Path(workdir).expanduser(),
+    pathlib.Path(out).expanduser(),
+    format=format,
+    step=STEP.value,
+    license=LICENSE.value,
   )
+
+
+def _required(flag: flags.FlagHolder[str | None]) -> str:
+  if not flag.value:
+    raise InputError(f'--{flag.name} is missing; see --help')
+  return flag.value
 
 
 if __name__ == '__main__':

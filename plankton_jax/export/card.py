@@ -1,6 +1,7 @@
-"""The model card of an encoder: what it is, of what, and how good."""
+"""Writes the model card of an encoder: what it is, of what, and how good."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -8,13 +9,13 @@ import jax
 import numpy as np
 
 from plankton_jax import retrieval
-from plankton_jax.checkpoints import Encoder
+from plankton_jax.encoder import Encoder
 
 _MEASURES = ('recall_at_1', 'map_at_r')
 
 
 def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
-  """The card's Markdown, from the encoder and what its workdir holds."""
+  """Writes the card as Markdown, from the encoder and its workdir's files."""
   config = encoder.config
   data, fields = config['data'], config['encoder']
   size = sum(x.size for x in jax.tree.leaves(encoder.variables['params']))
@@ -24,7 +25,7 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
     license=json.dumps(license or 'other'),
     terms=f'{license}.'
     if license
-    else 'Not stated; ask whom you have it from.',
+    else 'Not stated; ask whoever gave it to you.',
     name=f'{fields["name"]}, {config["objective"]["name"]}',
     shape=f'{colour} images, uint8 [N, {data["size"]}, {data["size"]},'
     f' {data["channels"]}], to unit-norm float32 [N,'
@@ -44,7 +45,7 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
 
 
 def _classes(encoder: Encoder, workdir: pathlib.Path) -> str:
-  """A list of seen classes, and the unseen ones where the split tells."""
+  """Lists the seen classes, and the unseen ones if the split is there."""
   lines = [f'- {name}' for name in encoder.class_names]
   split = workdir / 'split.json'
   if split.is_file():
@@ -55,7 +56,7 @@ def _classes(encoder: Encoder, workdir: pathlib.Path) -> str:
 
 
 def _measures(encoder: Encoder, workdir: pathlib.Path) -> str:
-  """A table of the splits that were measured at the encoder's step."""
+  """Tabulates the splits that were measured at the encoder's step."""
   rows = _logged(workdir / 'metrics.jsonl', encoder.step)
   unseen = workdir / 'embeddings' / 'unseen.npz'
   # Embedding files are of the best checkpoint, as the log's test is.
@@ -69,13 +70,18 @@ def _measures(encoder: Encoder, workdir: pathlib.Path) -> str:
     return 'None were made at this step.'
   table = ['| images | Recall@1 | MAP@R |', '|---|---|---|']
   for split, found in rows.items():
-    values = ' | '.join(f'{found[name]:.3f}' for name in _MEASURES)
+    values = ' | '.join(_rounded(found.get(name)) for name in _MEASURES)
     table.append(f'| {split} | {values} |')
   return '\n'.join(table)
 
 
+def _rounded(value: float | None) -> str:
+  """Rounds a measure; one that is not defined for the images is a dash."""
+  return '–' if value is None or math.isnan(value) else f'{value:.3f}'
+
+
 def _logged(path: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
-  """The log's validation and test of a step."""
+  """Finds the log's validation and test of a step."""
   if not path.is_file():
     return {}
   found = {}
@@ -122,7 +128,9 @@ Classes seen in training:
 
 {measures}
 
-Each image is a query among all others of its row's images.
+Each image is a query among all others of its row. `val` and `test` are what
+training logged: of at most 5,000 of the split's images, drawn once. `unseen`
+takes all of them.
 
 ## Licence
 

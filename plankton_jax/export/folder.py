@@ -1,4 +1,4 @@
-"""An encoder as a folder to hand on: weights with their config, and a card."""
+"""Hands an encoder on as a folder: weights with their config, and a card."""
 
 import json
 import pathlib
@@ -6,10 +6,9 @@ from typing import Any
 
 import flax.traverse_util
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from plankton_jax import atomic
+from plankton_jax import atomic, weight_file
 from plankton_jax.errors import InputError
 
 WEIGHTS = 'encoder.safetensors'
@@ -56,32 +55,77 @@ def save(
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-  """`params`, `batch_stats`, `config`, `class_names` and `step` of a folder.
+  """Reads `params`, `batch_stats`, `config`, `class_names` and `step`.
 
   Raises:
     InputError: the file is damaged, or not one that `save` wrote.
   """
   path = folder / WEIGHTS
   try:
-    with safetensors.safe_open(path, framework='numpy') as file:
-      header = file.metadata() or {}
-      arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays, header = weight_file.read(path)
     fields = {
-      name: json.loads(header[name])
-      for name in ('config', 'class_names', 'step')
+      name: _field(header, name, kind)
+      for name, kind in (('config', dict), ('class_names', list), ('step', int))
     }
-  except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    for section in ('data', 'encoder', 'objective'):
+      if not isinstance(fields['config'].get(section), dict):
+        raise InputError(f'its config has no {section!r}')
+    if not all(isinstance(name, str) for name in fields['class_names']):
+      raise InputError('class_names are no strings')
+    variables = _tree(arrays)
+  except InputError as error:
     raise InputError(
       f'{path}: not a readable encoder ({error}); export it again'
     ) from None
-  variables = flax.traverse_util.unflatten_dict(arrays, sep='/')
-  # An objective without parameters leaves no trace among arrays.
-  variables['params'].setdefault('objective', {})
   return variables | fields
 
 
+def _field(header: dict[str, str], name: str, kind: type) -> Any:
+  """Parses a field of the header.
+
+  Raises:
+    InputError: it is missing, no JSON, or of another type.
+  """
+  if name not in header:
+    raise InputError(f'no {name!r} in its header')
+  try:
+    value = json.loads(header[name])
+  except ValueError as error:
+    raise InputError(f'{name}: {error}') from None
+  if type(value) is not kind:
+    raise InputError(f'{name} is no {kind.__name__}')
+  return value
+
+
+def _tree(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Nests arrays by their names, `params` and `batch_stats` on top.
+
+  Raises:
+    InputError: names that `save` does not write.
+  """
+  # Objectives without parameters and networks without statistics leave no
+  # trace among arrays.
+  tree: dict[str, Any] = {
+    'params': {'encoder': {}, 'objective': {}},
+    'batch_stats': {},
+  }
+  for name, array in arrays.items():
+    *parents, leaf = name.split('/')
+    at = tree
+    for parent in parents:
+      at = at.setdefault(parent, {})
+      if not isinstance(at, dict):
+        raise InputError(f'{name!r} lies within an array')
+    if leaf in at:
+      raise InputError(f'{name!r} is both an array and a folder of arrays')
+    at[leaf] = array
+  if tree.keys() != {'params', 'batch_stats'} or not tree['params']['encoder']:
+    raise InputError("no 'params/encoder/...' in it, or other arrays beside")
+  return tree
+
+
 def without_paths(config: Any) -> Any:
-  """The config with the last part alone of every absolute path in it."""
+  """Shortens every absolute path in a config to its last part."""
   if isinstance(config, dict):
     return {name: without_paths(value) for name, value in config.items()}
   if isinstance(config, str) and pathlib.PurePath(config).is_absolute():

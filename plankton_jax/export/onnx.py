@@ -1,4 +1,4 @@
-"""An encoder as ONNX, by jax2onnx; docs/export.md says why by that."""
+"""Writes an encoder as ONNX by jax2onnx; docs/export.md has the reasons."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import jax.extend
 import numpy as np
 
 from plankton_jax import atomic
-from plankton_jax.checkpoints import Encoder
+from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.export import plain
 

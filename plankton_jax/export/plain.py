@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from plankton_jax.checkpoints import Encoder
+from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.nn import encoder as encoders
+from plankton_jax.nn import encoders
 from plankton_jax.train.step import make_embed_step
 
 _TOLERANCE = 1e-5  # in any element of an embedding, whose length is 1
 
 
 def embed_fn(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-  """uint8 [N, H, W, C] -> unit-norm float32 [N, D], the weights within.
+  """Returns uint8 [N, H, W, C] -> unit-norm float32 [N, D], weights within.
 
   Convolutions are lax's own and computed in float32, whatever the encoder was
-  trained in: no other runtime knows what the host runs fastest.
+  trained in: other runtimes have no kernels of ours.
   """
   fields = encoder.config['encoder'] | {'dtype': 'float32'}
-  model = encoders.make(**fields).clone(convolution=lax.conv_general_dilated)
+  model = encoders.make(**fields, convolution=lax.conv_general_dilated)
   step = make_embed_step(apply_fn=model.apply)
   variables = jax.tree.map(jnp.asarray, encoder.variables)
   return lambda images: step(
@@ -31,7 +31,7 @@ def embed_fn(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
 
 
 def image_spec(encoder: Encoder) -> jax.ShapeDtypeStruct:
-  """The function's argument, with a symbolic number of images."""
+  """Describes the function's argument, with a symbolic number of images."""
   data = encoder.config['data']
   shape = f'n, {data["size"]}, {data["size"]}, {data["channels"]}'
   return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.uint8)
@@ -40,10 +40,18 @@ def image_spec(encoder: Encoder) -> jax.ShapeDtypeStruct:
 def check(
   encoder: Encoder, run: Callable[[np.ndarray], np.ndarray], what: str
 ) -> float:
-  """The largest difference between `run` and the encoder in any element.
+  """Measures the largest difference between `run` and the encoder.
+
+  Args:
+    encoder: the original.
+    run: uint8 [N, H, W, C] -> embeddings [N, D] by the exported model.
+    what: names the converter in the error.
+
+  Returns:
+    The difference, over all elements.
 
   Raises:
-    InputError: it is too large; `what` names the converter.
+    InputError: it is too large.
   """
   reference = Encoder(
     **encoder.variables,

@@ -1,4 +1,4 @@
-"""An encoder as StableHLO, which any JAX of the last months runs."""
+"""Writes an encoder as StableHLO, which JAX alone runs."""
 
 import pathlib
 
@@ -6,14 +6,17 @@ import jax
 import numpy as np
 
 from plankton_jax import atomic
-from plankton_jax.checkpoints import Encoder
+from plankton_jax.encoder import Encoder
 from plankton_jax.export import plain
 
 _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
 
 def write(encoder: Encoder, path: pathlib.Path) -> float:
-  """Writes what `jax.export.deserialize` reads; the largest difference.
+  """Writes a file for `jax.export.deserialize`.
+
+  Returns:
+    The largest difference from the encoder.
 
   Raises:
     InputError: the file does not embed as the encoder does.

@@ -1,8 +1,8 @@
-"""Encoders that begin from ResNet weights trained with PyTorch.
+"""Encoders that begin from weights trained with PyTorch.
 
-torchvision's ResNets and timm's of the same names share their layout, and
-ours compute what they do: BatchNorm alike, and the bottleneck's stride in its
-3x3 convolution (torchvision's v1.5). The classifier `fc` is left out.
+The backbone declares what its layers are called there; ours compute what they
+do: BatchNorm alike, and the bottleneck's stride in its 3x3 convolution
+(torchvision's v1.5). The classifier is left out.
 
 Such weights expect (image / 255 - mean) / std of each colour. Our images are
 taken off their own background in place of that mean, so that 0, with which
@@ -11,16 +11,15 @@ images are three equal colours: there the kernel is summed over them.
 """
 
 import pathlib
-import pickle
 import re
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
-import safetensors.numpy
 
+from plankton_jax import weight_file
 from plankton_jax.errors import InputError
-from plankton_jax.nn.encoder import ResNet, stage_of
-from plankton_jax.train.state import TrainState
+from plankton_jax.nn.backbone import Backbone, Published
 
 _STD = np.array([0.229, 0.224, 0.225], np.float32)  # of ImageNet's RGB / 255
 _LEAVES = {
@@ -30,60 +29,61 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-_REMEDY = 'encoder.name must be the ResNet that the weights are of'
-_UNUSED = re.compile(r'fc\.(weight|bias)|.*\.num_batches_tracked')
+# PyTorch puts the outputs first.
+_TRANSPOSED = {4: (2, 3, 1, 0), 2: (1, 0)}
 
-Weights = dict[str, np.ndarray]  # by the names of a ResNet's state_dict
+Weights = dict[str, np.ndarray]  # by the names of a state_dict
 
 
-def begin(state: TrainState, *, model: ResNet, path: str) -> TrainState:
-  """The state with its stem and stages from a file; the embedding stays.
+def begin(
+  variables: dict[str, Any], *, backbone: Backbone, path: str
+) -> dict[str, Any]:
+  """Replaces the backbone's weights by those of a file; the head's stay.
 
   Args:
-    state: a fresh one.
-    model: the encoder it is of.
+    variables: the encoder's fresh `params` and `batch_stats`.
+    backbone: the encoder's, which declares the names in the file.
     path: of the weights, .safetensors or what `torch.save` writes.
 
   Raises:
     InputError: a file that cannot be read, or holds another network.
   """
-  weights = read(pathlib.Path(path).expanduser())
-  params, batch_stats = convert(
-    model, state.params['encoder'], state.batch_stats, weights, source=path
-  )
-  return state.replace(
-    params={**state.params, 'encoder': params}, batch_stats=batch_stats
-  )
+  published = backbone.published
+  if published is None:
+    raise InputError(
+      'encoder.pretrained: no weights can be read for this encoder; leave it'
+      ' empty'
+    )
+  weights = read(pathlib.Path(path).expanduser(), published)
+  return convert(variables, weights, published=published, source=path)
 
 
-def read(path: pathlib.Path) -> Weights:
-  """The arrays of a file, by the names of torchvision's ResNet.
+def read(path: pathlib.Path, published: Published) -> Weights:
+  """Reads the arrays of a file, without the prefix that all names share.
 
   Raises:
-    InputError: no such file, one that is damaged or holds no ResNet, or .pth
-      where PyTorch is not installed.
+    InputError: no such file, one that is damaged or holds another network, or
+      .pth where PyTorch is not installed.
   """
   if not path.is_file():
     raise InputError(f'encoder.pretrained: {path}: no such file')
-  try:
-    if path.suffix == '.safetensors':
-      arrays = safetensors.numpy.load_file(path)
-    else:
-      arrays = _read_with_torch(path)
-  except (
-    safetensors.SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-  ) as error:
-    reason = str(error).splitlines()[0] if str(error) else 'cut short'
-    raise InputError(f'{path}: no readable weights ({reason})') from None
+  if path.suffix == '.safetensors':
+    try:
+      arrays = weight_file.read(path).arrays
+    except InputError as error:
+      raise _unreadable(path, error) from None
+  else:
+    arrays = _read_with_torch(path)
   # Checkpoints of a training often put the network's own name before each.
-  first = 'layer1.0.conv1.weight'
-  prefix = next((n[: -len(first)] for n in arrays if n.endswith(first)), None)
+  landmark = published.landmark
+  prefix = next(
+    (name[: -len(landmark)] for name in arrays if name.endswith(landmark)),
+    None,
+  )
   if prefix is None:
-    raise InputError(f'{path}: not a ResNet: no {first!r} in it')
+    raise InputError(
+      f'{path}: not a {published.network}: no {landmark!r} in it'
+    )
   return {
     name.removeprefix(prefix): array
     for name, array in arrays.items()
@@ -91,7 +91,7 @@ def read(path: pathlib.Path) -> Weights:
   }
 
 
-def _read_with_torch(path):
+def _read_with_torch(path: pathlib.Path) -> Weights:
   try:
     import torch
   except ImportError:
@@ -99,82 +99,82 @@ def _read_with_torch(path):
       f'{path}: only PyTorch reads this format; install it with pip install'
       ' torch, or give the same weights as .safetensors'
     ) from None
-  found = torch.load(path, map_location='cpu', weights_only=True)
+  try:
+    # Code in the file is refused, not run.
+    found = torch.load(path, map_location='cpu', weights_only=True)
+  except Exception as error:  # damaged bytes fail anywhere in the parser
+    raise _unreadable(path, error) from None
+  if isinstance(found, dict):
+    found = found.get('state_dict', found)
   if not isinstance(found, dict):
     raise InputError(f'{path}: not a state_dict; save model.state_dict()')
-  found = found.get('state_dict', found)
   return {
     name: value.float().numpy()
     for name, value in found.items()
-    if torch.is_tensor(value)
+    if isinstance(name, str) and torch.is_tensor(value)
   }
 
 
+def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
+  reason = next(iter(str(error).splitlines()), '') or 'cut short'
+  return InputError(f'{path}: no readable weights ({reason})')
+
+
 def convert(
-  model: ResNet,
-  params: dict,
-  batch_stats: dict,
+  variables: dict[str, Any],
   weights: Weights,
   *,
+  published: Published,
   source: str,
-) -> tuple[dict, dict]:
-  """`params` and `batch_stats` of the encoder with the weights in place.
+) -> dict[str, Any]:
+  """Returns `params` and `batch_stats` with the weights in place.
 
   Args:
-    model: the encoder.
-    params: whose embedding is kept; the first kernel [7, 7, C, 64] says
-      whether images are RGB or grey.
-    batch_stats: likewise.
+    variables: the encoder's, whose head is kept; the first kernel
+      [h, w, C, F] says whether images are RGB or grey.
     weights: from `read`.
-    source: what errors call them.
+    published: the backbone's declaration.
+    source: what errors call the weights.
 
   Raises:
     InputError: a name that is missing or left over, a shape that does not
       fit, or a value that is not finite.
   """
+  remedy = f'encoder.name must be the {published.network} of these weights'
   used = set()
 
-  def found(path, ours):
-    layer = _layer(model, path[:-1])
+  def replace(path: tuple[Any, ...], ours: Any) -> Any:
+    layer = published.layers.get(path[:-1])
     if layer is None:
       return ours
     name = f'{layer}.{_LEAVES[path[-1]]}'
     if name not in weights:
-      raise InputError(f'{source}: {name!r} is missing; {_REMEDY}')
+      raise InputError(f'{source}: {name!r} is missing; {remedy}')
     used.add(name)
     theirs = np.asarray(weights[name], np.float32)
-    if theirs.ndim == 4:
-      theirs = theirs.transpose(2, 3, 1, 0)
-    if name == 'conv1.weight' and theirs.shape[2] == len(_STD):
+    if path[-1] == 'kernel' and theirs.ndim in _TRANSPOSED:
+      theirs = theirs.transpose(_TRANSPOSED[theirs.ndim])
+    if name == f'{published.first}.weight' and theirs.shape[-2] == len(_STD):
       theirs = theirs / _STD[:, None]
-      if ours.shape[2] == 1:
-        theirs = theirs.sum(axis=2, keepdims=True)
+      if ours.shape[-2] == 1:
+        theirs = theirs.sum(axis=-2, keepdims=True)
     if theirs.shape != ours.shape:
       raise InputError(
-        f'{source}: {name!r} is {theirs.shape}, not {ours.shape}; {_REMEDY}'
+        f'{source}: {name!r} is {theirs.shape}, not {ours.shape}; {remedy}'
       )
     if not np.isfinite(theirs).all():
-      raise InputError(f'{source}: {name!r} is not finite; get the file anew')
+      raise InputError(
+        f'{source}: {name!r} is not finite; get the file once more'
+      )
     return theirs
 
-  converted = [
-    flax.traverse_util.path_aware_map(found, tree)
-    for tree in (params, batch_stats)
-  ]
+  converted = {
+    collection: dict(
+      flax.traverse_util.path_aware_map(replace, variables[collection])
+    )
+    for collection in ('params', 'batch_stats')
+  }
   for name in weights:
-    if name not in used and not _UNUSED.fullmatch(name):
-      raise InputError(f'{source}: {name!r} is left over; {_REMEDY}')
-  return tuple(converted)
-
-
-def _layer(model: ResNet, path: tuple[str, ...]) -> str | None:
-  """torchvision's name of a convolution or norm; None for the embedding's."""
-  if len(path) == 1:
-    return {'Conv_0': 'conv1', 'BatchNorm_0': 'bn1'}.get(path[0])
-  stage = stage_of(model, path[0])
-  block = int(path[0].split('_')[1]) - sum(model.stage_sizes[: stage - 1])
-  kind, number = path[1].split('_')
-  norm = kind == 'BatchNorm'
-  if int(number) == len(model.block.kernels):
-    return f'layer{stage}.{block}.downsample.{int(norm)}'
-  return f'layer{stage}.{block}.{"bn" if norm else "conv"}{int(number) + 1}'
+    if name not in used and not re.fullmatch(published.unused, name):
+      raise InputError(f'{source}: {name!r} is left over; {remedy}')
+  return converted

@@ -8,7 +8,8 @@ import numpy as np
 
 from plankton_jax import augment, curriculum, objectives
 from plankton_jax.config_file import Config
-from plankton_jax.nn import encoder
+from plankton_jax.nn import encoders
+from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import (
   optimizer,
   progress,
@@ -26,7 +27,7 @@ class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
   schedule: progress.Schedule
-  model: encoder.ResNet
+  model: Embedder
   objective: objectives.Objective
   create: Callable[[jax.Array], state.TrainState]  # from a key
   train_step: Callable
@@ -57,7 +58,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     stages=(*stages.policies, curriculum.VALIDATION),
     **config['objective'],
   )
-  model = encoder.make(**config['encoder'])
+  model = encoders.make(**config['encoder'])
   tx = optimizer.make(
     model=model,
     epochs=config['epochs'],

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax import checkpoints, config_file, disk
+from plankton_jax import config_file, disk
 from plankton_jax.cli import host
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
-from plankton_jax.nn import pretrained
 from plankton_jax.train import (
   batches,
   collapse,
@@ -22,6 +21,7 @@ from plankton_jax.train import (
   diverged,
   process,
   sharding,
+  store,
 )
 from plankton_jax.train import progress as progresses
 from plankton_jax.train.evaluation import as_logged, evaluate
@@ -29,9 +29,14 @@ from plankton_jax.train.experiment import Experiment, assemble
 from plankton_jax.train.log import Log
 from plankton_jax.train.progress import Measure, Place, Progress
 from plankton_jax.train.readback import InFlight, Step
-from plankton_jax.train.state import TrainState
+from plankton_jax.train.state import (
+  INIT,
+  TRAIN,
+  TrainState,
+  make_key,
+  with_pretrained,
+)
 
-_INIT, _TRAIN = 0, 1  # the purposes of a key
 _TERMINATED = 128 + signal.SIGTERM  # the exit status, as a shell gives it
 
 # Of a checkpoint that was saved between validations: any other is better.
@@ -113,7 +118,7 @@ def train_and_evaluate(
     experiment = assemble(config, data)
     with (
       disk.explained(workdir, need=_checkpoint_bytes(config, experiment)),
-      checkpoints.open_manager(workdir) as manager,
+      store.open_manager(workdir) as manager,
     ):
       state, progress = _start(config, experiment, manager)
       config_file.write(config, workdir)  # now that all of it can be used
@@ -140,17 +145,17 @@ def _start(
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
-  fresh = jax.jit(experiment.create)(_key(config, _INIT))
+  fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
-    fresh = pretrained.begin(fresh, model=experiment.model, path=path)
+    fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
   return sharding.replicate(experiment.mesh, fresh), Progress()
 
 
 def _restored(
   config: Config, experiment: Experiment, manager: Any, step: int
 ) -> tuple[TrainState, Progress]:
-  abstract = jax.eval_shape(experiment.create, _key(config, _INIT))
-  state, meta = checkpoints.restore(manager, abstract, step)
+  abstract = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
+  state, meta = store.restore(manager, abstract, step)
   return (
     sharding.replicate(experiment.mesh, state),
     progresses.from_meta(meta['progress']),
@@ -158,14 +163,8 @@ def _restored(
 
 
 def _checkpoint_bytes(config: Config, experiment: Experiment) -> int:
-  state = jax.eval_shape(experiment.create, _key(config, _INIT))
+  state = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-
-
-def _key(config: Config, purpose: int) -> jax.Array:
-  """Makes a key of (seed, purpose); 'rbg' compiles several times faster."""
-  key = jax.random.key(config['seed'], impl='rbg')
-  return jax.random.fold_in(key, purpose)
 
 
 def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
@@ -230,7 +229,7 @@ def _train_steps(
   Returns:
     The state, the place of its last step, and all steps' metrics.
   """
-  key = _key(run.config, _TRAIN)
+  key = make_key(run.config['seed'], TRAIN)
   flight, recent = InFlight(), []
   for place, batch in stream:
     state, metrics = run.experiment.train_step(
@@ -341,7 +340,7 @@ def _save(
   run: _Run, state: TrainState, progress: Progress, measure: Measure
 ) -> None:
   """Saves in the background; the highest measure's checkpoint is kept."""
-  checkpoints.save(
+  store.save(
     run.manager,
     state,
     meta={

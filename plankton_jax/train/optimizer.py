@@ -1,10 +1,12 @@
 """The optimiser that a config's `optimizer` section names."""
 
+from typing import Any
+
 import jax
 import optax
 
 from plankton_jax.errors import InputError
-from plankton_jax.nn import encoder
+from plankton_jax.nn.embedding import Embedder, stage_of
 
 
 def make(
@@ -15,23 +17,24 @@ def make(
   weight_decay: float,
   objective_rate: float,
   encoder_rate: float,
-  model: encoder.ResNet,
+  model: Embedder,
   epochs: int,
   steps_per_epoch: int,
 ) -> optax.GradientTransformation:
-  """Adam (Kingma and Ba 2015, arXiv:1412.6980), decay decoupled and masked.
+  """Builds Adam (Kingma and Ba 2015, arXiv:1412.6980) with a schedule.
 
   Args:
-    learning_rate: its peak.
+    learning_rate: the peak of the schedule.
     schedule: 'constant' or 'cosine' (to 0 at the last epoch).
-    warmup_epochs: linear rise from 0 over so many epochs.
-    weight_decay: of the encoder's kernels alone: never of norms, biases or
-      prototypes (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    warmup_epochs: length of a linear rise from 0.
+    weight_decay: decays the encoder's kernels alone, apart from the gradient:
+      never norms, biases or prototypes (Loshchilov and Hutter 2019,
+      arXiv:1711.05101).
     objective_rate: the learning rate of the objective's own parameters, as a
-      multiple of the embedding's.
-    encoder_rate: that of the stem and the stages, likewise; frozen stages
-      have 0.
-    model: the encoder, which knows its frozen stages.
+      multiple of the head's.
+    encoder_rate: the backbone's learning rate, as a multiple of the head's;
+      frozen stages have 0.
+    model: the encoder, whose backbone declares the stages.
     epochs: of the whole run.
     steps_per_epoch: turns epochs into steps.
 
@@ -64,14 +67,15 @@ def make(
       raise InputError(f'optimizer.{field}={multiple} is negative')
   rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
   rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
+  backbone = model.backbone
 
-  def rate_of(path):
+  def rate_of(path: tuple[jax.tree_util.DictKey, ...]) -> float:
     if path[0].key != 'encoder':
       return objective_rate
-    stage = encoder.stage_of(model, path[1].key)
-    if stage <= model.freeze:
+    stage = stage_of(backbone, path[1].key)
+    if stage <= backbone.freeze:
       return 0.0
-    return encoder_rate if stage <= len(model.stage_sizes) else 1.0
+    return encoder_rate if stage <= len(backbone.stages) else 1.0
 
   return optax.chain(
     optax.adamw(rate, weight_decay=weight_decay, mask=decays),
@@ -83,8 +87,8 @@ def make(
   )
 
 
-def decays(params: dict) -> dict:
-  """True for the encoder's kernels, False for everything else."""
+def decays(params: dict[str, Any]) -> dict[str, Any]:
+  """Marks the encoder's kernels True, everything else False."""
 
   def is_kernel(path, _):
     return path[0].key == 'encoder' and path[-1].key == 'kernel'

@@ -30,6 +30,16 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
   return jax.make_mesh((count,), ('batch',), axis_types=(AxisType.Auto,))
 
 
+def make_local_mesh() -> jax.sharding.Mesh | None:
+  """A mesh of this process's own devices along 'batch', or None for one."""
+  devices = jax.local_devices()
+  if len(devices) == 1:
+    return None
+  return jax.make_mesh(
+    (len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
 def fits(size: int) -> bool:
   """Whether every device can keep this many bytes all along.
 

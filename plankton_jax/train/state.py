@@ -1,42 +1,50 @@
 """The training state: arrays only."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from plankton_jax.nn.encoder import ResNet
+from plankton_jax.nn import pretrained
+from plankton_jax.nn.embedding import Embedder
 from plankton_jax.objectives import Objective
+
+INIT, TRAIN = 0, 1  # what a key is for
 
 
 class TrainState(struct.PyTreeNode):
   """Everything that a step changes; models and optimisers are closed over."""
 
   step: jax.Array
-  params: dict  # {'encoder': ..., 'objective': ...}
-  batch_stats: dict
+  params: dict[str, Any]  # {'encoder': ..., 'objective': ...}
+  batch_stats: dict[str, Any]
   opt_state: optax.OptState
+
+
+def make_key(seed: int, purpose: int) -> jax.Array:
+  """Derives a key from (seed, purpose); 'rbg' compiles several times faster."""
+  return jax.random.fold_in(jax.random.key(seed, impl='rbg'), purpose)
 
 
 def create(
   key: jax.Array,
   *,
-  encoder: ResNet,
+  encoder: Embedder,
   objective: Objective,
   tx: optax.GradientTransformation,
-  image_shape: tuple[int, int, int],
+  image_shape: tuple[int, ...],
 ) -> TrainState:
-  """A fresh state for images of shape [H, W, C].
+  """Draws a fresh state for images of shape [H, W, C].
 
   Under `jax.eval_shape` this costs nothing: that is how checkpoints learn
   what to restore.
   """
-  encoder_key, objective_key = jax.random.split(key)
-  images = jnp.zeros((1, *image_shape), jnp.float32)
-  variables = encoder.init(encoder_key, images, train=False)
+  variables = init_encoder(key, encoder=encoder, image_shape=image_shape)
   params = {
     'encoder': variables['params'],
-    'objective': objective.init(objective_key),
+    'objective': objective.init(_keys(key)[1]),
   }
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -44,3 +52,37 @@ def create(
     batch_stats=variables['batch_stats'],
     opt_state=tx.init(params),
   )
+
+
+def init_encoder(
+  key: jax.Array, *, encoder: Embedder, image_shape: tuple[int, ...]
+) -> dict[str, Any]:
+  """Draws the encoder's `params` and `batch_stats` as `create` does."""
+  images = jnp.zeros((1, *image_shape), jnp.float32)
+  variables = encoder.init(_keys(key)[0], images, train=False)
+  # Without a norm that counts batches there are no statistics.
+  return {'batch_stats': {}, **variables}
+
+
+def with_pretrained(
+  state: TrainState, *, encoder: Embedder, path: str
+) -> TrainState:
+  """Replaces the backbone's weights in a fresh state by those of a file.
+
+  Raises:
+    InputError: the file cannot be read, or holds another network.
+  """
+  variables = pretrained.begin(
+    {'params': state.params['encoder'], 'batch_stats': state.batch_stats},
+    backbone=encoder.backbone,
+    path=path,
+  )
+  return state.replace(
+    params={**state.params, 'encoder': variables['params']},
+    batch_stats=variables['batch_stats'],
+  )
+
+
+def _keys(key: jax.Array) -> jax.Array:
+  """Splits a run's first key into the encoder's and the objective's."""
+  return jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Factories of the jitted steps: dependencies in, a pure function out."""
+"""Makes the jitted steps: dependencies in, a pure function out."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   objective: Objective,
 ) -> Callable:
-  """`train_step(state, batch, key, *, stage) -> (state, metrics)`.
+  """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
   `batch` holds `image` uint8 [B, H, W, C], `label` [B] and `valid` [B];
   `key` is the run's own, the step folds its number in; `stage` is a Python
@@ -46,7 +46,9 @@ def make_train_step(
         stage=stage,
         key=objective_key,
       )
-      return loss, (updated['batch_stats'], metrics, embeddings)
+      # Without a norm that counts batches there are no statistics.
+      batch_stats = updated.get('batch_stats', {})
+      return loss, (batch_stats, metrics, embeddings)
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     batch_stats, metrics, embeddings = aux
@@ -71,7 +73,10 @@ def make_train_step(
 def make_eval_step(
   *, apply_fn: Callable, objective: Objective, stage: int
 ) -> Callable:
-  """`eval_step(state, batch) -> (metrics, embeddings)`, statistics fixed."""
+  """Makes `eval_step(state, batch) -> (metrics, embeddings [B, D])`.
+
+  Norms use the running statistics, and nothing is updated.
+  """
 
   @jax.jit
   def eval_step(state, batch):
@@ -95,7 +100,10 @@ def make_eval_step(
 
 
 def make_embed_step(*, apply_fn: Callable) -> Callable:
-  """`embed_step(params, batch_stats, images uint8) -> embeddings [B, D]`."""
+  """Makes `embed_step(params, batch_stats, images) -> embeddings [B, D]`.
+
+  Images are uint8 [B, H, W, C].
+  """
 
   @jax.jit
   def embed_step(params, batch_stats, images):
@@ -111,11 +119,15 @@ def _variables(params, batch_stats):
 
 
 def spread(embeddings: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
-  """How much of the space a batch fills; both fall towards collapse.
+  """Measures how much of the space a batch fills: both fall in a collapse.
 
   `spread` is the mean over dimensions of the standard deviation;
   `effective_rank` the participation ratio (Σλ)²/Σλ² of the covariance's
-  eigenvalues, as (tr C)²/tr C², so that none need be computed.
+  eigenvalues, computed as (tr C)²/tr C², without an eigendecomposition.
+
+  Args:
+    embeddings: [B, D]; no gradient passes.
+    valid: [B]; other rows are left out.
   """
   embeddings = jax.lax.stop_gradient(embeddings)
   mean = jax.vmap(masked_mean, in_axes=(1, None))(embeddings, valid)

@@ -1,0 +1,114 @@
+"""A trained encoder: images in, embeddings out."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from plankton_jax import config_file, objectives
+from plankton_jax.config_file import Config
+from plankton_jax.errors import InputError
+from plankton_jax.nn import encoders
+from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.train import sharding
+from plankton_jax.train.step import make_embed_step
+
+_VIEWS = 256  # a device's at a time; an image is as many as it has poses
+
+
+class Encoder:
+  """A trained (or fresh) encoder and what it was trained with.
+
+  Attributes:
+    config: the run's config, a plain dict.
+    class_names: the seen classes, in the order of `scores`.
+    step: the checkpoint's step.
+  """
+
+  def __init__(
+    self,
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    config: Config,
+    class_names: tuple[str, ...] | list[str],
+    step: int,
+  ) -> None:
+    """Binds arrays to the network that the config names.
+
+    Args:
+      params: {'encoder': ..., 'objective': ...}.
+      batch_stats: the encoder's.
+      config: the run's.
+      class_names: the seen classes.
+      step: the checkpoint's.
+
+    Raises:
+      InputError: the config is of another version.
+    """
+    self.config = config
+    self.class_names = tuple(class_names)
+    self.step = step
+    self._params = params
+    self._batch_stats = batch_stats
+    model = config_file.build(
+      encoders.make,
+      config,
+      'encoder',
+      convolution=conv_general_dilated,
+    )
+    self._embed_step = make_embed_step(apply_fn=model.apply)
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Its arrays: `params` (encoder, objective) and `batch_stats`."""
+    return {'params': self._params, 'batch_stats': self._batch_stats}
+
+  @functools.cached_property
+  def _mesh(self) -> jax.sharding.Mesh | None:
+    return sharding.make_local_mesh()
+
+  @functools.cached_property
+  def _placed(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The encoder's own arrays, on every device that embeds."""
+    params = {'encoder': self._params['encoder']}
+    return sharding.replicate(self._mesh, (params, self._batch_stats))
+
+  def embed(self, images: np.ndarray) -> np.ndarray:
+    """Embeds uint8 [N, H, W, C] to unit-norm float32 [N, D].
+
+    Every device of this process takes its share of each batch.
+
+    Raises:
+      InputError: images of another type or shape than trained on.
+    """
+    data = self.config['data']
+    want = (data['size'], data['size'], data['channels'])
+    if images.dtype != np.uint8 or images.shape[1:] != want:
+      raise InputError(
+        f'images are {images.dtype} {images.shape}; the encoder takes uint8'
+        f' [N, {want[0]}, {want[1]}, {want[2]}]'
+      )
+    dim = self.config['encoder']['embedding_dim']
+    out = np.empty((len(images), dim), np.float32)
+    devices = 1 if self._mesh is None else self._mesh.size
+    size = devices * (_VIEWS // self.config['encoder']['poses'])
+    starts = range(0, len(images), size)
+    for start in tqdm.tqdm(starts, 'embed', disable=len(starts) < 20):
+      part = np.asarray(images[start : start + size])
+      padding = [(0, size - len(part))] + [(0, 0)] * 3
+      batch = sharding.split(self._mesh, np.pad(part, padding))
+      embedded = np.asarray(self._embed_step(*self._placed, batch))
+      out[start : start + len(part)] = embedded[: len(part)]
+    return out
+
+  def scores(self, embeddings: np.ndarray) -> np.ndarray | None:
+    """Logits without margin [N, D] -> [N, seen], or None without a head."""
+    if not self._params['objective']:
+      return None
+    cosines = objectives.cosines(
+      self._params['objective'], jnp.asarray(embeddings)
+    )
+    return self.config['objective']['scale'] * np.asarray(cosines)

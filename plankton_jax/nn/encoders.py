@@ -1,0 +1,92 @@
+"""The table of backbones, and the encoder that a config names."""
+
+from collections.abc import Callable
+
+import jax
+
+from plankton_jax.errors import InputError
+from plankton_jax.nn import resnet
+from plankton_jax.nn.backbone import Backbone
+from plankton_jax.nn.conv.choice import computing_dtype, conv_general_dilated
+from plankton_jax.nn.embedding import Embedder
+
+# Each takes `name`, `width`, `stem`, `dtype`, `freeze`, `pretrained` (whether
+# weights will be read) and `convolution`, by keyword.
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+  'resnet10': resnet.make,
+  'resnet18': resnet.make,
+  'resnet34': resnet.make,
+  'resnet50': resnet.make,
+}
+_DTYPES = ('float32', 'bfloat16')
+_POSES = (1, 8)
+
+
+def make(
+  *,
+  name: str,
+  width: int,
+  stem: str,
+  embedding_dim: int,
+  dtype: str,
+  poses: int,
+  centred: bool,
+  pretrained: str,
+  freeze: int,
+  convolution: Callable[..., jax.Array] = conv_general_dilated,
+) -> Embedder:
+  """Builds the encoder of a config's `encoder` section.
+
+  The weights of `pretrained` are not read here but by `nn.pretrained`.
+
+  Args:
+    name: of the backbone.
+    width: the backbone's; for a ResNet, features of its first stage.
+    stem: the backbone's; for a ResNet, how it begins.
+    embedding_dim: D.
+    dtype: of the backbone's computation.
+    poses: views that an embedding averages outside of training.
+    centred: centre embeddings by batch statistics before they are normalised.
+    pretrained: a file of weights, or ''.
+    freeze: stages that stay as they began.
+    convolution: computes what `lax.conv_general_dilated` does.
+
+  Raises:
+    InputError: an unknown name, stem, dtype or number of poses, more frozen
+      stages than there are, or pretrained weights that would not fit.
+  """
+  for field, value, known in (
+    ('name', name, tuple(BACKBONES)),
+    ('dtype', dtype, _DTYPES),
+    ('poses', poses, _POSES),
+  ):
+    if value not in known:
+      raise InputError(
+        f'encoder.{field}={value!r} is unknown; choose from'
+        f' {", ".join(map(str, known))}'
+      )
+  backbone = BACKBONES[name](
+    name=name,
+    width=width,
+    stem=stem,
+    dtype=computing_dtype(dtype),
+    freeze=freeze,
+    pretrained=bool(pretrained),
+    convolution=convolution,
+  )
+  stages = len(backbone.stages)
+  if not 0 <= freeze <= stages:
+    raise InputError(
+      f'encoder.freeze={freeze} is out of range; 0 is none, {stages} all but'
+      ' the embedding'
+    )
+  if pretrained and backbone.published is None:
+    raise InputError(
+      f'encoder.pretrained: no weights can be read for {name}; leave it empty'
+    )
+  return Embedder(
+    backbone=backbone,
+    embedding_dim=embedding_dim,
+    poses=poses,
+    centred=centred,
+  )

@@ -1,0 +1,256 @@
+"""ResNets: the stem, the residual blocks and the four stages.
+
+He, Zhang, Ren and Sun 2016, Deep residual learning for image recognition,
+arXiv:1512.03385 (sizes: table 1; blocks: figure 5). The residual branch's last
+norm starts at zero, so that every block starts as the identity.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from plankton_jax.errors import InputError
+from plankton_jax.nn.backbone import Path, Published
+from plankton_jax.nn.conv.choice import keep_kernel
+
+
+class _ResidualBlock(nn.Module):
+  """Adds its input to a branch of convolutions."""
+
+  kernels: ClassVar[tuple[int, ...]]
+  expansion: ClassVar[int]
+
+  features: int
+  strides: int
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    last = len(self.kernels) - 1
+    strided = self.kernels.index(3)  # the first that is wider than a pixel
+    y = x
+    for i, kernel in enumerate(self.kernels):
+      features = self.features * (self.expansion if i == last else 1)
+      strides = self.strides if i == strided else 1
+      y = self.conv(features, kernel, strides, name=f'Conv_{i}')(y)
+      if i < last:
+        y = nn.relu(self.norm(name=f'BatchNorm_{i}')(y))
+    zero = nn.initializers.zeros
+    y = self.norm(scale_init=zero, name=f'BatchNorm_{last}')(y)
+    if x.shape != y.shape:
+      shortcut = last + 1
+      x = self.conv(y.shape[-1], 1, self.strides, name=f'Conv_{shortcut}')(x)
+      x = self.norm(name=f'BatchNorm_{shortcut}')(x)
+    return nn.relu(x + y)
+
+
+class BasicBlock(_ResidualBlock):
+  """Two 3x3 convolutions."""
+
+  kernels = (3, 3)
+  expansion = 1
+
+
+class BottleneckBlock(_ResidualBlock):
+  """Convolves by 1x1, 3x3 and 1x1; the last is four times as wide."""
+
+  kernels = (1, 3, 1)
+  expansion = 4
+
+
+_SIZES: dict[str, tuple[type[_ResidualBlock], tuple[int, ...]]] = {
+  'resnet10': (BasicBlock, (1, 1, 1, 1)),
+  'resnet18': (BasicBlock, (2, 2, 2, 2)),
+  'resnet34': (BasicBlock, (3, 4, 6, 3)),
+  'resnet50': (BottleneckBlock, (3, 4, 6, 3)),
+}
+_STEMS = {  # (kernel, stride) of each convolution
+  'full': ((3, 1),),
+  'half': ((3, 2),),
+  'quarter': ((3, 2), (3, 2)),
+  'imagenet': ((7, 2),),  # and max-pooling
+}
+
+
+class ResNet(nn.Module):
+  """Images [B, H, W, C] to features [B, H', W', F].
+
+  Attributes:
+    stage_sizes: blocks in each stage; every stage but the first halves the
+      image and doubles the width.
+    block: BasicBlock or BottleneckBlock.
+    width: features of the first stage (64 in the paper).
+    stem: 'full' keeps the image's size (32 px), 'half' halves it, 'quarter'
+      quarters it with two strided 3x3 convolutions (64 px and up), 'imagenet'
+      with the paper's 7x7 and max-pooling.
+    dtype: of the computation; parameters and the norms' statistics stay
+      float32.
+    freeze: stages that training leaves as they are, the stem with the first.
+    convolution: computes what `lax.conv_general_dilated` does.
+  """
+
+  stage_sizes: Sequence[int]
+  block: type[_ResidualBlock]
+  width: int
+  stem: str
+  dtype: jnp.dtype
+  freeze: int
+  convolution: Callable[..., jax.Array]
+
+  @property
+  def stages(self) -> tuple[tuple[str, ...], ...]:
+    """Names of the modules at the top level; the stem is in stage 1."""
+    stem = tuple(
+      f'{kind}_{i}'
+      for i in range(len(_STEMS[self.stem]))
+      for kind in ('Conv', 'BatchNorm')
+    )
+    first, *others = _block_names(self.block, self.stage_sizes)
+    return (stem + first, *others)
+
+  @property
+  def published(self) -> Published:
+    """The names that torchvision and timm share."""
+    layers: dict[Path, str] = {('Conv_0',): 'conv1', ('BatchNorm_0',): 'bn1'}
+    shortcut = len(self.block.kernels)
+    names = _block_names(self.block, self.stage_sizes)
+    for stage, blocks in enumerate(names, start=1):
+      for i, ours in enumerate(blocks):
+        theirs = f'layer{stage}.{i}'
+        for j in range(shortcut):
+          layers[ours, f'Conv_{j}'] = f'{theirs}.conv{j + 1}'
+          layers[ours, f'BatchNorm_{j}'] = f'{theirs}.bn{j + 1}'
+        layers[ours, f'Conv_{shortcut}'] = f'{theirs}.downsample.0'
+        layers[ours, f'BatchNorm_{shortcut}'] = f'{theirs}.downsample.1'
+    return Published(
+      network='ResNet',
+      layers=layers,
+      first='conv1',
+      landmark='layer1.0.conv1.weight',
+      unused=r'fc\.(weight|bias)|.*\.num_batches_tracked',
+    )
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    chex.assert_rank(images, 4)
+    names = _block_names(self.block, self.stage_sizes)
+    x = images.astype(self.dtype)
+    layers = _STEMS[self.stem]
+    for i, (kernel, strides) in enumerate(layers):
+      features = self.width // 2 ** (len(layers) - 1 - i)
+      x = self._conv(features, kernel, strides, name=f'Conv_{i}')(x)
+      x = nn.relu(self._norm(0, train)(name=f'BatchNorm_{i}')(x))
+    if self.stem == 'imagenet':
+      x = max_pool(x)
+    for stage, blocks in enumerate(names):
+      norm = self._norm(stage, train)
+      for i, name in enumerate(blocks):
+        strides = 2 if stage > 0 and i == 0 else 1
+        features = self.width * 2**stage
+        x = self.block(features, strides, self._conv, norm, name=name)(x)
+      if stage + 1 == self.freeze:
+        x = lax.stop_gradient(x)
+    return x
+
+  @nn.nowrap
+  def _conv(
+    self, features: int, kernel: int, strides: int, **options: Any
+  ) -> nn.Module:
+    side = kernel // 2  # symmetric, as in PyTorch: weights can be exchanged
+    return nn.Conv(
+      features,
+      (kernel, kernel),
+      (strides, strides),
+      padding=((side, side), (side, side)),
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.he_normal(),
+      promote_dtype=keep_kernel,
+      conv_general_dilated=self.convolution,
+      **options,
+    )
+
+  @nn.nowrap
+  def _norm(self, stage: int, train: bool) -> Callable[..., nn.Module]:
+    return functools.partial(
+      nn.BatchNorm,
+      use_running_average=not train or stage < self.freeze,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+    )
+
+
+def _block_names(
+  block: type[nn.Module], stage_sizes: Sequence[int]
+) -> list[tuple[str, ...]]:
+  """Names of the blocks by stage, numbered through as saved runs have them."""
+  number = itertools.count()
+  return [
+    tuple(f'{block.__name__}_{next(number)}' for _ in range(size))
+    for size in stage_sizes
+  ]
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Pools [B, H, W, C] by 3x3 with stride 2, along rows, then columns.
+
+  Slices have a gradient that the CPU computes several times faster than a
+  window's, and every exporter knows them.
+  """
+  for axis in (1, 2):
+    part = functools.partial(lax.slice_in_dim, axis=axis)
+    even, odd = part(x, 0, None, 2), part(x, 1, None, 2)
+    count = even.shape[axis]
+    # The edge pixel is repeated in place of a padding of -inf.
+    before = jnp.concatenate([part(even, 0, 1), odd], axis)
+    after = jnp.concatenate([odd, part(even, count - 1, count)], axis)
+    x = functools.reduce(
+      jnp.maximum, [part(before, 0, count), even, part(after, 0, count)]
+    )
+  return x
+
+
+def make(
+  *,
+  name: str,
+  width: int,
+  stem: str,
+  dtype: jnp.dtype,
+  freeze: int,
+  pretrained: bool,
+  convolution: Callable[..., jax.Array],
+) -> ResNet:
+  """Builds 'resnet10', 'resnet18', 'resnet34' or 'resnet50'.
+
+  Raises:
+    InputError: an unknown stem, or pretrained weights for another shape.
+  """
+  if stem not in _STEMS:
+    raise InputError(
+      f'encoder.stem={stem!r} is unknown; choose from {", ".join(_STEMS)}'
+    )
+  if pretrained and (name == 'resnet10' or (stem, width) != ('imagenet', 64)):
+    raise InputError(
+      'encoder.pretrained takes resnet18, resnet34 or resnet50 with'
+      f" encoder.stem='imagenet' and encoder.width=64, not {name} with"
+      f' {stem!r} and {width}'
+    )
+  block, stage_sizes = _SIZES[name]
+  return ResNet(
+    stage_sizes=stage_sizes,
+    block=block,
+    width=width,
+    stem=stem,
+    dtype=dtype,
+    freeze=freeze,
+    convolution=convolution,
+  )

@@ -1,0 +1,121 @@
+"""Orbax checkpoints: a run's newest state and its best."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from plankton_jax.train.state import TrainState
+
+
+def open_manager(workdir: pathlib.Path) -> ocp.CheckpointManager:
+  """Opens the workdir's checkpoints: the newest, and the best by validation.
+
+  `max_to_keep` with `best_fn` would delete the newest step, from which a run
+  resumes; hence the two policies.
+  """
+  measure = lambda metrics: metrics['measure']
+  keep = checkpoint_managers.AnyPreservationPolicy(
+    [
+      checkpoint_managers.LatestN(1),
+      checkpoint_managers.BestN(get_metric_fn=measure, n=1),
+    ]
+  )
+  return ocp.CheckpointManager(
+    (workdir / 'checkpoints').absolute(),
+    item_handlers={
+      'model': ocp.StandardCheckpointHandler(),
+      'optimizer': ocp.StandardCheckpointHandler(),
+      'splits': ocp.StandardCheckpointHandler(),
+      'meta': ocp.JsonCheckpointHandler(),
+    },
+    options=ocp.CheckpointManagerOptions(
+      preservation_policy=keep,
+      best_fn=measure,
+      best_mode='max',
+      cleanup_tmp_directories=True,
+    ),
+  )
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  state: TrainState,
+  *,
+  meta: dict[str, Any],
+  splits: dict[str, np.ndarray],
+  measure: float,
+) -> None:
+  """Saves in the background; the state may be donated right after.
+
+  Args:
+    manager: from `open_manager`.
+    state: the state.
+    meta: plain JSON: config, class_names, progress.
+    splits: rows of each split; Orbax cannot save empty ones, which are left
+      out.
+    measure: of validation; the checkpoint with the highest is kept.
+  """
+  filled = {name: rows for name, rows in splits.items() if len(rows)}
+  manager.save(
+    int(state.step),
+    args=ocp.args.Composite(
+      model=ocp.args.StandardSave(
+        {'params': state.params, 'batch_stats': state.batch_stats}
+      ),
+      optimizer=ocp.args.StandardSave({'opt_state': state.opt_state}),
+      splits=ocp.args.StandardSave(filled),
+      meta=ocp.args.JsonSave(meta),
+    ),
+    metrics={'measure': measure},
+  )
+
+
+def restore(
+  manager: ocp.CheckpointManager, abstract: TrainState, step: int
+) -> tuple[TrainState, dict[str, Any]]:
+  """Restores the state of a step, shaped as `abstract`, and its meta."""
+  target = _on_one_device(abstract)
+  found = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      model=ocp.args.StandardRestore(
+        {'params': target.params, 'batch_stats': target.batch_stats}
+      ),
+      optimizer=ocp.args.StandardRestore({'opt_state': target.opt_state}),
+      meta=ocp.args.JsonRestore(),
+    ),
+  )
+  state = TrainState(
+    step=jax.numpy.asarray(step, jax.numpy.int32),
+    params=found.model['params'],
+    batch_stats=found.model['batch_stats'],
+    opt_state=found.optimizer['opt_state'],
+  )
+  return state, found.meta
+
+
+def restore_model(
+  manager: ocp.CheckpointManager, step: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Restores `params` and `batch_stats` as they were saved, and the meta."""
+  saved = manager.item_metadata(step).model.tree
+  found = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      model=ocp.args.StandardRestore(_on_one_device(saved)),
+      meta=ocp.args.JsonRestore(),
+    ),
+  )
+  return found.model, found.meta
+
+
+def _on_one_device(tree: Any) -> Any:
+  """Describes every array as one whole on the first device."""
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree
+  )

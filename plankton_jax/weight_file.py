@@ -1,0 +1,44 @@
+"""Reads .safetensors files, whoever wrote them."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+
+from plankton_jax.errors import InputError
+
+_TYPES = frozenset(
+  {'F64', 'F32', 'F16', 'BOOL'}
+  | {f'{sign}{bits}' for sign in 'IU' for bits in (8, 16, 32, 64)}
+)
+
+
+class Contents(NamedTuple):
+  """Arrays by name, and the header's own strings."""
+
+  arrays: dict[str, np.ndarray]
+  header: dict[str, str]
+
+
+def read(path: pathlib.Path) -> Contents:
+  """Reads every array of a file.
+
+  Raises:
+    InputError: the file is damaged, or holds a type that NumPy lacks. The
+      message is the reason alone, for the caller to say of what file.
+  """
+  arrays = {}
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      for name in file.keys():  # noqa: SIM118
+        kind = file.get_slice(name).get_dtype()
+        if kind not in _TYPES:
+          raise InputError(
+            f'{name!r} is of type {kind}; save the weights as float32'
+          )
+        arrays[name] = file.get_tensor(name)
+      header = dict(file.metadata() or {})
+  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    raise InputError(' '.join(str(error).split()) or 'cut short') from None
+  return Contents(arrays, header)
