@@ -39,3 +39,23 @@ def make_config(caches):
     return config.to_dict()
 
   return make
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--no-skips', action='store_true', help='Fail if any test is skipped.'
+  )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+  """Fails a session of --no-skips whose tests lack what they compare with."""
+  reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+  if session.config.getoption('--no-skips') and reporter.stats.get('skipped'):
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  if config.getoption('--no-skips'):
+    for report in terminalreporter.stats.get('skipped', []):
+      terminalreporter.write_line(f'skipped: {report.nodeid} {report.longrepr}')

@@ -1,0 +1,184 @@
+"""The wheel, installed with nothing else of the repository in sight."""
+
+import importlib.metadata
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import tomllib
+import zipfile
+
+import pytest
+
+import plankton_jax as pj
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = ('plankton_jax', 'analysis', 'configs', 'requirements')
+# The smallest run that is still the whole path.
+SMALL = {
+  'epochs': 1,
+  'validations_per_epoch': 1,
+  'data.per_class': 8,
+  'data.size': 16,
+  'batch.size': 16,
+  'encoder.name': 'resnet10',
+  'encoder.width': 4,
+  'encoder.embedding_dim': 8,
+}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+  """Builds the wheel from a copy, which the build may write into."""
+  clone = tmp_path_factory.mktemp('clone')
+  for name in SOURCES:
+    shutil.copytree(
+      ROOT / name, clone / name, ignore=shutil.ignore_patterns('__pycache__')
+    )
+  for file in ROOT.iterdir():
+    if file.suffix in ('.toml', '.txt', '.md') or file.name == 'LICENSE':
+      shutil.copy(file, clone)
+  # Without isolation nothing is downloaded: setuptools is installed here.
+  command = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps']
+  subprocess.run(
+    [*command, '--no-build-isolation', '--wheel-dir=out', '.'],
+    cwd=clone,
+    check=True,
+  )
+  (built,) = (clone / 'out').glob('*.whl')
+  return built
+
+
+@pytest.fixture(scope='module')
+def run(wheel, tmp_path_factory, caches):
+  """Returns a function that runs a command on the installed wheel.
+
+  Its dependencies are this environment's; the repository is not on the path.
+  """
+  site = tmp_path_factory.mktemp('site')
+  install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
+  subprocess.run(
+    [*install, '--no-index', f'--target={site}', wheel], check=True
+  )
+  folder = tmp_path_factory.mktemp('elsewhere')
+  env = {
+    **os.environ,
+    'PYTHONPATH': str(site),
+    'PATH': f'{site / "bin"}{os.pathsep}{os.environ["PATH"]}',
+    'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
+    'OMP_WAIT_POLICY': 'passive',
+  }
+
+  def run(*command):
+    done = subprocess.run(
+      command, cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+  where = run(sys.executable, '-c', 'import analysis; print(analysis.__file__)')
+  assert where.startswith(str(site))
+  return run
+
+
+def test_the_wheel_holds_the_packages_alone(wheel):
+  names = zipfile.ZipFile(wheel).namelist()
+  info = f'plankton_jax-{pj.__version__}.dist-info'
+  assert {name.split('/')[0] for name in names} == {
+    'plankton_jax', 'analysis', 'configs', info,
+  }  # fmt: skip
+  assert 'plankton_jax/py.typed' in names
+  ours = {
+    str(path.relative_to(ROOT))
+    for name in ('plankton_jax', 'analysis', 'configs')
+    for path in (ROOT / name).rglob('*.py')
+  }
+  assert ours <= set(names)
+
+
+def test_metadata_names_the_version_and_the_extras(wheel):
+  (metadata,) = importlib.metadata.distributions(path=[str(wheel)])
+  assert metadata.version == pj.__version__
+  needed = metadata.requires
+  extras = set(metadata.metadata.get_all('Provides-Extra'))
+  assert extras == {'analysis', 'report', 'export', 'tests', 'docs', 'bench'}
+  always = [line for line in needed if 'extra ==' not in line]
+  assert any(line.startswith('jax>=') for line in always)
+  heavy = ('scikit-learn', 'matplotlib', 'bokeh', 'torch', 'pytest', 'mkdocs')
+  assert not any(line.startswith(heavy) for line in always)
+  report = [line for line in needed if 'extra == "report"' in line]
+  assert {re.match(r'[\w-]+', line)[0] for line in report} >= {
+    'bokeh', 'matplotlib', 'scikit-learn',
+  }  # fmt: skip
+
+
+def test_the_changelog_has_the_version():
+  text = (ROOT / 'CHANGELOG.md').read_text()
+  assert re.search(rf'^## {re.escape(pj.__version__)} ', text, re.MULTILINE)
+
+
+def test_a_run_from_the_wheel_alone(run, caches):
+  fields = SMALL | {
+    'compilation_cache_dir': caches / 'compiled',
+    'data.cache_dir': caches / 'data',
+  }
+  overrides = [f'--config.{name}={value}' for name, value in fields.items()]
+  # The config is the installed one: there is no such file in this folder.
+  run(
+    'plankton-train', '--config=configs/smoke.py', '--workdir=run', *overrides
+  )
+  run('plankton-embed', '--workdir=run')
+  run(sys.executable, '-m', 'analysis.retrieval', '--workdir=run')
+  said = run(
+    sys.executable,
+    '-c',
+    textwrap.dedent("""
+      import numpy as np
+      import plankton_jax as pj
+
+      encoder = pj.load_encoder('run')
+      saved = np.load('run/embeddings/unseen.npz', allow_pickle=False)
+      images = np.zeros((2, 16, 16, 1), np.uint8)
+      print(encoder.embed(images).shape, saved['embedding'].shape)
+      print(pj.retrieval.evaluate(saved['embedding'], saved['label'], ks=(1,)))
+    """),
+  )
+  assert said.startswith('(2, 8) (24, 8)\n')
+  assert 'map_at_r' in said
+
+
+def test_the_doctor_and_help_run_from_the_wheel(run):
+  said = run('plankton-train', '--config=configs/triplet.py:demo', '--help')
+  assert 'data.unseen_classes' in said
+  assert 'images/s' in run(sys.executable, '-m', 'plankton_jax.doctor')
+
+
+def test_the_import_is_light_and_every_name_is_there():
+  code = """
+    import sys
+    import plankton_jax as pj
+    heavy = {'jax', 'numpy', 'flax', 'orbax', 'sklearn', 'matplotlib'}
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    assert set(pj.__all__) <= set(dir(pj))
+    pj.train_and_evaluate, pj.load_encoder, pj.mine_triplets
+    assert pj.distances.squared and pj.objectives.triplet
+    assert pj.retrieval.evaluate
+  """
+  command = [sys.executable, '-c', textwrap.dedent(code)]
+  subprocess.run(command, cwd=ROOT, check=True)
+  with pytest.raises(AttributeError, match='no attribute'):
+    _ = pj.no_such_name
+
+
+def test_every_script_names_a_function():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  from plankton_jax.cli import scripts
+
+  for name, place in project['scripts'].items():
+    module, _, function = place.partition(':')
+    assert module == scripts.__name__
+    assert name == f'plankton-{function}'
+    assert callable(getattr(scripts, function))
