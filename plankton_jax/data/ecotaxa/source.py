@@ -42,9 +42,14 @@ def from_export(
   place = export.files.place
   counts = collections.Counter(item.status for item in export.objects)
   log.info('EcoTaxa export %s: %s', place, describe(export))
+  for note in export.notes:
+    log.warning('%s', note)
   chosen = [item for item in export.objects if item.status in labelled_status]
   if not chosen:
     held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
+    if export.skipped:
+      name, reason = export.skipped[0]
+      held += f'; {len(export.skipped)} left out, as {name}: {reason}'
     raise InputError(
       f'{place}: no object is {" or ".join(labelled_status)} ({held}): set'
       ' data.labelled_status'
@@ -61,6 +66,8 @@ def from_export(
   }
   if export.further:
     left_aside['further image of an object'] = export.further
+  if export.repeated:
+    left_aside['row that repeats another one'] = export.repeated
   class_names = tuple(sorted({item.taxon for item in chosen}))
   label = {name: i for i, name in enumerate(class_names)}
 
