@@ -495,9 +495,7 @@ def test_a_method_that_python_cannot_read_says_how_to_repack(tmp_path):
     data[start + offset : start + offset + 2] = (9).to_bytes(2, 'little')
   path.write_bytes(data)
   export = read.export(str(path))
-  with pytest.raises(
-    ValueError, match=r'Python cannot read: unpack .* Defl'
-  ):
+  with pytest.raises(ValueError, match=r'Python cannot read: unpack .* Defl'):
     export.files.read('images/0.png')
   assert export.files.read('images/1.png') == packing.picture(1)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from plankton_jax.data import workers
 from plankton_jax.data.ecotaxa import read
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import Example, Source
 from plankton_jax.errors import InputError
 
@@ -93,6 +94,28 @@ def from_export(
     total=len(chosen),
     skipped=export.skipped,
     left_aside=left_aside,
+  )
+
+
+def objects(path: str) -> Objects:
+  """Takes every object of an export, annotated or not.
+
+  Raises:
+    InputError: no export.
+  """
+  export = read.export(path)
+  for note in export.notes:
+    log.warning('%s', note)
+  counts = {
+    'further image of an object': export.further,
+    'row that repeats another one': export.repeated,
+  }
+  return Objects(
+    place=str(export.files.place),
+    ids=tuple(item.id for item in export.objects),
+    read=lambda row: export.files.read(export.objects[row].image),
+    skipped=export.skipped,
+    left_aside={reason: n for reason, n in counts.items() if n},
   )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import (
   Example,
   Source,
@@ -162,6 +163,18 @@ def source(path: str, class_level: str = 'path') -> Source:
     total=len(listing.ids),
     skipped=listing.skipped,
   )
+
+
+def objects(listing: Listing) -> Objects:
+  """Takes every image of a listing, whatever its folder."""
+
+  def read(row: int) -> bytes:
+    try:
+      return (listing.root / listing.ids[row]).read_bytes()
+    except OSError as error:
+      raise ValueError(describe(error)) from error
+
+  return Objects(str(listing.root), listing.ids, read, listing.skipped)
 
 
 def fingerprint(listing: Listing) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import folder, ifcb
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import Source
 from plankton_jax.errors import InputError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # TFDS is imported only where records are touched.
 
 log = logging.getLogger(__name__)
 
-SOURCES = ('synthetic', 'folder', 'ecotaxa', 'tfds')
+SOURCES = ('synthetic', 'folder', 'ecotaxa', 'ifcb', 'tfds')
 
 Read = tuple[Sequence['Record'], list[tuple[str, str]]]
 
@@ -65,6 +66,12 @@ def source(
 
     export = ecotaxa.from_export(path, labelled_status, group_by)
     selected = _from_source(export, cache_dir)
+  elif source == 'ifcb':
+    found = ifcb.objects(path)
+    raise InputError(
+      f'data.source={source!r}: the {len(found.ids):,} images of {found.place}'
+      ' have no labels to train on; embed or predict them'
+    )
   elif source == 'tfds':
     selected = _from_tfds(name, data_dir)
   else:
@@ -78,6 +85,27 @@ def source(
     time.monotonic() - started,
   )
   return selected
+
+
+def objects(path: str) -> Objects:
+  """Opens whatever holds images, labelled or not, as objects.
+
+  That is an IFCB bin or a folder of them, an EcoTaxa export, zipped or not,
+  or any folder of images.
+
+  Raises:
+    InputError: none of these.
+  """
+  from plankton_jax.data.ecotaxa import source as ecotaxa
+
+  place = Path(path).expanduser()
+  if place.is_file() and not ifcb.is_bin(place):
+    return ecotaxa.objects(path)
+  if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
+    return ifcb.objects(path)
+  if any(place.rglob('ecotaxa*')) or any(place.rglob('*.zip')):
+    return ecotaxa.objects(path)
+  return folder.objects(folder.scan(path))
 
 
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
