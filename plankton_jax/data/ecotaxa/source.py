@@ -75,10 +75,16 @@ def from_export(
   def load(row: int) -> Example:
     item = chosen[row]
     try:
-      data = images.normalise(export.files.read(item.image))
-      return Example(item.id, label[item.taxon], data)
+      normal = images.ingest(export.files.read(item.image))
     except ValueError as error:
       return Example(item.id, label[item.taxon], None, str(error))
+    return Example(
+      item.id,
+      label[item.taxon],
+      normal.data,
+      deepest=normal.deepest,
+      note=normal.note,
+    )
 
   state = hashlib.blake2b(digest_size=16)
   digests = workers.in_order(

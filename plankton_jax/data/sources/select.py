@@ -23,7 +23,13 @@ log = logging.getLogger(__name__)
 
 SOURCES = ('synthetic', 'folder', 'ecotaxa', 'ifcb', 'tfds')
 
-Read = tuple[Sequence['Record'], list[tuple[str, str]]]
+
+class Read(NamedTuple):
+  """A source's records."""
+
+  records: Sequence['Record']
+  skipped: list[tuple[str, str]]  # (name, reason) of each image left out
+  deepest: int  # the largest 16-bit value; 0 if there is none
 
 
 class Selected(NamedTuple):
@@ -31,7 +37,7 @@ class Selected(NamedTuple):
 
   class_names: tuple[str, ...]
   fingerprint: str
-  records: Callable[[], Read]  # and (name, reason) of each image left out
+  records: Callable[[], Read]
   read: int  # objects that the source read, kept or not
   left_aside: Mapping[str, int]  # reason -> objects left out without a name
 
@@ -120,9 +126,9 @@ def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
   content = repr((selected.fingerprint, kept)).encode()
 
   def read() -> Read:
-    everything, skipped = selected.records()
+    everything = selected.records()
     label = {selected.class_names.index(n): i for i, n in enumerate(kept)}
-    return _Chosen(everything, label), skipped
+    return everything._replace(records=_Chosen(everything.records, label))
 
   return selected._replace(
     class_names=kept,
@@ -192,7 +198,11 @@ def _from_source(source: Source, cache_dir: Path) -> Selected:
       records.write(directory, source)
       spent = time.monotonic() - started
       log.info('records written in %.1f s at %s', spent, directory)
-    return records.read(directory), records.skipped(directory)
+    return Read(
+      records.read(directory),
+      records.skipped(directory),
+      records.deepest(records.folder_of(directory)),
+    )
 
   return Selected(
     source.class_names,
@@ -211,7 +221,11 @@ def _from_tfds(name: str, data_dir: str) -> Selected:
   return Selected(
     records.class_names(builder),
     records.fingerprint(builder),
-    lambda: (records.Records(builder), skipped),
+    lambda: Read(
+      records.Records(builder),
+      skipped,
+      records.deepest(Path(builder.data_dir)),
+    ),
     records.count(builder) + len(skipped),
     {},
   )
