@@ -53,6 +53,9 @@ def get_config() -> ConfigDict:
   data.size = 64  # side of the square that images are brought to, px
   data.resize = 'stretch'  # to a square, or 'pad' it with the background
   data.channels = 1  # 1: grey, 3: colour
+  # 16-bit value that becomes white, such as 4095 of 12-bit cameras; 0: by the
+  # images' largest value, the end of 8, 10, 12, 14 or 16 bits
+  data.white = 0
   # Classes held out wholly: a tuple of names, or how many to draw by the seed.
   # Numbers in a tuple are names, as in (84963,); a number alone is a count.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)

@@ -15,7 +15,12 @@ Built = TypeVar('Built')
 
 # Fields added since version 0.1, with the values that runs had without them.
 ADDED: dict[str, Config] = {
-  'data': {'class_level': 'path', 'own_split': False, 'rare': 'gallery'}
+  'data': {
+    'class_level': 'path',
+    'own_split': False,
+    'rare': 'gallery',
+    'white': 65535,
+  }
 }
 
 

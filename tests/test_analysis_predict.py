@@ -190,7 +190,7 @@ def test_unreadable_images_are_skipped_and_listed(tmp_path, capsys):
   assert [one.file for one in run(tmp_path)] == ['good.png']
   listed = (tmp_path / 'out/skipped.txt').read_text().splitlines()
   assert listed == [
-    'bad.png\tnot a PNG, JPEG, TIFF or BMP image',
+    'bad.png\tnot a PNG, JPEG, TIFF, BMP, GIF or WebP image',
     'none.jpg\tempty file',
   ]
   assert 'skipped bad.png: not a PNG' in capsys.readouterr().err

@@ -10,7 +10,7 @@ from plankton_jax.data import records, workers
 from plankton_jax.data.pixels import cache, images
 from plankton_jax.errors import InputError
 
-SETTINGS = {'size': 8, 'resize': 'pad', 'channels': 1}
+SETTINGS = {'size': 8, 'resize': 'pad', 'channels': 1, 'white': 255}
 
 
 def build(directory, given, skipped=()):
@@ -117,14 +117,17 @@ def test_two_builders_at_once_agree(tmp_path):
 
 def test_the_key_tells_contents_settings_and_version_apart(monkeypatch):
   keys = {
-    cache.key(fingerprint, size=size, resize=resize, channels=channels)
+    cache.key(
+      fingerprint, size=size, resize=resize, channels=channels, white=white
+    )
+    for white in (0, 255)
     for fingerprint in ('a', 'b')
     for size in (32, 64)
     for resize in ('pad', 'stretch')
     for channels in (1, 3)
   }
   first = cache.key('a', **SETTINGS)
-  assert len(keys) == 16 and first == cache.key('a', **SETTINGS)
+  assert len(keys) == 32 and first == cache.key('a', **SETTINGS)
   monkeypatch.setattr(images, 'VERSION', images.VERSION + 1)
   assert first != cache.key('a', **SETTINGS)
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import types
 
 import numpy as np
@@ -36,6 +37,20 @@ def test_a_good_folder_has_nothing_to_put_right(good):
     '       20  ant',
   ]
   assert notes == problems == []
+
+
+def test_other_files_and_folders_on_top_are_said(good, tmp_path):
+  root = tmp_path / 'sides'
+  for side in ('train', 'test'):
+    (root / side).mkdir(parents=True)
+    for name in ('ant', 'bee'):
+      (good / name).rename(root / side / name)
+      shutil.copytree(root / side / name, good / name)
+  (root / 'train/ant/x.heic').write_bytes(b'x')
+  contents, *_ = inspection.inspect(str(root))
+  assert contents[0] == '90 images in 2 classes'
+  assert contents[1].startswith('test, train are splits, the folders in them')
+  assert contents[-1] == '1 files of .heic were left aside'
 
 
 def test_every_fault_is_counted_and_named(good):

@@ -147,9 +147,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path, kind, load):
   )
   assert len(data.images) == 45
   listed = (tmp_path / 'work/skipped.txt').read_text().splitlines()
-  gone = {'zip': 'no such file in the export'}.get(
-    kind, 'No such file or directory'
-  )
+  gone = 'no such file in the export'
   outside = 'a path that leads out of the archive'
   assert dict(line.split('\t') for line in listed) == {
     'more/ecotaxa_b.tsv:3': f'../secret.png: {outside}',
@@ -265,9 +263,12 @@ def test_bad_fields_are_one_line(tmp_path, load, changes, message):
     ),
     (
       {'ecotaxa.tsv': tsv([row(0)[:3]], COLUMNS[:3])},
-      "column 'object_annotation_status' is missing",
+      r'no object is validated \(1 unclassified\)',
     ),
-    ({'ecotaxa.tsv': tsv([[*row(0), 'x']])}, 'line 2 has 9 values for 8 col'),
+    (
+      {'ecotaxa.tsv': tsv([[*row(0), 'x']])},
+      'ecotaxa.tsv:2: 9 values for 8 columns',
+    ),
     ({'ecotaxa.tsv': b'a,b\n1,2\n'}, 'no tab-separated header'),
     ({'ecotaxa.tsv': b''}, 'no tab-separated header'),
     ({'ecotaxa.tsv': b'object_id\tObject_ID \n'}, "'object_id' is there twice"),
@@ -332,3 +333,247 @@ def test_the_command_lists_an_export(tmp_path):
     '0',
     'living>Calanoida',
   ]
+
+
+def read_back(tmp_path, files, kind='zip'):
+  return read.export(str(pack(tmp_path, files, kind)))
+
+
+def accounted(export, rows):
+  """Asserts that every row of the tables became something."""
+  kept = len(export.objects) + export.further + export.repeated
+  assert kept + len(export.skipped) == rows
+
+
+UNLABELLED = ('img_file_name', 'img_rank', 'object_id', 'acq_id')
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_tables_without_annotation_hold_unclassified_objects(tmp_path, kind):
+  files = {
+    'new/ecotaxa_new.tsv': tsv(
+      [[f'{n}.png', 0, f'n{n}', 'A9'] for n in range(5)], UNLABELLED
+    ),
+    'damaged/ecotaxa_x.tsv': b'a,b\n1,2\n',
+    'short/ecotaxa_y.tsv': tsv([['1.png', 0]], UNLABELLED[:2]),
+    **whole(9),
+  }
+  export = read_back(tmp_path, files, kind)
+  states = [item.status for item in export.objects]
+  assert states.count('validated') == 9 and states.count('unclassified') == 5
+  reasons = dict(export.skipped)
+  assert 'no tab-separated header' in reasons['damaged/ecotaxa_x.tsv']
+  assert "'object_id' is missing" in reasons['short/ecotaxa_y.tsv']
+  accounted(export, 14 + 2)
+
+
+def test_left_aside_objects_are_accounted_for(tmp_path, load):
+  files = whole()
+  more = [row(n, object_annotation_status='dubious') for n in range(48, 53)]
+  more += [row(0, img_file_name='images/1.png', img_rank=1), row(2)]
+  files['ecotaxa_more.tsv'] = tsv(more)
+  path = str(pack(tmp_path, files, 'zip'))
+  load(source='ecotaxa', path=path, unseen_classes=('Ж',))
+  found = json.loads((tmp_path / 'work/accounting.json').read_text())
+  assert found['left_out'] == {
+    'dubious (data.labelled_status)': 5,
+    'further image of an object': 1,
+    'row that repeats another one': 1,
+  }
+  assert found['read'] == 48 + 7 == 7 + sum(found['kept'].values())
+
+
+@pytest.mark.parametrize(
+  'cell', ['"200 um net', '"', '"20", "30 um', 'net of "200', 'a"b', '"a"b"']
+)
+@pytest.mark.parametrize('at', [0, 3, 48, 49])
+@pytest.mark.parametrize('closing', [None, 'net"', '5" net'])
+def test_a_quote_that_never_closes_swallows_no_row(tmp_path, cell, at, closing):
+  lines = [[*COLUMNS, 'acq_net']]
+  lines += [[*map(str, row(n)), 'plain'] for n in range(50)]
+  lines[1 + at][-1] = cell
+  if closing and at < 20:
+    lines[30][-1] = closing
+  text = '\n'.join('\t'.join(line) for line in lines)
+  export = read_back(tmp_path, {'ecotaxa.tsv': text.encode()})
+  ids = sorted(item.object_id for item in export.objects)
+  assert ids == [f'o{n:02}' for n in range(50)]
+  assert len({item.id for item in export.objects}) == 50
+  accounted(export, 50)
+  if cell == '"200 um net':
+    assert export.notes[0] == (
+      f'ecotaxa.tsv:{at + 2}: a quote is never closed: read as a character'
+    )
+
+
+def test_quoted_cells_may_hold_breaks_tabs_and_quotes():
+  data = b'a\tb\tc\n1\t"x\ny ""z"" \t w"\t3\n4\t"5\n\n6"\t7\n'
+  got = table.parse(data, '')
+  assert got.rows == (('1', 'x\ny "z" \t w', '3'), ('4', '5\n\n6', '7'))
+  assert got.lines == (3, 6) and not got.notes and not got.bad
+
+
+def test_ids_that_a_spreadsheet_rounded_are_an_error(tmp_path):
+  rows = [row(n) for n in range(3)]
+  rows += [
+    row(n, object_id='2.02108E+13', sample_id='S', acq_id='A')
+    for n in range(3, 9)
+  ]
+  with pytest.raises(InputError, match=r'lines 5, 6, 7, 8, 9, 10 .*2108E\+13'):
+    read_back(tmp_path, {'ecotaxa.tsv': tsv(rows)})
+  export = read_back(tmp_path, {'ecotaxa.tsv': tsv(rows[:4])})
+  assert len(export.objects) == 4
+  assert '1 ids such as 2.02108E+13 (ecotaxa.tsv:5)' in export.notes[0]
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_projects_with_equal_ids_are_kept_apart(tmp_path, kind):
+  files = {}
+  for number, project in enumerate(('one', 'two', 'three')):
+    names = [f'{n}.png' for n in range(6)]
+    key = 'o{:02}' if project != 'three' else 'p{:02}'
+    rows = [
+      row(n, img_file_name=name, object_id=key.format(n))
+      for n, name in enumerate(names)
+    ]
+    files[f'{project}/ecotaxa.tsv'] = tsv(rows)
+    files |= {
+      f'{project}/{name}': packing.picture(10 * number + n)
+      for n, name in enumerate(names)
+    }
+  export = read_back(tmp_path, files, kind)
+  assert len({item.id for item in export.objects}) == 18
+  assert sorted(item.image for item in export.objects) == sorted(
+    name for name in files if name.endswith('png')
+  )
+  assert {read.object_id(item.id) for item in export.objects} == {
+    f'{letter}{n:02}' for letter in 'op' for n in range(6)
+  }
+  samples = {item.sample.rpartition('/')[0] for item in export.objects}
+  assert samples == {'one/ecotaxa', 'two/ecotaxa', ''}
+  assert 'kept apart by their names: one/ecotaxa.tsv, two' in export.notes[0]
+  accounted(export, 18)
+
+
+def test_zips_in_zips_and_in_folders(tmp_path):
+  inner = packing.pack_zip(tmp_path / 'inner.zip', whole(4)).read_bytes()
+  middle = packing.pack_zip(tmp_path / 'middle.zip', {'s1.zip': inner})
+  files = {
+    'a/s.zip': middle.read_bytes(),
+    'broken.zip': inner[:300],
+    '__MACOSX/._s.zip': b'x',
+  }
+  for kind in ('zip', 'folder'):
+    export = read_back(tmp_path, files, kind)
+    assert len(export.objects) == 4
+    item = export.objects[0]
+    assert item.image == 'a/s.zip/s1.zip/images/0.png'
+    assert export.files.read(item.image) == packing.picture(0)
+    assert export.files.digest(item.image)
+    skipped = {name for name, _ in export.skipped}
+    assert 'broken.zip' in skipped
+
+
+def test_archives_too_deep_are_named(tmp_path):
+  data = packing.pack_zip(tmp_path / 'x.zip', whole(2)).read_bytes()
+  for _ in range(3):
+    data = packing.pack_zip(tmp_path / 'x.zip', {'x.zip': data}).read_bytes()
+  files = {'deep.zip': data, **whole(3)}
+  export = read_back(tmp_path, files)
+  assert len(export.objects) == 3
+  assert export.skipped == (
+    ('deep.zip/x.zip/x.zip', 'a zip archive in 3 others'),
+  )
+
+
+def test_a_method_that_python_cannot_read_says_how_to_repack(tmp_path):
+  path = pack(tmp_path, whole(3), 'zip')
+  data = bytearray(path.read_bytes())
+  # Deflate64 in the local header and in the directory of the first image.
+  for mark, offset in ((b'PK\3\4', 8), (b'PK\1\2', 10)):
+    start = data.index(mark, data.index(mark) + 1)
+    data[start + offset : start + offset + 2] = (9).to_bytes(2, 'little')
+  path.write_bytes(data)
+  export = read.export(str(path))
+  with pytest.raises(ValueError, match=r'Python cannot read: unpack .* Defl'):
+    export.files.read('images/0.png')
+  assert export.files.read('images/1.png') == packing.picture(1)
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_names_as_windows_and_macs_write_them(tmp_path, kind):
+  files = {
+    'ecotaxa.tsv': tsv(
+      [
+        row(0, img_file_name='images\\sub\\0.png'),
+        row(1, img_file_name='Images/1.PNG'),
+        row(2, img_file_name='images/e\u0301.png'),
+        row(3, img_file_name='images/twice.PNG'),
+        row(4, img_file_name='C:\\images\\4.png'),
+        row(5, img_file_name='..\\..\\5.png'),
+      ]
+    ),
+    'images/sub/0.png': packing.picture(0),
+    'images/1.png': packing.picture(1),
+    'images/\u00e9.png': packing.picture(2),
+    'images/twice.png': packing.picture(3),
+    'images/Twice.png': packing.picture(4),
+  }
+  export = read_back(tmp_path, files, kind)
+  by_id = {item.object_id: item.image for item in export.objects}
+  for number in range(3):
+    data = export.files.read(by_id[f'o{number:02}'])
+    assert data == packing.picture(number)
+  with pytest.raises(ValueError, match=r'several alike: images/Twice.png, im'):
+    export.files.read(by_id['o03'])
+  assert [reason for _, reason in export.skipped] == [
+    'C:\\images\\4.png: an absolute path',
+    '..\\..\\5.png: a path that leads out of the archive',
+  ]
+  accounted(export, 6)
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'cp1252', 'utf-8-sig'])
+@pytest.mark.parametrize('ending', ['\n', '\r\n', '\r'])
+def test_encodings_and_line_endings_of_spreadsheets(encoding, ending):
+  text = tsv([row(n, sample_id='µ–é') for n in range(3)], encoding='utf-8')
+  text = text.decode().replace('Ж', 'z').replace('\n', ending)
+  got = table.parse(text.encode(encoding), '')
+  assert len(got.rows) == 3 and set(got.column('sample_id')) == {'µ–é'}
+
+
+def test_columns_that_are_not_read_refuse_nothing(tmp_path):
+  columns = (*COLUMNS, 'object_x', 'object_x', '')
+  rows = [[*row(n), 1, 2, ''] for n in range(3)]
+  assert len(read_back(tmp_path, {'ecotaxa.tsv': tsv(rows, columns)}).objects)
+  twice = (*COLUMNS, 'object_id')
+  rows = [[*row(n), 'x'] for n in range(3)]
+  with pytest.raises(InputError, match="'object_id' is there twice"):
+    read_back(tmp_path, {'ecotaxa.tsv': tsv(rows, twice)})
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+  root = packing.tree(tmp_path / 'root', {'ecotaxa.tsv': tsv([row(0)])})
+  elsewhere = {'0.png': packing.picture(0), 'ecotaxa_b.tsv': tsv([row(7)])}
+  packing.tree(tmp_path / 'elsewhere', elsewhere)
+  (root / 'images').symlink_to(tmp_path / 'elsewhere')
+  (root / 'images/back').symlink_to(root)
+  export = read.export(str(root))
+  assert [item.object_id for item in export.objects] == ['o00', 'o07']
+  assert export.files.read('images/0.png') == packing.picture(0)
+
+
+def test_the_command_accounts_for_every_row(tmp_path):
+  files = whole(9)
+  files['ecotaxa_b.tsv'] = tsv([row(0), row(10, object_id='')])
+  path = pack(tmp_path, files, 'zip')
+  listed = subprocess.run(
+    [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.splitlines()
+  assert listed[-1] == (
+    '11 read = 9 objects + 0 further images + 1 repeated rows + 1 left out'
+  )

@@ -51,18 +51,119 @@ def test_16_bit_is_scaled_by_the_full_range(form):
   np.testing.assert_array_equal(images.decode(images.normalise(data)), expected)
 
 
-def test_transparency_is_composited_on_white(grey):
-  alpha = np.random.default_rng(2).integers(0, 256, grey.shape, np.uint8)
-  colours = np.stack([grey, grey, grey // 2, alpha], -1)
-  opacity = alpha[..., None] / 255
-  expected = colours[..., :3] * opacity + 255 * (1 - opacity)
-  for form in ('PNG', 'TIFF'):
-    data = encoded(Image.fromarray(colours, 'RGBA'), form)
-    difference = images.decode(data) - expected
-    assert np.abs(difference).max() <= 1.0
+@pytest.mark.parametrize('form', ['PNG', 'TIFF'])
+@pytest.mark.parametrize('bits', [10, 12, 14, 16])
+def test_16_bit_is_scaled_by_its_depth(form, bits):
+  top = 2**bits - 1
+  deep = np.linspace(0, top, 4000).reshape(40, 100).astype(np.uint16)
+  data = encoded(Image.fromarray(deep), form)
+  expected = np.floor(deep / top * 255 + 0.5)
+  assert len(np.unique(expected)) == 256
+  np.testing.assert_array_equal(images.decode(data), expected)
+  kept = images.ingest(data)
+  assert kept.deepest == top == images.deepest(data) and not kept.note
+  np.testing.assert_array_equal(images.decode(kept.data), expected)
+  # One value for a set: what is brighter is white.
+  half = np.minimum(np.floor(deep / (top // 2) * 255 + 0.5), 255)
+  np.testing.assert_array_equal(images.decode(kept.data, top // 2), half)
+  whole = np.floor(deep / 65535 * 255 + 0.5)
+  np.testing.assert_array_equal(images.decode(data, 65535), whole)
+
+
+def test_the_white_of_a_depth():
+  for deepest, white in (
+    (0, 255), (255, 255), (256, 1023), (1023, 1023), (1024, 4095),
+    (4095, 4095), (4096, 16383), (16384, 65535), (65535, 65535),
+  ):  # fmt: skip
+    assert images.white_of(deepest) == white
+  assert images.deepest(b'no image') == 0
+
+
+def test_8_bit_images_have_no_depth(grey):
+  for form in ('PNG', 'TIFF', 'BMP', 'GIF', 'WEBP'):
+    data = encoded(Image.fromarray(grey), form)
+    assert images.deepest(data) == images.ingest(data).deepest == 0
     np.testing.assert_array_equal(
-      images.decode(images.normalise(data)), images.decode(data)
+      images.decode(data, 4095), images.decode(data)
     )
+
+
+@pytest.mark.parametrize('form', ['GIF', 'WEBP'])
+def test_gif_and_webp(grey, form):
+  options = {'lossless': True} if form == 'WEBP' else {}
+  data = encoded(Image.fromarray(grey), form, **options)
+  np.testing.assert_array_equal(images.decode(data), grey)
+  np.testing.assert_array_equal(images.decode(images.normalise(data)), grey)
+
+
+@pytest.mark.parametrize('form', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_images_are_turned_as_exif_says(colour, form, orientation):
+  large = np.repeat(np.repeat(colour, 16, 0), 16, 1)
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  options = {'lossless': True} if form == 'WEBP' else {'quality': 95}
+  data = encoded(Image.fromarray(large), form, exif=exif, **options)
+  plain = images.decode(encoded(Image.fromarray(large), form, **options))
+  turned = {
+    1: plain,
+    2: plain[:, ::-1],
+    3: plain[::-1, ::-1],
+    4: plain[::-1],
+    5: plain.transpose(1, 0, 2),
+    6: np.rot90(plain, -1),
+    7: np.rot90(plain.transpose(1, 0, 2), 2),
+    8: np.rot90(plain),
+  }[orientation]
+  np.testing.assert_array_equal(images.decode(data), turned)
+  kept = images.normalise(data)
+  np.testing.assert_array_equal(images.decode(kept), turned)
+  assert (kept == data) == (form in ('PNG', 'JPEG') and orientation == 1)
+
+
+@pytest.mark.parametrize('mode', ['L', 'I;16'])
+def test_of_several_pages_the_first_is_kept_and_noted(grey, mode):
+  dtype = np.uint16 if mode == 'I;16' else np.uint8
+  pages = [Image.fromarray((grey // d).astype(dtype)) for d in (1, 2, 3)]
+  data = encoded(pages[0], 'TIFF', save_all=True, append_images=pages[1:])
+  kept = images.ingest(data)
+  assert kept.note == 'several pages, of which the first is kept'
+  np.testing.assert_array_equal(images.decode(kept.data), grey)
+
+
+def test_transparency_takes_the_background():
+  rng = np.random.default_rng(2)
+  for grey in (True, False):
+    pixels = rng.integers(0, 256, (9, 14, 4), np.uint8)
+    if grey:
+      pixels[..., 1] = pixels[..., 2] = pixels[..., 0]
+    border = [
+      pixels[y, x, :3]
+      for y in range(9)
+      for x in range(14)
+      if (y in (0, 8) or x in (0, 13)) and pixels[y, x, 3] >= 128
+    ]
+    background = np.sort(border, axis=0)[len(border) // 2].astype(float)
+    opacity = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * opacity + background * (1 - opacity)
+    expected = expected[..., 0] if grey else expected
+    for form in ('PNG', 'TIFF'):
+      data = encoded(Image.fromarray(pixels, 'RGBA'), form)
+      difference = images.decode(data) - expected
+      assert np.abs(difference).max() <= 1.0
+      np.testing.assert_array_equal(
+        images.decode(images.normalise(data)), images.decode(data)
+      )
+
+
+def test_without_an_opaque_border_the_opaque_pixels_are_the_background():
+  pixels = np.zeros((7, 8, 4), np.uint8)
+  pixels[2:5, 3:6] = (40, 50, 60, 255)
+  found = images.decode(encoded(Image.fromarray(pixels, 'RGBA'), 'PNG'))
+  assert (found == (40, 50, 60)).all()
+  pixels[..., 3] = 0
+  found = images.decode(encoded(Image.fromarray(pixels, 'RGBA'), 'PNG'))
+  assert (found == 255).all()
 
 
 def test_grey_with_alpha_stays_grey(grey):
@@ -84,9 +185,13 @@ def test_palette_bilevel_and_low_depth(grey, colour):
     assert image.tile[0].args == 'L'
 
 
-def test_colour_key_is_white(grey):
+def test_colour_key_is_background(grey):
   data = encoded(Image.fromarray(grey), 'PNG', transparency=int(grey[0, 0]))
-  expected = np.where(grey == grey[0, 0], 255, grey)
+  key = grey == grey[0, 0]
+  border = np.ones(grey.shape, bool)
+  border[1:-1, 1:-1] = False
+  values = np.sort(grey[border & ~key])
+  expected = np.where(key, values[len(values) // 2], grey)
   np.testing.assert_array_equal(images.decode(data), expected)
   assert images.normalise(data) != data
 
@@ -115,8 +220,8 @@ def test_truncated_is_refused(colour, form):
   ('data', 'reason'),
   [
     (b'', 'empty file'),
-    (b'station,depth\n12,40\n' * 9, 'not a PNG, JPEG, TIFF or BMP image'),
-    (encoded(Image.new('L', (4, 4)), 'GIF'), 'not a PNG, JPEG, TIFF or BMP'),
+    (b'station,depth\n12,40\n' * 9, 'not a PNG, JPEG, TIFF, BMP, GIF or W'),
+    (encoded(Image.new('L', (4, 4)), 'PPM'), 'not a PNG, JPEG, TIFF, BMP, G'),
   ],
 )
 def test_no_image_is_refused(data, reason):

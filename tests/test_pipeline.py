@@ -15,6 +15,7 @@ from configs import base
 from plankton_jax.data import accounting, pipeline, records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache, images
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
 FIELDS = {
@@ -29,6 +30,7 @@ FIELDS = {
   'resize': 'pad',
   'size': 8,
   'channels': 1,
+  'white': 0,
   'unseen_classes': ('d',),
   'fractions': (0.5, 0.25, 0.25),
   'group_by': '',
@@ -160,7 +162,7 @@ def test_bad_images_are_skipped_and_listed(root, load, tmp_path, monkeypatch):
   listed = dict(line.split('\t') for line in listed)
   assert listed.keys() == {'a/bad.png', 'b/cut.jpg', 'c/text.jpg'}
   assert listed['a/bad.png'] == 'empty file'
-  assert listed['c/text.jpg'] == 'not a PNG, JPEG, TIFF or BMP image'
+  assert listed['c/text.jpg'] == 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   assert not set(listed) & set(data.ids.tolist()) and len(data.ids) == 32
   assert len(lines) == 1 and all(name in lines[0] for name in listed)
   with pytest.raises(InputError, match=r"^a/bad.png: empty file; .*='skip'$"):
@@ -347,6 +349,48 @@ def test_a_folder_s_own_split(load, tmp_path):
     load('third', unseen_classes=(), own_split=True)
 
 
+def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
+  """12-bit images: as TIFF, as 16-bit PNG and dark ones, all by 4095."""
+  rng = np.random.default_rng(0)
+  given = {}
+  for i in range(24):
+    top = 4095 if i % 3 else 900
+    deep = rng.integers(0, top + 1, (8, 8)).astype(np.uint16)
+    name = f'{"ab"[i // 12]}/{i:02}.{("tif", "png")[i % 2]}'
+    (tmp_path / 'images' / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(deep).save(tmp_path / 'images' / name)
+    given[name] = deep
+  caplog.set_level(logging.INFO)
+  data = load(unseen_classes=())
+  assert '16-bit images: 4095 becomes white' in caplog.text
+  listing = folder.scan(str(tmp_path / 'images'))
+  again = folder.decoded(listing, size=8, resize='pad', channels=1, desc='test')
+  for row, pixels in enumerate(again):
+    expected = np.floor(given[data.ids[row]] / 4095 * 255 + 0.5)
+    np.testing.assert_array_equal(data.images[row, ..., 0], expected)
+    np.testing.assert_array_equal(pixels[..., 0], expected)
+    original = data.originals.read(str(data.ids[row]))
+    np.testing.assert_array_equal(original, expected)
+  old = load('old', unseen_classes=(), white=65535)
+  expected = np.floor(given['a/00.tif'] / 65535 * 255 + 0.5)
+  np.testing.assert_array_equal(old.images[0, ..., 0], expected)
+  with pytest.raises(InputError, match=r'data.white=65536 must be'):
+    load('other', white=65536)
+
+
+def test_files_of_other_kinds_are_counted(root, load, tmp_path):
+  for name in ('a/x.heic', 'a/y.HEIC', 'b/notes.txt', 'README'):
+    (root / name).write_text('x')
+  load()
+  found = json.loads((tmp_path / 'work/accounting.json').read_text())
+  assert found['left_out'] == {
+    'file of .heic': 2,
+    'file of .txt': 1,
+    'file of no ending': 1,
+  }
+  assert found['read'] == 36 == 4 + sum(found['kept'].values())
+
+
 def test_drawn_images(load, tmp_path):
   data = load(source='synthetic', unseen_classes=3, seed=2)
   assert sorted(data.class_names) == list(plankton.CLASS_NAMES)
@@ -360,7 +404,7 @@ def test_drawn_images(load, tmp_path):
 
 
 def test_a_prepared_tfds_set(root, load, tmp_path):
-  folder = load()
+  source = load()
   written = next((tmp_path / 'cache/records').iterdir())
   data = load(
     'tfds',
@@ -368,13 +412,13 @@ def test_a_prepared_tfds_set(root, load, tmp_path):
     name='plankton_images',
     data_dir=str(written),
   )
-  assert data.class_names == folder.class_names
-  np.testing.assert_array_equal(data.images, folder.images)
-  np.testing.assert_array_equal(data.ids, folder.ids)
-  np.testing.assert_array_equal(data.splits['val'], folder.splits['val'])
+  assert data.class_names == source.class_names
+  np.testing.assert_array_equal(data.images, source.images)
+  np.testing.assert_array_equal(data.ids, source.ids)
+  np.testing.assert_array_equal(data.splits['val'], source.splits['val'])
   name = str(data.ids[3])
   np.testing.assert_array_equal(
-    data.originals.read(name), folder.originals.read(name)
+    data.originals.read(name), source.originals.read(name)
   )
 
 

@@ -127,7 +127,7 @@ def test_all_that_is_left_out_is_named(tmp_path, capsys, monkeypatch):
     'imgs/ж/link.png': 'a link',
     '../evil.png': 'a path that leads out of the archive',
     'ж/bomb.png': 'more than 67 million pixels',
-    'ж/text.png': 'not a PNG, JPEG, TIFF or BMP image',
+    'ж/text.png': 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image',
     'imgs/loose.png (and 1 more)': 'does not lie as imgs/{class}/{file}',
   }
   final = prepare.prepared_at('uvp6net', 'tfds')
@@ -329,7 +329,10 @@ def test_the_published_experiment_runs(
   sizes = {name: len(ids) for name, ids in split['splits'].items()}
   assert sizes == {'train': 36, 'val': 12, 'test': 12, 'unseen': 30}
   skipped = (tmp_path / 'skipped.txt').read_text()
-  assert skipped == 'Retaria/bad.png\tnot a PNG, JPEG, TIFF or BMP image\n'
+  assert (
+    skipped
+    == 'Retaria/bad.png\tnot a PNG, JPEG, TIFF, BMP, GIF or WebP image\n'
+  )
 
 
 def test_a_set_that_is_not_prepared_names_the_command(tmp_path):

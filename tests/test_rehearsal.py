@@ -123,7 +123,7 @@ def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path):
     'left out    1',
   ]
   assert lines[-1] == (
-    '            a/broken.png: not a PNG, JPEG, TIFF or BMP image'
+    '            a/broken.png: not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   )
   assert not (tmp_path / 'run').exists()
 

@@ -23,7 +23,8 @@ class Originals:
   """The images as they were before resizing, by id."""
 
   def __init__(self, selected: select.Selected, decoded: decoded_cache.Cache):
-    self._records = functools.cache(lambda: selected.records()[0])
+    self._white = decoded.white
+    self._records = functools.cache(lambda: selected.records().records)
     self._row = functools.cache(
       lambda: dict(zip(decoded.ids.tolist(), decoded.rows, strict=True))
     )
@@ -31,7 +32,7 @@ class Originals:
   def read(self, id: str) -> np.ndarray:
     """Reads uint8 [H, W] if grey, else [H, W, 3]; KeyError if unknown."""
     record = self._records()[int(self._row()[id])]
-    return images.decode(record.image)
+    return images.decode(record.image, self._white)
 
 
 class Data(NamedTuple):
@@ -66,6 +67,7 @@ def load(
   resize: str,
   size: int,
   channels: int,
+  white: int,
   unseen_classes: int | Sequence[str],
   fractions: Sequence[float],
   group_by: str,
@@ -85,7 +87,13 @@ def load(
     InputError: any field or image set that cannot be used, or data that no
       longer fits the split.
   """
-  _check(resize=resize, size=size, channels=channels, on_bad_image=on_bad_image)
+  _check(
+    resize=resize,
+    size=size,
+    channels=channels,
+    white=white,
+    on_bad_image=on_bad_image,
+  )
   if own_split and (source != 'folder' or class_level != 'auto'):
     raise InputError(
       "data.own_split needs data.source='folder' and data.class_level='auto'"
@@ -110,7 +118,12 @@ def load(
     selected.class_names, unseen_classes, seed
   )
   decoded = _decoded(
-    selected, cache, size=size, resize=resize, channels=channels
+    selected,
+    cache,
+    white,
+    size=size,
+    resize=resize,
+    channels=channels,
   )
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
@@ -184,7 +197,9 @@ def load(
   )
 
 
-def _check(*, resize: str, size: int, channels: int, on_bad_image: str) -> None:
+def _check(
+  *, resize: str, size: int, channels: int, white: int, on_bad_image: str
+) -> None:
   for field, value, choices in (
     ('resize', resize, ('pad', 'stretch')),
     ('channels', channels, (1, 3)),
@@ -194,6 +209,8 @@ def _check(*, resize: str, size: int, channels: int, on_bad_image: str) -> None:
       raise InputError(
         f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
       )
+  if not 0 <= white < 2**16:
+    raise InputError(f'data.white={white} must be 1 to 65535, or 0')
   if size < 1:
     raise InputError(f'data.size={size} must be at least 1 px')
 
@@ -201,10 +218,13 @@ def _check(*, resize: str, size: int, channels: int, on_bad_image: str) -> None:
 def _decoded(
   selected: select.Selected,
   cache_dir: Path,
+  white: int,
   **settings: Any,  # size, resize, channels
 ) -> decoded_cache.Cache:
   directory = (
-    cache_dir / 'decoded' / decoded_cache.key(selected.fingerprint, **settings)
+    cache_dir
+    / 'decoded'
+    / decoded_cache.key(selected.fingerprint, white=white, **settings)
   )
   started, reused = time.monotonic(), directory.is_dir()
   try:
@@ -214,8 +234,17 @@ def _decoded(
       f'data.cache_dir: {cache_dir}: {error.strerror}'
     ) from error
   if not reused:
-    decoded_cache.build(directory, *selected.records(), **settings)
+    found = selected.records()
+    decoded_cache.build(
+      directory,
+      found.records,
+      found.skipped,
+      white=white or images.white_of(found.deepest),
+      **settings,
+    )
   decoded = decoded_cache.read(directory)
+  if decoded.white > 255:
+    log.info('16-bit images: %d becomes white (data.white)', decoded.white)
   log.info(
     '%s images of %d classes; cache %s at %s',
     f'{len(decoded.images):,}',

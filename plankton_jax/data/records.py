@@ -4,18 +4,20 @@ Everything that touches TFDS is here; it needs no TensorFlow for this.
 """
 
 import bisect
+import collections
 import contextlib
 import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import logging as absl_logging
 from tensorflow_datasets.core import dataset_info, sequential_writer
 
 from plankton_jax import atomic
@@ -23,10 +25,13 @@ from plankton_jax.data.public import catalogue
 from plankton_jax.data.sources.source import Source, none_readable
 from plankton_jax.errors import InputError
 
+log = logging.getLogger(__name__)
+
 VERSION = '1.0.0'
 
 _NAME = 'plankton_images'  # of the sets that are written for one run
 _SPLIT = 'images'
+_DEEPEST = 'deepest.txt'  # the largest 16-bit value, beside the records
 _SHARD = 2**14  # images in a file
 _BLOCK = 1024  # images written at once
 
@@ -110,12 +115,17 @@ def store(
     InputError: not one image is readable.
   """
   skipped = list(source.skipped)
+  deepest = 0
+  notes: collections.Counter[str] = collections.Counter()
 
   def fields() -> Iterator[dict[str, Any]]:
     for example in source.examples():
       if example.image is None:
         skipped.append((example.id, example.reason))
         continue
+      nonlocal deepest
+      deepest = max(deepest, example.deepest)
+      notes[example.note] += 1
       known = {field: example.texts.get(field, '') for field in texts}
       yield {
         'image': example.image,
@@ -140,6 +150,10 @@ def store(
     while block := list(itertools.islice(rows, _BLOCK)):
       writer.add_examples({_SPLIT: block})
     writer.close_all()
+  del notes['']
+  for note, count in notes.items():
+    log.warning('%d images have %s', count, note)
+  (folder / _DEEPEST).write_text(f'{deepest}\n')
   return skipped
 
 
@@ -150,15 +164,29 @@ def write(directory: Path, source: Source) -> None:
     InputError: not one image is readable.
   """
   with atomic.directory(directory) as building:
-    left_out = store(building / _NAME / VERSION, source, name=_NAME)
+    left_out = store(folder_of(building), source, name=_NAME)
     (building / 'skipped.json').write_text(json.dumps(left_out))
+
+
+def folder_of(directory: Path) -> Path:
+  """Finds the data set in a directory that `write` wrote."""
+  return directory / _NAME / VERSION
 
 
 def read(directory: Path) -> Records:
   """Opens the images that `write` wrote."""
   with _quiet():
-    builder = tfds.builder_from_directory(directory / _NAME / VERSION)
+    builder = tfds.builder_from_directory(folder_of(directory))
   return Records(builder)
+
+
+def deepest(folder: Path) -> int:
+  """Reads the largest 16-bit value of a stored set; 0 if it has none.
+
+  Sets that others prepared do not say: theirs is 65,535.
+  """
+  file = folder / _DEEPEST
+  return int(file.read_text()) if file.exists() else 2**16 - 1
 
 
 def skipped(directory: Path) -> list[tuple[str, str]]:
@@ -269,9 +297,9 @@ def _info(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
   """Keeps TFDS' own log lines away; ours say what matters."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.WARNING)
+  verbosity = absl_logging.get_verbosity()
+  absl_logging.set_verbosity(absl_logging.WARNING)
   try:
     yield
   finally:
-    logging.set_verbosity(verbosity)
+    absl_logging.set_verbosity(verbosity)

@@ -25,8 +25,16 @@ def show_export(path: str) -> None:
   for taxon in sorted(lineage):
     row = ''.join(f'{counts[taxon, state]:13,}' for state in states)
     print(f'  {taxon:{width}}  {row}  {lineage[taxon]}'.rstrip())
+  for note in export.notes:
+    print(f'note: {note}')
   for name, reason in export.skipped:
     print(f'left out: {name}: {reason}')
+  left_out = export.further + export.repeated + len(export.skipped)
+  print(
+    f'{len(export.objects) + left_out:,} read = {len(export.objects):,} objects'
+    f' + {export.further:,} further images + {export.repeated:,} repeated'
+    f' rows + {len(export.skipped):,} left out'
+  )
 
 
 def check_table(path: Path) -> int:

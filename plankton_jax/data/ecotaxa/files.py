@@ -1,11 +1,15 @@
-"""The files of an EcoTaxa export, zipped or not, by their names."""
+"""The files of an EcoTaxa export, in folders and zip archives, by name."""
 
 import hashlib
+import os
 import posixpath
 import re
+import shutil
+import tempfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +19,9 @@ from plankton_jax.errors import InputError
 
 # As its importer looks for them; lower case alone.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)')
+_DEEPEST = 3  # zip archives inside each other
+_LARGEST = 2**36  # bytes of an archive in another, unpacked
+_GONE = 'no such file in the export'
 
 
 class Files(NamedTuple):
@@ -24,10 +31,20 @@ class Files(NamedTuple):
   tables: tuple[str, ...]
   read: Callable[[str], bytes]  # ValueError with the reason if it cannot be
   digest: Callable[[str], bytes]  # of the content; b'' if it cannot be read
+  skipped: tuple[tuple[str, str], ...]  # (name, reason) of archives inside
+
+
+class _Entry(NamedTuple):
+  """One file: how to read it, and to tell its content apart."""
+
+  read: Callable[[], bytes]
+  digest: Callable[[], bytes]
 
 
 def open_export(path: str) -> Files:
   """Lists the files of a zip archive or of a folder.
+
+  Zip archives inside are read as folders of their names.
 
   Raises:
     InputError: neither, or one without a table.
@@ -35,19 +52,42 @@ def open_export(path: str) -> Files:
   if not path:
     raise InputError('data.path is empty: name the EcoTaxa export')
   place = Path(path).expanduser()
+  skipped: list[tuple[str, str]] = []
   if place.is_dir():
-    files = _of_folder(place)
+    found = dict(_of_folder(place, skipped))
   elif not place.exists():
     raise InputError(f'data.path: {place} is not there')
   elif archives.is_zip(place):
-    files = _of_zip(place)
+    found = dict(_of_zip(archives.open_zip(place), '', 1, skipped))
   else:
     raise InputError(
       f'data.path: {place} is neither a folder nor a zip archive'
     )
-  if not files.tables:
+  tables = _tables(found)
+  if not tables:
     raise InputError(f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt')
-  return files
+  alike = _alike(found)
+
+  def entry(name: str) -> _Entry:
+    if name in found:
+      return found[name]
+    # Systems differ in case and in Unicode's composed and single characters.
+    others = alike.get(_fold(name), ())
+    if not others:
+      raise ValueError(_GONE)
+    if len(others) > 1:
+      raise ValueError(f'{_GONE}, but several alike: {", ".join(others[:3])}')
+    return found[others[0]]
+
+  def digest(name: str) -> bytes:
+    try:
+      return entry(name).digest()
+    except (OSError, ValueError):
+      return b''
+
+  return Files(
+    place, tables, lambda name: entry(name).read(), digest, tuple(skipped)
+  )
 
 
 def beside(table: str, image: str) -> str:
@@ -56,56 +96,154 @@ def beside(table: str, image: str) -> str:
   Raises:
     ValueError: with the reason, if that is outside the export.
   """
+  image = archives.tidy(image)
   reason = archives.refusal(image)
   if reason:
     raise ValueError(reason)
   return posixpath.normpath(posixpath.join(posixpath.dirname(table), image))
 
 
-def _of_folder(root: Path) -> Files:
-  found = (file.relative_to(root).as_posix() for file in root.rglob('ecotaxa*'))
+def _of_folder(
+  root: Path, skipped: list[tuple[str, str]]
+) -> Iterator[tuple[str, _Entry]]:
+  """Walks a folder, links followed, and the zip archives in it."""
+  seen: set[tuple[int, int]] = set()
+  for place, folders, names in os.walk(root, followlinks=True):
+    status = os.stat(place)
+    if (status.st_dev, status.st_ino) in seen:  # by a link, or in a circle
+      folders.clear()
+      continue
+    seen.add((status.st_dev, status.st_ino))
+    folders.sort()
+    for name in sorted(names):
+      path = Path(place, name)
+      shown = path.relative_to(root).as_posix()
+      yield shown, _Entry(_reader(path), _hasher(path))
+      if name.lower().endswith('.zip') and path.is_file():
+        try:
+          archive = archives.open_zip(path)
+        except InputError as error:
+          skipped.append((shown, str(error)))
+          continue
+        yield from _of_zip(archive, f'{shown}/', 2, skipped)
 
-  def read(name: str) -> bytes:
+
+def _reader(path: Path) -> Callable[[], bytes]:
+  def read() -> bytes:
     try:
-      return (root / name).read_bytes()
+      return path.read_bytes()
     except OSError as error:
       raise ValueError(describe(error)) from error
 
-  def digest(name: str) -> bytes:
-    try:
-      with (root / name).open('rb') as file:
-        return hashlib.file_digest(file, 'blake2b').digest()
-    except OSError:
-      return b''
-
-  return Files(root, _tables(found), read, digest)
+  return read
 
 
-def _of_zip(place: Path) -> Files:
-  archive = archives.open_zip(place)
-  entries = {archives.tidy(e.filename): e for e in archive.infolist()}
+def _hasher(path: Path) -> Callable[[], bytes]:
+  def digest() -> bytes:
+    with path.open('rb') as file:
+      return hashlib.file_digest(file, 'blake2b').digest()
 
-  def read(name: str) -> bytes:
-    if name not in entries:
-      raise ValueError('no such file in the export')
-    reason = archives.zip_refusal(entries[name])
+  return digest
+
+
+def _of_zip(
+  archive: zipfile.ZipFile,
+  prefix: str,
+  depth: int,
+  skipped: list[tuple[str, str]],
+) -> Iterator[tuple[str, _Entry]]:
+  """Lists an archive's files, and those of archives in it."""
+  for info in archive.infolist():
+    if info.is_dir():
+      continue
+    tidy = archives.tidy(info.filename)
+    name = prefix + tidy
+    yield (
+      name,
+      _Entry(
+        _unpacker(archive, info), _counter(f'{info.CRC} {info.file_size}')
+      ),
+    )
+    if not tidy.lower().endswith('.zip') or tidy.startswith('__MACOSX/'):
+      continue
+    reason = archives.refusal(tidy)
+    if depth == _DEEPEST:
+      reason = f'a zip archive in {_DEEPEST} others'
+    elif info.file_size > _LARGEST:
+      reason = f'larger than {_LARGEST >> 30} GiB'
+    if not reason:
+      try:
+        inner = _unpacked(archive, info)
+      except (*_BROKEN, NotImplementedError) as error:
+        reason = _damage(error)
+    if reason:
+      skipped.append((name, reason))
+      continue
+    yield from _of_zip(inner, f'{name}/', depth + 1, skipped)
+
+
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+
+
+def _unpacked(
+  archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> zipfile.ZipFile:
+  """Opens an archive in another, from a file that goes when it is closed."""
+  number, path = tempfile.mkstemp(suffix='.zip')
+  try:
+    with os.fdopen(number, 'wb') as file, archive.open(info) as packed:
+      shutil.copyfileobj(packed, file)
+    return zipfile.ZipFile(path)
+  finally:
+    os.unlink(path)
+
+
+def _unpacker(
+  archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> Callable[[], bytes]:
+  def read() -> bytes:
+    reason = archives.zip_refusal(info)
     if reason:
       raise ValueError(reason)
     try:
-      return archive.read(entries[name])
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-      raise ValueError(f'damaged in the archive ({error})') from error
+      return archive.read(info)
+    except (*_BROKEN, NotImplementedError) as error:
+      raise ValueError(_damage(error)) from error
 
-  def digest(name: str) -> bytes:
-    if name not in entries:
-      return b''
-    entry = entries[name]
-    return f'{entry.CRC} {entry.file_size}'.encode()
+  return read
 
-  return Files(place, _tables(entries), read, digest)
+
+def _counter(mark: str) -> Callable[[], bytes]:
+  return lambda: mark.encode()
+
+
+def _damage(error: Exception) -> str:
+  if isinstance(error, NotImplementedError):
+    return (
+      'compressed by a method that Python cannot read: unpack the archive and'
+      ' pack it again by Deflate, as zip does'
+    )
+  return f'damaged in the archive ({error})'
 
 
 def _tables(names: Iterable[str]) -> tuple[str, ...]:
   return tuple(
-    sorted(n for n in names if _TABLE.fullmatch(posixpath.basename(n)))
+    sorted(
+      name
+      for name in names
+      if _TABLE.fullmatch(posixpath.basename(name))
+      and '__MACOSX' not in name.split('/')
+    )
   )
+
+
+def _fold(name: str) -> str:
+  return unicodedata.normalize('NFC', name).casefold()
+
+
+def _alike(names: Iterable[str]) -> dict[str, list[str]]:
+  """Groups names that differ by case or Unicode form alone."""
+  alike: dict[str, list[str]] = {}
+  for name in sorted(names):
+    alike.setdefault(_fold(name), []).append(name)
+  return alike

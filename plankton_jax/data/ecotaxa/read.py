@@ -1,7 +1,10 @@
 """The objects of an EcoTaxa export: taxon, state, sample and acquisition."""
 
+import posixpath
+import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from plankton_jax.data.ecotaxa import files, table
@@ -13,6 +16,19 @@ UNCLASSIFIED = 'unclassified'
 # What binds ids of one sample, or one acquisition of a sample; an object
 # without either stays for itself.
 GROUPS = {'sample': r'^([^/]+)/', 'acquisition': r'^([^/]*/[^/]+)/'}
+
+
+_COLUMNS = (
+  'object_id',
+  'img_file_name',
+  'object_annotation_status',
+  'object_annotation_category',
+  'object_annotation_hierarchy',
+  'sample_id',
+  'acq_id',
+  'img_rank',
+)
+_ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
 
 
 class Object(NamedTuple):
@@ -36,37 +52,92 @@ class Object(NamedTuple):
 
 
 class Export(NamedTuple):
-  """The contents of an export."""
+  """The contents of an export; all rows of its tables are accounted for."""
 
   files: files.Files
   objects: tuple[Object, ...]  # sorted by id
   further: int  # images of objects that have one of a lower rank
-  skipped: tuple[tuple[str, str], ...]  # (name, reason)
+  repeated: int  # rows that say again what another one says
+  skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
+  notes: tuple[str, ...]  # what was read unlike usual
+
+
+class _Row(NamedTuple):
+  table: str
+  line: int
+  rank: float
+  item: Object
+
+  @property
+  def place(self) -> str:
+    return f'{self.table}:{self.line}'
 
 
 def export(path: str) -> Export:
   """Reads all tables of an export, a zip archive or a folder.
 
   An object with several images is represented by that of the lowest
-  `img_rank`; the others are counted.
+  `img_rank`; the others are counted. Where tables give one id to different
+  images of one rank they are of different projects, and are kept apart by
+  their tables' names.
 
   Raises:
-    InputError: no export, or a table that lacks a column.
+    InputError: no export, no table that can be read, or one that gives an id
+      to different images of one rank.
   """
   opened = files.open_export(path)
-  best: dict[str, tuple[float, Object]] = {}
-  further, skipped = 0, []
+  rows: list[_Row] = []
+  skipped, notes = list(opened.skipped), []
+  unread: list[InputError] = []
   for name in opened.tables:
-    for line, rank, item in _objects(opened, name):
+    try:
+      found = _read(opened, name)
+    except InputError as error:
+      unread.append(error)
+      skipped.append((name, str(error)))
+      continue
+    notes += [f'{name}:{line}: {note}' for line, note in found.notes]
+    skipped += [(f'{name}:{line}', why) for line, why in found.bad]
+    for line, rank, item in _objects(found, name):
       if isinstance(item, str):
-        skipped.append((line, item))
-        continue
-      other = best.get(item.id)
-      further += other is not None
-      if other is None or rank < other[0]:
-        best[item.id] = rank, item
-  objects = (best[id][1] for id in sorted(best))
-  return Export(opened, tuple(objects), further, tuple(skipped))
+        skipped.append((f'{name}:{line}', item))
+      else:
+        rows.append(_Row(name, line, rank, item))
+  if len(unread) == len(opened.tables):
+    raise unread[0]
+  rows, apart = _kept_apart(rows)
+  if apart:
+    notes.append(
+      'ids of different objects are equal in these tables, which are kept'
+      f' apart by their names: {", ".join(sorted(apart))}'
+    )
+  rounded = [row for row in rows if _ROUNDED.fullmatch(row.item.object_id)]
+  if rounded:
+    notes.append(
+      f'{len(rounded)} ids such as {rounded[0].item.object_id}'
+      f' ({rounded[0].place}) look rounded by a spreadsheet'
+    )
+  _check_ids(rows, opened.place)
+  best: dict[str, _Row] = {}
+  seen: set[tuple[str, str]] = set()
+  further = repeated = 0
+  for row in rows:
+    id = row.item.id
+    if (id, row.item.image) in seen:
+      repeated += 1
+      continue
+    seen.add((id, row.item.image))
+    further += id in best
+    if id not in best or row.rank < best[id].rank:
+      best[id] = row
+  return Export(
+    opened,
+    tuple(best[id].item for id in sorted(best)),
+    further,
+    repeated,
+    tuple(skipped),
+    tuple(notes),
+  )
 
 
 def object_id(id: str) -> str:
@@ -74,10 +145,8 @@ def object_id(id: str) -> str:
   return urllib.parse.unquote(id.split('/')[-1])
 
 
-def _objects(
-  opened: files.Files, name: str
-) -> Iterator[tuple[str, float, Object | str]]:
-  """Yields (line, rank, object or the reason against it) of each row."""
+def _read(opened: files.Files, name: str) -> table.Table:
+  """Reads a table of which the columns that are used can be told apart."""
   place = f'{opened.place}/{name}'
   try:
     found = table.parse(opened.read(name), place)
@@ -85,44 +154,77 @@ def _objects(
     if isinstance(error, InputError):
       raise
     raise InputError(f'{place}: {error}') from error
-  found.require(
-    'object_id',
-    'img_file_name',
-    'object_annotation_status',
-    'object_annotation_category',
-  )
-  columns = zip(
-    found.lines,
-    *map(
-      found.column,
-      (
-        'object_id',
-        'img_file_name',
-        'object_annotation_status',
-        'object_annotation_category',
-        'object_annotation_hierarchy',
-        'sample_id',
-        'acq_id',
-        'img_rank',
-      ),
-    ),
-    strict=True,
-  )
+  found.require_once(*_COLUMNS)
+  found.require('object_id', 'img_file_name')
+  return found
+
+
+def _objects(
+  found: table.Table, name: str
+) -> Iterator[tuple[int, float, Object | str]]:
+  """Yields (line, rank, object or the reason against it) of each row.
+
+  A table without annotation holds unclassified objects.
+  """
+  columns = zip(found.lines, *map(found.column, _COLUMNS), strict=True)
   for line, key, image, status, taxon, *others, rank in columns:
-    at = f'{name}:{line}'
     status = status.lower() or UNCLASSIFIED
     if not key or not image:
       missing = 'img_file_name' if key else 'object_id'
-      yield at, 0.0, f'no {missing}'
+      yield line, 0.0, f'no {missing}'
     elif status in STATES and not taxon:
-      yield at, 0.0, f'{status} without a category'
+      yield line, 0.0, f'{status} without a category'
     else:
       try:
         where = files.beside(name, image)
       except ValueError as error:
-        yield at, 0.0, f'{image}: {error}'
+        yield line, 0.0, f'{image}: {error}'
         continue
-      yield at, _number(rank), Object(key, where, status, taxon, *others)
+      yield line, _number(rank), Object(key, where, status, taxon, *others)
+
+
+def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
+  """Groups rows of one id and rank that name different images."""
+  alike: dict[tuple[str, float], dict[str, _Row]] = {}
+  for row in rows:
+    images = alike.setdefault((row.item.id, row.rank), {})
+    images.setdefault(row.item.image, row)
+  return [list(rows.values()) for rows in alike.values() if len(rows) > 1]
+
+
+def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], set[str]]:
+  """Puts the table's name before the sample where tables collide."""
+  apart = {
+    row.table
+    for rows in _collisions(rows)
+    if len({row.table for row in rows}) > 1
+    for row in rows
+  }
+  if not apart:
+    return rows, apart
+
+  def named(row: _Row) -> _Row:
+    if row.table not in apart:
+      return row
+    sample = f'{posixpath.splitext(row.table)[0]}/{row.item.sample}'
+    return row._replace(item=row.item._replace(sample=sample))
+
+  return [named(row) for row in rows], apart
+
+
+def _check_ids(rows: Sequence[_Row], place: Path) -> None:
+  collisions = _collisions(rows)
+  if not collisions:
+    return
+  first = collisions[0]
+  lines = ', '.join(str(row.line) for row in first[:6])
+  more = ', ...' if len(first) > 6 else ''
+  others = f' (and {len(collisions) - 1} more ids)' if collisions[1:] else ''
+  raise InputError(
+    f'{place}/{first[0].table}: lines {lines}{more} give the id'
+    f' {first[0].item.object_id!r} and one img_rank to different images'
+    f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
+  )
 
 
 def _number(rank: str) -> float:

@@ -57,6 +57,8 @@ def problems(file_name: str, table: Table) -> Iterator[str]:
   """Yields why EcoTaxa would refuse a table, one line each."""
   if not _FILE.fullmatch(file_name):
     yield f'the name must be ecotaxa*.tsv or ecotaxa*.txt, not {file_name}'
+  yield from (f'line {line} has {reason}' for line, reason in table.bad)
+  yield from (f'line {line}: {note}' for line, note in table.notes)
   yield from _columns(table)
   if not table.types:
     yield 'the second line must give the types, [t] or [f], of all columns'
@@ -79,6 +81,9 @@ def is_free(column: str) -> bool:
 def _columns(table: Table) -> Iterator[str]:
   free: dict[tuple[str, str], int] = {}
   types = table.types or ('[t]',) * len(table.columns)
+  for name in sorted(set(table.columns)):
+    if table.columns.count(name) > 1:
+      yield f'column {name} is there twice'
   for name, kind in zip(table.columns, types, strict=True):
     level, _, rest = name.partition('_')
     known = level in FREE_TEXTS or (level == 'img' and not is_free(name))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from plankton_jax.data import workers
 from plankton_jax.data.ecotaxa import read
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import Example, Source
 from plankton_jax.errors import InputError
 
@@ -42,9 +43,14 @@ def from_export(
   place = export.files.place
   counts = collections.Counter(item.status for item in export.objects)
   log.info('EcoTaxa export %s: %s', place, describe(export))
+  for note in export.notes:
+    log.warning('%s', note)
   chosen = [item for item in export.objects if item.status in labelled_status]
   if not chosen:
     held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
+    if export.skipped:
+      name, reason = export.skipped[0]
+      held += f'; {len(export.skipped)} left out, as {name}: {reason}'
     raise InputError(
       f'{place}: no object is {" or ".join(labelled_status)} ({held}): set'
       ' data.labelled_status'
@@ -61,16 +67,24 @@ def from_export(
   }
   if export.further:
     left_aside['further image of an object'] = export.further
+  if export.repeated:
+    left_aside['row that repeats another one'] = export.repeated
   class_names = tuple(sorted({item.taxon for item in chosen}))
   label = {name: i for i, name in enumerate(class_names)}
 
   def load(row: int) -> Example:
     item = chosen[row]
     try:
-      data = images.normalise(export.files.read(item.image))
-      return Example(item.id, label[item.taxon], data)
+      normal = images.ingest(export.files.read(item.image))
     except ValueError as error:
       return Example(item.id, label[item.taxon], None, str(error))
+    return Example(
+      item.id,
+      label[item.taxon],
+      normal.data,
+      deepest=normal.deepest,
+      note=normal.note,
+    )
 
   state = hashlib.blake2b(digest_size=16)
   digests = workers.in_order(
@@ -86,6 +100,28 @@ def from_export(
     total=len(chosen),
     skipped=export.skipped,
     left_aside=left_aside,
+  )
+
+
+def objects(path: str) -> Objects:
+  """Takes every object of an export, annotated or not.
+
+  Raises:
+    InputError: no export.
+  """
+  export = read.export(path)
+  for note in export.notes:
+    log.warning('%s', note)
+  counts = {
+    'further image of an object': export.further,
+    'row that repeats another one': export.repeated,
+  }
+  return Objects(
+    place=str(export.files.place),
+    ids=tuple(item.id for item in export.objects),
+    read=lambda row: export.files.read(export.objects[row].image),
+    skipped=export.skipped,
+    left_aside={reason: n for reason, n in counts.items() if n},
   )
 
 

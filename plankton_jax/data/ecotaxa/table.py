@@ -2,13 +2,15 @@
 
 import codecs
 import csv
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from plankton_jax.errors import InputError
 
 TYPES = ('[t]', '[f]')  # of text and of numbers
+
+_LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
 
 class Table(NamedTuple):
@@ -19,6 +21,8 @@ class Table(NamedTuple):
   types: tuple[str, ...]  # as long, or () where the file has no such row
   rows: tuple[tuple[str, ...], ...]  # each as long as columns
   lines: tuple[int, ...]  # the line in the file that each row ends on
+  bad: tuple[tuple[int, str], ...] = ()  # (line, reason) of rows left out
+  notes: tuple[tuple[int, str], ...] = ()  # (line, what was read unlike usual)
 
   def column(self, name: str) -> Sequence[str]:
     """Lists the stripped values of a column; '' where there is no such one."""
@@ -36,41 +40,98 @@ class Table(NamedTuple):
           f' {", ".join(self.columns)})'
         )
 
+  def require_once(self, *names: str) -> None:
+    """Raises InputError if one of the columns is there twice."""
+    for name in names:
+      if self.columns.count(name) > 1:
+        raise InputError(f'{self.place}: column {name!r} is there twice')
+
 
 def parse(data: bytes, place: str) -> Table:
-  """Reads a table's bytes: UTF-8, or Latin-1 where that does not fit.
+  """Reads a table's bytes, in any encoding and line ending of spreadsheets.
+
+  A row with more values than columns is left out as bad. A quote that opens a
+  cell and never closes is a character like others; that line is noted.
 
   Raises:
-    InputError: it is empty or no table, or a row has more values than columns.
+    InputError: it is empty or no table.
   """
-  reader = csv.reader(io.StringIO(_text(data)), delimiter='\t')
+  text = _text(data)
+  lines_of_text = re.split('\r\n|\n|\r', text.replace('\0', ''))
+  header = _values(lines_of_text[:1]) or lines_of_text[0].split('\t')
+  columns = tuple(name.strip().lower() for name in header)
+  if len(columns) < 2:
+    raise InputError(f'{place}: no tab-separated header in the first line')
+  types: tuple[str, ...] = ()
+  rows: list[tuple[str, ...]] = []
+  lines: list[int] = []
+  bad: list[tuple[int, str]] = []
+  notes: list[tuple[int, str]] = []
+  for line, values, note in _records(lines_of_text, len(columns)):
+    if note:
+      notes.append((line, note))
+    if any(values[len(columns) :]):
+      bad.append((line, f'{len(values)} values for {len(columns)} columns'))
+      continue
+    if not any(values):
+      continue
+    values = [*values, *[''] * len(columns)][: len(columns)]
+    if not rows and not types and _are_types(values):
+      types = tuple(value.strip().lower() for value in values)
+      continue
+    rows.append(tuple(values))
+    lines.append(line)
+  return Table(
+    place,
+    columns,
+    types,
+    tuple(rows),
+    tuple(lines),
+    tuple(bad),
+    tuple(notes),
+  )
+
+
+def _records(
+  lines: Sequence[str], width: int
+) -> Iterator[tuple[int, list[str], str]]:
+  """Yields (line it ends on, values, note) of each record below the header."""
+  start = 1
+  while start < len(lines):
+    stop = start + 1
+    note = ''
+    values = _values(lines[start:stop])
+    while values is None and stop < min(start + _LINES_IN_A_CELL, len(lines)):
+      stop += 1
+      values = _values(lines[start:stop])
+    if values is None or any(_swallowed(value, width) for value in values):
+      stop = start + 1
+      values = lines[start].split('\t')
+      note = 'a quote is never closed: read as a character'
+    yield stop, values, note
+    start = stop
+
+
+def _swallowed(value: str, width: int) -> bool:
+  """Says whether a cell with line breaks holds whole rows of `width` cells."""
+  breaks = value.count('\n')
+  return breaks > 0 and value.count('\t') >= breaks * (width - 1)
+
+
+def _values(lines: Sequence[str]) -> list[str] | None:
+  """Splits one record into values; None if a quote is still open."""
+  if len(lines) == 1 and '"' not in lines[0]:
+    return lines[0].split('\t')
+  text = '\n'.join(lines)
   try:
-    columns = tuple(name.strip().lower() for name in next(reader, ()))
-    if len(columns) < 2:
-      raise InputError(f'{place}: no tab-separated header in the first line')
-    double = {name for name in columns if columns.count(name) > 1}
-    if double:
-      raise InputError(f'{place}: column {min(double)!r} is there twice')
-    types: tuple[str, ...] = ()
-    rows: list[tuple[str, ...]] = []
-    lines: list[int] = []
-    for values in reader:
-      if len(values) > len(columns):
-        raise InputError(
-          f'{place}: line {reader.line_num} has {len(values)} values for'
-          f' {len(columns)} columns'
-        )
-      if not any(values):
-        continue
-      values += [''] * (len(columns) - len(values))
-      if not rows and not types and _are_types(values):
-        types = tuple(value.strip().lower() for value in values)
-        continue
-      rows.append(tuple(values))
-      lines.append(reader.line_num)
+    return next(csv.reader([text], delimiter='\t', strict=True), [])
   except csv.Error as error:
-    raise InputError(f'{place}: line {reader.line_num}: {error}') from error
-  return Table(place, columns, types, tuple(rows), tuple(lines))
+    if 'unexpected end' in str(error) or len(lines) > 1:
+      return None
+  try:  # A closing quote in the midst of a cell, which others read over.
+    return next(csv.reader([text], delimiter='\t'), [])
+  except csv.Error:  # A cell of more characters than csv takes.
+    return text.split('\t')
 
 
 def _are_types(values: Sequence[str]) -> bool:
@@ -79,7 +140,16 @@ def _are_types(values: Sequence[str]) -> bool:
 
 
 def _text(data: bytes) -> str:
-  try:
-    return data.decode('utf-8-sig')
-  except UnicodeDecodeError:
-    return data.removeprefix(codecs.BOM_UTF8).decode('latin-1')
+  for mark, encoding in (
+    (codecs.BOM_UTF16_LE, 'utf-16'),
+    (codecs.BOM_UTF16_BE, 'utf-16'),
+  ):
+    if data.startswith(mark):
+      return data.decode(encoding, errors='replace')
+  data = data.removeprefix(codecs.BOM_UTF8)
+  for encoding in ('utf-8', 'cp1252'):
+    try:
+      return data.decode(encoding)
+    except UnicodeDecodeError:
+      continue
+  return data.decode('latin-1')

@@ -28,6 +28,7 @@ class Cache(NamedTuple):
   digests: np.ndarray  # uint64 [N], of the original pixels
   rows: np.ndarray  # int64 [N], the record each came from
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
+  white: int  # the 16-bit value that became 255
 
 
 class _Part(NamedTuple):
@@ -37,9 +38,11 @@ class _Part(NamedTuple):
   skipped: list[tuple[str, str]]  # (id, reason)
 
 
-def key(fingerprint: str, *, size: int, resize: str, channels: int) -> str:
+def key(
+  fingerprint: str, *, size: int, resize: str, channels: int, white: int
+) -> str:
   """Names a cache's folder, apart for each content, setting and version."""
-  settings = (fingerprint, size, resize, channels, images.VERSION)
+  settings = (fingerprint, size, resize, channels, white, images.VERSION)
   return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
 
 
@@ -51,6 +54,7 @@ def build(
   size: int,
   resize: str,
   channels: int,
+  white: int,
 ) -> None:
   """Decodes all records on all cores into a new directory.
 
@@ -73,6 +77,7 @@ def build(
       size=size,
       resize=resize,
       channels=channels,
+      white=white,
     )
     rows = range(len(records))
     for part in workers.in_parts(decode, rows, desc='decode', processes=True):
@@ -93,6 +98,7 @@ def build(
     np.save(building / 'digests.npy', np.array(digests, np.uint64))
     np.save(building / 'rows.npy', np.array(origins, np.int64))
     (building / 'skipped.json').write_text(json.dumps(skipped))
+    (building / 'white.txt').write_text(f'{white}\n')
 
 
 def read(directory: Path) -> Cache:
@@ -101,7 +107,11 @@ def read(directory: Path) -> Cache:
     name: np.load(directory / f'{name}.npy', mmap_mode='r') for name in _ARRAYS
   }
   skipped = json.loads((directory / 'skipped.json').read_text())
-  return Cache(**arrays, skipped=tuple((name, why) for name, why in skipped))
+  return Cache(
+    **arrays,
+    skipped=tuple((name, why) for name, why in skipped),
+    white=int((directory / 'white.txt').read_text()),
+  )
 
 
 def _decode(
@@ -113,6 +123,7 @@ def _decode(
   size: int,
   resize: str,
   channels: int,
+  white: int,
 ) -> _Part:
   """Decodes and fits the records of some rows, into a file of all pixels.
 
@@ -128,6 +139,7 @@ def _decode(
     size: as `images.fit` takes it.
     resize: as `images.fit` takes it.
     channels: as `images.fit` takes it.
+    white: as `images.decode` takes it.
   """
   columns, pixels, skipped = [], [], []
   nothing = bytes(size * size * channels)
@@ -138,7 +150,7 @@ def _decode(
       skipped.append((name, 'no label'))
       continue
     try:
-      picture = Picture.decode(data)
+      picture = Picture.decode(data, white)
     except ValueError as error:
       skipped.append((name, str(error)))
       continue

@@ -5,15 +5,20 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Raise when the pixels that any image becomes change: records and caches of
 # another version are left aside, not reused.
-VERSION = 1
+VERSION = 2
 
-EXTENSIONS = frozenset({'.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp'})
-FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP')
+EXTENSIONS = frozenset(
+  {'.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.webp'}
+)
+FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
+
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
+_ORIENTATION = 0x0112  # in Exif
 
 
 class Picture(NamedTuple):
@@ -32,11 +37,11 @@ class Picture(NamedTuple):
     return cls(image, image.tobytes())
 
   @classmethod
-  def decode(cls, data: bytes) -> 'Picture':
+  def decode(cls, data: bytes, white: int = 0) -> 'Picture':
     """Decodes a file's bytes; see `decode`."""
     try:
       with _open(data) as image:
-        return cls.of(_plain(image))
+        return cls.of(_plain(image, white))
     except Exception as error:
       # Broken files leave PIL by at least a dozen exception types.
       raise ValueError(_reason(error)) from error
@@ -68,21 +73,55 @@ class Picture(NamedTuple):
     return fitted
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, white: int = 0) -> np.ndarray:
   """Decodes a file's bytes to uint8 [H, W] if grey, else [H, W, 3].
 
-  16-bit grey is scaled by its full range (65535 -> 255), transparency is
-  composited on white, palettes are looked up, and colour whose three channels
-  are equal is grey. Of several frames the first counts.
+  The image is turned as Exif says. What is transparent takes the median of
+  the opaque border pixels, palettes are looked up, and colour whose three
+  channels are equal is grey. Of several frames the first counts.
+
+  Args:
+    data: of a file.
+    white: the 16-bit value that becomes 255; 0 takes it by `white_of` from
+      the image alone. Images of one set should be given one value.
 
   Raises:
     ValueError: with the reason, if the bytes are no such image.
   """
-  return np.asarray(Picture.decode(data).image)
+  return np.asarray(Picture.decode(data, white).image)
 
 
-def normalise(data: bytes) -> bytes:
-  """Keeps 8-bit grey or RGB PNG/JPEG bytes; encodes others as 8-bit PNG.
+def white_of(deepest: int) -> int:
+  """Finds the largest value of the depth that holds `deepest`.
+
+  Depths are those of cameras: 8, 10, 12, 14 and 16 bits.
+  """
+  return next(2**bits - 1 for bits in _DEPTHS if deepest < 2**bits)
+
+
+def deepest(data: bytes) -> int:
+  """Finds the largest value of a 16-bit image; 0 of others and of no image."""
+  try:
+    with _open(data) as image:
+      return (
+        int(np.asarray(image).max()) if image.mode.startswith('I;16') else 0
+      )
+  except Exception:  # It is named where it is decoded.
+    return 0
+
+
+class Normal(NamedTuple):
+  """An image as the records keep it."""
+
+  data: bytes  # of a PNG or JPEG
+  deepest: int  # the largest 16-bit value; 0 of 8-bit images
+  note: str  # what is not kept; '' if all is
+
+
+def ingest(data: bytes) -> Normal:
+  """Keeps grey or RGB PNG and JPEG bytes; encodes others as PNG.
+
+  16-bit grey stays so.
 
   Raises:
     ValueError: with the reason, if no image is recognised. Damage further
@@ -91,15 +130,27 @@ def normalise(data: bytes) -> bytes:
   try:
     with _open(data) as image:
       if _is_plain(image):
-        return data
-      image = _plain(image)
+        return Normal(data, 0, '')
+      frames = getattr(image, 'n_frames', 1)
+      note = 'several pages, of which the first is kept' if frames > 1 else ''
+      if image.mode.startswith('I;16'):
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+        pixels = np.asarray(turned).astype(np.uint16)
+        return Normal(encode(pixels), int(pixels.max()), note)
+      image = _plain(image, 0)
   except Exception as error:
     raise ValueError(_reason(error)) from error
-  return _encode(image)
+  return Normal(_encode(image), 0, note)
+
+
+def normalise(data: bytes) -> bytes:
+  """Gives the bytes that `ingest` keeps."""
+  return ingest(data).data
 
 
 def encode(pixels: np.ndarray) -> bytes:
-  """Encodes uint8 [H, W] or [H, W, 3] as PNG."""
+  """Encodes uint8 [H, W] or [H, W, 3], or uint16 [H, W], as PNG."""
   return _encode(Image.fromarray(pixels))
 
 
@@ -143,20 +194,23 @@ def _is_plain(image: Any) -> bool:
     plain = image.tile[0].args == image.mode
   else:
     plain = image.format == 'JPEG'
-  opaque = not image.has_transparency_data
-  return plain and opaque and image.mode in ('L', 'RGB')
+  if not plain or image.mode not in ('L', 'RGB'):
+    return False
+  if image.has_transparency_data:
+    return False
+  return image.getexif().get(_ORIENTATION, 1) == 1
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image, white: int) -> Image.Image:
   image.load()
+  if image.getexif().get(_ORIENTATION, 1) != 1:
+    image = ImageOps.exif_transpose(image)
   if image.mode.startswith('I;16'):
-    return _from_16_bits(image)
+    return _from_16_bits(image, white)
   if image.mode in ('I', 'F'):
     raise ValueError('32-bit pixels have no known range: save as 16-bit')
   if image.has_transparency_data:
-    image = image.convert('RGBA')
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image)
+    image = _on_background(image.convert('RGBA'))
   if image.mode not in ('L', 'RGB'):
     image = image.convert('L' if image.mode == '1' else 'RGB')
   if image.mode == 'RGB':
@@ -167,9 +221,30 @@ def _plain(image: Image.Image) -> Image.Image:
   return image
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
+def _from_16_bits(image: Image.Image, white: int) -> Image.Image:
   pixels = np.asarray(image).astype(np.uint32)
-  return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+  white = white or white_of(int(pixels.max()))
+  scaled = (np.minimum(pixels, white) * 255 + white // 2) // white
+  return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _on_background(image: Image.Image) -> Image.Image:
+  """Puts RGBA on the median colour of its opaque border pixels.
+
+  That of all opaque pixels if none is in the border; white if there is none.
+  """
+  pixels = np.asarray(image)
+  border = np.ones(pixels.shape[:2], bool)
+  border[1:-1, 1:-1] = False
+  opaque = pixels[..., 3] >= 128
+  colour = (255, 255, 255)
+  for chosen in (opaque & border, opaque):
+    if chosen.any():
+      red, green, blue = map(_median, pixels[chosen][:, :3].T)
+      colour = red, green, blue
+      break
+  background = Image.new('RGBA', image.size, (*colour, 255))
+  return Image.alpha_composite(background, image)
 
 
 def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -192,18 +267,18 @@ def _background(picture: Picture) -> tuple[int, ...]:
       inner = pixels[width:-width]
       left, right = inner[::width], inner[width - 1 :: width]
       pixels = pixels[:width] + left + right + pixels[-width:]
-    medians.append(_median(pixels))
+    medians.append(_median(np.frombuffer(pixels, np.uint8)))
   return tuple(medians)
 
 
-def _median(values: bytes) -> int:
+def _median(values: np.ndarray) -> int:
   """Takes the median; of an even number the upper one."""
-  return int(np.sort(np.frombuffer(values, np.uint8))[len(values) // 2])
+  return int(np.sort(values)[len(values) // 2])
 
 
 def _reason(error: Exception) -> str:
   if isinstance(error, UnidentifiedImageError):
-    return 'not a PNG, JPEG, TIFF or BMP image'
+    return 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   if isinstance(
     error, Image.DecompressionBombError | Image.DecompressionBombWarning
   ):

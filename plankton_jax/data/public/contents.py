@@ -79,7 +79,10 @@ def examples(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
         if data is None:
           raise ValueError(reason)
         texts = taxon_of(contents, key)._asdict() if contents.taxa else {}
-        yield Example(key, number, images.normalise(data), texts=texts)
+        normal = images.ingest(data)
+        yield Example(
+          key, number, normal.data, '', texts, normal.deepest, normal.note
+        )
       except ValueError as error:
         yield Example(key, number, None, str(error))
 

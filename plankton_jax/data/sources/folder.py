@@ -1,11 +1,13 @@
 """A tree of image files, one folder a class."""
 
+import collections
 import functools
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import (
   Example,
   Source,
@@ -34,6 +37,7 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
+_DEEP = ('.png', '.tif', '.tiff')  # files that may hold 16-bit images
 _YEAR = re.compile(r'(18|19|20)\d\d')
 
 
@@ -47,6 +51,7 @@ class Listing(NamedTuple):
   empty: tuple[str, ...]  # Folders with no image in or below them.
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   understood: str = ''  # in words, where folders on top are no classes
+  others: Mapping[str, int] = types.MappingProxyType({})  # ending -> files
 
 
 def scan(
@@ -77,7 +82,8 @@ def scan(
     raise InputError(f'{field}: {root} is not a folder')
   found: list[str] = []
   empty: list[str] = []
-  _walk(root, '', (), found, empty)
+  others: collections.Counter[str] = collections.Counter()
+  _walk(root, '', (), found, empty, others)
   ids, skipped = [], []
   for name in sorted(found):
     try:
@@ -107,6 +113,7 @@ def scan(
     tuple(sorted(empty)),
     tuple(skipped),
     understood,
+    dict(sorted(others.items())),
   )
 
 
@@ -148,9 +155,12 @@ def source(path: str, class_level: str = 'path') -> Source:
     name, label = listing.ids[row], int(listing.labels[row])
     try:
       data = (listing.root / name).read_bytes()
-      return Example(name, label, images.normalise(data))
+      normal = images.ingest(data)
     except (OSError, ValueError) as error:
       return Example(name, label, None, describe(error))
+    return Example(
+      name, label, normal.data, deepest=normal.deepest, note=normal.note
+    )
 
   return Source(
     place=str(listing.root),
@@ -161,6 +171,22 @@ def source(path: str, class_level: str = 'path') -> Source:
     ),
     total=len(listing.ids),
     skipped=listing.skipped,
+    left_aside={f'file of {e}': n for e, n in listing.others.items()},
+  )
+
+
+def objects(listing: Listing) -> Objects:
+  """Takes every image of a listing, whatever its folder."""
+
+  def read(row: int) -> bytes:
+    try:
+      return (listing.root / listing.ids[row]).read_bytes()
+    except OSError as error:
+      raise ValueError(describe(error)) from error
+
+  left_aside = {f'file of {e}': n for e, n in listing.others.items()}
+  return Objects(
+    str(listing.root), listing.ids, read, listing.skipped, left_aside
   )
 
 
@@ -185,14 +211,27 @@ def fingerprint(listing: Listing) -> str:
 
 
 def decoded(
-  listing: Listing, *, size: int, resize: str, channels: int, desc: str
+  listing: Listing,
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+  white: int = 0,
+  desc: str,
 ) -> Iterator[np.ndarray | str]:
   """Yields each listed image, uint8 [size, size, C], or why it has none.
 
-  In order, with a progress bar called `desc`, and without a cache.
+  In order, with a progress bar called `desc`, and without a cache. `white` is
+  as `images.decode` takes it; 0 finds it from the largest value of all.
   """
+  white = white or find_white(listing)
   fitted = functools.partial(
-    _fitted, listing.root, size=size, resize=resize, channels=channels
+    _fitted,
+    listing.root,
+    size=size,
+    resize=resize,
+    channels=channels,
+    white=white,
   )
   for found in workers.in_order(fitted, listing.ids, desc=desc, processes=True):
     if isinstance(found, bytes):
@@ -200,12 +239,27 @@ def decoded(
     yield found
 
 
+def find_white(listing: Listing) -> int:
+  """Finds the white of all 16-bit images of a listing by their depth."""
+
+  def deepest(name: str) -> int:
+    if os.path.splitext(name)[1].lower() not in _DEEP:
+      return 0
+    try:
+      return images.deepest((listing.root / name).read_bytes())
+    except OSError:
+      return 0
+
+  found = workers.in_order(deepest, listing.ids, desc='depth')
+  return images.white_of(max(found, default=0))
+
+
 def _fitted(
-  root: Path, name: str, *, size: int, resize: str, channels: int
+  root: Path, name: str, *, size: int, resize: str, channels: int, white: int
 ) -> bytes | str:
   """Reads and fits one image; the reason if it cannot be read."""
   try:
-    picture = images.Picture.decode((root / name).read_bytes())
+    picture = images.Picture.decode((root / name).read_bytes(), white)
   except (OSError, ValueError) as error:
     return describe(error)
   return picture.fit(size=size, resize=resize, channels=channels).tobytes()
@@ -233,6 +287,7 @@ def _walk(
   ancestors: tuple[tuple[int, int], ...],
   found: list[str],
   empty: list[str],
+  others: collections.Counter[str],
 ) -> None:
   status = folder.stat()
   here = (status.st_dev, status.st_ino)
@@ -248,11 +303,14 @@ def _walk(
     if entry.name.startswith('.') or entry.name == '__MACOSX':
       continue
     if _is_folder(entry):
-      _walk(folder / entry.name, f'{name}/', (*ancestors, here), found, empty)
-    elif os.path.splitext(name)[1].lower() in images.EXTENSIONS and (
-      entry.is_file(follow_symlinks=False) or _links_to_file(entry)
-    ):
-      found.append(name)
+      inner = (*ancestors, here)
+      _walk(folder / entry.name, f'{name}/', inner, found, empty, others)
+    elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):
+      ending = os.path.splitext(name)[1].lower()
+      if ending in images.EXTENSIONS:
+        found.append(name)
+      else:
+        others[ending or 'no ending'] += 1
   if prefix and before == (len(found), len(empty)):
     empty.append(prefix[:-1])
 

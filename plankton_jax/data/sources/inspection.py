@@ -99,6 +99,10 @@ def inspect(path: str) -> Inspection:
   contents = _contents(listing.class_names, counts, list(found.values()))
   if listing.understood:
     contents.insert(1, listing.understood)
+  contents += [
+    f'{count:,} files of {ending} were left aside'
+    for ending, count in listing.others.items()
+  ]
   return Inspection(
     contents,
     notes,

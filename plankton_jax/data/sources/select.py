@@ -11,7 +11,8 @@ import numpy as np
 
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import folder, ifcb
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import Source
 from plankton_jax.errors import InputError
 
@@ -20,9 +21,15 @@ if TYPE_CHECKING:  # TFDS is imported only where records are touched.
 
 log = logging.getLogger(__name__)
 
-SOURCES = ('synthetic', 'folder', 'ecotaxa', 'tfds')
+SOURCES = ('synthetic', 'folder', 'ecotaxa', 'ifcb', 'tfds')
 
-Read = tuple[Sequence['Record'], list[tuple[str, str]]]
+
+class Read(NamedTuple):
+  """A source's records."""
+
+  records: Sequence['Record']
+  skipped: list[tuple[str, str]]  # (name, reason) of each image left out
+  deepest: int  # the largest 16-bit value; 0 if there is none
 
 
 class Selected(NamedTuple):
@@ -30,7 +37,7 @@ class Selected(NamedTuple):
 
   class_names: tuple[str, ...]
   fingerprint: str
-  records: Callable[[], Read]  # and (name, reason) of each image left out
+  records: Callable[[], Read]
   read: int  # objects that the source read, kept or not
   left_aside: Mapping[str, int]  # reason -> objects left out without a name
 
@@ -65,6 +72,12 @@ def source(
 
     export = ecotaxa.from_export(path, labelled_status, group_by)
     selected = _from_source(export, cache_dir)
+  elif source == 'ifcb':
+    found = ifcb.objects(path)
+    raise InputError(
+      f'data.source={source!r}: the {len(found.ids):,} images of {found.place}'
+      ' have no labels to train on; embed or predict them'
+    )
   elif source == 'tfds':
     selected = _from_tfds(name, data_dir)
   else:
@@ -80,6 +93,27 @@ def source(
   return selected
 
 
+def objects(path: str) -> Objects:
+  """Opens whatever holds images, labelled or not, as objects.
+
+  That is an IFCB bin or a folder of them, an EcoTaxa export, zipped or not,
+  or any folder of images.
+
+  Raises:
+    InputError: none of these.
+  """
+  from plankton_jax.data.ecotaxa import source as ecotaxa
+
+  place = Path(path).expanduser()
+  if place.is_file() and not ifcb.is_bin(place):
+    return ecotaxa.objects(path)
+  if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
+    return ifcb.objects(path)
+  if any(place.rglob('ecotaxa*')) or any(place.rglob('*.zip')):
+    return ecotaxa.objects(path)
+  return folder.objects(folder.scan(path))
+
+
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
   """Keeps a source's images of the wanted classes; of all if none is named.
 
@@ -92,9 +126,9 @@ def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
   content = repr((selected.fingerprint, kept)).encode()
 
   def read() -> Read:
-    everything, skipped = selected.records()
+    everything = selected.records()
     label = {selected.class_names.index(n): i for i, n in enumerate(kept)}
-    return _Chosen(everything, label), skipped
+    return everything._replace(records=_Chosen(everything.records, label))
 
   return selected._replace(
     class_names=kept,
@@ -164,7 +198,11 @@ def _from_source(source: Source, cache_dir: Path) -> Selected:
       records.write(directory, source)
       spent = time.monotonic() - started
       log.info('records written in %.1f s at %s', spent, directory)
-    return records.read(directory), records.skipped(directory)
+    return Read(
+      records.read(directory),
+      records.skipped(directory),
+      records.deepest(records.folder_of(directory)),
+    )
 
   return Selected(
     source.class_names,
@@ -183,7 +221,11 @@ def _from_tfds(name: str, data_dir: str) -> Selected:
   return Selected(
     records.class_names(builder),
     records.fingerprint(builder),
-    lambda: (records.Records(builder), skipped),
+    lambda: Read(
+      records.Records(builder),
+      skipped,
+      records.deepest(Path(builder.data_dir)),
+    ),
     records.count(builder) + len(skipped),
     {},
   )

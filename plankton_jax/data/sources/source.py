@@ -15,6 +15,8 @@ class Example(NamedTuple):
   image: bytes | None
   reason: str = ''
   texts: Mapping[str, str] = types.MappingProxyType({})  # further fields
+  deepest: int = 0  # largest 16-bit value of the image; 0 if it has 8 bits
+  note: str = ''  # what of the file is not in the image
 
 
 class Source(NamedTuple):

@@ -1,0 +1,209 @@
+"""Raw bins of the Imaging FlowCytobot: regions in .roi, their table in .adc.
+
+Two generations are read, told apart by the names that the instruments give.
+Bins of the first, IFCBn_YYYY_DDD_HHMMSS, may cut one cell into two adjacent
+regions of a trigger, which are stitched; those of the second,
+DYYYYMMDDTHHMMSS_IFCBnnn, are not. The formats are those that pyifcb reads,
+https://github.com/joefutrelle/pyifcb.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.objects import Objects
+from plankton_jax.data.sources.source import describe
+from plankton_jax.errors import InputError
+
+EMPTY = 'trigger without a region'
+STITCHED = 'second region of a stitched pair'
+
+_OVERLAP = 2  # px that regions of one cell share at least, and one more
+
+
+class _Format(NamedTuple):
+  """Columns of a generation's .adc, from 0."""
+
+  name: re.Pattern
+  x: int  # y, width, height and the offset in .roi follow
+  stitches: bool
+
+
+_FORMATS = (
+  _Format(re.compile(r'IFCB\d+_\d{4}_\d{3}_\d{6}'), 9, True),
+  _Format(re.compile(r'D\d{8}T\d{6}_IFCB\d+'), 13, False),
+)
+
+
+class Region(NamedTuple):
+  """A rectangle of the camera's frame, in px, and where its pixels lie."""
+
+  number: int  # line in the .adc, from 1
+  trigger: int
+  x: int
+  y: int
+  width: int
+  height: int
+  offset: int  # bytes in the .roi
+
+
+class Cell(NamedTuple):
+  """One region, or two that are stitched."""
+
+  bin: Path  # without ending
+  regions: tuple[Region, ...]
+
+  @property
+  def id(self) -> str:
+    """Names the cell as the community does: bin, then number."""
+    return f'{self.bin.name}_{self.regions[0].number:05d}'
+
+
+def is_bin(path: Path) -> bool:
+  """Says whether a file belongs to a bin, by its name."""
+  known = any(form.name.fullmatch(path.stem) for form in _FORMATS)
+  return known and path.suffix.lower() in ('.adc', '.hdr', '.roi')
+
+
+def objects(path: str) -> Objects:
+  """Lists the cells of one bin, given by any of its files, or of a folder's.
+
+  Raises:
+    InputError: there is no bin.
+  """
+  place = Path(path).expanduser()
+  if place.is_dir():
+    found = sorted(file for file in place.rglob('*') if is_bin(file))
+  else:
+    found = [place] if is_bin(place) else []
+  bins = sorted({file.with_suffix('') for file in found})
+  if not bins:
+    raise InputError(f'{place} holds no IFCB bin (.adc, .hdr and .roi)')
+  cells: list[Cell] = []
+  skipped: list[tuple[str, str]] = []
+  left_aside = dict.fromkeys((EMPTY, STITCHED), 0)
+  for bin in bins:
+    try:
+      regions = list(_regions(bin, skipped))
+    except OSError as error:
+      skipped.append((bin.name, f'.adc: {describe(error)}'))
+      continue
+    filled = [region for region in regions if region.width * region.height]
+    left_aside[EMPTY] += len(regions) - len(filled)
+    own = [Cell(bin, pair) for pair in _pairs(filled, _format(bin).stitches)]
+    left_aside[STITCHED] += len(filled) - len(own)
+    cells += own
+  return Objects(
+    place=str(place),
+    ids=tuple(cell.id for cell in cells),
+    read=functools.partial(_read, cells),
+    skipped=tuple(skipped),
+    left_aside={reason: n for reason, n in left_aside.items() if n},
+  )
+
+
+def pixels(cell: Cell) -> np.ndarray:
+  """Reads a cell's image, uint8 [H, W].
+
+  Pixels of a stitched image that neither region holds get the mean of those
+  beside them.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: with the reason, if it ends too early.
+  """
+  left = min(region.x for region in cell.regions)
+  top = min(region.y for region in cell.regions)
+  width = max(region.x + region.width for region in cell.regions) - left
+  height = max(region.y + region.height for region in cell.regions) - top
+  image = np.zeros((height, width), np.uint8)
+  known = np.zeros((height, width), bool)
+  with _file(cell.bin, '.roi').open('rb') as file:
+    for region in cell.regions:
+      file.seek(region.offset)
+      data = file.read(region.width * region.height)
+      if len(data) < region.width * region.height:
+        raise ValueError(f'.roi ends within region {region.number}')
+      at = np.s_[
+        region.y - top : region.y - top + region.height,
+        region.x - left : region.x - left + region.width,
+      ]
+      image[at] = np.frombuffer(data, np.uint8).reshape(
+        region.height, region.width
+      )
+      known[at] = True
+  if not known.all():
+    image[~known] = round(float(image[known & _beside(~known)].mean()))
+  return image
+
+
+def _read(cells: list[Cell], row: int) -> bytes:
+  try:
+    return images.encode(pixels(cells[row]))
+  except OSError as error:
+    raise ValueError(f'.roi: {describe(error)}') from error
+
+
+def _regions(bin: Path, skipped: list[tuple[str, str]]) -> Iterator[Region]:
+  """Yields the regions of an .adc, with and without pixels."""
+  first = _format(bin).x
+  text = _file(bin, '.adc').read_text(encoding='latin-1')
+  for number, line in enumerate(text.splitlines(), start=1):
+    if not line.strip():
+      continue
+    values = line.split(',')
+    try:
+      region = Region(
+        number,
+        int(float(values[0])),
+        *(int(float(value)) for value in values[first : first + 5]),
+      )
+      if min(region.width, region.height, region.offset) < 0:
+        raise ValueError
+      if region.width * region.height > images.MAX_PIXELS:
+        raise ValueError
+    except (ValueError, TypeError, OverflowError):
+      skipped.append((f'{bin.name}_{number:05d}', 'not a line of an .adc'))
+      continue
+    yield region
+
+
+def _pairs(
+  regions: list[Region], stitches: bool
+) -> Iterator[tuple[Region, ...]]:
+  """Joins adjacent regions of one trigger that overlap, two at a time."""
+  row = 0
+  while row < len(regions):
+    pair = tuple(regions[row : row + 2])
+    if not (stitches and len(pair) == 2 and _overlap(*pair)):
+      pair = pair[:1]
+    yield pair
+    row += len(pair)
+
+
+def _overlap(a: Region, b: Region) -> bool:
+  across = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+  down = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+  return a.trigger == b.trigger and min(across, down) > _OVERLAP
+
+
+def _beside(mask: np.ndarray) -> np.ndarray:
+  """Marks the pixels beside marked ones, above, below, left and right."""
+  wide = np.pad(mask, 1)
+  return wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+
+
+def _format(bin: Path) -> _Format:
+  return next(form for form in _FORMATS if form.name.fullmatch(bin.name))
+
+
+def _file(bin: Path, ending: str) -> Path:
+  """Finds a bin's file, whose ending may be in capitals."""
+  path = bin.with_name(bin.name + ending)
+  capital = bin.with_name(bin.name + ending.upper())
+  return capital if capital.exists() and not path.exists() else path

@@ -1,0 +1,45 @@
+"""Objects without a need for labels: to be embedded, searched and predicted."""
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from plankton_jax.data import workers
+from plankton_jax.data.pixels.images import Picture
+
+
+class Objects(NamedTuple):
+  """Images that are read when they are wanted."""
+
+  place: str  # for messages
+  ids: tuple[str, ...]
+  read: Callable[[int], bytes]  # of a row; ValueError with the reason
+  skipped: tuple[tuple[str, str], ...]  # (name, reason)
+  # reason -> number of objects that are left out for it and not named
+  left_aside: Mapping[str, int] = types.MappingProxyType({})
+
+  @property
+  def total(self) -> int:
+    """Counts all that was read, kept or not."""
+    return len(self.ids) + len(self.skipped) + sum(self.left_aside.values())
+
+
+def decoded(
+  objects: Objects, *, size: int, resize: str, channels: int, desc: str
+) -> Iterator[np.ndarray | str]:
+  """Yields each image, uint8 [size, size, C], or the reason for its lack.
+
+  In order, with a progress bar called `desc`, and without a cache.
+  """
+
+  def fitted(row: int) -> np.ndarray | str:
+    try:
+      picture = Picture.decode(objects.read(row))
+    except ValueError as error:
+      return str(error)
+    image = picture.fit(size=size, resize=resize, channels=channels)
+    return np.asarray(image).reshape(size, size, channels)
+
+  yield from workers.in_order(fitted, range(len(objects.ids)), desc=desc)

@@ -1,0 +1,191 @@
+"""Raw IFCB bins of both generations, made here."""
+
+import io
+
+import numpy as np
+import packing
+import pytest
+from PIL import Image
+from test_ecotaxa import row as ecotaxa_row
+from test_ecotaxa import tsv
+from test_pipeline import loader
+
+from plankton_jax.data.sources import ifcb, objects, select
+from plankton_jax.errors import InputError
+
+OLD, NEW = 'IFCB5_2012_028_081515', 'D20130526T095207_IFCB013'
+FIRST = {OLD: 9, NEW: 13}  # column of x in the .adc
+
+
+def make(folder, name, regions, lead=0, cut=0, suffix=str.lower):
+  """Writes a bin of (trigger, x, y, pixels [H, W]); returns its regions."""
+  lines, data = [], b'\0' * lead
+  for trigger, x, y, pixels in regions:
+    height, width = pixels.shape
+    box = (x, y, width, height, len(data))
+    before = ['.5'] * (FIRST[name] - 1)
+    lines.append(','.join(map(str, (trigger, *before, *box, '-.25', ''))))
+    data += pixels.tobytes()
+  folder.mkdir(parents=True, exist_ok=True)
+  stem = str(folder / name)
+  with open(stem + suffix('.adc'), 'w', newline='') as file:
+    file.write(''.join(f'{line}\r\n' for line in lines))
+  with open(stem + suffix('.roi'), 'wb') as file:
+    file.write(data[: len(data) - cut])
+  with open(stem + suffix('.hdr'), 'w') as file:
+    file.write('imagerID: 13\n')
+  return folder
+
+
+def pixels(seed, shape):
+  return np.random.default_rng(seed).integers(1, 256, shape, np.uint8)
+
+
+def images(found):
+  return {
+    id: np.asarray(Image.open(io.BytesIO(found.read(n))))
+    for n, id in enumerate(found.ids)
+  }
+
+
+EMPTY = np.zeros((0, 0), np.uint8)
+
+
+@pytest.mark.parametrize('name', [OLD, NEW])
+@pytest.mark.parametrize('suffix', [str.lower, str.upper])
+def test_regions_are_read_in_place(tmp_path, name, suffix):
+  regions = [
+    (1, 10, 20, pixels(0, (5, 9))),
+    (2, -11, -11, EMPTY),
+    (3, 700, 3, pixels(1, (12, 4))),
+  ]
+  make(tmp_path / '2012/x', name, regions, lead=1, suffix=suffix)
+  found = ifcb.objects(str(tmp_path))
+  assert found.ids == (f'{name}_00001', f'{name}_00003')
+  read = images(found)
+  np.testing.assert_array_equal(read[f'{name}_00001'], regions[0][3])
+  np.testing.assert_array_equal(read[f'{name}_00003'], regions[2][3])
+  assert found.left_aside == {ifcb.EMPTY: 1} and not found.skipped
+  assert found.total == 3
+  one = ifcb.objects(str(tmp_path / f'2012/x/{name}{suffix(".hdr")}'))
+  assert one.ids == found.ids
+
+
+def overlapping(trigger=4):
+  """Two regions of one 14 x 20 scene, and the scene."""
+  scene = pixels(5, (14, 20))
+  return scene, [
+    (4, 100, 50, scene[:10, :12].copy()),
+    (trigger, 107, 53, scene[3:14, 7:].copy()),
+    (5, 107, 53, pixels(6, (11, 13))),
+  ]
+
+
+def test_old_bins_are_stitched(tmp_path):
+  scene, regions = overlapping()
+  found = ifcb.objects(str(make(tmp_path, OLD, regions)))
+  assert found.ids == (f'{OLD}_00001', f'{OLD}_00003')
+  assert found.left_aside == {ifcb.STITCHED: 1} and found.total == 3
+  stitched = images(found)[f'{OLD}_00001']
+  assert stitched.shape == scene.shape
+  known = np.zeros(scene.shape, bool)
+  known[:10, :12] = known[3:, 7:] = True
+  np.testing.assert_array_equal(stitched[known], scene[known])
+  # By loops: the mean of known pixels beside unknown ones.
+  beside = set()
+  for y, x in np.argwhere(~known):
+    for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+      if 0 <= v < 14 and 0 <= u < 20 and known[v, u]:
+        beside.add((v, u))
+  mean = round(float(np.mean([scene[place] for place in beside])))
+  assert (stitched[~known] == mean).all()
+
+
+@pytest.mark.parametrize(
+  ('name', 'trigger', 'shift'), [(NEW, 4, 0), (OLD, 3, 0), (OLD, 4, 3)]
+)
+def test_what_is_not_stitched(tmp_path, name, trigger, shift):
+  """New bins, other triggers, and regions that share two columns alone."""
+  _, regions = overlapping(trigger)
+  _, x, y, second = regions[1]
+  regions[1] = (trigger, x + shift, y, second)
+  found = ifcb.objects(str(make(tmp_path, name, regions)))
+  assert len(found.ids) == 3 and not found.left_aside
+  for (_, _, _, given), read in zip(
+    regions, images(found).values(), strict=True
+  ):
+    np.testing.assert_array_equal(read, given)
+
+
+def test_an_empty_region_between_them_does_not_part_a_pair(tmp_path):
+  _, regions = overlapping()
+  regions.insert(1, (4, 0, 0, EMPTY))
+  found = ifcb.objects(str(make(tmp_path, OLD, regions)))
+  assert found.ids == (f'{OLD}_00001', f'{OLD}_00004')
+  assert found.total == 4
+
+
+def test_empty_damaged_and_missing_files(tmp_path):
+  make(tmp_path / 'a', NEW, [])
+  make(tmp_path / 'b', OLD, [(1, 0, 0, pixels(0, (4, 5)))] * 2, cut=3)
+  with open(tmp_path / f'b/{OLD}.adc', 'a') as file:
+    file.write('rubbish,1,2\n' + '1,' * 9 + '0,0,-4,5,0\n')
+  (tmp_path / 'D20200101T000000_IFCB1.roi').write_bytes(b'')
+  found = ifcb.objects(str(tmp_path))
+  assert len(found.ids) == 1 and found.left_aside == {ifcb.STITCHED: 1}
+  assert dict(found.skipped) == {
+    f'{OLD}_00003': 'not a line of an .adc',
+    f'{OLD}_00004': 'not a line of an .adc',
+    'D20200101T000000_IFCB1': '.adc: No such file or directory',
+  }
+  with pytest.raises(ValueError, match=r'\.roi ends within region 2'):
+    found.read(0)
+  shown = list(
+    objects.decoded(found, size=8, resize='pad', channels=1, desc='test')
+  )
+  assert shown == ['.roi ends within region 2']
+  (tmp_path / f'b/{OLD}.roi').unlink()
+  with pytest.raises(ValueError, match=r'\.roi: No such file'):
+    found.read(0)
+  empty = ifcb.objects(str(tmp_path / 'a'))
+  assert not empty.ids and empty.total == 0
+
+
+def test_no_bin_and_no_labels_are_one_line(tmp_path):
+  (tmp_path / 'notes.adc').write_text('x')
+  with pytest.raises(InputError, match='holds no IFCB bin'):
+    ifcb.objects(str(tmp_path))
+  make(tmp_path, NEW, [(1, 0, 0, pixels(0, (4, 5)))])
+  with pytest.raises(InputError, match=r'the 1 images of .* have no labels to'):
+    loader(tmp_path)(source='ifcb', path=str(tmp_path))
+
+
+def test_whatever_holds_images_is_opened(tmp_path):
+  make(tmp_path / 'bins', NEW, [(1, 0, 0, pixels(0, (4, 5)))])
+  assert select.objects(str(tmp_path / 'bins')).ids == (f'{NEW}_00001',)
+  file = tmp_path / f'bins/{NEW}.roi'
+  assert select.objects(str(file)).ids == (f'{NEW}_00001',)
+  files = {
+    'ecotaxa.tsv': tsv(
+      [
+        ecotaxa_row(0),
+        ecotaxa_row(1, object_annotation_status='predicted'),
+        ecotaxa_row(1, object_annotation_status='predicted'),
+      ]
+    ),
+    'images/0.png': packing.picture(0),
+  }
+  folder = packing.tree(tmp_path / 'export', files)
+  for place in (folder, packing.pack_zip(tmp_path / 'export.zip', files)):
+    found = select.objects(str(place))
+    assert found.ids == ('S0/A0/o00', 'S1/A1/o01') and found.total == 3
+    assert found.read(0) == packing.picture(0)
+    shown = list(
+      objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
+    )
+    assert shown[0].shape == (4, 4, 3)
+    assert shown[1] == 'no such file in the export'
+  found = select.objects(str(folder / 'images'))
+  assert found.ids == ('0.png',) and found.read(0) == packing.picture(0)
+  with pytest.raises(InputError, match='is not a folder'):
+    select.objects(str(tmp_path / 'nowhere'))
