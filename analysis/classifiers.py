@@ -3,6 +3,7 @@
 `python -m analysis.classifiers --workdir=DIR`: support vectors, a linear model
 and nearest neighbours learn the unseen classes from few to all labelled
 images, in the embedding, in raw pixels and in an untrained encoder's space.
+--grid=published --scaling=each --loss=hinge is the published experiment.
 """
 
 import functools
@@ -10,17 +11,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 from tqdm import tqdm
 
 from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import curves
+from analysis.measures import classes, curves
 from plankton_jax.errors import InputError
+
+GRID = flags.DEFINE_enum(
+  'grid', 'doubling', curves.GRIDS, 'Sizes of the training sets.'
+)
+SCALING = flags.DEFINE_enum(
+  'scaling',
+  'one',
+  curves.SCALINGS,
+  'Divide all dimensions by one number, or each by its own.',
+)
+LOSS = flags.DEFINE_enum(
+  'loss', 'logistic', curves.LOSSES, 'Loss of the linear classifier.'
+)
 
 COMPONENTS = 128  # of the PCA that raw pixels are reduced by
 PCA_ROWS = 2000  # seen train images that it is fitted on
+MOST_CLASSES = 100  # to tell apart; of more, the largest
 
 Features = dict[str, tuple[np.ndarray, np.ndarray]]  # name: rows, labels
 
@@ -92,14 +108,20 @@ def usable(
   Returns:
     The rows, None below two classes, and notes on what is left out.
   """
-  classes, members, counts = np.unique(
+  present, members, counts = np.unique(
     rows.label, return_inverse=True, return_counts=True
   )
   notes = [
     f'{name}: {rows.class_names[lone]} has one image: left out'
-    for lone in classes[counts < 2]
+    for lone in present[counts < 2]
   ]
-  keep = np.flatnonzero(counts[members] > 1)
+  told = classes.first(np.where(counts > 1, counts, 0), MOST_CLASSES)
+  if (counts > 1).sum() > MOST_CLASSES:
+    notes.append(
+      f'{name}: the {MOST_CLASSES} largest of {len(counts):,} classes are told'
+      ' apart'
+    )
+  keep = np.flatnonzero((counts[members] > 1) & np.isin(members, told))
   if len(np.unique(rows.label[keep])) < 2:
     return None, [*notes, f'{name}: fewer than two classes to tell: skipped']
   keep = keep[np.argsort(rows.id[keep], kind='stable')]
@@ -134,7 +156,11 @@ def gather(sources: Sequence[inputs.Source]) -> tuple[Features, list[str]]:
   return features | others, notes
 
 
-def analyse(sources: Sequence[inputs.Source]) -> Result:
+def analyse(
+  sources: Sequence[inputs.Source],
+  *,
+  options: curves.Options = curves.Options(),  # noqa: B008 (it cannot change)
+) -> Result:
   """Learns the unseen classes, or those of every file."""
   features, notes = gather(sources)
   if not features:
@@ -143,7 +169,9 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
   total = len(features) * len(curves.CLASSIFIERS) * curves.RESAMPLINGS
   with tqdm(total=total, desc='classifiers', unit='curve', delay=2) as bar:
     for name, (rows, labels) in features.items():
-      found += curves.learn(name, rows, labels, step=bar.update)
+      found += curves.learn(
+        name, rows, labels, options=options, step=bar.update
+      )
   notes += [
     f'{f.features}, {f.classifier}: {f.unconverged} fits stopped before they'
     ' converged'
@@ -155,6 +183,8 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     'train_share': curves.TRAIN_SHARE,
     'curves': [f._asdict() for f in found],
   }
+  if options != curves.Options():
+    values['options'] = options._asdict()
   citations = inputs.citations(sources)
   return Result(
     notes,
@@ -163,6 +193,11 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     {'classifiers.json': values},
     {'classifiers': Drawing(functools.partial(draw, found), citations)},
   )
+
+
+def asked() -> curves.Options:
+  """Reads the options from the flags."""
+  return curves.Options(GRID.value, SCALING.value, LOSS.value)
 
 
 def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
@@ -243,4 +278,4 @@ def draw(found: list[curves.Curve]) -> plt.Figure:
 
 
 if __name__ == '__main__':
-  command.run('classifiers', analyse)
+  command.run('classifiers', lambda sources: analyse(sources, options=asked()))

@@ -18,6 +18,7 @@ from analysis.measures import classes
 from plankton_jax.errors import InputError
 
 HEAD, CENTROID = 'head', 'nearest centroid'
+MOST_WHOLE = 200  # classes whose matrix is written whole
 
 
 class Confusions(NamedTuple):
@@ -93,6 +94,33 @@ def by_head(
   return labels[np.argmax(scores, axis=1)], []
 
 
+def most_confused(found: Confusions, most: int) -> Confusions:
+  """Cuts down to the `most` classes with most mistakes, of either kind.
+
+  Accuracies stay those of all classes.
+  """
+  mistakes = found.counts - np.diag(np.diag(found.counts))
+  keep = classes.first(mistakes.sum(axis=0) + mistakes.sum(axis=1), most)
+  return found._replace(
+    classes=tuple(found.classes[i] for i in keep),
+    counts=found.counts[np.ix_(keep, keep)],
+    per_class={name: x[keep] for name, x in found.per_class.items()},
+  )
+
+
+def left_out(found: Confusions) -> list[str]:
+  """Names what the figure and the JSON file leave out of many classes."""
+  return [
+    f'{found.source}, {found.method}: {what} the {most} most confused of'
+    f' {len(found.classes):,} classes'
+    for what, most in (
+      ('the figure shows', style.MOST_CLASSES),
+      ('confusions.json holds the matrix of', MOST_WHOLE),
+    )
+    if len(found.classes) > most
+  ]
+
+
 class Classified(NamedTuple):
   """One source's test images by each method there is."""
 
@@ -145,6 +173,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
   found = [confusions for one in classified for confusions in one.confusions]
   if not found:
     return Result(notes)
+  notes += [note for f in found for note in left_out(f)]
   summary = [
     {
       'source': f.source,
@@ -179,7 +208,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     {
       'confusions.json': {
         'summary': summary,
-        'matrices': [f._asdict() for f in found],
+        'matrices': [most_confused(f, MOST_WHOLE)._asdict() for f in found],
       }
     },
     {
@@ -192,12 +221,13 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 
 def draw(found: list[Confusions]) -> plt.Figure:
   """Draws a panel a source: counts, coloured by share of the true class."""
+  found = [most_confused(f, style.MOST_CLASSES) for f in found]
   figure, grid = style.heatmap_grid(
     [[len(f.classes) for f in found]],
     [name for f in found for name in f.classes],
   )
   for ax, f in zip(grid[0], found, strict=True):
-    totals = f.counts.sum(axis=1, keepdims=True)
+    totals = f.per_class['images'][:, None]
     shares = np.divide(
       f.counts, totals, out=np.full(f.counts.shape, np.nan), where=totals > 0
     )

@@ -14,6 +14,7 @@ from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
+from analysis.measures import classes
 from plankton_jax import distances
 
 INCLUDE_SELF = flags.DEFINE_bool(
@@ -34,7 +35,10 @@ class Metric(NamedTuple):
 METRICS = {
   'euclidean': Metric('Euclidean', '', 1.0),
   'angular': Metric('angular', '°', 180.0 / np.pi),
+  'cosine': Metric('cosine', '', 1.0),
 }
+MOST_WHOLE = 200  # classes whose distances are all written; of more,
+NEAREST = 20  # each class's distances to so many others.
 
 
 class Panel(NamedTuple):
@@ -91,8 +95,8 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
         present, counts, means = measure(
           rows, metric=metric, include_self=include_self
         )
-        classes = tuple(rows.class_names[i] for i in present)
-        measured.append(Panel(source.name, split, classes, counts, means))
+        names = tuple(rows.class_names[i] for i in present)
+        measured.append(Panel(source.name, split, names, counts, means))
   if not panels['euclidean']:
     return Result(notes)
   if not include_self:
@@ -103,6 +107,7 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
       for name, count in zip(panel.classes, panel.counts, strict=True)
       if count == 1
     ]
+  notes += [note for panel in panels['euclidean'] for note in left_out(panel)]
   convention = 'counted in' if include_self else 'left out of'
   title = (
     'distances: ratio = mean between / mean within classes, each class alike;'
@@ -115,7 +120,7 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
       'metric': metric,
       'unit': METRICS[metric].unit,
       **separation(panel.means),
-      **panel._asdict(),
+      **largest(panel, MOST_WHOLE)._asdict(),
     }
     for metric, measured in panels.items()
     for panel in measured
@@ -152,6 +157,47 @@ def summary(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
   return list(lines.values())
 
 
+def largest(panel: Panel, most: int) -> Panel:
+  """Cuts a panel down to its `most` largest classes."""
+  keep = classes.first(panel.counts, most)
+  return panel._replace(
+    classes=tuple(panel.classes[i] for i in keep),
+    counts=panel.counts[keep],
+    means=panel.means[np.ix_(keep, keep)],
+  )
+
+
+def left_out(panel: Panel) -> list[str]:
+  """Names what the figure and the files leave out of many classes."""
+  where = f'{panel.source}, {panel.split}'
+  count = len(panel.classes)
+  notes = []
+  if count > style.MOST_CLASSES:
+    notes.append(
+      f'{where}: the figures show the {style.MOST_CLASSES} largest of'
+      f' {count:,} classes'
+    )
+  if count > MOST_WHOLE:
+    notes.append(
+      f'{where}: distances.json holds the {MOST_WHOLE} largest classes,'
+      f" distances.csv each class's {NEAREST} nearest"
+    )
+  return notes
+
+
+def listed(means: np.ndarray) -> list[np.ndarray]:
+  """Selects the classes that each of C classes is listed with, by means [C, C].
+
+  All, or of more than `MOST_WHOLE` itself and the `NEAREST`.
+  """
+  every = np.arange(len(means))
+  if len(means) <= MOST_WHOLE:
+    return [every] * len(means)
+  others = means.copy()
+  np.fill_diagonal(others, -np.inf)  # first of all
+  return [classes.first(-line, NEAREST + 1) for line in others]
+
+
 def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
   """Makes a line a pair of classes, each way round, and metric."""
   return [
@@ -160,19 +206,24 @@ def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
       'split': panel.split,
       'metric': metric,
       'unit': METRICS[metric].unit,
-      'class': a,
-      'other': b,
+      'class': panel.classes[i],
+      'other': panel.classes[j],
       'mean': panel.means[i, j],
     }
     for metric, measured in panels.items()
     for panel in measured
-    for i, a in enumerate(panel.classes)
-    for j, b in enumerate(panel.classes)
+    for i, others in enumerate(listed(panel.means))
+    for j in others
   ]
 
 
 def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
-  """Draws a row a source, a column a split, on one colour scale."""
+  """Draws a row a source, a column a split, on one colour scale.
+
+  Ratios are those of all classes, also where the largest are drawn.
+  """
+  ratios = [separation(panel.means)['ratio'] for panel in panels]
+  panels = [largest(panel, style.MOST_CLASSES) for panel in panels]
   sources = list(dict.fromkeys(panel.source for panel in panels))
   splits = list(dict.fromkeys(panel.split for panel in panels))
   at = {(panel.source, panel.split): panel for panel in panels}
@@ -186,8 +237,8 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
     [name for panel in panels for name in panel.classes],
   )
   top = max(np.nanmax(panel.means, initial=0.0) for panel in panels)
-  for (source, split), panel in at.items():
-    ax = grid[sources.index(source), splits.index(split)]
+  for panel, ratio in zip(panels, ratios, strict=True):
+    ax = grid[sources.index(panel.source), splits.index(panel.split)]
     texts = [
       ['–' if np.isnan(mean) else f'{mean:.{digits}f}' for mean in line]
       for line in panel.means
@@ -200,10 +251,10 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
       texts=texts,
       limits=(0.0, top or 1.0),
     )
-    ratio = separation(panel.means)['ratio']
     text = 'n/a' if np.isnan(ratio) else f'{ratio:.2f}'
     ax.set_title(
-      f'{source}: {split}\nbetween / within = {text}', parse_math=False
+      f'{panel.source}: {panel.split}\nbetween / within = {text}',
+      parse_math=False,
     )
   name = f'mean {label} distance' + (f' ({unit})' if unit else '')
   figure.colorbar(image, ax=grid, label=name, shrink=0.8, aspect=30)

@@ -104,6 +104,15 @@ def analyse(sources: Sequence[Source], *, splits: Sequence[str]) -> Result:
       widths += summary(source.name, split, found, ranked)
       if read is None:
         continue
+      shown = ranks.largest(
+        {found.class_names[r.label]: r.size for r in ranked}
+      )
+      if len(shown) < len(ranked):
+        notes.append(
+          f'{source.name}, {split}: the {len(shown)} largest of'
+          f' {len(ranked):,} classes are shown; gallery.csv holds all'
+        )
+      ranked = [r for r in ranked if found.class_names[r.label] in shown]
       title = f'{source.name}: {split}. Numbers: distance to the class centre'
       figures |= {
         f'gallery_{source.name}_{split}_{page // PAGE + 1}': Drawing(

@@ -28,6 +28,7 @@ METHOD = flags.DEFINE_enum(
   'Projection onto the plane; pca is the fast one.',
 )
 
+MOST_NAMED = 120  # classes in the legend
 # Size and opacity: train is the ground on which the others are read.
 DOTS = {'train': (5, 0.25), 'test': (11, 0.8), 'unseen': (14, 0.85)}
 
@@ -63,9 +64,10 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   mark_of = marks.marks(panel.splits for panel in panels)
   colour = marks.colours(mark_of)
   width = 6.0 * len(panels)
-  longest = max(map(len, [*mark_of, *DOTS]))
+  named = dict(list(mark_of.items())[:MOST_NAMED])
+  longest = max(map(len, [*named, *DOTS]))
   columns = max(1, int(width / (0.075 * longest + 0.45)))
-  deep = 0.2 * -(-(len(mark_of) + len(DOTS)) // columns)
+  deep = 0.2 * -(-(len(named) + len(DOTS)) // columns)
   figure = plt.figure(figsize=(width, 6.4 + deep))
   grid = figure.add_gridspec(
     *(2, len(panels)),
@@ -78,11 +80,11 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
     ax.set(title=f'{panel.name}\n{panel.plane.how}', xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color='0.85')
     for split, found in panel.splits.items():
-      named = np.append(found.class_names, marks.UNLABELLED)[found.label]
+      own = np.append(found.class_names, marks.UNLABELLED)[found.label]
       area, opacity = DOTS.get(split, DOTS['test'])
       ax.scatter(
         *panel.plane.xy[split].T,
-        c=[colour[name] for name in named],
+        c=[colour[name] for name in own],
         s=area,
         alpha=opacity,
         marker=marks.mark(split),
@@ -90,7 +92,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
         linewidths=0.3,
         rasterized=True,  # thousands of vector dots make a slow SVG
       )
-  entries = [(mark, colour[name], 1.0, name) for name, mark in mark_of.items()]
+  entries = [(mark, colour[name], 1.0, name) for name, mark in named.items()]
   drawn = dict.fromkeys(split for panel in panels for split in panel.splits)
   for split in drawn:
     opacity = DOTS.get(split, DOTS['test'])[1]
@@ -124,6 +126,12 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
   for source in sources:
     splits = planes.shown(source)
     panels.append(Panel(source.name, splits, planes.project(splits, method)))
+  count = len(marks.marks(panel.splits for panel in panels))
+  notes = []
+  if count > MOST_NAMED:
+    notes.append(
+      f'the legend names the first {MOST_NAMED} of {count:,} classes'
+    )
   summary: list[dict[str, Any]] = [
     {
       'source': panel.name,
@@ -135,12 +143,11 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
   fields = dict.fromkeys(field for row in summary for field in row)
   shown = [{field: row.get(field, '') for field in fields} for row in summary]
   return Result(
-    shown=[Shown('projection: rows, and what the plane is', shown)],
-    tables={
-      'projection.csv': [row for panel in panels for row in table(panel)]
-    },
-    values={'projection.json': summary},
-    figures={
+    notes,
+    [Shown('projection: rows, and what the plane is', shown)],
+    {'projection.csv': [row for panel in panels for row in table(panel)]},
+    {'projection.json': summary},
+    {
       'projection': Drawing(
         functools.partial(draw, panels), inputs.citations(sources)
       )

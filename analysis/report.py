@@ -58,7 +58,9 @@ def parts() -> dict[str, Part]:
       projection.analyse, method=projection.METHOD.value
     ),
     'gallery': functools.partial(gallery.analyse, splits=gallery.SPLIT.value),
-    'classifiers': classifiers.analyse,
+    'classifiers': functools.partial(
+      classifiers.analyse, options=classifiers.asked()
+    ),
     'retrieval': retrieval.analyse,
     'confusions': confusions.analyse,
     'novelty': functools.partial(
@@ -97,7 +99,7 @@ def gather(
     found['projection'].tables.get('projection.csv', [])
   )
   placed = [scatter.place(s, places[s.name]) for s in sources if places]
-  shown = found['gallery'].tables.get('gallery.csv', [])
+  shown = lists.shown(found['gallery'].tables.get('gallery.csv', []))
   doubtful, twins = (
     [
       row

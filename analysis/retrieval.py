@@ -50,29 +50,43 @@ def measure(
 ) -> Scores:
   """Measures one split; `train` is what kNN is fitted on, if given."""
   embeddings, labels = rows.embedding, rows.label
-  queries, ranked = retrieval.per_query(embeddings, labels, ks=KS)
-  silhouette, sampled = scores.silhouettes(embeddings, labels)
-  micro: dict[str, Interval] = {}
-  macro: dict[str, Interval] = {}
-  for values, of in (
-    (ranked, labels[queries]),
-    ({'knn_accuracy': scores.knn_hits(embeddings, labels, train)}, labels),
-    ({'silhouette': silhouette}, sampled),
-  ):
-    means, class_means = scores.bootstrap(values, of)
-    micro |= means
-    macro |= class_means
-  micro |= scores.clustering(embeddings, labels)
-  macro |= dict.fromkeys(('nmi', 'ami'), scores.UNKNOWN)
+  _, members, counts = np.unique(
+    labels, return_inverse=True, return_counts=True
+  )
+  chosen = scores.silhouette_rows(len(labels))
+
+  def ranking(at: np.ndarray) -> dict[str, float]:
+    queries, values = retrieval.per_query(embeddings[at], labels[at], ks=KS)
+    return retrieval.averages(values, labels[at][queries])
+
+  def silhouette(at: np.ndarray) -> dict[str, float]:
+    at = chosen[at]
+    values, of = scores.silhouettes(embeddings[at], labels[at])
+    return retrieval.averages({'silhouette': values}, of)
+
+  def others(at: np.ndarray) -> dict[str, float]:
+    hits = scores.knn_hits(embeddings[at], labels[at], None)
+    return retrieval.averages({'knn_accuracy': hits}, labels[at])
+
+  found = scores.halves(ranking, len(labels))
+  found |= scores.halves(silhouette, len(chosen))
+  found |= scores.clustering(embeddings, labels)
+  found |= dict.fromkeys(('macro_nmi', 'macro_ami'), scores.UNKNOWN)
+  if train is None:
+    found |= scores.halves(others, len(labels))
+  else:
+    hits = scores.knn_hits(embeddings, labels, train)
+    micro, macro = scores.bootstrap({'knn_accuracy': hits}, labels)
+    found |= micro | {f'macro_{name}': x for name, x in macro.items()}
   return Scores(
     source,
     split,
     len(labels),
-    len(queries),
-    len(np.unique(labels)),
+    int(np.sum(counts[members] > 1)),
+    len(counts),
     'other images' if train is None else 'train',
-    micro,
-    macro,
+    {name: found[name] for name in NAMES},
+    {name: found[f'macro_{name}'] for name in NAMES},
   )
 
 
@@ -138,6 +152,11 @@ def limits(found: Scores) -> list[str]:
     )
   if found.classes < 2:
     notes.append(f'{where}: one class only: no clustering, no silhouette')
+  elif not scores.reclustered(found.images, found.classes):
+    notes.append(
+      f'{where}: too many images and classes to cluster halves of them: NMI and'
+      ' AMI without intervals'
+    )
   if found.images > scores.SILHOUETTE_ROWS:
     notes.append(
       f'{where}: silhouette of {scores.SILHOUETTE_ROWS:,} images, drawn by seed'
@@ -196,7 +215,7 @@ def draw(found: list[Scores]) -> plt.Figure:
       ax.errorbar(
         value,
         at,
-        xerr=np.maximum([value - low, high - value], 0.0),
+        xerr=[value - low, high - value],
         fmt='os'[k],
         color=colours[f.source],
         mfc=colours[f.source] if k == 0 else 'white',

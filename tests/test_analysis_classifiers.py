@@ -66,6 +66,13 @@ def test_usable_orders_by_id_and_leaves_lone_images_out():
   )
 
 
+def test_usable_takes_the_largest_of_very_many_classes(monkeypatch):
+  monkeypatch.setattr(classifiers, 'MOST_CLASSES', 2)
+  found, notes = classifiers.usable(blobs([3, 1, 5, 4]), 'run')
+  assert set(found.label) == {2, 3} and len(found.label) == 9
+  assert notes[-1] == 'run: the 2 largest of 4 classes are told apart'
+
+
 def test_gather_takes_each_run_and_the_baselines_once(tmp_path, images):
   runs = [source(name, workdir=tmp_path / name) for name in 'ab']
   features, _ = classifiers.gather(runs)

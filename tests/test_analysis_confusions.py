@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics, neighbors
 
 from analysis import confusions
+from analysis.figures import style
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, empty, source
@@ -126,6 +127,34 @@ def test_analyse_tells_what_is_missing(tmp_path, monkeypatch, capsys):
   assert 'confusions: bare, head: skipped (no checkpoints)' in told
   assert 'confusions: x, test: no labelled images: skipped' in told
   assert not list(tmp_path.glob('confusions*'))
+
+
+def test_of_very_many_classes_the_most_confused_are_kept(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(style, 'MOST_CLASSES', 30)
+  names = tuple(f'class_{i}' for i in range(250))
+  train = blobs([2] * 250, dim=250, names=names, noise=0.01)
+  test = blobs([1] * 250, dim=250, names=names, noise=0.01, seed=1)
+  label = test.label.copy()
+  wrong = np.isin(label, [3, 249])
+  label[wrong] = 252 - label[wrong]  # each labelled as the other
+  run_analysis(
+    confusions, [source(train=train, test=test._replace(label=label))], tmp_path
+  )
+  told = capsys.readouterr().out
+  assert 'the figure shows the 30 most confused of 250 classes' in told
+  found = json.loads((tmp_path / 'confusions.json').read_text())
+  assert found['summary'][0]['accuracy'] == pytest.approx(248 / 250)
+  (matrix,) = found['matrices']
+  assert len(matrix['classes']) == 200 == len(matrix['per_class']['recall'])
+  assert matrix['classes'][3] == 'class_3'
+  assert matrix['classes'][-1] == 'class_249'
+  assert matrix['counts'][3][-1] == matrix['counts'][-1][3] == 1
+  picture = (tmp_path / 'confusions.svg').read_text()
+  assert '<!-- class_249 -->' in picture and '<!-- class_240' not in picture
+  with (tmp_path / 'confusions.csv').open() as file:
+    assert len(list(csv.DictReader(file))) == 250
 
 
 def test_one_class_and_one_image(tmp_path):

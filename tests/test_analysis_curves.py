@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn import metrics, neighbors, svm
+from sklearn import metrics, neighbors, preprocessing, svm
 
 from analysis.measures import curves
 from tests.analysis_runs import blobs
@@ -24,6 +24,37 @@ def few(monkeypatch):
 )
 def test_sizes(most, classes, want):
   assert curves.sizes(most, classes).tolist() == want
+
+
+@pytest.mark.parametrize(
+  'most, classes, first, last, count',
+  [(3100, 3, 30, 3000, 27), (650, 3, 30, 600, 13), (650, 95, 100, 600, 6)],
+)
+def test_published_sizes(most, classes, first, last, count):
+  found = curves.sizes(most, classes, 'published')
+  assert (found[0], found[-1], len(found)) == (first, last, count)
+  assert set(found) <= {*range(30, 100, 10), *range(100, 3001, 100)}
+  assert set(np.diff(found[found >= 1000])) <= {200}
+  assert curves.sizes(20, 3, 'published').tolist() == [20]
+
+
+def test_published_scaling_and_loss_equal_scikit_learn(few):
+  data = blobs([60, 50, 40], noise=0.6)
+  rows = data.embedding * np.array([1.0, 100.0, 1.0, 0.01, 1.0, 0.0])
+  options = curves.Options('published', 'each', 'hinge')
+  (found,) = curves.learn(
+    'x', rows, data.label, classifiers=['linear'], options=options
+  )
+  assert found.sizes.tolist() == [30, 40, 50, 60, 70, 80, 90]
+  for seed in range(3):
+    train, test = curves.split(data.label, seed)
+    scaler = preprocessing.StandardScaler().fit(rows[train[:50]])
+    model = svm.LinearSVC(C=1.0, loss='hinge', random_state=0)
+    model.fit(scaler.transform(rows[train[:50]]), data.label[train[:50]])
+    predicted = model.predict(scaler.transform(rows[test]))
+    assert found.scores['balanced accuracy'][seed, 2] == pytest.approx(
+      metrics.balanced_accuracy_score(data.label[test], predicted)
+    )
 
 
 def test_split_is_stratified_and_begins_with_every_class():

@@ -6,6 +6,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from analysis import distances
+from analysis.figures import style
 from tests.analysis_runs import NAMES, blobs, empty, source
 from tests.analysis_runs import run as run_analysis
 
@@ -16,8 +17,8 @@ def reference(rows, metric, *, include_self):
   for i, a in enumerate(classes):
     for j, b in enumerate(classes):
       left, right = x[rows.label == a], x[rows.label == b]
-      if metric == 'euclidean':
-        dists = cdist(left, right)
+      if metric in ('euclidean', 'cosine'):
+        dists = cdist(left, right, metric)
       else:
         cosines = 1 - cdist(left, right, 'cosine')
         dists = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
@@ -29,7 +30,7 @@ def reference(rows, metric, *, include_self):
 
 
 @pytest.mark.parametrize('include_self', [False, True])
-@pytest.mark.parametrize('metric', ['euclidean', 'angular'])
+@pytest.mark.parametrize('metric', ['euclidean', 'angular', 'cosine'])
 def test_measure_equals_means_of_cdist(metric, include_self):
   rows = blobs([7, 1, 4], first=1)  # no class 0 or 4, and a class of one
   present, counts, means = distances.measure(
@@ -120,6 +121,35 @@ def test_many_classes_are_drawn_without_numbers(tmp_path):
   picture = (tmp_path / 'distances_euclidean.svg').read_text()
   assert '<!-- class_33 -->' in picture
   assert len(NAMES) < 20 and picture.count('<!-- 1.') < 20  # the scale's ticks
+
+
+def test_of_very_many_classes_the_largest_are_kept(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(style, 'MOST_CLASSES', 30)
+  counts = np.full(300, 1)
+  counts[[5, 290]] = 4
+  names = tuple(f'class_{i}' for i in range(300))
+  rows = blobs(counts, dim=300, names=names, noise=0.01)
+  run_analysis(distances, [source(test=rows)], tmp_path, include_self=False)
+  told = capsys.readouterr().out
+  assert 'the figures show the 30 largest of 300 classes' in told
+  assert "distances.csv each class's 20 nearest" in told
+  panel = json.loads((tmp_path / 'distances.json').read_text())['panels'][0]
+  assert len(panel['classes']) == 200 and len(panel['means']) == 200
+  assert panel['classes'][-1] == 'class_290' and panel['counts'][5] == 4
+  _, _, means = distances.measure(rows, metric='euclidean', include_self=False)
+  with (tmp_path / 'distances.csv').open() as file:
+    lines = [r for r in csv.DictReader(file) if r['metric'] == 'euclidean']
+  assert len(lines) == 300 * 21
+  own = {row['other'] for row in lines if row['class'] == 'class_7'}
+  nearest = np.argsort(means[7])[:20]
+  assert 'class_7' in own
+  assert own >= {f'class_{i}' for i in nearest if i != 7}
+  picture = (tmp_path / 'distances_euclidean.svg').read_text()
+  assert '<!-- class_290 -->' in picture and '<!-- class_299' not in picture
+  within = np.diag(means)[[5, 290]].mean()
+  assert panel['within'] == pytest.approx(within)
 
 
 def test_names_are_no_formulas(tmp_path):

@@ -13,7 +13,7 @@ from tests.analysis_runs import run as run_analysis
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
   monkeypatch.setattr(scores, 'DRAWS', 50)
-  monkeypatch.setattr(scores, 'CLUSTER_DRAWS', 20)
+  monkeypatch.setattr(scores, 'HALVES', 4)
 
 
 def read(path):
@@ -88,6 +88,16 @@ def test_analyse_of_images_that_are_all_alone(tmp_path):
   found = read(tmp_path / 'retrieval.json')
   assert found['run', 'test', 'recall_at_1']['micro'] is None
   assert found['run', 'test', 'recall_at_1']['queries'] == 0
+
+
+def test_many_images_and_classes_have_no_interval_of_clusters(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(scores, 'MOST_CLUSTERED', 10)
+  run_analysis(retrieval, [source(test=blobs([14, 12]))], tmp_path)
+  line = read(tmp_path / 'retrieval.json')['run', 'test', 'nmi']
+  assert line['micro'] > 0.5 and line['micro_low'] is None
+  assert 'NMI and AMI without intervals' in capsys.readouterr().out
 
 
 def test_analyse_of_nothing(tmp_path, capsys):

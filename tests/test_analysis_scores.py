@@ -72,6 +72,96 @@ def test_knn_of_a_lone_image_is_no_hit():
   assert scores.knn_hits(rows.embedding, rows.label, None).tolist() == [0.0]
 
 
+def coverage(found):
+  """How many intervals (estimate, low, high) hold the mean estimate."""
+  estimate, low, high = np.array(found).T
+  truth = estimate.mean()
+  return np.mean((low <= truth) & (truth <= high))
+
+
+CENTRES = np.random.default_rng(0).normal(size=(24, 16))
+
+
+def gaussians(rng, count, noise):
+  """Images of 24 Gaussian classes: rows [N, 16] and labels [N]."""
+  labels = rng.integers(24, size=count)
+  return CENTRES[labels] + noise * rng.normal(size=(count, 16)), labels
+
+
+@pytest.mark.parametrize('count, noise', [(300, 0.7), (1000, 1.5)])
+def test_intervals_of_clusters_cover(count, noise, monkeypatch):
+  """Clusters are those of the nearest centre, which is quick to find."""
+  monkeypatch.setattr(scores, 'HALVES', 10)
+  rng = np.random.default_rng(0)
+  nmi, ami = [], []
+  for _ in range(200):
+    x, labels = gaussians(rng, count, noise)
+    clusters = cdist(x, CENTRES + 0.3).argmin(axis=1)
+    found = scores.halves(
+      lambda at, a=labels, b=clusters: scores.agreement(a[at], b[at]), count
+    )
+    nmi.append(found['nmi'])
+    ami.append(found['ami'])
+  assert 0.90 <= coverage(nmi) <= 0.99
+  assert 0.90 <= coverage(ami) <= 0.99
+
+
+def map_at_r(x, labels):
+  """MAP@R of rows of a dense matrix, as `retrieval` ranks them."""
+  far = -2.0 * x @ x.T + (x * x).sum(axis=1)
+  np.fill_diagonal(far, np.inf)
+  hits = labels[np.argsort(far, axis=1)] == labels[:, None]
+  ranks = np.arange(1, len(x) + 1)
+  relevant = np.bincount(labels)[labels] - 1
+  counted = (
+    hits * (ranks <= relevant[:, None]) * np.cumsum(hits, axis=1) / ranks
+  )
+  some = relevant > 0
+  return (counted.sum(axis=1)[some] / relevant[some]).mean()
+
+
+@pytest.mark.parametrize('noise, most', [(0.7, 0.99), (1.5, 1.0)])
+def test_intervals_of_retrieval_cover(noise, most, monkeypatch):
+  """A bootstrap of the queries alone would cover 77 to 80 % here.
+
+  Where few of the six images a class in a half are found, they are too wide.
+  """
+  monkeypatch.setattr(scores, 'HALVES', 12)
+  rng = np.random.default_rng(0)
+  found = []
+  for _ in range(200):
+    x, labels = gaussians(rng, 300, noise)
+    measure = lambda at, x=x, y=labels: {'map_at_r': map_at_r(x[at], y[at])}
+    found.append(scores.halves(measure, 300)['map_at_r'])
+  assert 0.90 <= coverage(found) <= most
+
+
+def test_intervals_hold_what_kmeans_finds_by_chance():
+  """Their width is that of the scores over images that are drawn again."""
+  rng = np.random.default_rng(0)
+  found = []
+  for _ in range(16):
+    x, labels = gaussians(rng, 300, 0.7)
+    found.append(scores.clustering(x, labels)['nmi'])
+  estimate, low, high = np.array(found).T
+  reach = 2.093 * estimate.std(ddof=1)
+  assert 0.7 * reach < np.mean(np.minimum(high - estimate, estimate - low))
+  assert np.mean(estimate - low) < 1.8 * reach
+
+
+def test_intervals_of_few_and_of_many_rows(monkeypatch):
+  values = np.random.default_rng(0).normal(0.5, 0.1, 400)
+  measure = lambda at: {'mean': values[at].mean()}
+  estimate, low, high = scores.halves(measure, 400)['mean']
+  assert estimate == values.mean()
+  reach = 2.093 * values.std() / 20
+  np.testing.assert_allclose(high - low, 2 * reach, rtol=0.35)
+  monkeypatch.setattr(scores, 'LARGEST_HALF', 40)
+  _, low, high = scores.halves(measure, 400)['mean']
+  np.testing.assert_allclose(high - low, 2 * reach, rtol=0.35)
+  assert np.isnan(scores.halves(measure, 3)['mean'][1:]).all()
+
+
 def test_clustering_of_blobs_and_of_noise():
   clear, noise = blobs([40, 30, 20], noise=0.05), blobs([60, 60], noise=50.0)
   for found in scores.clustering(clear.embedding, clear.label).values():
@@ -124,8 +214,9 @@ def test_silhouettes_of_a_sample(monkeypatch):
     metrics.silhouette_score(rows.embedding, rows.label), abs=1e-5
   )
   monkeypatch.setattr(scores, 'SILHOUETTE_ROWS', 250)
-  some, of = scores.silhouettes(rows.embedding, rows.label)
-  assert len(some) == len(of) == 250
+  chosen = scores.silhouette_rows(500)
+  assert len(set(chosen.tolist())) == 250
+  some, _ = scores.silhouettes(rows.embedding[chosen], rows.label[chosen])
   assert some.mean() == pytest.approx(every.mean(), abs=0.03)
 
 

@@ -8,6 +8,7 @@ from analysis import gallery
 from analysis.files import originals
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import ranks
+from analysis.page import lists
 from tests.analysis_runs import run as run_analysis
 
 
@@ -109,6 +110,29 @@ def test_many_classes_are_paged(tmp_path, monkeypatch):
     'gallery_run_test_1.png',
     'gallery_run_test_2.png',
   ]
+
+
+def test_of_very_many_classes_the_largest_are_drawn(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(ranks, 'MOST', 2)
+  monkeypatch.setattr(gallery, 'PAGE', 1)
+  label = np.repeat(np.arange(4, dtype=np.int32), [1, 3, 1, 2])
+  rows = Embeddings(
+    np.eye(7, dtype=np.float32),
+    label,
+    np.arange(7).astype(str),
+    tuple('abcd'),
+  )
+  run = Source('run', {'test': rows}, tmp_path, {'citation': ''})
+  image = np.zeros((4, 4), np.uint8)
+  monkeypatch.setattr(originals, 'reader', lambda source: lambda key: image)
+  found = run_analysis(gallery, [run], tmp_path, splits=['test'])
+  assert 'the 2 largest of 4 classes are shown' in capsys.readouterr().out
+  assert len(list(tmp_path.glob('*.png'))) == 2
+  table = found.tables['gallery.csv']
+  assert {row['class'] for row in table} == set('abcd')
+  assert {row['class'] for row in lists.shown(table)} == set('bd')
 
 
 def test_without_a_workdir_the_numbers_remain(tmp_path, capsys):

@@ -24,6 +24,9 @@ STYLE = {
 plt.rcParams.update(STYLE)
 
 
+MOST_CLASSES = 120  # in a figure, so that it stays within a few thousand pixels
+
+
 def palette(count: int) -> list[tuple[float, float, float, float]]:
   """Picks distinguishable colours; up to ten are safe for the colour-blind."""
   base = plt.get_cmap('tab10' if count <= 10 else 'tab20')

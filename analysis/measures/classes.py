@@ -22,6 +22,14 @@ def centroids(
   return present, counts, sums / counts[:, None]
 
 
+def first(importance: np.ndarray, most: int) -> np.ndarray:
+  """Selects the `most` entries that matter most, in their own order.
+
+  `importance` [C] is larger for what matters more; ties go to the first.
+  """
+  return np.sort(np.argsort(-importance, kind='stable')[:most])
+
+
 def votes(rows: np.ndarray, members: np.ndarray, classes: int) -> np.ndarray:
   """Counts how many of each line's rows [Q, K] are of each class, [Q, classes].
 
@@ -30,3 +38,12 @@ def votes(rows: np.ndarray, members: np.ndarray, classes: int) -> np.ndarray:
   flat = np.arange(len(rows))[:, None] * classes + members[rows]
   counted = np.bincount(flat.ravel(), minlength=len(rows) * classes)
   return counted.reshape(len(rows), classes)
+
+
+def voted(rows: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Takes the label that most of each line's rows [Q, K] have, [Q].
+
+  `label` [N] are the labels of the rows; a tied vote goes to the lowest.
+  """
+  present, members = np.unique(label, return_inverse=True)
+  return present[votes(rows, members, len(present)).argmax(axis=1)]

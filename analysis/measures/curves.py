@@ -2,18 +2,45 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+
+from analysis.measures import classes
+from plankton_jax.neighbours import search
 
 RESAMPLINGS = 10
 TRAIN_SHARE = 0.65
 SMALLEST = 30  # training images, then twice as many again and again
 NEIGHBOURS = 10
+# Training images of the published experiment (docs/student.md).
+PUBLISHED = (
+  *range(30, 100, 10),
+  *range(100, 1000, 100),
+  *range(1000, 3001, 200),
+)
+GRIDS = ('doubling', 'published')
+SCALINGS = ('one', 'each')
+LOSSES = ('logistic', 'hinge')
 
 CLASSIFIERS = ('SVC', 'linear', 'kNN')
 MEASURES = ('balanced accuracy', 'macro F1')
+
+
+class Options(NamedTuple):
+  """How curves are learnt; the published experiment has the other choices."""
+
+  grid: str = 'doubling'  # of training-set sizes
+  scaling: str = 'one'  # number for all dimensions, or each its own
+  loss: str = 'logistic'  # of the linear classifier
+
+
+class Classifier(Protocol):
+  """A fitted classifier."""
+
+  def predict(self, rows: np.ndarray) -> np.ndarray:
+    """Labels rows [N, D], [N]."""
 
 
 class Curve(NamedTuple):
@@ -27,8 +54,15 @@ class Curve(NamedTuple):
   unconverged: int  # fits that stopped early
 
 
-def sizes(most: int, classes: int) -> np.ndarray:
-  """30, 60, 120, … and all; none below an image a class."""
+def sizes(most: int, classes: int, grid: str = 'doubling') -> np.ndarray:
+  """Lists 30, 60, 120, … and all, or the published sizes that there are.
+
+  None is below an image a class; all, where no other remains.
+  """
+  if grid == 'published':
+    count = np.array(PUBLISHED)
+    count = count[(count >= classes) & (count <= most)]
+    return count if count.size else np.array([most])
   count = SMALLEST * 2 ** np.arange(32)
   # The last doubling is left out where it would all but coincide with all.
   return np.append(count[(count >= classes) & (count * 1.5 < most)], most)
@@ -53,16 +87,32 @@ def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
   return np.array(train, int), np.array(test, int)
 
 
-def fit(name: str, rows: np.ndarray, labels: np.ndarray):
-  """A classifier by name, fitted; labels hold two classes or more."""
-  from sklearn import linear_model, neighbors, svm
+class Neighbours(NamedTuple):
+  """A classifier by the vote of the nearest rows [N, D], of labels [N]."""
+
+  rows: np.ndarray
+  labels: np.ndarray
+
+  def predict(self, rows: np.ndarray) -> np.ndarray:
+    """Labels each of rows [M, D]; a tied vote goes to the lowest label."""
+    _, near = search.nearest(rows, self.rows, NEIGHBOURS)
+    return classes.voted(near, self.labels)
+
+
+def fit(
+  name: str, rows: np.ndarray, labels: np.ndarray, *, loss: str = 'logistic'
+) -> Classifier:
+  """Fits a classifier by name; labels hold two classes or more."""
+  from sklearn import linear_model, svm
 
   if name == 'SVC':
     model = svm.SVC(kernel='rbf', C=1.0, gamma='scale')
+  elif name == 'linear' and loss == 'hinge':
+    model = svm.LinearSVC(C=1.0, loss='hinge', random_state=0)
   elif name == 'linear':
     model = linear_model.LogisticRegression(C=1.0, tol=1e-3, max_iter=500)
   else:
-    model = neighbors.KNeighborsClassifier(min(NEIGHBOURS, len(rows)))
+    return Neighbours(rows, labels)
   return model.fit(rows, labels)
 
 
@@ -73,19 +123,21 @@ def learn(
   labels: np.ndarray,
   *,
   classifiers: Sequence[str] = CLASSIFIERS,
+  options: Options = Options(),  # noqa: B008 (it cannot change)
   step: Callable[[], Any] = lambda: None,
 ) -> list[Curve]:
   """Curves of the classifiers on rows [N, D] with labels [N].
 
   Rows are centred and divided by one number, so that the variance of a
   dimension is 1 on average over the training images: angles and relative
-  distances stay. `step` is called after each classifier of each resampling.
+  distances stay. With options.scaling 'each', each dimension is divided by its
+  own. `step` is called after each classifier of each resampling.
   """
   from sklearn import exceptions, metrics
 
   splits = [split(labels, seed) for seed in range(RESAMPLINGS)]
-  classes = np.unique(labels)
-  counts = sizes(len(splits[0][0]), len(classes))
+  present = np.unique(labels)
+  counts = sizes(len(splits[0][0]), len(present), options.grid)
   found = []
   for name in classifiers:
     scores = {m: np.empty((RESAMPLINGS, len(counts))) for m in MEASURES}
@@ -94,10 +146,15 @@ def learn(
       for i, count in enumerate(counts):
         chosen = rows[train[:count]].astype(np.float64)
         centre = chosen.mean(axis=0)
-        scale = np.sqrt(np.mean((chosen - centre) ** 2)) or 1.0
+        scale = _scale(chosen - centre, options.scaling)
         with warnings.catch_warnings(record=True) as caught:
           warnings.simplefilter('always', exceptions.ConvergenceWarning)
-          model = fit(name, (chosen - centre) / scale, labels[train[:count]])
+          model = fit(
+            name,
+            (chosen - centre) / scale,
+            labels[train[:count]],
+            loss=options.loss,
+          )
         unconverged += len(caught) > 0
         predicted = model.predict((rows[test] - centre) / scale)
         true = labels[test]
@@ -108,9 +165,16 @@ def learn(
           true, predicted, average='macro', zero_division=0.0
         )
       step()
-    chance = 1.0 / len(classes)
+    chance = 1.0 / len(present)
     found.append(Curve(features, name, counts, scores, chance, unconverged))
   return found
+
+
+def _scale(centred: np.ndarray, scaling: str) -> np.ndarray:
+  """Computes what rows [N, D] are divided by; 1 where nothing varies."""
+  axis = 0 if scaling == 'each' else None
+  scale = np.sqrt(np.mean(centred**2, axis=axis))
+  return np.where(scale > 0.0, scale, 1.0)
 
 
 def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

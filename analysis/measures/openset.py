@@ -59,7 +59,7 @@ class Score(NamedTuple):
 
 
 def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:
-  """The nearest class mean of train, and the distance to it."""
+  """Takes the nearest class mean of train, and the distance to it."""
   from sklearn.metrics import pairwise_distances_argmin_min
 
   present, _, means = classes.centroids(train.embedding, train.label)
@@ -70,15 +70,13 @@ def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:
 
 
 def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
-  """The class most voted for by the k nearest train images, and the k-th's
-  distance (Sun, Ming, Zhu and Li 2022, arXiv:2204.06507).
+  """Takes the vote of the k nearest train images, and the k-th's distance.
 
-  A tied vote goes to the lowest label; with fewer train images, k is less.
+  Sun, Ming, Zhu and Li 2022, arXiv:2204.06507. A tied vote goes to the
+  lowest label; with fewer train images, k is less.
   """
   distance, rows = search.nearest(embedding, train.embedding, k)
-  present, members = np.unique(train.label, return_inverse=True)
-  voted = classes.votes(rows, members, len(present))
-  return Judged(present[voted.argmax(axis=1)], distance[:, -1])
+  return Judged(classes.voted(rows, train.label), distance[:, -1])
 
 
 def detection(

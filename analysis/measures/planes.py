@@ -1,12 +1,16 @@
 """Places embeddings on a plane by UMAP or PCA, fitted on train."""
 
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import search
+
+if TYPE_CHECKING:
+  from scipy import sparse
 
 METHODS = ('umap', 'pca')
 
@@ -79,14 +83,10 @@ def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
   Its own neighbour search would first compile for most of a minute.
   """
   print('UMAP: its first import on a machine takes a while')
-  from sklearn.neighbors import NearestNeighbors
-
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Tensorflow not installed')
     import umap
 
-  nearest = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm='brute')
-  nearest.fit(fitted)
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'using precomputed metric')
     warnings.filterwarnings('ignore', 'Transforming new data with precomputed')
@@ -99,21 +99,31 @@ def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
       random_state=SEED,
       n_jobs=1,
     )
-    places = [reducer.fit_transform(_graph(nearest))]
+    places = [reducer.fit_transform(_own_graph(fitted))]
     for x in others:
-      graph = nearest.kneighbors_graph(x, mode='distance')
-      places.append(reducer.transform(graph))
+      places.append(reducer.transform(_graph(x, fitted)))
   return places
 
 
-def _graph(nearest):
-  """The symmetric graph [N, N] of all rows' neighbours, as UMAP wants it.
+def _graph(rows: np.ndarray, fitted: np.ndarray) -> 'sparse.csr_matrix':
+  """Builds the graph [M, N] of each row's neighbours among those fitted."""
+  from scipy import sparse
+
+  distance, to = search.nearest(rows, fitted, NEIGHBOURS)
+  starts = np.arange(0, distance.size + 1, NEIGHBOURS)
+  return sparse.csr_matrix(
+    (distance.ravel(), to.ravel(), starts), shape=(len(rows), len(fitted))
+  )
+
+
+def _own_graph(rows: np.ndarray) -> 'sparse.csr_matrix':
+  """Builds the symmetric graph [N, N] of all rows' neighbours, as UMAP wants.
 
   Distances of zero, to oneself and between duplicates, are entries too.
   """
   from scipy import sparse
 
-  distance, to = nearest.kneighbors(n_neighbors=NEIGHBOURS - 1)
+  distance, to = search.nearest(rows, None, NEIGHBOURS - 1)
   count = len(to)
   own = np.arange(count)
   here = np.repeat(own, NEIGHBOURS - 1)

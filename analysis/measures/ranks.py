@@ -1,10 +1,14 @@
 """Ranks images about the centres of classes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from analysis.measures import classes
+
 COUNT = 5  # images of each kind
+MOST = 120  # classes of a split that are shown; of more, the largest
 KINDS = {
   'nearest': 'nearest the class centre',
   'farthest': 'farthest from it',
@@ -49,3 +53,10 @@ def rank(embedding: np.ndarray, label: np.ndarray) -> list[Ranked]:
       )
     )
   return ranked
+
+
+def largest(sizes: Mapping[str, int]) -> set[str]:
+  """Selects the classes that are shown, by their numbers of images."""
+  keep = classes.first(np.array(list(sizes.values()), int), MOST)
+  names = list(sizes)
+  return {names[i] for i in keep}

@@ -1,30 +1,79 @@
 """Scores of an embedding beside the retrieval measures, with intervals."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
 
 from analysis.files.inputs import Embeddings
+from analysis.measures import classes
 from plankton_jax import retrieval
+from plankton_jax.neighbours import search
 
 NEIGHBOURS = 10
 SEED = 0
 DRAWS = 1000  # bootstrap resamplings
-CLUSTER_DRAWS = 200  # likewise, for the slower NMI and AMI
+HALVES = 20  # of the images, for measures of pairs
+LARGEST_HALF = 5000  # images; of more than twice as many, a smaller share
+MOST_CLUSTERED = 1_000_000  # images of a half times classes; no interval beyond
 SILHOUETTE_ROWS = 10_000  # more rows than this are sampled
 
 Interval = tuple[float, float, float]  # estimate, low, high
 UNKNOWN: Interval = (np.nan, np.nan, np.nan)
+Measure = Callable[[np.ndarray], dict[str, float]]  # of the rows at indices
+LOWEST = {'ami': -1.0, 'silhouette': -1.0, 'macro_silhouette': -1.0}  # others 0
+
+
+def halves(measure: Measure, count: int) -> dict[str, Interval]:
+  """Measures all of `count` rows, with 95 % intervals from halves of them.
+
+  For measures of pairs of images, which each half is measured by anew. The
+  spread over random halves, drawn without replacement, is the sampling error
+  of the whole: a mean of n / 2 of n values has the variance
+  σ² / (n / 2) · (1 − 1 / 2) = σ² / n; of m of them it is σ² (n − m) / (m n)
+  (Politis, Romano and Wolf 1999, Subsampling). A bootstrap would draw an image
+  twice, which is its own best neighbour; to resample the queries alone leaves
+  the gallery's share of the error out.
+  """
+  estimate = measure(np.arange(count))
+  size = min(count // 2, LARGEST_HALF)
+  if size < 2:
+    return {name: (x, np.nan, np.nan) for name, x in estimate.items()}
+  rng = np.random.default_rng(SEED)
+  draws = [
+    measure(np.sort(rng.choice(count, size, replace=False)))
+    for _ in tqdm(range(HALVES), 'intervals', delay=2, leave=False)
+  ]
+  return {
+    name: _interval(
+      x,
+      np.array([draw[name] for draw in draws]) * np.sqrt(size / (count - size)),
+      LOWEST.get(name, 0.0),
+    )
+    for name, x in estimate.items()
+  }
+
+
+def _interval(estimate: float, draws: np.ndarray, lowest: float) -> Interval:
+  """Takes the estimate ± t times the draws' standard deviation, in range."""
+  from scipy import stats
+
+  draws = draws[np.isfinite(draws)]
+  if len(draws) < 2 or not np.isfinite(estimate):
+    return estimate, np.nan, np.nan
+  reach = stats.t.ppf(0.975, len(draws) - 1) * draws.std(ddof=1)
+  return estimate, max(estimate - reach, lowest), min(estimate + reach, 1.0)
 
 
 def bootstrap(
   values: dict[str, np.ndarray], labels: np.ndarray
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
-  """Micro and macro means of values [Q] with percentile 95 % intervals.
+  """Means values [Q] over images and over classes, with 95 % intervals.
 
-  Images are drawn with replacement, the same ones for every measure; a class
-  of which none is drawn is left out of that draw's macro mean.
+  For values that do not depend on one another, as those of pairs do. Images
+  are drawn with replacement, the same ones for every measure; a class of which
+  none is drawn is left out of that draw's macro mean.
   """
   if not len(labels):
     return ({name: UNKNOWN for name in values},) * 2
@@ -55,77 +104,83 @@ def knn_hits(
   labels: np.ndarray,
   train: Embeddings | None,
 ) -> np.ndarray:
-  """Whether the k nearest train rows vote for the row's class, [N] 0 or 1.
+  """Tells whether the k nearest train rows vote for a row's class, [N] 0 or 1.
 
   Without `train` they are the nearest other rows of the same split. A tied
   vote goes to the lowest label.
   """
-  from sklearn.neighbors import NearestNeighbors
-
-  rows, votes = (embeddings, labels) if train is None else train[:2]
-  most = len(rows) - (train is None)
-  if most < 1:
+  gallery, voters = (None, labels) if train is None else train[:2]
+  _, rows = search.nearest(embeddings, gallery, NEIGHBOURS)
+  if not rows.size:
     return np.zeros(len(labels))
-  search = NearestNeighbors(
-    n_neighbors=min(NEIGHBOURS, most), algorithm='brute'
-  ).fit(rows)
-  nearest = search.kneighbors(
-    None if train is None else embeddings, return_distance=False
-  )
-  classes, votes = np.unique(votes, return_inverse=True)
-  found = np.zeros((len(labels), len(classes)), np.int16)
-  np.add.at(found, (np.arange(len(labels))[:, None], votes[nearest]), 1)
-  return (classes[found.argmax(axis=1)] == labels).astype(float)
+  return (classes.voted(rows, voters) == labels).astype(float)
 
 
 def clustering(
   embeddings: np.ndarray, labels: np.ndarray
 ) -> dict[str, Interval]:
-  """NMI and AMI of k-means with as many clusters as classes.
+  """Scores k-means with as many clusters as classes by NMI and AMI.
 
-  The intervals draw images and leave the clusters as they are.
+  Each half is clustered by itself, so that intervals hold also what k-means
+  finds by chance.
   """
-  from sklearn import cluster, exceptions, metrics
+  count, classes_ = len(labels), len(np.unique(labels))
+  if classes_ < 2:
+    return dict.fromkeys(('nmi', 'ami'), UNKNOWN)
 
-  measures = {
-    'nmi': metrics.normalized_mutual_info_score,
-    'ami': metrics.adjusted_mutual_info_score,
-  }
-  classes = len(np.unique(labels))
-  if classes < 2:
-    return dict.fromkeys(measures, UNKNOWN)
+  def measure(at: np.ndarray) -> dict[str, float]:
+    return agreement(labels[at], clusters(embeddings[at], labels[at]))
+
+  if not reclustered(count, classes_):
+    whole = measure(np.arange(count))
+    return {name: (x, np.nan, np.nan) for name, x in whole.items()}
+  return halves(measure, count)
+
+
+def reclustered(count: int, classes_: int) -> bool:
+  """Whether halves of the images can be clustered in seconds."""
+  return min(count // 2, LARGEST_HALF) * classes_ <= MOST_CLUSTERED
+
+
+def clusters(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """Clusters rows [N, D] by k-means into as many as there are labels, [N]."""
+  from sklearn import cluster, exceptions
+
+  model = cluster.KMeans(len(np.unique(labels)), n_init=5, random_state=SEED)
   with warnings.catch_warnings():
     # Duplicates can leave fewer distinct rows than clusters.
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
-    found = cluster.KMeans(classes, n_init=5, random_state=SEED).fit_predict(
-      embeddings
-    )
-  rng = np.random.default_rng(SEED)
-  draws = np.empty((CLUSTER_DRAWS, len(measures)))
-  for i in tqdm(range(CLUSTER_DRAWS), 'NMI, AMI', delay=2, leave=False):
-    drawn = rng.integers(len(labels), size=len(labels))
-    for j, measure in enumerate(measures.values()):
-      draws[i, j] = measure(labels[drawn], found[drawn])
+    return model.fit_predict(embeddings)
+
+
+def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
+  """Computes NMI and AMI of labels and clusters, both [N]."""
+  from sklearn import metrics
+
   return {
-    name: (measure(labels, found), *np.quantile(draws[:, j], [0.025, 0.975]))
-    for j, (name, measure) in enumerate(measures.items())
+    'nmi': float(metrics.normalized_mutual_info_score(labels, found)),
+    'ami': float(metrics.adjusted_mutual_info_score(labels, found)),
   }
+
+
+def silhouette_rows(count: int) -> np.ndarray:
+  """Chooses the rows whose silhouettes are computed; of many, by seed."""
+  if count <= SILHOUETTE_ROWS:
+    return np.arange(count)
+  rng = np.random.default_rng(SEED)
+  return rng.choice(count, SILHOUETTE_ROWS, replace=False)
 
 
 def silhouettes(
   embeddings: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Silhouette of each row (of a sample, if there are many), and its label.
+  """Computes each row's silhouette, and gives its label.
 
   Empty where it is not defined: one class, or each row its own.
   """
   import sklearn
   from sklearn import metrics
 
-  if len(labels) > SILHOUETTE_ROWS:
-    rng = np.random.default_rng(SEED)
-    rows = rng.choice(len(labels), SILHOUETTE_ROWS, replace=False)
-    embeddings, labels = embeddings[rows], labels[rows]
   if not 2 <= len(np.unique(labels)) < len(labels):
     return np.empty(0), labels[:0]
   with sklearn.config_context(working_memory=128):  # MiB

@@ -3,12 +3,25 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from analysis.measures.ranks import KINDS
+from analysis.measures import ranks
 
 NEIGHBOURS = 4  # beside a doubtful image
 
 Row = Mapping[str, Any]
 Places = Mapping[str, Mapping[str, int]]  # of a picture, by source and id
+
+
+def shown(rows: Iterable[Row]) -> list[Row]:
+  """Selects the gallery's rows of the classes that are shown."""
+  sizes: dict[tuple[str, str], dict[str, int]] = {}
+  rows = list(rows)
+  for row in rows:
+    of_split = sizes.setdefault((row['source'], row['split']), {})
+    of_split[row['class']] = row['images']
+  names = {where: ranks.largest(of) for where, of in sizes.items()}
+  return [
+    row for row in rows if row['class'] in names[row['source'], row['split']]
+  ]
 
 
 def albums(rows: Iterable[Row], known: Places) -> list[dict[str, Any]]:
@@ -18,7 +31,7 @@ def albums(rows: Iterable[Row], known: Places) -> list[dict[str, Any]]:
     classes = found.setdefault((row['source'], row['split']), {})
     one = classes.setdefault(
       row['class'],
-      {'images': row['images'], 'kinds': {k: [] for k in KINDS}},
+      {'images': row['images'], 'kinds': {k: [] for k in ranks.KINDS}},
     )
     picture = {
       'id': row['id'],

@@ -78,6 +78,7 @@ def payload(
   mark_of = marks.marks(planes.shown(source) for source in sources)
   colours = marks.colours(mark_of)
   names = [*mark_of, marks.UNLABELLED]
+  index = {name: i for i, name in enumerate(names)}
   splits = list(dict.fromkeys(s for one in points for s in one.split))
   return {
     'classes': [
@@ -90,7 +91,7 @@ def payload(
         'name': source.name,
         'x': packed(one.xy[:, 0], '<f4'),
         'y': packed(one.xy[:, 1], '<f4'),
-        'class': packed([names.index(n) for n in one.name], '<u2'),
+        'class': packed([index[n] for n in one.name], '<u2'),
         'split': packed([splits.index(s) for s in one.split], '<u2'),
         'image': packed([known.get(key, -1) for key in one.id], '<i4'),
         'id': one.id,
