@@ -151,9 +151,10 @@ def test_mined_rows_that_differ_are_an_error(monkeypatch):
     checks.mined_indices(size=24, dim=8)
 
 
-def test_two_rows_at_one_distance_may_change_places():
+def test_rows_within_rounding_error_may_change_places():
   x = inputs.embeddings(6, 4, 2)
   x[3] = x[2]
+  x[3, 0] += 1e-7
   batch = checks.Rows(x, inputs.labels(6, 2), x[:, 0] < 2.0)
   mined = checks.mining.Triplets(
     *(checks.np.array(v) for v in ([1] * 6, [2] * 6, [True] * 6, [False] * 6))
@@ -163,6 +164,8 @@ def test_two_rows_at_one_distance_may_change_places():
   assert checks._compare(batch, same, mined) == (0, 6)
   assert checks._compare(batch, other, mined)[0] > 0
   assert checks._compare(batch, mined, mined) == (0, 0)
+  x[3] = x[2]  # of equal rows the first is right
+  assert checks._compare(batch, same, mined) == (6, 0)
 
 
 def _row(**fields):

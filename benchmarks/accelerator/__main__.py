@@ -26,6 +26,7 @@ from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
 REPEATS = 5
+PATIENCE = 120.0  # seconds in which a worker must answer
 ENOUGH = 15.0  # seconds of a row's timings, after which there are no more
 AGREE = 1e-3  # relative, of what both sides have found
 CHARACTERS = 46  # of a name
@@ -193,7 +194,8 @@ class Contest:
 
   def _hear(self, name):
     try:
-      return self.workers[name].hear(self._limit - time.monotonic())
+      left = self._limit - time.monotonic()
+      return self.workers[name].hear(min(left, PATIENCE))
     except InputError as error:
       self.workers.pop(name).close()
       return {'error': str(error)}

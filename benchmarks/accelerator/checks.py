@@ -117,7 +117,9 @@ def _compare(rows, here, there):
   other = (here.positive != there.positive) | (here.negative != there.negative)
   near = np.ones(len(x), bool)
   for a, b in zip(here[:2], there[:2], strict=True):
-    near &= np.abs(between(a) - between(b)) <= error
+    gap = np.abs(between(a) - between(b))
+    # Of two rows at one distance the first is right on any device.
+    near &= (a == b) | ((gap > 0.0) & (gap <= error))
   wrong = (here.valid != there.valid) | (other & ~near)
   return int(wrong.sum()), int((other & near).sum())
 

@@ -39,7 +39,8 @@ class Worker:
     }
     # XLA takes what does not begin with a dash for a file's name.
     given = [*os.environ.get('XLA_FLAGS', '').split(), *flags.split()]
-    environment['XLA_FLAGS'] = ' '.join(given)
+    if given:
+      environment['XLA_FLAGS'] = ' '.join(given)
     self._process = subprocess.Popen(
       [sys.executable, '-m', f'benchmarks.accelerator.{module}'],
       cwd=ROOT,

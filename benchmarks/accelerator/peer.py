@@ -1,6 +1,5 @@
 """The peer's side: PyTorch at its best on this device."""
 
-import contextlib
 import importlib.util
 from typing import Any
 
@@ -34,7 +33,7 @@ def matmul(*, side: int, kind: str) -> Job:
     x = x.bfloat16()
 
   def call():
-    torch.backends.cuda.matmul.allow_tf32 = kind == 'tf32'
+    torch.set_float32_matmul_precision('high' if kind == 'tf32' else 'highest')
     x @ x
 
   return blocking(call), {}
@@ -64,10 +63,10 @@ def step(
   tx = torch.optim.Adam(
     [*model.parameters(), *loss_of.parameters()], lr=1.4e-3, fused=True
   )
-  cast = _cast(fields)
+  autocast = fields.get('dtype') == 'bfloat16'
 
   def forward(images, labels):
-    with cast():
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=autocast):
       embeddings = model(images.float() / 255 - 0.5)
     return loss_of(embeddings.float(), labels)
 
@@ -90,10 +89,10 @@ def embed(
 ) -> Job:
   model, images = _model(fields, side, batch)
   model.eval()
-  cast = _cast(fields)
+  autocast = fields.get('dtype') == 'bfloat16'
 
   def forward(images):
-    with cast():
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=autocast):
       return model(images.float() / 255 - 0.5).float()
 
   forward = _compiled(forward, compiler)
@@ -200,7 +199,7 @@ def neighbours(*, rows: int, dim: int, count: int) -> Job:
 
 def _nearest(x, count):
   """Yields (rows, their nearest others [Q, count]), by float32 products."""
-  torch.backends.cuda.matmul.allow_tf32 = False
+  torch.set_float32_matmul_precision('highest')
   norms = x.square().sum(1)
   size = max(1, BLOCK // len(x))
   for start in range(0, len(x), size):
@@ -228,12 +227,6 @@ def _with_parameters(model, job):
   run, facts = job
   count = sum(p.numel() for p in model.parameters())
   return run, facts | {'parameters': count}
-
-
-def _cast(fields):
-  if fields.get('dtype') != 'bfloat16':
-    return contextlib.nullcontext
-  return lambda: torch.autocast(DEVICE.type, torch.bfloat16)
 
 
 def _compiled(function, compiler):
@@ -283,6 +276,5 @@ JOBS = {
 }
 
 if __name__ == '__main__':
-  torch.backends.cudnn.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
   serve(JOBS, release)

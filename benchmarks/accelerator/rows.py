@@ -26,6 +26,7 @@ class Sizes(NamedTuple):
   side: int = 128
   batches: tuple[int, int] = (128, 1024)
   mined: tuple[int, ...] = (1024, 4096, 16384, 32768)
+  run: str = 'resnet18'  # of the published run
   epochs: int = 35
   images: int = 6144
   repeated: int = 200  # steps
@@ -46,6 +47,7 @@ TINY = Sizes(
   side=16,
   batches=(8, 16),
   mined=(16,),
+  run='resnet10',
   epochs=1,
   images=16,
   repeated=2,
@@ -78,7 +80,7 @@ def table(sizes: Sizes) -> list[Row]:
   rows = [
     *_limits(sizes),
     *_checks(sizes),
-    _whole_run(sizes, float32),
+    _whole_run(sizes, 'float32'),
     step(*first, POLICIES[0]),
     *_mining(sizes, POLICIES[0]),
     step(*first, 'arcface'),
@@ -97,7 +99,7 @@ def table(sizes: Sizes) -> list[Row]:
     *(_embed(sizes, fields, large, 1) for fields in (bfloat16, resnet50)),
     *_search(sizes, sizes.searched[1]),
     *_mining(sizes, POLICIES[1]),
-    _whole_run(sizes, bfloat16),
+    _whole_run(sizes, 'bfloat16'),
     *(_embed(sizes, float32, large, poses) for poses in (1, 8)),
     _embed(sizes, resnet50, large, 8),
     *(step(*s, what) for s in others for what in (POLICIES[1], 'arcface')),
@@ -123,13 +125,7 @@ def _checks(sizes):
   ):
     spec = {'job': job, 'size': size, 'dim': dim}
     yield Row(what, 'checks', spec, peer=False)
-  spec = {
-    'job': 'repeat',
-    'fields': {'width': sizes.width},
-    'side': sizes.side,
-    'batch': sizes.batches[0],
-    'steps': sizes.repeated,
-  }
+  spec = _run(sizes, 'float32') | {'job': 'repeat', 'steps': sizes.repeated}
   yield Row('repeated steps', 'checks', spec, peer=False)
   yield Row(
     'repeated steps, --xla_gpu_deterministic_ops',
@@ -140,22 +136,24 @@ def _checks(sizes):
   )
 
 
-def _whole_run(sizes, fields):
+def _whole_run(sizes, dtype):
   return Row(
-    f'published run, {fields["dtype"]}',
+    f'published run, {dtype}',
     'run',
-    {
-      'job': 'whole_run',
-      'fields': {'width': sizes.width, **fields},
-      'side': sizes.side,
-      'batch': sizes.batches[0],
-      'epochs': sizes.epochs,
-      'images': sizes.images,
-    },
+    _run(sizes, dtype) | {'job': 'whole_run'},
     peer=False,
-    images=0,
     note='published: 12 minutes',
   )
+
+
+def _run(sizes, dtype):
+  return {
+    'fields': {'name': sizes.run, 'width': sizes.width, 'dtype': dtype},
+    'side': sizes.side,
+    'batch': sizes.batches[0],
+    'epochs': sizes.epochs,
+    'images': sizes.images,
+  }
 
 
 def _step(sizes, fields, batch, objective, *, compiler=''):

@@ -51,7 +51,7 @@ class ResNet50(ResNet18):
 
 
 class Triplet(nn.Module):
-  """Mines 'easy+semihard' or 'hard+hard' and means the hinges of all rows."""
+  """Mines 'easy+semihard' or 'hard+hard'; the mean hinge of all anchors."""
 
   def __init__(self, policy: str, margin: float):
     super().__init__()
@@ -60,10 +60,11 @@ class Triplet(nn.Module):
 
   def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-      p, n = self._mined(x, labels)
+      p, n, anchors = self._mined(x, labels)
     d_ap = (x - x[p]).square().sum(1)
     d_an = (x - x[n]).square().sum(1)
-    return functional.relu(d_ap - d_an + self.margin).mean()
+    hinge = functional.relu(d_ap - d_an + self.margin)
+    return (hinge * anchors).sum() / anchors.sum()
 
   def _mined(self, x, labels):
     norms = x.square().sum(1)
@@ -83,7 +84,7 @@ class Triplet(nn.Module):
       meets = (others > low) & (others < low + self.margin)
       chosen, semihard = others.masked_fill(~meets, inf).min(1)
       n = torch.where(chosen < inf, semihard, n)
-    return p, n
+    return p, n, mates.any(1) & ~same.all(1)
 
 
 class ArcFace(nn.Module):

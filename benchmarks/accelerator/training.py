@@ -1,7 +1,9 @@
 """Our training step, embedding and whole run, from the library's functions."""
 
 import collections
+import functools
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -108,9 +110,8 @@ def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
       found = compiled(params, variables['batch_stats'], images)
     found.block_until_ready()
 
-  facts = operations.count(config['encoder'], side, batch)
-  facts['flops'] *= model.poses
-  return run, facts | peak(compiled)
+  # Of all poses: the encoder is counted as it is.
+  return run, operations.count(config['encoder'], side, batch) | peak(compiled)
 
 
 def augmentation(*, side: int, batch: int) -> Job:
@@ -131,14 +132,27 @@ def augmentation(*, side: int, batch: int) -> Job:
   return run, {'bytes': 5 * images.size} | peak(compiled)
 
 
-def whole_run(
-  *, fields: dict[str, Any], side: int, batch: int, epochs: int, images: int
-) -> Job:
+def whole_run(**spec: Any) -> Job:
   """The published experiment but for what is written to the disk.
 
   Its steps, batches, validations and reading of metrics are those of
   train/loop.py; a step of each stage and a validation are run beforehand, so
-  that all is compiled.
+  that all is compiled. The fields are those of `published_run`.
+  """
+  config, data, run, create = published_run(**spec)
+  train(run, config, data, create(key()), steps_a_stage=1)
+
+  def whole(count):
+    for _ in range(count):
+      train(run, config, data, create(key()))
+
+  return whole, {'steps': config['epochs'] * run.sampler.steps_per_epoch}
+
+
+def published_run(
+  *, fields: dict[str, Any], side: int, batch: int, epochs: int, images: int
+) -> tuple[dict[str, Any], Data, experiment.Experiment, Callable]:
+  """Config, data, parts and `create` of a run, the last one's if it is equal.
 
   Args:
     fields: of the encoder, where they are not the published ones.
@@ -147,17 +161,15 @@ def whole_run(
     epochs: passes over the training images.
     images: for training; a fifteenth as many are validated.
   """
-  config = published.config(batch=batch, epochs=epochs, **fields)
+  return _published_run(tuple(fields.items()), side, batch, epochs, images)
+
+
+@functools.lru_cache(maxsize=1)
+def _published_run(fields, side, batch, epochs, images):
+  config = published.config(batch=batch, epochs=epochs, **dict(fields))
   data = random_data(side, train=images, val=max(images // 15, batch // 2))
   run = experiment.assemble(config, data)
-  create = jax.jit(run.create)
-  train(run, config, data, create(key()), steps_a_stage=1)
-
-  def whole(count):
-    for _ in range(count):
-      train(run, config, data, create(key()))
-
-  return whole, {'steps': epochs * run.sampler.steps_per_epoch}
+  return config, data, run, jax.jit(run.create)
 
 
 def train(
@@ -195,16 +207,17 @@ def train(
   return jax.block_until_ready(state)
 
 
-def repeat(*, fields: dict[str, Any], side: int, batch: int, steps: int) -> Job:
-  """Whether two runs of so many augmented steps end in the same bits."""
-  config = published.config(batch=batch, epochs=1, **fields)
-  data = random_data(side, train=2 * batch)
-  run = experiment.assemble(config, data)
+def repeat(*, steps: int, **spec: Any) -> Job:
+  """Whether two runs of so many published steps end in the same bits.
+
+  The other fields are those of `published_run`.
+  """
+  config, data, run, create = published_run(**spec)
+  batch = config['batch']['size']
   resident = [
     jax.device_put(batches.gather(data.images, data.labels, rows))
     for rows in np.split(np.arange(2 * batch), 2)
   ]
-  create = jax.jit(run.create)
 
   def once():
     state = create(key())
