@@ -1,0 +1,77 @@
+"""What `python -m benchmarks.long_run` would call growth."""
+
+import os
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import long_run
+from benchmarks.long_run import Sample
+
+
+def _samples(count=100, **growing):
+  """Level but for the columns that grow, from 100 by a number each step."""
+  return [
+    Sample(
+      seconds=step,
+      step=step,
+      compiled=3,
+      **{
+        name: 100 + growing.get(name, 0) * step
+        for name in ('megabytes', 'threads', 'files')
+      },
+    )
+    for step in range(count)
+  ]
+
+
+@pytest.mark.parametrize('name', ['megabytes', 'threads', 'files'])
+def test_growth_is_from_the_second_quarter_to_the_last(name):
+  level = long_run.growth(_samples())
+  assert set(level.values()) == {0.0}
+  found = long_run.growth(_samples(**{name: 1}))
+  assert found[name] == pytest.approx((100 + 87) / (100 + 37) - 1, abs=0.01)
+  assert all(found[other] == 0 for other in found if other != name)
+  # What is filled in the first quarter is no growth.
+  filled = [s._replace(**{name: min(s.step, 25)}) for s in _samples() if s.step]
+  assert long_run.growth(filled)[name] == 0
+
+
+def test_compilations_are_late_outside_of_first_epochs():
+  samples = [
+    s._replace(compiled=1 + (s.step >= 20) + (s.step >= 35))
+    for s in _samples(50)
+  ]
+  first = [range(0, 10), range(20, 30)]
+  assert [s.step for s in long_run.late(samples, first)] == [35]
+  assert [s.step for s in long_run.late(samples, first[:1])] == [20, 35]
+  assert long_run.late(samples, [range(50)]) == []
+
+
+def test_a_watch_sees_files_threads_memory_steps_and_compilations(tmp_path):
+  log = tmp_path / 'metrics.jsonl'
+  over = threading.Event()
+  with long_run.Watch(log, interval=0.02) as watch:
+    jax.block_until_ready(jax.jit(lambda x: x * 3.25 - 1)(jnp.ones(7)))
+    log.write_text('{"split": "train"}\n{"split": "val"}\n' * 4)
+    before = watch._sample()
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(9)]
+    more = [threading.Thread(target=over.wait) for _ in range(5)]
+    for thread in more:
+      thread.start()
+    held = np.ones(30 << 17)  # 30 MiB of doubles
+    after = watch._sample()
+  over.set()
+  for file in opened:
+    os.close(file)
+  assert held[-1] == 1 and before.compiled >= 1
+  assert after.files - before.files == 9
+  assert after.threads - before.threads == 5
+  assert after.megabytes - before.megabytes > 25
+  assert before.step == after.step == 4
+  assert watch.samples[-1].compiled == after.compiled
+  long_run.draw([*watch.samples, after], tmp_path / 'figure.png')
+  assert (tmp_path / 'figure.png').stat().st_size > 10_000
