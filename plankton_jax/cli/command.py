@@ -20,7 +20,7 @@ def run(
   arguments: int = 0,
   interrupted: str = 'interrupted',
   fast: bool = False,
-  flags_parser: Callable[[Sequence[str]], Any] = app.parse_flags_with_usage,
+  flags_parser: Callable[[list[str]], Any] = app.parse_flags_with_usage,
 ) -> None:
   """Parses absl's flags, calls `main(argv)` and exits with its status.
 

@@ -48,7 +48,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path) -> None:
     )
     print(f'{out}: {_size(out / folder.WEIGHTS)}, and README.md, its card')
     return
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[FORMAT.value]
+  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[_given(FORMAT)]
   found = write(encoder, out)
   data = encoder.config['data']
   print(
@@ -66,14 +66,15 @@ def _size(path: pathlib.Path) -> str:
 def main(argv: Sequence[str]) -> None:
   """Writes what the flags ask for."""
   del argv
-  for flag in (WORKDIR, FORMAT, OUT):
-    if not flag.value:
-      raise InputError(f'--{flag.name} is missing; see --help')
+  workdir, _, out = map(_given, (WORKDIR, FORMAT, OUT))
   host.show_log(0)
-  export(
-    pathlib.Path(WORKDIR.value).expanduser(),
-    pathlib.Path(OUT.value).expanduser(),
-  )
+  export(pathlib.Path(workdir).expanduser(), pathlib.Path(out).expanduser())
+
+
+def _given(flag: flags.FlagHolder) -> str:
+  if not flag.value:
+    raise InputError(f'--{flag.name} is missing; see --help')
+  return flag.value
 
 
 if __name__ == '__main__':

@@ -30,10 +30,10 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
   return jax.make_mesh((count,), ('batch',), axis_types=(AxisType.Auto,))
 
 
-def fits(size: int) -> bool:
-  """Whether every device can keep this many bytes all along.
+def fits_on_device(size: int) -> bool:
+  """Says whether every device can keep this many bytes throughout a run.
 
-  Never on a CPU: its memory is the host's, where the data stand already.
+  Never on a CPU: its memory is the host's, which holds the data already.
   """
   limits = [
     (device.memory_stats() or {}).get('bytes_limit', 0)
