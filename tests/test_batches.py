@@ -25,7 +25,9 @@ def _plan(step):
 def test_every_step_gets_its_rows(mapped, kept, monkeypatch):
   images, labels = mapped
   asked = []
-  monkeypatch.setattr(sharding, 'fits', lambda size: asked.append(size) or kept)
+  monkeypatch.setattr(
+    sharding, 'fits_on_device', lambda size: asked.append(size) or kept
+  )
   steps = range(3, 10)
   stream = batches.training(images, labels, ROWS, _plan, steps, None)
   for step, batch in zip(steps, stream, strict=True):

@@ -238,7 +238,7 @@ def test_images_kept_on_the_device_train_the_same_run(
   finished, tmp_path, monkeypatch
 ):
   workdir, config, state = finished
-  monkeypatch.setattr(sharding, 'fits', lambda size: True)
+  monkeypatch.setattr(sharding, 'fits_on_device', lambda size: True)
   kept = loop.train_and_evaluate(config, tmp_path)
   for got, want in zip(*map(jax.tree.leaves, (kept, state)), strict=True):
     np.testing.assert_array_equal(got, want)

@@ -84,7 +84,7 @@ def test_a_quarter_of_the_smallest_device_is_for_data(
   devices, fits, monkeypatch
 ):
   monkeypatch.setattr(jax, 'local_devices', lambda: devices)
-  assert sharding.fits(100) is fits
+  assert sharding.fits_on_device(100) is fits
 
 
 def test_one_device_needs_no_mesh():

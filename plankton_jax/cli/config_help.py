@@ -39,7 +39,7 @@ def comments(path: str | Path) -> dict[str, str]:
     for target in node.targets:  # config.data = data = ConfigDict()
       if isinstance(target, ast.Name):
         sections[target.id] = field
-    text = behind.get(node.end_lineno) or _above(alone, node.lineno)
+    text = behind.get(node.end_lineno or 0) or _above(alone, node.lineno)
     if text:
       found.setdefault(field, text)
   return found

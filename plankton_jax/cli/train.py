@@ -68,7 +68,7 @@ def _config() -> dict[str, Any]:
 
 def _filename() -> str:
   """The config's file as it was given, with its preset."""
-  return flags.FLAGS['config'].config_filename
+  return getattr(flags.FLAGS['config'], 'config_filename')  # noqa: B009
 
 
 def _workdir() -> pathlib.Path:

@@ -1,4 +1,7 @@
-"""What is minimised: see `base` for what every objective looks like."""
+"""The losses that training minimises; `base` has their interface."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +36,8 @@ __all__ = [
 ]
 
 _CLASSES = ('num_classes', 'embedding_dim')
-_OBJECTIVES = {  # and what each needs besides its section of the config
+# Each with what it needs besides its section of the config.
+_OBJECTIVES: dict[str, tuple[Callable[..., Objective], tuple[str, ...]]] = {
   'triplet': (triplet, ('stages',)),
   'arcface': (arcface, _CLASSES),
   'cosface': (cosface, _CLASSES),
@@ -52,9 +56,9 @@ def make(
   num_classes: int,
   embedding_dim: int,
   class_counts: np.ndarray,
-  **hparams,
+  **hparams: Any,
 ) -> Objective:
-  """The objective that a config's `objective` section names.
+  """Makes the objective that a config's `objective` section names.
 
   Args:
     name: of the objective.
@@ -72,7 +76,7 @@ def make(
       f'objective.name={name!r} is unknown; choose from'
       f' {", ".join(_OBJECTIVES)}'
     )
-  shared = {
+  shared: dict[str, Any] = {
     'stages': stages,
     'num_classes': num_classes,
     'embedding_dim': embedding_dim,

@@ -1,4 +1,4 @@
-"""Rows to batches on the device, a few steps ahead of their use."""
+"""Turns rows into batches on the device, a few steps ahead of their use."""
 
 import collections
 import concurrent.futures
@@ -16,7 +16,7 @@ _AHEAD = 2  # batches; the gather takes a fraction of a step
 
 
 def gather(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:
-  """The batch of these rows: image [B, H, W, C], label [B], valid [B]."""
+  """Gathers a batch: image [B, H, W, C], label [B], valid [B]."""
   return {
     'image': images[rows],
     'label': labels[rows],
@@ -46,10 +46,10 @@ def training(
     mesh: from `sharding.make_mesh`.
   """
   size = len(rows) * images[:1].nbytes
-  make = resident if sharding.fits(size) else streamed
+  make = resident if sharding.fits_on_device(size) else streamed
   batch = make(images, labels, rows, mesh)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    pending = collections.deque()
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
     for step in steps:
       pending.append(pool.submit(lambda s: batch(sampler(s)), step))
       if len(pending) > _AHEAD:
@@ -58,13 +58,26 @@ def training(
       yield pending.popleft().result()
 
 
-def streamed(images, labels, rows, mesh) -> Callable:
-  """Positions in `rows`, [B] -> their batch, read from the memory map."""
+def streamed(
+  images: np.ndarray,
+  labels: np.ndarray,
+  rows: np.ndarray,
+  mesh: jax.sharding.Mesh | None,
+) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+  """Makes a function that reads the batch of positions [B] in `rows`."""
   return lambda at: sharding.split(mesh, gather(images, labels, rows[at]))
 
 
-def resident(images, labels, rows, mesh) -> Callable:
-  """Positions in `rows`, [B] -> their batch, from a copy on every device."""
+def resident(
+  images: np.ndarray,
+  labels: np.ndarray,
+  rows: np.ndarray,
+  mesh: jax.sharding.Mesh | None,
+) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+  """Copies the rows to every device and makes a function that takes batches.
+
+  It takes positions [B] in `rows`.
+  """
   held = sharding.replicate(
     mesh, {'image': images[rows], 'label': labels[rows]}
   )

@@ -1,9 +1,9 @@
-"""A run's sizes, memory and time, measured before it is begun."""
+"""Measures a run's sizes, memory and time before it begins."""
 
 import pathlib
 import tempfile
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -32,7 +32,7 @@ class Pace(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-  """What a run would come to."""
+  """The sizes and the cost of a run."""
 
   seen: int  # classes
   unseen: int
@@ -59,7 +59,7 @@ def rehearse(
   *,
   accept_changes: bool = False,
 ) -> Rehearsal:
-  """Does what a run begins with and a few of its steps, and keeps nothing.
+  """Begins a run, does a few of its steps, and keeps nothing of it.
 
   The caches of data and of compiled programs are filled, for the run to find.
   A workdir that holds a split is read with it and stays as it is.
@@ -115,7 +115,8 @@ def measure(
   )
   batch = next(stream)
   began = time.monotonic()
-  compiled = experiment.train_step.lower(state, batch, key, stage=0).compile()
+  step: Any = experiment.train_step  # jitted, so that it can be lowered
+  compiled = step.lower(state, batch, key, stage=0).compile()
   compiling = time.monotonic() - began
   need = compiled.memory_analysis()
   for _ in range(_WARM):

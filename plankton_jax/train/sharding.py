@@ -31,7 +31,7 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
 
 
 def make_local_mesh() -> jax.sharding.Mesh | None:
-  """A mesh of this process's own devices along 'batch', or None for one."""
+  """Makes a mesh of this process's devices along 'batch', None for one."""
   devices = jax.local_devices()
   if len(devices) == 1:
     return None
@@ -40,10 +40,10 @@ def make_local_mesh() -> jax.sharding.Mesh | None:
   )
 
 
-def fits(size: int) -> bool:
-  """Whether every device can keep this many bytes all along.
+def fits_on_device(size: int) -> bool:
+  """Says whether every device can keep this many bytes throughout a run.
 
-  Never on a CPU: its memory is the host's, where the data stand already.
+  Never on a CPU: its memory is the host's, which holds the data already.
   """
   limits = [
     (device.memory_stats() or {}).get('bytes_limit', 0)
