@@ -26,7 +26,6 @@ from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
 REPEATS = 5
-PATIENCE = 120.0  # seconds in which a worker must answer
 ENOUGH = 15.0  # seconds of a row's timings, after which there are no more
 AGREE = 1e-3  # relative, of what both sides have found
 CHARACTERS = 46  # of a name
@@ -195,7 +194,7 @@ class Contest:
   def _hear(self, name):
     try:
       left = self._limit - time.monotonic()
-      return self.workers[name].hear(min(left, PATIENCE))
+      return self.workers[name].hear(min(left, self._sizes.patience_s))
     except InputError as error:
       self.workers.pop(name).close()
       return {'error': str(error)}

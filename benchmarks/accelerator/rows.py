@@ -35,6 +35,7 @@ class Sizes(NamedTuple):
   compiler: str = 'default'
   best_compiler: str = 'max-autotune'
   every: bool = True  # else one row of each kind
+  patience_s: float = 120.0  # in which a worker must answer
   least_s: float = 0.2  # seconds of a timing, which quick work is repeated for
   flags: str = ''  # for XLA
 
@@ -56,6 +57,7 @@ TINY = Sizes(
   compiler='off',
   best_compiler='',
   every=False,
+  patience_s=600.0,
   least_s=0.0,
   flags='--xla_backend_optimization_level=0',
 )
