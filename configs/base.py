@@ -48,6 +48,9 @@ def get_config() -> ConfigDict:
   data.per_class = 300  # synthetic: images drawn for each class
   # ecotaxa: objects of these states count as labelled; others are left out.
   data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
+  # ecotaxa: of an object's images that of the 'lowest' or 'highest' img_rank,
+  # or of a number, and the lowest where it has none of that rank.
+  data.image_rank = config_dict.FieldReference('lowest', field_type=object)
   data.classes = ()  # use these classes alone, seen and unseen; (): all
   data.size = 64  # side of the square that images are brought to, px
   data.resize = 'stretch'  # to a square, or 'pad' it with the background
@@ -55,6 +58,7 @@ def get_config() -> ConfigDict:
   # 16-bit value that becomes white, such as 4095 of 12-bit cameras; 0: by the
   # images' largest value, the end of 8, 10, 12, 14 or 16 bits
   data.white = 0
+  data.crop = (0, 0, 0, 0)  # pixels off the top, right, bottom and left
   # Classes held out wholly: their names, or how many to draw by the seed.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
   data.fractions = (0.75, 0.05, 0.20)  # of each seen class: train, val, test

@@ -17,6 +17,8 @@ Built = TypeVar('Built')
 ADDED: dict[str, Config] = {
   'data': {
     'class_level': 'path',
+    'crop': [0, 0, 0, 0],
+    'image_rank': 'lowest',
     'own_split': False,
     'rare': 'gallery',
     'white': 65535,

@@ -577,3 +577,37 @@ def test_the_command_accounts_for_every_row(tmp_path):
   assert listed[-1] == (
     '11 read = 9 objects + 0 further images + 1 repeated rows + 1 left out'
   )
+
+
+@pytest.mark.parametrize(
+  ('image_rank', 'image'),
+  [('lowest', 'a'), ('highest', 'b'), (2, 'c'), (100, 'b'), (7, 'a')],
+)
+@pytest.mark.parametrize('order', [1, -1])
+def test_the_image_of_a_rank(tmp_path, image_rank, image, order):
+  rows = [
+    row(0, img_file_name='b.png', img_rank=100),
+    row(0, img_file_name='a.png', img_rank=0),
+    row(0, img_file_name='c.png', img_rank=2),
+  ][::order]
+  path = str(pack(tmp_path, {'ecotaxa.tsv': tsv(rows)}, 'zip'))
+  export = read.export(path, image_rank)
+  assert [item.image for item in export.objects] == [f'{image}.png']
+  assert export.further == 2
+  for wrong in ('first', True, 1.5):
+    with pytest.raises(InputError, match=r'data.image_rank='):
+      read.export(path, wrong)
+
+
+def test_ranks_give_different_contents(tmp_path, load):
+  rows = [
+    row(n, img_rank=r, img_file_name=f'images/{n + 48 * r}.png')
+    for n in range(48)
+    for r in (0, 1)
+  ]
+  files = {f'images/{n}.png': packing.picture(n) for n in range(96)}
+  path = str(pack(tmp_path, files | {'ecotaxa.tsv': tsv(rows)}, 'zip'))
+  fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': ('Ж',)}
+  low, high = load('low', **fields), load('high', image_rank=1, **fields)
+  assert low.fingerprint != high.fingerprint
+  assert (low.ids == high.ids).all() and (low.images != high.images).any()

@@ -11,8 +11,8 @@ import numpy as np
 
 from plankton_jax.data import accounting, split_file, splits
 from plankton_jax.data import classes as used_classes
+from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
-from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, select
 from plankton_jax.errors import InputError
 
@@ -22,8 +22,13 @@ log = logging.getLogger(__name__)
 class Originals:
   """The images as they were before resizing, by id."""
 
-  def __init__(self, selected: select.Selected, decoded: decoded_cache.Cache):
-    self._white = decoded.white
+  def __init__(
+    self,
+    selected: select.Selected,
+    decoded: decoded_cache.Cache,
+    crop: Sequence[int],
+  ):
+    self._white, self._crop = decoded.white, crop
     self._records = functools.cache(lambda: selected.records().records)
     self._row = functools.cache(
       lambda: dict(zip(decoded.ids.tolist(), decoded.rows, strict=True))
@@ -32,7 +37,7 @@ class Originals:
   def read(self, id: str) -> np.ndarray:
     """Reads uint8 [H, W] if grey, else [H, W, 3]; KeyError if unknown."""
     record = self._records()[int(self._row()[id])]
-    return images.decode(record.image, self._white)
+    return images.decode(record.image, self._white, self._crop)
 
 
 class Data(NamedTuple):
@@ -63,11 +68,13 @@ def load(
   class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
+  image_rank: str | int,
   classes: Sequence[str],
   resize: str,
   size: int,
   channels: int,
   white: int,
+  crop: Sequence[int],
   unseen_classes: int | Sequence[str],
   fractions: Sequence[float],
   group_by: str,
@@ -92,6 +99,7 @@ def load(
     size=size,
     channels=channels,
     white=white,
+    crop=crop,
     on_bad_image=on_bad_image,
   )
   if own_split and (source != 'folder' or class_level != 'auto'):
@@ -109,6 +117,7 @@ def load(
     class_level=class_level,
     per_class=per_class,
     labelled_status=labelled_status,
+    image_rank=image_rank,
     group_by=group_by,
     seed=seed,
     cache_dir=cache,
@@ -124,7 +133,10 @@ def load(
     size=size,
     resize=resize,
     channels=channels,
+    crop=tuple(crop),
   )
+  if note := bars.describe(decoded.bars):
+    log.warning('%s', note)
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
@@ -193,12 +205,18 @@ def load(
     num_seen,
     split.rows,
     selected.fingerprint,
-    Originals(selected, decoded),
+    Originals(selected, decoded, crop),
   )
 
 
 def _check(
-  *, resize: str, size: int, channels: int, white: int, on_bad_image: str
+  *,
+  resize: str,
+  size: int,
+  channels: int,
+  white: int,
+  crop: Sequence[int],
+  on_bad_image: str,
 ) -> None:
   for field, value, choices in (
     ('resize', resize, ('pad', 'stretch')),
@@ -209,6 +227,12 @@ def _check(
       raise InputError(
         f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
       )
+  whole = all(isinstance(pixels, int) and pixels >= 0 for pixels in crop)
+  if len(crop) != 4 or not whole:
+    raise InputError(
+      f'data.crop={tuple(crop)} must be four counts of pixels: off the top,'
+      ' right, bottom and left'
+    )
   if not 0 <= white < 2**16:
     raise InputError(f'data.white={white} must be 1 to 65535, or 0')
   if size < 1:
@@ -219,7 +243,7 @@ def _decoded(
   selected: select.Selected,
   cache_dir: Path,
   white: int,
-  **settings: Any,  # size, resize, channels
+  **settings: Any,  # size, resize, channels, crop
 ) -> decoded_cache.Cache:
   directory = (
     cache_dir

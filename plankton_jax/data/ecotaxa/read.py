@@ -56,7 +56,7 @@ class Export(NamedTuple):
 
   files: files.Files
   objects: tuple[Object, ...]  # sorted by id
-  further: int  # images of objects that have one of a lower rank
+  further: int  # images of objects that another one represents
   repeated: int  # rows that say again what another one says
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
   notes: tuple[str, ...]  # what was read unlike usual
@@ -73,11 +73,22 @@ class _Row(NamedTuple):
     return f'{self.table}:{self.line}'
 
 
-def export(path: str) -> Export:
+def check_rank(image_rank: str | int) -> None:
+  """Raises InputError unless `image_rank` can choose an image."""
+  if isinstance(image_rank, bool) or not (
+    image_rank in ('lowest', 'highest') or isinstance(image_rank, int)
+  ):
+    raise InputError(
+      f"data.image_rank={image_rank!r} must be 'lowest', 'highest' or a number"
+    )
+
+
+def export(path: str, image_rank: str | int = 'lowest') -> Export:
   """Reads all tables of an export, a zip archive or a folder.
 
-  An object with several images is represented by that of the lowest
-  `img_rank`; the others are counted. Where tables give one id to different
+  An object with several images is represented by that of the lowest or highest
+  `img_rank`, or of a given one, and by the lowest where it has none of that
+  rank; the others are counted. Where tables give one id to different
   images of one rank they are of different projects, and are kept apart by
   their tables' names.
 
@@ -85,6 +96,7 @@ def export(path: str) -> Export:
     InputError: no export, no table that can be read, or one that gives an id
       to different images of one rank.
   """
+  check_rank(image_rank)
   opened = files.open_export(path)
   rows: list[_Row] = []
   skipped, notes = list(opened.skipped), []
@@ -128,7 +140,7 @@ def export(path: str) -> Export:
       continue
     seen.add((id, row.item.image))
     further += id in best
-    if id not in best or row.rank < best[id].rank:
+    if id not in best or _before(row.rank, best[id].rank, image_rank):
       best[id] = row
   return Export(
     opened,
@@ -225,6 +237,13 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
     f' {first[0].item.object_id!r} and one img_rank to different images'
     f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
   )
+
+
+def _before(rank: float, other: float, wanted: str | int) -> bool:
+  """Says whether an image of a rank is preferred to one of another."""
+  if wanted == 'highest':
+    return rank > other
+  return (rank != wanted, rank) < (other != wanted, other)
 
 
 def _number(rank: str) -> float:

@@ -51,6 +51,7 @@ def source(
   class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
+  image_rank: str | int,
   group_by: str,
   seed: int,
   cache_dir: Path,
@@ -70,7 +71,7 @@ def source(
   elif source == 'ecotaxa':
     from plankton_jax.data.ecotaxa import source as ecotaxa
 
-    export = ecotaxa.from_export(path, labelled_status, group_by)
+    export = ecotaxa.from_export(path, labelled_status, group_by, image_rank)
     selected = _from_source(export, cache_dir)
   elif source == 'ifcb':
     found = ifcb.objects(path)
