@@ -58,6 +58,8 @@ def get_config() -> ConfigDict:
   # 16-bit value that becomes white, such as 4095 of 12-bit cameras; 0: by the
   # images' largest value, the end of 8, 10, 12, 14 or 16 bits
   data.white = 0
+  # Side of a pixel of the originals, micrometres; 0: as an export's table says
+  data.pixel_um = 0.0
   data.crop = (0, 0, 0, 0)  # pixels off the top, right, bottom and left
   # Classes held out wholly: their names, or how many to draw by the seed.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)

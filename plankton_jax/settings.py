@@ -20,6 +20,7 @@ ADDED: dict[str, Config] = {
     'crop': [0, 0, 0, 0],
     'image_rank': 'lowest',
     'own_split': False,
+    'pixel_um': 0.0,
     'rare': 'gallery',
     'white': 65535,
   }

@@ -33,6 +33,7 @@ FIELDS = {
   'channels': 1,
   'white': 0,
   'crop': (0, 0, 0, 0),
+  'pixel_um': 0.0,
   'unseen_classes': ('d',),
   'fractions': (0.5, 0.25, 0.25),
   'group_by': '',
@@ -442,6 +443,22 @@ def test_images_cropped_away_are_named(root, load, tmp_path):
   load(crop=(1, 0, 2, 0))
   listed = (tmp_path / 'work/skipped.txt').read_text()
   assert listed.startswith('a/flat.png\t') and 'data.crop leaves none' in listed
+
+
+def test_original_sizes_are_kept(root, load):
+  Image.fromarray(pixels(0)).rotate(90, expand=True).save(root / 'a/t.png')
+  (root / 'a/bad.png').write_bytes(b'')
+  data = load(crop=(1, 0, 2, 0), pixel_um=3.5)
+  assert data.measures.keys() == {'height', 'width', 'pixel_um'}
+  for row, id in enumerate(data.ids.tolist()):
+    with Image.open(root / id) as image:
+      assert data.measures['width'][row] == image.width
+      assert data.measures['height'][row] == image.height - 3
+  assert (data.measures['pixel_um'] == 3.5).all()
+  assert all(values.dtype == np.float32 for values in data.measures.values())
+  assert load('other').measures.keys() == {'height', 'width'}
+  with pytest.raises(InputError, match=r'data.pixel_um=-1 must be positive'):
+    load('third', pixel_um=-1)
 
 
 def test_drawn_images(load, tmp_path):

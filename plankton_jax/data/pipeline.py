@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import math
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.sources import folder, select
+from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,9 @@ class Data(NamedTuple):
   splits: dict[str, np.ndarray]
   fingerprint: str  # Of the source's content.
   originals: Originals  # .read(id) gives an image before resizing.
+  # float32 [N] each, NaN where not known: height and width before resizing, px;
+  # pixel_um, a pixel's side; and the object_* columns of an export
+  measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def load(
@@ -75,6 +81,7 @@ def load(
   channels: int,
   white: int,
   crop: Sequence[int],
+  pixel_um: float,
   unseen_classes: int | Sequence[str],
   fractions: Sequence[float],
   group_by: str,
@@ -100,6 +107,7 @@ def load(
     channels=channels,
     white=white,
     crop=crop,
+    pixel_um=pixel_um,
     on_bad_image=on_bad_image,
   )
   if own_split and (source != 'folder' or class_level != 'auto'):
@@ -206,7 +214,25 @@ def load(
     split.rows,
     selected.fingerprint,
     Originals(selected, decoded, crop),
+    _measures(decoded, selected.measures, pixel_um),
   )
+
+
+def _measures(
+  decoded: decoded_cache.Cache, known: Measures, pixel_um: float
+) -> dict[str, np.ndarray]:
+  """Lists what is known of each decoded image, float32 [N] each."""
+  row = {id: i for i, id in enumerate(known.ids)}
+  rows = np.array([row.get(id, -1) for id in decoded.ids.tolist()])
+  found = {
+    name: np.where(rows < 0, np.nan, known.values[rows, column])
+    for column, name in enumerate(known.names)
+  }
+  if pixel_um:
+    found['pixel_um'] = np.full(len(rows), pixel_um)
+  height, width = decoded.sizes.T
+  found = {'height': height, 'width': width, **found}
+  return {name: np.asarray(v, np.float32) for name, v in found.items()}
 
 
 def _check(
@@ -216,6 +242,7 @@ def _check(
   channels: int,
   white: int,
   crop: Sequence[int],
+  pixel_um: float,
   on_bad_image: str,
 ) -> None:
   for field, value, choices in (
@@ -233,6 +260,8 @@ def _check(
       f'data.crop={tuple(crop)} must be four counts of pixels: off the top,'
       ' right, bottom and left'
     )
+  if not 0 <= pixel_um < math.inf:
+    raise InputError(f'data.pixel_um={pixel_um} must be positive, or 0')
   if not 0 <= white < 2**16:
     raise InputError(f'data.white={white} must be 1 to 65535, or 0')
   if size < 1:

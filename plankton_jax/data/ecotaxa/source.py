@@ -104,6 +104,7 @@ def from_export(
     total=len(chosen),
     skipped=export.skipped,
     left_aside=left_aside,
+    measures=export.measures,
   )
 
 
@@ -126,6 +127,7 @@ def objects(path: str, image_rank: str | int = 'lowest') -> Objects:
     read=lambda row: export.files.read(export.objects[row].image),
     skipped=export.skipped,
     left_aside={reason: n for reason, n in counts.items() if n},
+    measures=export.measures,
   )
 
 

@@ -16,7 +16,7 @@ from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels.images import Picture
 from plankton_jax.errors import InputError
 
-_ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows')
+_ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows', 'sizes')
 
 
 class Cache(NamedTuple):
@@ -27,6 +27,7 @@ class Cache(NamedTuple):
   ids: np.ndarray  # str [N]
   digests: np.ndarray  # uint64 [N], of the original pixels
   rows: np.ndarray  # int64 [N], the record each came from
+  sizes: np.ndarray  # int32 [N, 2], height and width before resizing, px
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   white: int  # the 16-bit value that became 255
   bars: int  # rows at the bottom that most images share
@@ -35,7 +36,8 @@ class Cache(NamedTuple):
 class _Part(NamedTuple):
   """The outcome of decoding some records."""
 
-  columns: list[tuple[str, int, int, int]]  # (id, label, digest, row) of each
+  # (id, label, digest, row, (height, width)) of each
+  columns: list[tuple[str, int, int, int, tuple[int, int]]]
   skipped: list[tuple[str, str]]  # (id, reason)
   bottoms: list[list[int]]  # of the set's first images, as `bars` hashes them
 
@@ -100,7 +102,7 @@ def build(
         f'none of the {len(skipped)} images can be read, '
         f'the first being {name}: {reason}'
       )
-    ids, labels, digests, origins = zip(*kept, strict=True)
+    ids, labels, digests, origins, sizes = zip(*kept, strict=True)
     if len(set(ids)) < len(ids):
       raise InputError('the ids of the data set are not unique')
     _keep(pixels, origins)
@@ -108,6 +110,7 @@ def build(
     np.save(building / 'labels.npy', np.array(labels, np.int32))
     np.save(building / 'digests.npy', np.array(digests, np.uint64))
     np.save(building / 'rows.npy', np.array(origins, np.int64))
+    np.save(building / 'sizes.npy', np.array(sizes, np.int32))
     (building / 'skipped.json').write_text(json.dumps(skipped))
     facts = {'white': white, 'bars': bars.find(bottoms)}
     (building / 'facts.json').write_text(json.dumps(facts))
@@ -169,7 +172,8 @@ def _decode(
       skipped.append((name, str(error)))
       continue
     fitted = picture.fit(size=size, resize=resize, channels=channels)
-    columns.append((name, label, picture.digest(), row))
+    size_of = picture.image.height, picture.image.width
+    columns.append((name, label, picture.digest(), row, size_of))
     pixels[-1] = fitted.tobytes()
     if row < bars.SAMPLE:
       bottoms.append(bars.bottom(np.asarray(picture.image)))

@@ -13,6 +13,7 @@ from plankton_jax.data.pixels.images import (
   deepest,
   white_of,
 )
+from plankton_jax.data.sources.source import NO_MEASURES, Measures
 
 
 class Objects(NamedTuple):
@@ -24,6 +25,7 @@ class Objects(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   # reason -> number of objects that are left out for it and not named
   left_aside: Mapping[str, int] = types.MappingProxyType({})
+  measures: Measures = NO_MEASURES
 
   @property
   def total(self) -> int:

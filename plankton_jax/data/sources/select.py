@@ -13,7 +13,7 @@ from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, ifcb
 from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import Source
+from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # TFDS is imported only where records are touched.
@@ -40,6 +40,7 @@ class Selected(NamedTuple):
   records: Callable[[], Read]
   read: int  # objects that the source read, kept or not
   left_aside: Mapping[str, int]  # reason -> objects left out without a name
+  measures: Measures = NO_MEASURES
 
 
 def source(
@@ -211,6 +212,7 @@ def _from_source(source: Source, cache_dir: Path) -> Selected:
     read,
     source.read,
     source.left_aside,
+    source.measures,
   )
 
 
