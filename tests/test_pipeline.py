@@ -445,6 +445,28 @@ def test_images_cropped_away_are_named(root, load, tmp_path):
   assert listed.startswith('a/flat.png\t') and 'data.crop leaves none' in listed
 
 
+def test_unseen_classes_are_drawn_from_those_with_enough_images(
+  root, load, tmp_path
+):
+  for letter in 'ac':
+    for file in sorted((root / letter).iterdir())[3:]:
+      file.unlink()
+  (root / 'e').mkdir()
+  for i in range(40, 48):
+    Image.fromarray(pixels(i)).save(root / f'e/{i}.png')
+  for seed in range(6):
+    data = load(f'work{seed}', unseen_classes=1, seed=seed)
+    unseen = {i[0] for i in ids(data, 'unseen')}
+    assert len(unseen) == 1 and unseen < set('bde')
+  # A split that was drawn otherwise before is kept.
+  file = tmp_path / 'old/split.json'
+  load('old', unseen_classes=('a',))
+  assert {i[0] for i in ids(load('old', unseen_classes=1), 'unseen')} == {'a'}
+  assert json.loads(file.read_text())['settings']['unseen_classes'] == ['a']
+  with pytest.raises(InputError, match='unseen_classes = '):
+    load('old', unseen_classes=2)
+
+
 def test_original_sizes_are_kept(root, load):
   Image.fromarray(pixels(0)).rotate(90, expand=True).save(root / 'a/t.png')
   (root / 'a/bad.png').write_bytes(b'')

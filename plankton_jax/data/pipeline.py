@@ -21,6 +21,8 @@ from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
+_FEWEST = 4  # images of an unseen class, unless there is no other
+
 
 class Originals:
   """The images as they were before resizing, by id."""
@@ -150,6 +152,13 @@ def load(
     raise InputError(
       f"{bad}: {reason}; remove it, or set data.on_bad_image='skip'"
     )
+  if isinstance(unseen_classes, int):
+    unseen_classes = _drawn(
+      workdir, selected.class_names, decoded.labels, unseen_classes, seed
+    )
+    class_names, num_seen = used_classes.order(
+      selected.class_names, unseen_classes, seed
+    )
   position = {name: label for label, name in enumerate(class_names)}
   relabel = [position[name] for name in selected.class_names]
   labels = np.array(relabel, np.int32)[decoded.labels]
@@ -233,6 +242,26 @@ def _measures(
   height, width = decoded.sizes.T
   found = {'height': height, 'width': width, **found}
   return {name: np.asarray(v, np.float32) for name, v in found.items()}
+
+
+def _drawn(
+  workdir: Path,
+  class_names: Sequence[str],
+  labels: np.ndarray,
+  count: int,
+  seed: int,
+) -> list[str]:
+  """Draws so many unseen classes, or takes those of the workdir's split.
+
+  Classes too small to be split measure little, and are drawn last.
+  """
+  before = split_file.unseen_classes(workdir / 'split.json')
+  if before is not None and len(before) == count:
+    return before
+  counts = np.bincount(labels, minlength=len(class_names))
+  small = [n for n, c in zip(class_names, counts, strict=True) if c < _FEWEST]
+  names, num_seen = used_classes.order(class_names, count, seed, small)
+  return list(names[num_seen:])
 
 
 def _check(

@@ -111,8 +111,13 @@ def objects(path: str) -> Objects:
     return ecotaxa.objects(path)
   if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
     return ifcb.objects(path)
-  if any(place.rglob('ecotaxa*')) or any(place.rglob('*.zip')):
+  if any(place.rglob('ecotaxa*')):
     return ecotaxa.objects(path)
+  if any(place.rglob('*.zip')):  # An export may be in it, or anything else.
+    try:
+      return ecotaxa.objects(path)
+    except InputError as error:
+      log.info('%s', error)
   return folder.objects(folder.scan(path))
 
 
