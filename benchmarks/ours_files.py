@@ -35,7 +35,8 @@ def decode(*, folder: str, count: int, side: int) -> Job:
   directories = (folder / f'decoded-{n}' for n in itertools.count())
 
   def build():
-    settings = {'size': side, 'resize': 'stretch', 'channels': 1, 'white': 255}
+    settings = {'size': side, 'resize': 'stretch', 'channels': 1}
+    settings |= {'white': 255, 'crop': (0, 0, 0, 0)}
     cache.build(next(directories), opened, (), **settings)
 
   return each(build), {}

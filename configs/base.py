@@ -48,6 +48,9 @@ def get_config() -> ConfigDict:
   data.per_class = 300  # synthetic: images drawn for each class
   # ecotaxa: objects of these states count as labelled; others are left out.
   data.labelled_status = ('validated',)  # or 'predicted', 'dubious'
+  # ecotaxa: of an object's images that of the 'lowest' or 'highest' img_rank,
+  # or of a number, and the lowest where it has none of that rank.
+  data.image_rank = config_dict.FieldReference('lowest', field_type=object)
   # Use these classes alone, seen and unseen, by their names; (): all.
   data.classes = ()
   data.size = 64  # side of the square that images are brought to, px
@@ -56,6 +59,9 @@ def get_config() -> ConfigDict:
   # 16-bit value that becomes white, such as 4095 of 12-bit cameras; 0: by the
   # images' largest value, the end of 8, 10, 12, 14 or 16 bits
   data.white = 0
+  # Side of a pixel of the originals, micrometres; 0: as an export's table says
+  data.pixel_um = 0.0
+  data.crop = (0, 0, 0, 0)  # pixels off the top, right, bottom and left
   # Classes held out wholly: a tuple of names, or how many to draw by the seed.
   # Numbers in a tuple are names, as in (84963,); a number alone is a count.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)

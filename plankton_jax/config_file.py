@@ -17,7 +17,10 @@ Built = TypeVar('Built')
 ADDED: dict[str, Config] = {
   'data': {
     'class_level': 'path',
+    'crop': [0, 0, 0, 0],
+    'image_rank': 'lowest',
     'own_split': False,
+    'pixel_um': 0.0,
     'rare': 'gallery',
     'white': 65535,
   }

@@ -10,7 +10,13 @@ from plankton_jax.data import records, workers
 from plankton_jax.data.pixels import cache, images
 from plankton_jax.errors import InputError
 
-SETTINGS = {'size': 8, 'resize': 'pad', 'channels': 1, 'white': 255}
+SETTINGS = {
+  'size': 8,
+  'resize': 'pad',
+  'channels': 1,
+  'white': 255,
+  'crop': (0, 0, 0, 0),
+}
 
 
 def build(directory, given, skipped=()):
@@ -118,8 +124,14 @@ def test_two_builders_at_once_agree(tmp_path):
 def test_the_key_tells_contents_settings_and_version_apart(monkeypatch):
   keys = {
     cache.key(
-      fingerprint, size=size, resize=resize, channels=channels, white=white
+      fingerprint,
+      size=size,
+      resize=resize,
+      channels=channels,
+      white=white,
+      crop=crop,
     )
+    for crop in ((0, 0, 0, 0), (0, 1, 0, 0))
     for white in (0, 255)
     for fingerprint in ('a', 'b')
     for size in (32, 64)
@@ -127,7 +139,7 @@ def test_the_key_tells_contents_settings_and_version_apart(monkeypatch):
     for channels in (1, 3)
   }
   first = cache.key('a', **SETTINGS)
-  assert len(keys) == 32 and first == cache.key('a', **SETTINGS)
+  assert len(keys) == 64 and first == cache.key('a', **SETTINGS)
   monkeypatch.setattr(images, 'VERSION', images.VERSION + 1)
   assert first != cache.key('a', **SETTINGS)
 

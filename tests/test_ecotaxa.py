@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import packing
 import pytest
 from test_pipeline import loader
@@ -577,3 +578,77 @@ def test_the_command_accounts_for_every_row(tmp_path):
   assert listed[-1] == (
     '11 read = 9 objects + 0 further images + 1 repeated rows + 1 left out'
   )
+
+
+@pytest.mark.parametrize(
+  ('image_rank', 'image'),
+  [('lowest', 'a'), ('highest', 'b'), (2, 'c'), (100, 'b'), (7, 'a')],
+)
+@pytest.mark.parametrize('order', [1, -1])
+def test_the_image_of_a_rank(tmp_path, image_rank, image, order):
+  rows = [
+    row(0, img_file_name='b.png', img_rank=100),
+    row(0, img_file_name='a.png', img_rank=0),
+    row(0, img_file_name='c.png', img_rank=2),
+  ][::order]
+  path = str(pack(tmp_path, {'ecotaxa.tsv': tsv(rows)}, 'zip'))
+  export = read.export(path, image_rank)
+  assert [item.image for item in export.objects] == [f'{image}.png']
+  assert export.further == 2
+  for wrong in ('first', True, 1.5):
+    with pytest.raises(InputError, match=r'data.image_rank='):
+      read.export(path, wrong)
+
+
+def test_ranks_give_different_contents(tmp_path, load):
+  rows = [
+    row(n, img_rank=r, img_file_name=f'images/{n + 48 * r}.png')
+    for n in range(48)
+    for r in (0, 1)
+  ]
+  files = {f'images/{n}.png': packing.picture(n) for n in range(96)}
+  path = str(pack(tmp_path, files | {'ecotaxa.tsv': tsv(rows)}, 'zip'))
+  fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': ('Ж',)}
+  low, high = load('low', **fields), load('high', image_rank=1, **fields)
+  assert low.fingerprint != high.fingerprint
+  assert (low.ids == high.ids).all() and (low.images != high.images).any()
+
+
+def test_measures_of_objects_are_kept(tmp_path, load):
+  """Two tables with other columns; texts, and EcoTaxa's own, are none."""
+  columns = (
+    *(*COLUMNS, 'object_area', 'object_lat', 'object_note', 'object_esd'),
+    'acq_pixel',
+  )
+  rows = [
+    [*row(n), 10.5 * n, 43.0, 'x' if n % 2 else '1', 'NA' if n == 7 else n, 73]
+    for n in range(24)
+  ]
+  other = (*COLUMNS, 'object_area', 'object_major', 'process_pixel')
+  more = [[*row(n), -n, 2 * n, 0.147] for n in range(24, 48)]
+  files = {f'images/{n}.png': packing.picture(n) for n in range(48)}
+  files |= {'ecotaxa_a.tsv': tsv(rows, columns)}
+  files |= {'ecotaxa_b.tsv': tsv(more, other, types=True)}
+  path = str(pack(tmp_path, files, 'zip'))
+  data = load(source='ecotaxa', path=path, unseen_classes=('Ж',))
+  found = data.measures
+  assert found.keys() == {
+    *('height', 'width', 'pixel_um'),
+    *('object_area', 'object_esd', 'object_major'),
+  }
+  for at, id in enumerate(data.ids.tolist()):
+    n = int(read.object_id(id)[1:])
+    first = n < 24
+    expected = {
+      'height': 9,
+      'width': 11,
+      'pixel_um': 73 if first else 147,
+      'object_area': 10.5 * n if first else -n,
+      'object_esd': n if first and n != 7 else np.nan,
+      'object_major': np.nan if first else 2 * n,
+    }
+    for name, value in expected.items():
+      np.testing.assert_allclose(found[name][at], value, rtol=1e-6)
+  fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': ('Ж',)}
+  given = load('o', **fields, pixel_um=2.0)
+  assert (given.measures['pixel_um'] == 2).all()

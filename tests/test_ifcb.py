@@ -187,5 +187,7 @@ def test_whatever_holds_images_is_opened(tmp_path):
     assert shown[1] == 'no such file in the export'
   found = select.objects(str(folder / 'images'))
   assert found.ids == ('0.png',) and found.read(0) == packing.picture(0)
+  (folder / 'images/other.zip').write_bytes(packing.picture(1))
+  assert select.objects(str(folder / 'images')).ids == ('0.png',)
   with pytest.raises(InputError, match='is not a folder'):
     select.objects(str(tmp_path / 'nowhere'))

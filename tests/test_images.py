@@ -304,3 +304,13 @@ def test_channels_are_converted(grey, colour):
   luma = images.fit(colour, size=14, resize='pad', channels=1)[2:11, :, 0]
   expected = colour @ np.array([0.299, 0.587, 0.114])
   assert np.abs(luma - expected).max() <= 1.0
+
+
+def test_crops_are_off_the_top_right_bottom_and_left(grey, colour):
+  for pixels in (grey, colour):
+    data = encoded(Image.fromarray(pixels), 'PNG')
+    found = images.decode(data, crop=(1, 2, 3, 4))
+    np.testing.assert_array_equal(found, pixels[1:-3, 4:-2])
+  for crop in ((4, 0, 5, 0), (0, 7, 0, 7)):
+    with pytest.raises(ValueError, match='14 x 9 px, of which data'):
+      images.decode(data, crop=crop)

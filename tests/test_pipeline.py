@@ -26,11 +26,14 @@ FIELDS = {
   'class_level': 'auto',
   'per_class': 4,
   'labelled_status': ('validated',),
+  'image_rank': 'lowest',
   'classes': (),
   'resize': 'pad',
   'size': 8,
   'channels': 1,
   'white': 0,
+  'crop': (0, 0, 0, 0),
+  'pixel_um': 0.0,
   'unseen_classes': ('d',),
   'fractions': (0.5, 0.25, 0.25),
   'group_by': '',
@@ -389,6 +392,95 @@ def test_files_of_other_kinds_are_counted(root, load, tmp_path):
     'file of no ending': 1,
   }
   assert found['read'] == 36 == 4 + sum(found['kept'].values())
+
+
+@pytest.mark.parametrize('bar', [0, 31])
+def test_scale_bars_are_warned_of_and_cropped(load, tmp_path, caplog, bar):
+  caption = np.random.default_rng(99).integers(0, 2, (31, 40), np.uint8) * 255
+  plain = {}
+  for i in range(40):
+    height, width = np.random.default_rng(i).integers(40, 80, 2)
+    pixels = np.full((height, width), 255, np.uint8)
+    pixels[5:35, 3:30] = np.random.default_rng(i).integers(0, 200, (30, 27))
+    name = f'{"ab"[i % 2]}/{i:02}.png'
+    plain[name] = pixels
+    if bar and i % 10:
+      foot = np.full((31, width), 255, np.uint8)
+      foot[:, : min(width, 40)] = caption[:, :width]
+      pixels = np.concatenate([pixels, foot])
+    (tmp_path / 'images' / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(tmp_path / 'images' / name)
+  load(unseen_classes=())
+  assert ('data.crop=(0, 0, 31, 0)' in caplog.text) == bool(bar)
+  if not bar:
+    return
+  caplog.clear()
+  data = load('cropped', unseen_classes=(), crop=(0, 0, 31, 0))
+  assert 'data.crop' not in caplog.text
+  name = 'b/01.png'
+  np.testing.assert_array_equal(data.originals.read(name), plain[name])
+  listing = folder.scan(str(tmp_path / 'images'))
+  again = folder.decoded(
+    listing,
+    size=8,
+    resize='pad',
+    channels=1,
+    crop=(0, 0, 31, 0),
+    desc='test',
+  )
+  for row, pixels in enumerate(again):
+    np.testing.assert_array_equal(pixels, data.images[row])
+
+
+@pytest.mark.parametrize('crop', [(1, 2, 3), (0, 0, -1, 0), (0, 0, 0.5, 0)])
+def test_crops_that_cannot_be(root, load, crop):
+  with pytest.raises(InputError, match='must be four counts of pixels'):
+    load(crop=crop)
+
+
+def test_images_cropped_away_are_named(root, load, tmp_path):
+  Image.fromarray(pixels(60)[:3]).save(root / 'a/flat.png')
+  load(crop=(1, 0, 2, 0))
+  listed = (tmp_path / 'work/skipped.txt').read_text()
+  assert listed.startswith('a/flat.png\t') and 'data.crop leaves none' in listed
+
+
+def test_unseen_classes_are_drawn_from_those_with_enough_images(
+  root, load, tmp_path
+):
+  for letter in 'ac':
+    for file in sorted((root / letter).iterdir())[3:]:
+      file.unlink()
+  (root / 'e').mkdir()
+  for i in range(40, 48):
+    Image.fromarray(pixels(i)).save(root / f'e/{i}.png')
+  for seed in range(6):
+    data = load(f'work{seed}', unseen_classes=1, seed=seed)
+    unseen = {i[0] for i in ids(data, 'unseen')}
+    assert len(unseen) == 1 and unseen < set('bde')
+  # A split that was drawn otherwise before is kept.
+  file = tmp_path / 'old/split.json'
+  load('old', unseen_classes=('a',))
+  assert {i[0] for i in ids(load('old', unseen_classes=1), 'unseen')} == {'a'}
+  assert json.loads(file.read_text())['settings']['unseen_classes'] == ['a']
+  with pytest.raises(InputError, match='unseen_classes = '):
+    load('old', unseen_classes=2)
+
+
+def test_original_sizes_are_kept(root, load):
+  Image.fromarray(pixels(0)).rotate(90, expand=True).save(root / 'a/t.png')
+  (root / 'a/bad.png').write_bytes(b'')
+  data = load(crop=(1, 0, 2, 0), pixel_um=3.5)
+  assert data.measures.keys() == {'height', 'width', 'pixel_um'}
+  for row, id in enumerate(data.ids.tolist()):
+    with Image.open(root / id) as image:
+      assert data.measures['width'][row] == image.width
+      assert data.measures['height'][row] == image.height - 3
+  assert (data.measures['pixel_um'] == 3.5).all()
+  assert all(values.dtype == np.float32 for values in data.measures.values())
+  assert load('other').measures.keys() == {'height', 'width'}
+  with pytest.raises(InputError, match=r'data.pixel_um=-1 must be positive'):
+    load('third', pixel_um=-1)
 
 
 def test_drawn_images(load, tmp_path):

@@ -323,6 +323,18 @@ def test_unseen_classes_that_cannot_be(unseen, message):
     classes.order(('vase', 'chain', 'copepod_calanoid'), unseen, 0)
 
 
+def test_small_classes_are_drawn_last():
+  names = 'abcdefgh'
+  for seed in range(20):
+    (*_, a, b, c), _ = classes.order(names, 3, seed, small='cdfh')
+    assert {a, b, c} < set('abeg')
+    found, seen = classes.order(names, 5, seed, small='cdfh')
+    assert set(found[seen:]) == {*'abeg', 'c'}
+    assert classes.order(names, 3, seed, small=()) == classes.order(
+      names, 3, seed
+    )
+
+
 def test_one_class_only():
   with pytest.raises(InputError, match=r'only one class \(a\)'):
     classes.order(('a',), (), 0)

@@ -61,7 +61,15 @@ def embed(
   block, filled, done = np.empty(shape, np.uint8), 0, 0
   kept: list[int] = []
   skipped = list(listing.skipped)
-  for row, pixels in enumerate(folder.decoded(listing, **fields, desc=desc)):
+  data = encoder.config['data']
+  decoded = folder.decoded(
+    listing,
+    **fields,
+    white=data.get('white', 65535),
+    crop=data.get('crop', (0, 0, 0, 0)),
+    desc=desc,
+  )
+  for row, pixels in enumerate(decoded):
     if isinstance(pixels, str):
       skipped.append((listing.ids[row], pixels))
     else:

@@ -28,12 +28,15 @@ def choose(
 
 
 def order(
-  class_names: Sequence[str], unseen_classes: int | Sequence[str], seed: int
+  class_names: Sequence[str],
+  unseen_classes: int | Sequence[str],
+  seed: int,
+  small: Collection[str] = (),
 ) -> tuple[tuple[str, ...], int]:
   """Puts seen classes first, unseen ones last; counts the seen.
 
   Both are sorted. `unseen_classes` holds names, or is a count to be drawn by
-  seed.
+  seed; `small` classes are drawn only if the others are too few.
 
   Raises:
     InputError: an unknown name, or fewer than two seen classes left.
@@ -53,8 +56,10 @@ def order(
       raise InputError(
         f'data.unseen_classes={count} of {len(class_names)} classes'
       )
-    drawn = np.random.default_rng(seed).permutation(len(class_names))[:count]
-    unseen = [class_names[index] for index in drawn]
+    large = [name for name in class_names if name not in small]
+    rest = [name for name in class_names if name in small]
+    drawn = np.random.default_rng(seed).permutation(len(large))
+    unseen = [*[large[index] for index in drawn], *rest][:count]
   else:
     unseen = list(unseen_classes)
     for name in unseen:

@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import math
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,19 +13,27 @@ import numpy as np
 
 from plankton_jax.data import accounting, split_file, splits
 from plankton_jax.data import classes as used_classes
+from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
-from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, select
+from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
+
+_FEWEST = 4  # images of an unseen class, unless there is no other
 
 
 class Originals:
   """The images as they were before resizing, by id."""
 
-  def __init__(self, selected: select.Selected, decoded: decoded_cache.Cache):
-    self._white = decoded.white
+  def __init__(
+    self,
+    selected: select.Selected,
+    decoded: decoded_cache.Cache,
+    crop: Sequence[int],
+  ):
+    self._white, self._crop = decoded.white, crop
     self._records = functools.cache(lambda: selected.records().records)
     self._row = functools.cache(
       lambda: dict(zip(decoded.ids.tolist(), decoded.rows, strict=True))
@@ -32,7 +42,7 @@ class Originals:
   def read(self, id: str) -> np.ndarray:
     """Reads uint8 [H, W] if grey, else [H, W, 3]; KeyError if unknown."""
     record = self._records()[int(self._row()[id])]
-    return images.decode(record.image, self._white)
+    return images.decode(record.image, self._white, self._crop)
 
 
 class Data(NamedTuple):
@@ -50,6 +60,9 @@ class Data(NamedTuple):
   splits: dict[str, np.ndarray]
   fingerprint: str  # Of the source's content.
   originals: Originals  # .read(id) gives an image before resizing.
+  # float32 [N] each, NaN where not known: height and width before resizing, px;
+  # pixel_um, a pixel's side; and the object_* columns of an export
+  measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def load(
@@ -63,11 +76,14 @@ def load(
   class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
+  image_rank: str | int,
   classes: Sequence[str],
   resize: str,
   size: int,
   channels: int,
   white: int,
+  crop: Sequence[int],
+  pixel_um: float,
   unseen_classes: int | Sequence[str],
   fractions: Sequence[float],
   group_by: str,
@@ -92,6 +108,8 @@ def load(
     size=size,
     channels=channels,
     white=white,
+    crop=crop,
+    pixel_um=pixel_um,
     on_bad_image=on_bad_image,
   )
   if own_split and (source != 'folder' or class_level != 'auto'):
@@ -109,6 +127,7 @@ def load(
     class_level=class_level,
     per_class=per_class,
     labelled_status=labelled_status,
+    image_rank=image_rank,
     group_by=group_by,
     seed=seed,
     cache_dir=cache,
@@ -124,11 +143,21 @@ def load(
     size=size,
     resize=resize,
     channels=channels,
+    crop=tuple(crop),
   )
+  if note := bars.describe(decoded.bars):
+    log.warning('%s', note)
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
       f"{bad}: {reason}; remove it, or set data.on_bad_image='skip'"
+    )
+  if isinstance(unseen_classes, int):
+    unseen_classes = _drawn(
+      workdir, selected.class_names, decoded.labels, unseen_classes, seed
+    )
+    class_names, num_seen = used_classes.order(
+      selected.class_names, unseen_classes, seed
     )
   position = {name: label for label, name in enumerate(class_names)}
   relabel = [position[name] for name in selected.class_names]
@@ -193,12 +222,57 @@ def load(
     num_seen,
     split.rows,
     selected.fingerprint,
-    Originals(selected, decoded),
+    Originals(selected, decoded, crop),
+    _measures(decoded, selected.measures, pixel_um),
   )
 
 
+def _measures(
+  decoded: decoded_cache.Cache, known: Measures, pixel_um: float
+) -> dict[str, np.ndarray]:
+  """Lists what is known of each decoded image, float32 [N] each."""
+  row = {id: i for i, id in enumerate(known.ids)}
+  rows = np.array([row.get(id, -1) for id in decoded.ids.tolist()])
+  found = {
+    name: np.where(rows < 0, np.nan, known.values[rows, column])
+    for column, name in enumerate(known.names)
+  }
+  if pixel_um:
+    found['pixel_um'] = np.full(len(rows), pixel_um)
+  height, width = decoded.sizes.T
+  found = {'height': height, 'width': width, **found}
+  return {name: np.asarray(v, np.float32) for name, v in found.items()}
+
+
+def _drawn(
+  workdir: Path,
+  class_names: Sequence[str],
+  labels: np.ndarray,
+  count: int,
+  seed: int,
+) -> list[str]:
+  """Draws so many unseen classes, or takes those of the workdir's split.
+
+  Classes too small to be split measure little, and are drawn last.
+  """
+  before = split_file.unseen_classes(workdir / 'split.json')
+  if before is not None and len(before) == count:
+    return before
+  counts = np.bincount(labels, minlength=len(class_names))
+  small = [n for n, c in zip(class_names, counts, strict=True) if c < _FEWEST]
+  names, num_seen = used_classes.order(class_names, count, seed, small)
+  return list(names[num_seen:])
+
+
 def _check(
-  *, resize: str, size: int, channels: int, white: int, on_bad_image: str
+  *,
+  resize: str,
+  size: int,
+  channels: int,
+  white: int,
+  crop: Sequence[int],
+  pixel_um: float,
+  on_bad_image: str,
 ) -> None:
   for field, value, choices in (
     ('resize', resize, ('pad', 'stretch')),
@@ -209,6 +283,14 @@ def _check(
       raise InputError(
         f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
       )
+  whole = all(isinstance(pixels, int) and pixels >= 0 for pixels in crop)
+  if len(crop) != 4 or not whole:
+    raise InputError(
+      f'data.crop={tuple(crop)} must be four counts of pixels: off the top,'
+      ' right, bottom and left'
+    )
+  if not 0 <= pixel_um < math.inf:
+    raise InputError(f'data.pixel_um={pixel_um} must be positive, or 0')
   if not 0 <= white < 2**16:
     raise InputError(f'data.white={white} must be 1 to 65535, or 0')
   if size < 1:
@@ -219,7 +301,7 @@ def _decoded(
   selected: select.Selected,
   cache_dir: Path,
   white: int,
-  **settings: Any,  # size, resize, channels
+  **settings: Any,  # size, resize, channels, crop
 ) -> decoded_cache.Cache:
   directory = (
     cache_dir

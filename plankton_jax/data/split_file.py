@@ -15,6 +15,16 @@ from plankton_jax.errors import InputError
 _EARLIER = {'own_split': False, 'rare': 'gallery'}
 
 
+def unseen_classes(file: Path) -> list[str] | None:
+  """Reads the unseen classes of a split; None if there is no such file."""
+  try:
+    return json.loads(file.read_text(encoding='utf-8'))['settings'][
+      'unseen_classes'
+    ]
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
 def reuse_or_make(
   file: Path,
   ids: np.ndarray,

@@ -123,11 +123,7 @@ def make(
     split['rare'] = left
   dropped = copies.copy()
   dropped[left] = rare == 'drop'
-  return Split(
-    split,
-    np.flatnonzero(dropped),
-    reasons,
-  )
+  return Split(split, np.flatnonzero(dropped), reasons)
 
 
 def take(

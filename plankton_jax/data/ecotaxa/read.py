@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plankton_jax.data.ecotaxa import files, table
+import numpy as np
+
+from plankton_jax.data.ecotaxa import files, rules, table
+from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 
-STATES = ('validated', 'predicted', 'dubious')
+STATES = table.STATES
 UNCLASSIFIED = 'unclassified'
 
 # What binds ids of one sample, or one acquisition of a sample; an object
@@ -28,6 +31,14 @@ _COLUMNS = (
   'acq_id',
   'img_rank',
 )
+# Columns that give a pixel's side, and their factor to micrometres.
+_PIXELS = {
+  'process_particle_pixel_size_mm': 1000.0,
+  'acq_pixel': 1.0,
+  'process_pixel': 1.0,
+}
+_LEAST_UM = 0.2  # a smaller pixel is given in millimetres
+_NO_NUMBER = ('', 'nan', 'na')
 _ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
 
 
@@ -56,15 +67,17 @@ class Export(NamedTuple):
 
   files: files.Files
   objects: tuple[Object, ...]  # sorted by id
-  further: int  # images of objects that have one of a lower rank
+  further: int  # images of objects that another one represents
   repeated: int  # rows that say again what another one says
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
   notes: tuple[str, ...]  # what was read unlike usual
+  measures: Measures  # object_* columns of numbers, and pixel_um; of objects
 
 
 class _Row(NamedTuple):
   table: str
   line: int
+  at: int  # among the table's rows
   rank: float
   item: Object
 
@@ -73,11 +86,22 @@ class _Row(NamedTuple):
     return f'{self.table}:{self.line}'
 
 
-def export(path: str) -> Export:
+def check_rank(image_rank: str | int) -> None:
+  """Raises InputError unless `image_rank` can choose an image."""
+  if isinstance(image_rank, bool) or not (
+    image_rank in ('lowest', 'highest') or isinstance(image_rank, int)
+  ):
+    raise InputError(
+      f"data.image_rank={image_rank!r} must be 'lowest', 'highest' or a number"
+    )
+
+
+def export(path: str, image_rank: str | int = 'lowest') -> Export:
   """Reads all tables of an export, a zip archive or a folder.
 
-  An object with several images is represented by that of the lowest
-  `img_rank`; the others are counted. Where tables give one id to different
+  An object with several images is represented by that of the lowest or highest
+  `img_rank`, or of a given one, and by the lowest where it has none of that
+  rank; the others are counted. Where tables give one id to different
   images of one rank they are of different projects, and are kept apart by
   their tables' names.
 
@@ -85,10 +109,12 @@ def export(path: str) -> Export:
     InputError: no export, no table that can be read, or one that gives an id
       to different images of one rank.
   """
+  check_rank(image_rank)
   opened = files.open_export(path)
   rows: list[_Row] = []
   skipped, notes = list(opened.skipped), []
   unread: list[InputError] = []
+  numbers: dict[str, dict[str, np.ndarray]] = {}
   for name in opened.tables:
     try:
       found = _read(opened, name)
@@ -98,11 +124,12 @@ def export(path: str) -> Export:
       continue
     notes += [f'{name}:{line}: {note}' for line, note in found.notes]
     skipped += [(f'{name}:{line}', why) for line, why in found.bad]
-    for line, rank, item in _objects(found, name):
+    numbers[name] = _numbers(found)
+    for at, (line, rank, item) in enumerate(_objects(found, name)):
       if isinstance(item, str):
         skipped.append((f'{name}:{line}', item))
       else:
-        rows.append(_Row(name, line, rank, item))
+        rows.append(_Row(name, line, at, rank, item))
   if len(unread) == len(opened.tables):
     raise unread[0]
   rows, apart = _kept_apart(rows)
@@ -128,15 +155,17 @@ def export(path: str) -> Export:
       continue
     seen.add((id, row.item.image))
     further += id in best
-    if id not in best or row.rank < best[id].rank:
+    if id not in best or _before(row.rank, best[id].rank, image_rank):
       best[id] = row
+  chosen = [best[id] for id in sorted(best)]
   return Export(
     opened,
-    tuple(best[id].item for id in sorted(best)),
+    tuple(row.item for row in chosen),
     further,
     repeated,
     tuple(skipped),
     tuple(notes),
+    _measures(chosen, numbers),
   )
 
 
@@ -157,6 +186,54 @@ def _read(opened: files.Files, name: str) -> table.Table:
   found.require_once(*_COLUMNS)
   found.require('object_id', 'img_file_name')
   return found
+
+
+def _numbers(found: table.Table) -> dict[str, np.ndarray]:
+  """Reads the columns of numbers, float32 [rows] each; NaN where empty.
+
+  These are the free object_* columns whose every value is a number, and the
+  pixel's side in micrometres, where a column gives it.
+  """
+  numbers: dict[str, np.ndarray] = {}
+  for name in dict.fromkeys(found.columns):
+    if name.startswith('object_') and rules.is_free(name):
+      values = _floats(found.column(name))
+      if values is not None and not np.isnan(values).all():
+        numbers[name] = values
+  for name, factor in _PIXELS.items():
+    values = _floats(found.column(name))
+    if values is None or not (values > 0).any():
+      continue
+    # Some instruments give millimetres where others give micrometres.
+    scale = np.where(values < _LEAST_UM, 1000.0, 1.0) if factor == 1 else factor
+    numbers['pixel_um'] = (values * scale).astype(np.float32)
+    break
+  return numbers
+
+
+def _floats(values: Sequence[str]) -> np.ndarray | None:
+  """Reads numbers to float32 [N]; None if one of them is a text."""
+  try:
+    return np.array(
+      [float(v) if v.lower() not in _NO_NUMBER else np.nan for v in values],
+      np.float32,
+    )
+  except ValueError:
+    return None
+
+
+def _measures(
+  rows: Sequence[_Row], numbers: dict[str, dict[str, np.ndarray]]
+) -> Measures:
+  names = tuple(sorted({name for found in numbers.values() for name in found}))
+  values = np.full((len(rows), len(names)), np.nan, np.float32)
+  tables = np.array([row.table for row in rows])
+  at = np.array([row.at for row in rows], int)
+  for name, found in numbers.items():
+    own = np.flatnonzero(tables == name)
+    for column, values_of in found.items():
+      values[own, names.index(column)] = values_of[at[own]]
+  return Measures(names, tuple(row.item.id for row in rows), values)
 
 
 def _objects(
@@ -225,6 +302,13 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
     f' {first[0].item.object_id!r} and one img_rank to different images'
     f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
   )
+
+
+def _before(rank: float, other: float, wanted: str | int) -> bool:
+  """Says whether an image of a rank is preferred to one of another."""
+  if wanted == 'highest':
+    return rank > other
+  return (rank != wanted, rank) < (other != wanted, other)
 
 
 def _number(rank: str) -> float:

@@ -7,8 +7,7 @@ github.com/ecotaxa/ecotaxa_back, the lengths those of its py/DB.
 import re
 from collections.abc import Iterator
 
-from plankton_jax.data.ecotaxa.read import STATES
-from plankton_jax.data.ecotaxa.table import TYPES, Table
+from plankton_jax.data.ecotaxa.table import STATES, TYPES, Table
 
 # Columns that EcoTaxa knows; any other one is free.
 NUMBERS = frozenset(

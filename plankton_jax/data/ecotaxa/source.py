@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def from_export(
-  path: str, labelled_status: Sequence[str], group_by: str
+  path: str,
+  labelled_status: Sequence[str],
+  group_by: str,
+  image_rank: str | int = 'lowest',
 ) -> Source:
   """Takes the objects whose annotation is in one of the given states.
 
@@ -25,6 +28,7 @@ def from_export(
     labelled_status: of `read.STATES`.
     group_by: a key of `read.GROUPS`, by which the objects can be told apart
       then; or ''.
+    image_rank: as `read.export` takes it.
 
   Raises:
     InputError: no export, an unknown state, no object in such a state, or
@@ -39,7 +43,7 @@ def from_export(
       raise InputError(
         f'data.labelled_status: {status!r} is none of {", ".join(read.STATES)}'
       )
-  export = read.export(path)
+  export = read.export(path, image_rank)
   place = export.files.place
   counts = collections.Counter(item.status for item in export.objects)
   log.info('EcoTaxa export %s: %s', place, describe(export))
@@ -100,16 +104,17 @@ def from_export(
     total=len(chosen),
     skipped=export.skipped,
     left_aside=left_aside,
+    measures=export.measures,
   )
 
 
-def objects(path: str) -> Objects:
+def objects(path: str, image_rank: str | int = 'lowest') -> Objects:
   """Takes every object of an export, annotated or not.
 
   Raises:
     InputError: no export.
   """
-  export = read.export(path)
+  export = read.export(path, image_rank)
   for note in export.notes:
     log.warning('%s', note)
   counts = {
@@ -122,6 +127,7 @@ def objects(path: str) -> Objects:
     read=lambda row: export.files.read(export.objects[row].image),
     skipped=export.skipped,
     left_aside={reason: n for reason, n in counts.items() if n},
+    measures=export.measures,
   )
 
 

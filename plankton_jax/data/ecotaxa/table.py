@@ -9,6 +9,7 @@ from typing import NamedTuple
 from plankton_jax.errors import InputError
 
 TYPES = ('[t]', '[f]')  # of text and of numbers
+STATES = ('validated', 'predicted', 'dubious')  # of annotation
 
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from plankton_jax import atomic
 from plankton_jax.data import workers
-from plankton_jax.data.pixels import images
+from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels.images import Picture
 from plankton_jax.errors import InputError
 
-_ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows')
+_ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows', 'sizes')
 
 
 class Cache(NamedTuple):
@@ -27,22 +27,32 @@ class Cache(NamedTuple):
   ids: np.ndarray  # str [N]
   digests: np.ndarray  # uint64 [N], of the original pixels
   rows: np.ndarray  # int64 [N], the record each came from
+  sizes: np.ndarray  # int32 [N, 2], height and width before resizing, px
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   white: int  # the 16-bit value that became 255
+  bars: int  # rows at the bottom that most images share
 
 
 class _Part(NamedTuple):
   """The outcome of decoding some records."""
 
-  columns: list[tuple[str, int, int, int]]  # (id, label, digest, row) of each
+  # (id, label, digest, row, (height, width)) of each
+  columns: list[tuple[str, int, int, int, tuple[int, int]]]
   skipped: list[tuple[str, str]]  # (id, reason)
+  bottoms: list[list[int]]  # of the set's first images, as `bars` hashes them
 
 
 def key(
-  fingerprint: str, *, size: int, resize: str, channels: int, white: int
+  fingerprint: str,
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+  white: int,
+  crop: tuple[int, ...],
 ) -> str:
   """Names a cache's folder, apart for each content, setting and version."""
-  settings = (fingerprint, size, resize, channels, white, images.VERSION)
+  settings = (fingerprint, size, resize, channels, white, crop, images.VERSION)
   return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
 
 
@@ -55,6 +65,7 @@ def build(
   resize: str,
   channels: int,
   white: int,
+  crop: tuple[int, ...],
 ) -> None:
   """Decodes all records on all cores into a new directory.
 
@@ -63,7 +74,7 @@ def build(
   Raises:
     InputError: no image is readable, or two have one id.
   """
-  kept, skipped = [], list(skipped)
+  kept, skipped, bottoms = [], list(skipped), []
   with atomic.directory(directory) as building:
     pixels = building / 'images.npy'
     shape = (len(records), size, size, channels)
@@ -78,18 +89,20 @@ def build(
       resize=resize,
       channels=channels,
       white=white,
+      crop=crop,
     )
     rows = range(len(records))
     for part in workers.in_parts(decode, rows, desc='decode', processes=True):
       kept += part.columns
       skipped += part.skipped
+      bottoms += part.bottoms
     if not kept:
       name, reason = skipped[0]
       raise InputError(
         f'none of the {len(skipped)} images can be read, '
         f'the first being {name}: {reason}'
       )
-    ids, labels, digests, origins = zip(*kept, strict=True)
+    ids, labels, digests, origins, sizes = zip(*kept, strict=True)
     if len(set(ids)) < len(ids):
       raise InputError('the ids of the data set are not unique')
     _keep(pixels, origins)
@@ -97,8 +110,10 @@ def build(
     np.save(building / 'labels.npy', np.array(labels, np.int32))
     np.save(building / 'digests.npy', np.array(digests, np.uint64))
     np.save(building / 'rows.npy', np.array(origins, np.int64))
+    np.save(building / 'sizes.npy', np.array(sizes, np.int32))
     (building / 'skipped.json').write_text(json.dumps(skipped))
-    (building / 'white.txt').write_text(f'{white}\n')
+    facts = {'white': white, 'bars': bars.find(bottoms)}
+    (building / 'facts.json').write_text(json.dumps(facts))
 
 
 def read(directory: Path) -> Cache:
@@ -110,7 +125,7 @@ def read(directory: Path) -> Cache:
   return Cache(
     **arrays,
     skipped=tuple((name, why) for name, why in skipped),
-    white=int((directory / 'white.txt').read_text()),
+    **json.loads((directory / 'facts.json').read_text()),
   )
 
 
@@ -124,6 +139,7 @@ def _decode(
   resize: str,
   channels: int,
   white: int,
+  crop: tuple[int, ...],
 ) -> _Part:
   """Decodes and fits the records of some rows, into a file of all pixels.
 
@@ -140,8 +156,9 @@ def _decode(
     resize: as `images.fit` takes it.
     channels: as `images.fit` takes it.
     white: as `images.decode` takes it.
+    crop: as `images.decode` takes it.
   """
-  columns, pixels, skipped = [], [], []
+  columns, pixels, skipped, bottoms = [], [], [], []
   nothing = bytes(size * size * channels)
   read = records[part.start : part.stop]
   for row, (name, label, data) in zip(part, read, strict=True):
@@ -150,17 +167,20 @@ def _decode(
       skipped.append((name, 'no label'))
       continue
     try:
-      picture = Picture.decode(data, white)
+      picture = Picture.decode(data, white, crop)
     except ValueError as error:
       skipped.append((name, str(error)))
       continue
     fitted = picture.fit(size=size, resize=resize, channels=channels)
-    columns.append((name, label, picture.digest(), row))
+    size_of = picture.image.height, picture.image.width
+    columns.append((name, label, picture.digest(), row, size_of))
     pixels[-1] = fitted.tobytes()
+    if row < bars.SAMPLE:
+      bottoms.append(bars.bottom(np.asarray(picture.image)))
   with open(file, 'r+b') as target:
     target.seek(offset + part.start * len(nothing))
     target.write(b''.join(pixels))
-  return _Part(columns, skipped)
+  return _Part(columns, skipped, bottoms)
 
 
 def _keep(path: Path, rows: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ EXTENSIONS = frozenset(
 )
 FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
+
+NO_CROP = (0, 0, 0, 0)
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _ORIENTATION = 0x0112  # in Exif
@@ -37,11 +40,13 @@ class Picture(NamedTuple):
     return cls(image, image.tobytes())
 
   @classmethod
-  def decode(cls, data: bytes, white: int = 0) -> 'Picture':
+  def decode(
+    cls, data: bytes, white: int = 0, crop: Sequence[int] = NO_CROP
+  ) -> 'Picture':
     """Decodes a file's bytes; see `decode`."""
     try:
       with _open(data) as image:
-        return cls.of(_plain(image, white))
+        return cls.of(_cropped(_plain(image, white), crop))
     except Exception as error:
       # Broken files leave PIL by at least a dozen exception types.
       raise ValueError(_reason(error)) from error
@@ -73,7 +78,9 @@ class Picture(NamedTuple):
     return fitted
 
 
-def decode(data: bytes, white: int = 0) -> np.ndarray:
+def decode(
+  data: bytes, white: int = 0, crop: Sequence[int] = NO_CROP
+) -> np.ndarray:
   """Decodes a file's bytes to uint8 [H, W] if grey, else [H, W, 3].
 
   The image is turned as Exif says. What is transparent takes the median of
@@ -88,7 +95,7 @@ def decode(data: bytes, white: int = 0) -> np.ndarray:
   Raises:
     ValueError: with the reason, if the bytes are no such image.
   """
-  return np.asarray(Picture.decode(data, white).image)
+  return np.asarray(Picture.decode(data, white, crop).image)
 
 
 def white_of(deepest: int) -> int:
@@ -219,6 +226,16 @@ def _plain(image: Image.Image, white: int) -> Image.Image:
     if all(pixels == other.tobytes() for other in others):
       return red
   return image
+
+
+def _cropped(image: Image.Image, crop: Sequence[int]) -> Image.Image:
+  if not any(crop):
+    return image
+  top, right, bottom, left = crop
+  width, height = image.size
+  if left + right >= width or top + bottom >= height:
+    raise ValueError(f'{width} x {height} px, of which data.crop leaves none')
+  return image.crop((left, top, width - right, height - bottom))
 
 
 def _from_16_bits(image: Image.Image, white: int) -> Image.Image:

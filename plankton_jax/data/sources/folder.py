@@ -217,12 +217,14 @@ def decoded(
   resize: str,
   channels: int,
   white: int = 0,
+  crop: Sequence[int] = images.NO_CROP,
   desc: str,
 ) -> Iterator[np.ndarray | str]:
   """Yields each listed image, uint8 [size, size, C], or why it has none.
 
-  In order, with a progress bar called `desc`, and without a cache. `white` is
-  as `images.decode` takes it; 0 finds it from the largest value of all.
+  In order, with a progress bar called `desc`, and without a cache. `white` and
+  `crop` are as `images.decode` takes them; a white of 0 is found from the
+  largest value of all images.
   """
   white = white or find_white(listing)
   fitted = functools.partial(
@@ -232,6 +234,7 @@ def decoded(
     resize=resize,
     channels=channels,
     white=white,
+    crop=crop,
   )
   for found in workers.in_order(fitted, listing.ids, desc=desc, processes=True):
     if isinstance(found, bytes):
@@ -255,11 +258,19 @@ def find_white(listing: Listing) -> int:
 
 
 def _fitted(
-  root: Path, name: str, *, size: int, resize: str, channels: int, white: int
+  root: Path,
+  name: str,
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+  white: int,
+  crop: Sequence[int],
 ) -> bytes | str:
   """Reads and fits one image; the reason if it cannot be read."""
   try:
-    picture = images.Picture.decode((root / name).read_bytes(), white)
+    data = (root / name).read_bytes()
+    picture = images.Picture.decode(data, white, crop)
   except (OSError, ValueError) as error:
     return describe(error)
   return picture.fit(size=size, resize=resize, channels=channels).tobytes()

@@ -1,13 +1,19 @@
 """Objects without a need for labels: to be embedded, searched and predicted."""
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from plankton_jax.data import workers
-from plankton_jax.data.pixels.images import Picture
+from plankton_jax.data.pixels.images import (
+  NO_CROP,
+  Picture,
+  deepest,
+  white_of,
+)
+from plankton_jax.data.sources.source import NO_MEASURES, Measures
 
 
 class Objects(NamedTuple):
@@ -19,6 +25,7 @@ class Objects(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   # reason -> number of objects that are left out for it and not named
   left_aside: Mapping[str, int] = types.MappingProxyType({})
+  measures: Measures = NO_MEASURES
 
   @property
   def total(self) -> int:
@@ -27,19 +34,39 @@ class Objects(NamedTuple):
 
 
 def decoded(
-  objects: Objects, *, size: int, resize: str, channels: int, desc: str
+  objects: Objects,
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+  white: int = 0,
+  crop: Sequence[int] = NO_CROP,
+  desc: str,
 ) -> Iterator[np.ndarray | str]:
   """Yields each image, uint8 [size, size, C], or the reason for its lack.
 
-  In order, with a progress bar called `desc`, and without a cache.
+  In order, with a progress bar called `desc`, and without a cache. `white` and
+  `crop` are as `images.decode` takes them; a white of 0 is found from the
+  largest value of all images.
   """
+  rows = range(len(objects.ids))
+
+  def depth(row: int) -> int:
+    try:
+      return deepest(objects.read(row))
+    except ValueError:
+      return 0
+
+  if not white:
+    found = workers.in_order(depth, rows, desc='depth')
+    white = white_of(max(found, default=0))
 
   def fitted(row: int) -> np.ndarray | str:
     try:
-      picture = Picture.decode(objects.read(row))
+      picture = Picture.decode(objects.read(row), white, crop)
     except ValueError as error:
       return str(error)
     image = picture.fit(size=size, resize=resize, channels=channels)
     return np.asarray(image).reshape(size, size, channels)
 
-  yield from workers.in_order(fitted, range(len(objects.ids)), desc=desc)
+  yield from workers.in_order(fitted, rows, desc=desc)

@@ -13,7 +13,7 @@ from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, ifcb
 from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import Source
+from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # TFDS is imported only where records are touched.
@@ -40,6 +40,7 @@ class Selected(NamedTuple):
   records: Callable[[], Read]
   read: int  # objects that the source read, kept or not
   left_aside: Mapping[str, int]  # reason -> objects left out without a name
+  measures: Measures = NO_MEASURES
 
 
 def source(
@@ -51,6 +52,7 @@ def source(
   class_level: str,
   per_class: int,
   labelled_status: Sequence[str],
+  image_rank: str | int,
   group_by: str,
   seed: int,
   cache_dir: Path,
@@ -70,7 +72,7 @@ def source(
   elif source == 'ecotaxa':
     from plankton_jax.data.ecotaxa import source as ecotaxa
 
-    export = ecotaxa.from_export(path, labelled_status, group_by)
+    export = ecotaxa.from_export(path, labelled_status, group_by, image_rank)
     selected = _from_source(export, cache_dir)
   elif source == 'ifcb':
     found = ifcb.objects(path)
@@ -109,8 +111,13 @@ def objects(path: str) -> Objects:
     return ecotaxa.objects(path)
   if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
     return ifcb.objects(path)
-  if any(place.rglob('ecotaxa*')) or any(place.rglob('*.zip')):
+  if any(place.rglob('ecotaxa*')):
     return ecotaxa.objects(path)
+  if any(place.rglob('*.zip')):  # An export may be in it, or anything else.
+    try:
+      return ecotaxa.objects(path)
+    except InputError as error:
+      log.info('%s', error)
   return folder.objects(folder.scan(path))
 
 
@@ -210,6 +217,7 @@ def _from_source(source: Source, cache_dir: Path) -> Selected:
     read,
     source.read,
     source.left_aside,
+    source.measures,
   )
 
 

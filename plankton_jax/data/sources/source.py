@@ -4,6 +4,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from plankton_jax.errors import InputError
 
 
@@ -19,6 +21,17 @@ class Example(NamedTuple):
   note: str = ''  # what of the file is not in the image
 
 
+class Measures(NamedTuple):
+  """Numbers that a source knows of its objects."""
+
+  names: tuple[str, ...]  # K of them
+  ids: tuple[str, ...]  # of N objects
+  values: np.ndarray  # float32 [N, K], NaN where it is not known
+
+
+NO_MEASURES = Measures((), (), np.zeros((0, 0), np.float32))
+
+
 class Source(NamedTuple):
   """A set of labelled images, not yet encoded."""
 
@@ -30,6 +43,7 @@ class Source(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason), known beforehand
   # reason -> number of objects that are left out for it and not named
   left_aside: Mapping[str, int] = types.MappingProxyType({})
+  measures: Measures = NO_MEASURES
 
   @property
   def read(self) -> int:
