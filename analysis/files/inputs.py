@@ -204,9 +204,9 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:
-  """Workdirs of one name in different folders are called folder/name."""
+  """Names workdirs of one name in different folders folder/name."""
   names = [source.name for source in sources]
-  apart = []
+  apart: list[Source] = []
   for source in sources:
     if names.count(source.name) > 1 and source.workdir is not None:
       parent = source.workdir.resolve().parent.name
