@@ -12,6 +12,7 @@ import numpy as np
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
+RARE = 'rare'  # a split of classes too small to train on, where there is one
 
 
 class Embeddings(NamedTuple):
@@ -181,7 +182,7 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')
   splits = {
     split: read_embeddings(workdir / 'embeddings' / f'{split}.npz')
-    for split in SPLITS
+    for split in (*SPLITS, RARE)
     if (workdir / 'embeddings' / f'{split}.npz').exists()
   }
   if not splits:
