@@ -106,12 +106,12 @@ class Audited(NamedTuple):
 def judge(source: Source) -> Audited:
   """Ranks the labels and the near-duplicates of one source.
 
-  Labels of the unseen split are not judged: the embedding never learnt them.
+  Labels of unseen and rare classes are not judged: training never saw them.
   """
   judged = {}
   notes: list[str] = []
   for split in source.splits:
-    if split != 'unseen':
+    if split not in ('unseen', inputs.RARE):
       found, missing = inputs.labelled(source, split)
       notes += missing
       if found is not None:

@@ -48,7 +48,7 @@ def pixel_features(train: np.ndarray, images: np.ndarray) -> np.ndarray:
   """
   from sklearn.decomposition import PCA
 
-  def flat(x):
+  def flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float32) / 255.0
 
   count = min(COMPONENTS, len(train), flat(train[:1]).size)
@@ -65,7 +65,7 @@ def baselines(
     Those that can be had, and notes on the others.
   """
   name = source.name
-  if source.workdir is None:
+  if source.workdir is None or source.config is None:
     return {}, [f'{name}: raw pixels need a workdir: skipped']
   from plankton_jax import checkpoints
   from plankton_jax.train import loop

@@ -102,15 +102,15 @@ def main(argv: Sequence[str]) -> None:
   workdirs = [pathlib.Path(path) for path in WORKDIR.value]
   if not workdirs:
     raise InputError('--workdir is missing: the folder of a trained run')
-  if bool(IMAGES.value) != bool(OUT.value):
+  images, out = IMAGES.value, OUT.value
+  if bool(images) != bool(out):
     raise InputError('--images=FOLDER and --out=FILE.npz go together')
-  if IMAGES.value and len(workdirs) > 1:
+  if images and len(workdirs) > 1:
     raise InputError('--images takes one --workdir')
   host.use_fast_settings()
   host.show_log(logging.INFO)
-  if IMAGES.value:
-    out = pathlib.Path(OUT.value)
-    embed_folder(workdirs[0], STEP.value, IMAGES.value, out)
+  if images and out:
+    embed_folder(workdirs[0], STEP.value, images, pathlib.Path(out))
     return
   for workdir in workdirs:
     embed_run(workdir, STEP.value)

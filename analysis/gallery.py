@@ -146,9 +146,12 @@ def draw(
     name = found.class_names[one.label]
     ax.plot([0.0, width - images.GAP], [top - 0.22] * 2, color='0.8', lw=0.6)
     ax.text(
-      *(0.02, top - 0.09),
+      0.02,
+      top - 0.09,
       f'{name}  ({one.size} image{"s" * (one.size != 1)})',
-      **{'fontsize': 9, 'fontweight': 'bold', 'va': 'center'},
+      fontsize=9,
+      fontweight='bold',
+      va='center',
       parse_math=False,  # names may hold $
     )
     for group, (kind, heading) in enumerate(KINDS.items()):

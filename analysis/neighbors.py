@@ -100,7 +100,10 @@ def draw(
   width = (1 + ACROSS) * cell + gap
   height = TOP + max(1, -(-len(found) // ACROSS)) * LINE
   figure, ax = images.canvas(width, height)
-  heading = {'va': 'center', 'parse_math': False}  # names may hold $
+  heading: dict[str, Any] = {
+    'va': 'center',
+    'parse_math': False,
+  }  # names may hold $
   ax.text(0.02, 0.12, title, fontsize=11, **heading)
   ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
   ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)

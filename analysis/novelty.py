@@ -346,12 +346,15 @@ def draw_scores(found: list[Score], acceptance: float) -> plt.Figure:
     ax.set_ylabel('share of images')
   grid[-1, 0].set_xlabel('distance to the nearest class mean of train')
   grid[-1, 1].set_xlabel('distance to the k-th nearest train image')
-  handles = {}
+  handles: dict[str, Any] = {}
   for ax in grid.flat:
     for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
       handles.setdefault(text, handle)
   figure.legend(
-    handles.values(), handles, loc='outside upper center', ncols=len(handles)
+    list(handles.values()),
+    list(handles),
+    loc='outside upper center',
+    ncols=len(handles),
   )
   return figure
 

@@ -18,7 +18,7 @@ from absl import flags
 from analysis.figures import reliability
 from analysis.files import command, folders, inputs, result, tables
 from analysis.files.inputs import Embeddings, Source
-from analysis.files.result import Drawing, Result, Shown
+from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.measures import calibration, labeller, predictions, thresholds
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
@@ -131,7 +131,7 @@ def analyse(
     'acceptance': acceptance,
     **tested.measures,
   }
-  files = {
+  files: dict[str, result.Writer | None] = {
     'predictions.parquet': functools.partial(
       tables.write_parquet, columns=predictions.columns(found)
     ),
@@ -146,7 +146,7 @@ def analyse(
   if new.skipped:
     lines = [f'{name}\t{reason}\n' for name, reason in new.skipped]
     files['skipped.txt'] = result.content(''.join(lines))
-  figures = {}
+  figures: dict[str, Drawing | Picture] = {}
   picture = None
   csvs = {
     'predictions.csv': list(predictions.rows(found)),

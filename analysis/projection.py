@@ -70,10 +70,15 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   deep = 0.2 * -(-(len(named) + len(DOTS)) // columns)
   figure = plt.figure(figsize=(width, 6.4 + deep))
   grid = figure.add_gridspec(
-    *(2, len(panels)),
+    2,
+    len(panels),
     height_ratios=(6.4, deep),
-    **{'left': 0.01, 'right': 0.99, 'bottom': 0.02, 'top': 0.93},
-    **{'hspace': 0.02, 'wspace': 0.03},
+    left=0.01,
+    right=0.99,
+    bottom=0.02,
+    top=0.93,
+    hspace=0.02,
+    wspace=0.03,
   )
   axes = [figure.add_subplot(grid[0, i]) for i in range(len(panels))]
   for ax, panel in zip(axes, panels, strict=True):
@@ -82,8 +87,10 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
     for split, found in panel.splits.items():
       own = np.append(found.class_names, marks.UNLABELLED)[found.label]
       area, opacity = DOTS.get(split, DOTS['test'])
+      x, y = panel.plane.xy[split].T
       ax.scatter(
-        *panel.plane.xy[split].T,
+        x,
+        y,
         c=[colour[name] for name in own],
         s=area,
         alpha=opacity,
@@ -101,7 +108,8 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
     )
   handles = [
     Line2D(
-      *([0], [0]),
+      [0],
+      [0],
       linestyle='',
       marker=mark,
       color=shade,

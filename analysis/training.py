@@ -28,7 +28,7 @@ PANELS = (
   ('spread (mean std)', (('spread', 'C0'),)),
   ('effective rank', (('effective_rank', 'C0'),)),
 )
-LEGEND = (
+LEGEND: tuple[tuple[dict[str, Any], str], ...] = (
   ({'color': '0.3', 'lw': 0.4, 'alpha': 0.5}, 'training step'),
   ({'color': '0.3', 'lw': 1.6}, 'its running mean over 2 % of the steps'),
   (
@@ -47,7 +47,7 @@ def summary(name: str, log: Log) -> dict[str, Any]:
   retrieval = column(val, 'map_at_r')
   finite = np.isfinite(retrieval)
 
-  def final(split, metric):
+  def final(split: str, metric: str) -> float:
     return float(column([last.get(split, {})], metric)[0])
 
   rates = column(epochs, 'images_per_second')
@@ -179,7 +179,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   )
 
 
-def _curves(ax, log: Log, drawn) -> bool:
+def _curves(ax: plt.Axes, log: Log, drawn: Sequence[tuple[str, str]]) -> bool:
   """Draws the metrics there are; False if there are none."""
   lows, highs, drawn_names = [], [], []
   for split, metric, colour in (
@@ -209,7 +209,7 @@ def _curves(ax, log: Log, drawn) -> bool:
   return True
 
 
-def _bands(ax, curriculum: list, log: Log, *, named: bool) -> None:
+def _bands(ax: plt.Axes, curriculum: list, log: Log, *, named: bool) -> None:
   """Shades the curriculum's stages; names them above the panel."""
   end = max(
     np.nanmax(column(rows, 'epoch'), initial=0.0)

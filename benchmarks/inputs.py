@@ -12,16 +12,23 @@ def images(count: int, side: int) -> np.ndarray:
   return rng.integers(0, 256, (count, side, side, 1), np.uint8)
 
 
-def labels(count: int, classes: int) -> np.ndarray:
-  """Classes drawn alike, int32 [N]."""
-  return np.random.default_rng(1).integers(0, classes, count, np.int32)
+def labels(count: int, classes: int, tail: float = 0.0) -> np.ndarray:
+  """Classes drawn alike, or the k-th in proportion to k^-tail; int32 [N]."""
+  rng = np.random.default_rng(1)
+  if not tail:
+    return rng.integers(0, classes, count, np.int32)
+  share = np.arange(1, classes + 1) ** -tail
+  return rng.choice(classes, count, p=share / share.sum()).astype(np.int32)
 
 
-def embeddings(count: int, dim: int, classes: int) -> np.ndarray:
+def embeddings(
+  count: int, dim: int, classes: int, tail: float = 0.0
+) -> np.ndarray:
   """Unit rows in overlapping clusters of `labels`, float32 [N, D]."""
   rng = np.random.default_rng(2)
   centres = rng.normal(size=(classes, dim))
-  rows = centres[labels(count, classes)] + 2.0 * rng.normal(size=(count, dim))
+  rows = centres[labels(count, classes, tail)]
+  rows += 2.0 * rng.normal(size=(count, dim))
   rows /= np.linalg.norm(rows, axis=1, keepdims=True)
   return rows.astype(np.float32)
 

@@ -64,11 +64,11 @@ def mining(*, batch: int, positive: str, negative: str) -> Job:
   return _blocking(lambda: compiled(x, rows)), facts
 
 
-def retrieve(*, rows: int, classes: int) -> Job:
+def retrieve(*, rows: int, classes: int, tail: float = 0.0) -> Job:
   """Recall@1, R-precision and MAP@R, every row against all others."""
   x, labels = (
-    inputs.embeddings(rows, 128, classes),
-    inputs.labels(rows, classes),
+    inputs.embeddings(rows, 128, classes, tail),
+    inputs.labels(rows, classes, tail),
   )
   measure = lambda: retrieval.evaluate(x, labels, ks=(1,))
   found = measure()

@@ -26,9 +26,9 @@ class PerQuery(NamedTuple):
 
 
 def evaluate(
-  embeddings, labels, *, ks: Sequence[int] = (1, 5, 10)
+  embeddings: np.ndarray, labels: np.ndarray, *, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
-  """Recall@k, R-precision and MAP@R of `embeddings` [N, D], `labels` [N].
+  """Measures Recall@k, R-precision and MAP@R of rows [N, D], labels [N].
 
   Averages over queries (`recall_at_1`, …, `r_precision`, `map_at_r`) and over
   class means of queries (the same names after `macro_`), with the number of
@@ -42,7 +42,7 @@ def evaluate(
 def averages(
   measures: dict[str, np.ndarray], labels: np.ndarray
 ) -> dict[str, float]:
-  """Means of values [Q] over queries, and over class means as `macro_NAME`.
+  """Means values [Q] over queries, and over class means as `macro_NAME`.
 
   NaN where there is no query.
   """
@@ -59,8 +59,10 @@ def averages(
   return micro | macro
 
 
-def per_query(embeddings, labels, *, ks: Sequence[int]) -> PerQuery:
-  """Each query's measures, for `embeddings` [N, D] and `labels` [N].
+def per_query(
+  embeddings: np.ndarray, labels: np.ndarray, *, ks: Sequence[int]
+) -> PerQuery:
+  """Measures each query, for `embeddings` [N, D] and `labels` [N].
 
   With R other rows of the query's class, hits h(i) at rank i and precision
   P(i) = Σ_{j≤i} h(j) / i:
@@ -88,7 +90,7 @@ def per_query(embeddings, labels, *, ks: Sequence[int]) -> PerQuery:
   depths = np.where(relevant, np.maximum(relevant, deepest_k), 0)
   results = np.empty((len(labels), len(names)))
 
-  def use(space, nearest):
+  def use(space: spaces.Space, nearest: order.Nearest) -> None:
     hits = order.hits(space, nearest)
     of = space.order[nearest.queries]
     results[of] = _measures(nearest, hits, relevant[of], ks)
@@ -101,16 +103,28 @@ def per_query(embeddings, labels, *, ks: Sequence[int]) -> PerQuery:
   return PerQuery(rows, dict(zip(names, results[rows].T, strict=True)))
 
 
-def _measures(nearest, hits, relevant, ks):
-  """Recall@k for each k, R-precision and MAP@R, [Q, len(ks) + 2]."""
+def _measures(
+  nearest: order.Nearest,
+  hits: np.ndarray,
+  relevant: np.ndarray,
+  ks: Sequence[int],
+) -> np.ndarray:
+  """Computes recall@k for each k, R-precision and MAP@R, [Q, len(ks) + 2]."""
   at = np.flatnonzero(hits)
-  which = nearest.which[at]
   starts = nearest.starts[:-1]
-  ranks = at - starts[which] + 1
   first = np.searchsorted(at, starts)
-  found = np.arange(1, len(at) + 1) - first[which]
-  counted = ranks <= relevant[which]
-  total = lambda values: np.bincount(which, values, len(starts))
+  each = np.diff(first, append=len(at))  # hits of a query
+  some = each > 0
+  ranks = at - np.repeat(starts - 1, each)
+  found = np.arange(1, len(at) + 1) - np.repeat(first, each)
+  counted = ranks <= np.repeat(relevant, each)
+
+  def total(values: np.ndarray) -> np.ndarray:
+    """Sums values of the hits [H] by query, [Q]."""
+    sums = np.zeros(len(starts))
+    sums[some] = np.add.reduceat(values, first[some], dtype=np.float64)
+    return sums
+
   nearest_hit = np.append(at, len(hits))[first] - starts + 1
   return np.column_stack(
     [

@@ -234,6 +234,12 @@ def test_without_images_the_lists_remain(tmp_path, capsys):
   assert not list(tmp_path.glob('*.png'))
 
 
+def test_rare_classes_are_not_judged():
+  run = source(train=blobs([9, 9]), rare=blobs([2], first=2, seed=2))
+  table = audit.analyse([run]).tables['audit.csv']
+  assert {row['split'] for row in table} == {'train'} and len(table) == 18
+
+
 def test_what_cannot_be_judged_is_named(tmp_path, capsys):
   run_analysis(audit, [source(train=blobs([9]))], tmp_path)
   assert 'all images are of one class: none' in capsys.readouterr().out

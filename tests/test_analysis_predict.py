@@ -222,6 +222,24 @@ def test_examples_add_a_class_that_training_never_saw(tmp_path):
   assert measures['accuracy_without_new_classes'] == 1.0
 
 
+def test_rare_classes_are_gallery_rows_where_a_run_has_them(tmp_path):
+  for i in range(3):
+    shades.write(tmp_path / f'new/{i}.png', 119 + 4 * i)
+  source = shades.run(tmp_path / 'run')
+  names = ('dark', 'light', 'middle')
+  rare = shades.rows('rare', 4, names, seed=5)
+  keep = rare.label == 2
+  source.splits['rare'] = inputs.take(rare, keep)
+  found = run(tmp_path, source)
+  assert [one.name for one in found] == ['middle'] * 3
+  assert {near.name for near in found[0].neighbours[:4]} == {'middle'}
+  by_class = {row['class']: row for row in table(tmp_path, 'classes')}
+  assert by_class['middle']['trained'] == 'False'
+  assert by_class['middle']['labelled'] == '4'
+  gallery, added, _ = labeller.gallery(source, None)
+  assert set(gallery.label[added]) == {2} and len(added) == 4
+
+
 def test_examples_that_cost_accuracy_are_told(tmp_path):
   shades.write(tmp_path / 'new/a.png', 30)
   for i in range(3):

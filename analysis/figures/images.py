@@ -1,6 +1,7 @@
 """Images in the cells of a figure, each with its text underneath."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from analysis.figures.style import plt
 
 CELL, GAP = 1.0, 0.35  # inches: an image, between groups of them
 
-_UNDER = {
+_UNDER: dict[str, Any] = {
   'fontsize': 6.5,
   'ha': 'center',
   'va': 'top',
@@ -36,10 +37,11 @@ def put(
   side = 0.94 * CELL
   high, wide = np.array(image.shape[:2]) * side / max(image.shape[:2])
   x, y = left + (side - wide) / 2.0, top + (side - high) / 2.0
+  grey: dict[str, Any] = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
   ax.imshow(
     image,
     extent=(x, x + wide, y + high, y),
-    **({'cmap': 'gray', 'vmin': 0, 'vmax': 255} if image.ndim == 2 else {}),
+    **(grey if image.ndim == 2 else {}),
     aspect='auto',
   )
   ax.text(left + side / 2.0, top + side + 0.04, text, **_UNDER)

@@ -7,6 +7,8 @@ import numpy as np
 from analysis.figures import style
 from analysis.files.inputs import Embeddings
 
+Colour = tuple[float, float, float, float]
+
 UNLABELLED = 'unlabelled'
 GREY = (0.6, 0.6, 0.6, 1.0)
 
@@ -26,8 +28,8 @@ def marks(sources: Iterable[Mapping[str, Embeddings]]) -> dict[str, str]:
   return found
 
 
-def colours(names: Iterable[str]) -> dict[str, tuple[float, ...]]:
+def colours(names: Iterable[str]) -> dict[str, Colour]:
   """Gives each class a colour, and grey to those without label."""
-  names = list(names)
-  shades = style.palette(len(names))
-  return dict(zip(names, shades, strict=True)) | {UNLABELLED: GREY}
+  every = list(names)
+  shades = style.palette(len(every))
+  return {**dict(zip(every, shades, strict=True)), UNLABELLED: GREY}

@@ -1,6 +1,7 @@
 """The look of every figure, and heat maps of classes."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -9,7 +10,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt  # after the backend is chosen
 
-STYLE = {
+STYLE: dict[str, Any] = {
   'figure.dpi': 100,
   'savefig.dpi': 150,
   'font.size': 9,
@@ -21,7 +22,7 @@ STYLE = {
   'legend.frameon': False,
   'svg.hashsalt': 'plankton_jax',  # the same figure gives the same file
 }
-plt.rcParams.update(STYLE)
+plt.rcParams.update(cast(Any, STYLE))
 
 
 MOST_CLASSES = 120  # in a figure, so that it stays within a few thousand pixels
@@ -53,15 +54,18 @@ def heatmap(
   colours = plt.get_cmap('YlGnBu').with_extremes(bad='0.9')
   image = ax.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
   size = 8 if len(columns) <= 20 else 7
-  names = {'fontsize': size, 'parse_math': False}  # they may hold $
-  ax.set_yticks(range(len(rows)), rows, **names)
+  look: dict[str, Any] = {
+    'fontsize': size,
+    'parse_math': False,
+  }  # they may hold $
+  ax.set_yticks(range(len(rows)), rows, **look)
   ax.set_xticks(
     range(len(columns)),
     columns,
     rotation=45,
     ha='right',
     rotation_mode='anchor',
-    **names,
+    **look,
   )
   ax.set_anchor('N')
   ax.grid(False)
@@ -71,7 +75,8 @@ def heatmap(
     return image
   for i, line in enumerate(texts):
     for j, text in enumerate(line):
-      dark = image.norm(values[i, j]) > 0.6  # false for NaN
+      share = (values[i, j] - limits[0]) / (limits[1] - limits[0])
+      dark = share > 0.6  # false for NaN
       ax.text(
         j,
         i,
@@ -87,17 +92,17 @@ def heatmap(
 def heatmap_grid(
   sizes: Sequence[Sequence[int]], names: Sequence[str]
 ) -> tuple[plt.Figure, np.ndarray]:
-  """A grid of panels [rows][columns], each with room for so many classes.
+  """Makes a grid of panels [rows][columns], with room for so many classes.
 
   0 classes leave a panel empty. The more classes, the smaller the squares.
   """
-  sizes = np.array(sizes)
-  squares = np.select([sizes <= 12, sizes <= 20], [0.5, 0.36], 0.17)
-  sides = np.maximum(sizes * squares, 1.2)  # inches
+  counts = np.array(sizes)
+  squares = np.where(counts <= 12, 0.5, np.where(counts <= 20, 0.36, 0.17))
+  sides = np.maximum(counts * squares, 1.2)  # inches
   across, down = sides.max(axis=0), sides.max(axis=1)
   label = 0.065 * max(map(len, names))  # at 8 points
   figure, grid = plt.subplots(
-    *sizes.shape,
+    *counts.shape,
     figsize=(
       across.sum() + label * len(across) + 1.0,
       down.sum() + (0.7 * label + 0.6) * len(down) + 0.6,
@@ -107,6 +112,6 @@ def heatmap_grid(
     squeeze=False,
     layout='constrained',
   )
-  for ax in grid[sizes == 0]:
+  for ax in grid[counts == 0]:
     ax.set_axis_off()
   return figure, grid

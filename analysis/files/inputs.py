@@ -12,6 +12,7 @@ import numpy as np
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
+RARE = 'rare'  # a split of classes too small to train on, where there is one
 
 
 class Embeddings(NamedTuple):
@@ -181,7 +182,7 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')
   splits = {
     split: read_embeddings(workdir / 'embeddings' / f'{split}.npz')
-    for split in SPLITS
+    for split in (*SPLITS, RARE)
     if (workdir / 'embeddings' / f'{split}.npz').exists()
   }
   if not splits:
@@ -204,9 +205,9 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:
-  """Workdirs of one name in different folders are called folder/name."""
+  """Names workdirs of one name in different folders folder/name."""
   names = [source.name for source in sources]
-  apart = []
+  apart: list[Source] = []
   for source in sources:
     if names.count(source.name) > 1 and source.workdir is not None:
       parent = source.workdir.resolve().parent.name

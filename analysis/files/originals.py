@@ -17,7 +17,7 @@ def reader(source: Source) -> Read:
     InputError: the source is no workdir, or its images are not there. The
       function raises it for an id that names no image.
   """
-  if source.workdir is None:
+  if source.workdir is None or source.config is None:
     raise InputError(f'{source.name}: images need a workdir; give --workdir')
   from plankton_jax.train import loop
 

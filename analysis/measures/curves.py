@@ -76,7 +76,9 @@ def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
   more is on both sides.
   """
   rng = np.random.default_rng(seed)
-  first, rest, test = [], [], []
+  first: list[int] = []
+  rest: list[int] = []
+  test: list[int] = []
   for label in np.unique(labels):
     rows = rng.permutation(np.flatnonzero(labels == label))
     count = int(np.clip(round(TRAIN_SHARE * len(rows)), 1, len(rows) - 1))

@@ -47,13 +47,14 @@ class Labels(NamedTuple):
 def gallery(
   source: Source, examples: Embedded | None
 ) -> tuple[Embeddings, np.ndarray, list[str]]:
-  """Gathers train rows, then examples; a class of both holds both.
+  """Gathers train rows, rare ones if there are any, and examples.
 
-  Labels count the classes that are there, in order of their names; ids of
-  examples begin with their folder's name.
+  A class of several of these holds the rows of all. Labels count the classes
+  that are there, in order of their names; ids of examples begin with their
+  folder's name.
 
   Returns:
-    The rows, which of them are examples, and notes on what is left out.
+    The rows, which of them are not train's, and notes on what is left out.
 
   Raises:
     InputError: there are no labelled train images.
@@ -62,6 +63,11 @@ def gallery(
   if train is None:
     raise InputError(f'{source.name}: no labelled train images to predict from')
   splits = {'train': train}
+  if inputs.RARE in source.splits:
+    rare, missing = inputs.labelled(source, inputs.RARE)
+    notes += missing
+    if rare is not None:
+      splits[inputs.RARE] = rare
   if examples:
     ids = np.array([example_id(examples, key) for key in examples.rows.id])
     splits['examples'] = examples.rows._replace(id=ids)
@@ -73,7 +79,7 @@ def gallery(
     every.id.astype(str),
     tuple(names.tolist()),
   )
-  return rows, np.flatnonzero(every.split == 'examples'), notes
+  return rows, np.flatnonzero(every.split != 'train'), notes
 
 
 def example_id(examples: Embedded, key: str) -> str:

@@ -76,7 +76,7 @@ def bootstrap(
   none is drawn is left out of that draw's macro mean.
   """
   if not len(labels):
-    return ({name: UNKNOWN for name in values},) * 2
+    return dict.fromkeys(values, UNKNOWN), dict.fromkeys(values, UNKNOWN)
   members = np.unique(labels, return_inverse=True)[1]
   rng = np.random.default_rng(SEED)
   micro = np.empty((DRAWS, len(values)))
@@ -90,13 +90,15 @@ def bootstrap(
       micro[i, j] = sums.sum() / len(labels)
       macro[i, j] = np.mean(sums[totals > 0] / totals[totals > 0])
   means = retrieval.averages(values, labels)
-  return tuple(
-    {
-      name: (means[prefix + name], *np.quantile(draws[:, j], [0.025, 0.975]))
+
+  def intervals(prefix: str, draws: np.ndarray) -> dict[str, Interval]:
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return {
+      name: (means[prefix + name], low[j], high[j])
       for j, name in enumerate(values)
     }
-    for prefix, draws in (('', micro), ('macro_', macro))
-  )
+
+  return intervals('', micro), intervals('macro_', macro)
 
 
 def knn_hits(

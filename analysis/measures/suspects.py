@@ -95,7 +95,8 @@ def duplicates(distance: np.ndarray, rows: np.ndarray) -> Pairs:
   or more.
   """
   if not rows.shape[1]:
-    return Pairs(*np.zeros((2, 0), int), *np.zeros((2, 0)))
+    none, nowhere = np.zeros(0, int), np.zeros(0)
+    return Pairs(none, none, nowhere, nowhere)
   reach = distance[:, -1]
   reach = np.minimum(reach[:, None], reach[rows])
   at, place = np.nonzero(distance <= CLOSE * reach)
@@ -106,4 +107,5 @@ def duplicates(distance: np.ndarray, rows: np.ndarray) -> Pairs:
   far, reach = distance[at, place][once], reach[at, place][once]
   ratio = np.divide(far, reach, out=np.zeros_like(far), where=reach > 0)
   order = np.lexsort((far, ratio))
-  return Pairs(*pairs[order].T, far[order], ratio[order])
+  first, second = pairs[order].T
+  return Pairs(first, second, far[order], ratio[order])

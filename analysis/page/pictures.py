@@ -54,7 +54,7 @@ def fit(image: np.ndarray) -> Image.Image:
 
 
 def collect(
-  sources: list[Source], wanted: list[list[str]]
+  sources: Sequence[Source], wanted: Sequence[Sequence[str]]
 ) -> tuple[list[bytes], list[dict[str, int]], list[str]]:
   """Collects pictures of the ids that each source wants, on sheets.
 

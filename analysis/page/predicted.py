@@ -113,7 +113,11 @@ def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
     details = (
       f'{one.distance:.3f} from {one.nearest}, threshold {one.threshold:.3f}'
     )
-  own = {'id': one.file, 'class': one.file.rpartition('/')[2], 'distance': None}
+  own: Row = {
+    'id': one.file,
+    'class': one.file.rpartition('/')[2],
+    'distance': None,
+  }
   others = [
     {'id': n.id, 'class': n.name, 'distance': n.distance}
     for n in one.neighbours

@@ -123,10 +123,11 @@ def plot(target: str) -> dict[str, Any]:
   wheel and pinch are the library's; which point is meant is the script's.
   """
   from bokeh import models, plotting
+  from bokeh.core.types import ID
   from bokeh.embed import json_item
 
   def source(name: str, *columns: str) -> models.ColumnDataSource:
-    empty = {column: [] for column in columns}
+    empty: dict[str, list[Any]] = {column: [] for column in columns}
     return models.ColumnDataSource(data=empty, name=name)
 
   figure = plotting.figure(
@@ -134,8 +135,8 @@ def plot(target: str) -> dict[str, Any]:
     tools=[models.PanTool(name='pan'), models.WheelZoomTool(name='wheel')],
     toolbar_location=None,
     sizing_mode='stretch_both',
-    x_range=(0, 1),
-    y_range=(0, 1),
+    x_range=models.Range1d(start=0, end=1),
+    y_range=models.Range1d(start=0, end=1),
     x_axis_type=None,
     y_axis_type=None,
     outline_line_color=None,
@@ -175,4 +176,4 @@ def plot(target: str) -> dict[str, Any]:
     size='size',
   )
   figure.subscribed_events = {'mousemove', 'mouseleave', 'tap'}
-  return json_item(figure, target)
+  return dict(json_item(figure, ID(target)))

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from analysis.files.inputs import Source
@@ -176,7 +176,7 @@ def configuration(sources: Sequence[Source]) -> list[Line]:
   ]
 
 
-def _flat(value: dict[str, Any], prefix: str = ''):
+def _flat(value: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
   for key, item in value.items():
     if isinstance(item, dict):
       yield from _flat(item, f'{prefix}{key}.')

@@ -1,4 +1,4 @@
-"""How near the nearest rows will be, estimated from a sample of the rows."""
+"""Bounds on how far the nearest rows lie, from a sample of the rows."""
 
 from concurrent.futures import Executor
 
@@ -17,11 +17,10 @@ GROUPS = 8  # of columns, for each that is nearest
 def estimate(
   space: Space, depths: np.ndarray, pool: Executor
 ) -> tuple[np.ndarray, float]:
-  """A bound that `depths` [N] products of each row likely keep, and a share.
+  """Estimates a bound that `depths` [N] products of each row likely keep.
 
-  The bound is float64 [N], −inf where the depth is 0. The share is that of a
-  row's products which are up to its bound or within the tolerance of it, on
-  average.
+  The bound is float64 [N], −inf where the depth is 0. Also the mean share of a
+  row's products that are up to its bound or within the tolerance of it.
   """
   count = len(depths)
   size = min(count, max(SAMPLE, count // SHARE))
@@ -32,7 +31,7 @@ def estimate(
   ranks = np.ceil(expected + MARGIN * np.sqrt(expected)).astype(int) + 2
   bounds = np.full(count, -np.inf)
 
-  def batch_bounds(rows):
+  def batch_bounds(rows: np.ndarray) -> int:
     rank = ranks[rows[0]]
     if rank > size:
       bounds[rows] = np.inf
@@ -46,7 +45,7 @@ def estimate(
     tolerance = spaces.tolerance(space, rows, bound)
     bounds[rows] = bound + tolerance
     limit = (bound + 2.0 * tolerance).astype(np.float32)
-    return np.count_nonzero(dists <= limit[:, None])
+    return int(np.count_nonzero(dists <= limit[:, None]))
 
   # Deepest first, so that the rows of a batch are alike.
   rows = np.argsort(-depths, kind='stable')[: np.count_nonzero(depths)]

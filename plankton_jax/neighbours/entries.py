@@ -1,6 +1,5 @@
-"""What is near, as integers that sort by query, product and column."""
+"""Packs near pairs into integers that sort by query, product and column."""
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,19 +13,19 @@ GROUP = 2**16  # Entries ranked at a time, to stay in cache.
 
 
 def column_bits(count: int) -> int:
-  """Bits of a column among `count`."""
+  """Counts the bits of a column among `count`."""
   return int(count - 1).bit_length()
 
 
 def most_queries(count: int) -> int:
-  """Queries that the remaining bits tell apart."""
+  """Counts the queries that the remaining bits tell apart."""
   return 2 ** (64 - DIST_BITS - column_bits(count))
 
 
 def pack(
   query: np.ndarray, dists: np.ndarray, column: np.ndarray, *, count: int
 ) -> np.ndarray:
-  """int64 query, float32 product and int64 column of `count`; uint64 [K].
+  """Packs int64 query, float32 product and int64 column of `count`; uint64 [K].
 
   What rounding put below zero counts as positive, which brings it no farther
   from the distance.
@@ -46,13 +45,16 @@ def nearest(
   depths: np.ndarray,
   bound: np.ndarray,
 ) -> tuple[Iterator[Nearest], np.ndarray]:
-  """The nearest of `rows` [Q] among their keys, a cacheful at a time.
+  """Finds the nearest of `rows` [Q] among their keys, a cacheful at a time.
 
+  Sorts the keys in place: one long sort is vectorized, many short are not.
   Rows of depth 0 are left out, and so are those whose entries up to `bound`
   [Q] are fewer than `depths` [Q], which are returned.
   """
   bits = column_bits(len(space.order))
-  keys, starts = _sorted(keys, len(rows), bits)
+  keys.sort()
+  firsts = np.arange(len(rows), dtype=np.uint64) << (DIST_BITS + bits)
+  starts = np.append(np.searchsorted(keys, firsts), len(keys))
   deepest = starts[:-1] + depths - 1
   enough = (depths > 0) & (deepest < starts[1:])
   reach = np.zeros(len(rows), np.float32)
@@ -61,7 +63,6 @@ def nearest(
   tolerance = spaces.tolerance(space, rows, reach)
   # What is within the tolerance of the deepest may belong before it.
   last = _dist_bits((reach + tolerance).astype(np.float32)) + 1
-  firsts = np.arange(len(rows), dtype=np.uint64) << (DIST_BITS + bits)
   stops = np.searchsorted(keys, firsts | (last << bits))
   used = np.flatnonzero(enough)
   groups = np.cumsum(stops[used] - starts[used]) // GROUP
@@ -78,19 +79,12 @@ def nearest(
   ), rows[(depths > 0) & ~enough]
 
 
-def _sorted(keys, queries, bits):
-  """Sorted keys, and where each query's start, [queries + 1]."""
-  # By query first: to sort many short runs is quicker than a long one.
-  query = (keys >> (DIST_BITS + bits)).astype(np.uint16)
-  keys = keys.take(np.argsort(query, kind='stable'))
-  counts = np.bincount(query, minlength=queries)
-  starts = np.append(0, np.cumsum(counts))
-  for start, stop in itertools.pairwise(starts):
-    keys[start:stop].sort()
-  return keys, starts
-
-
-def _decoded(queries, parts, tolerance, bits):
+def _decoded(
+  queries: np.ndarray,
+  parts: list[np.ndarray],
+  tolerance: np.ndarray,
+  bits: int,
+) -> Nearest:
   lengths = [len(part) for part in parts]
   keys = np.concatenate(parts)
   return Nearest(
@@ -103,11 +97,11 @@ def _decoded(queries, parts, tolerance, bits):
   )
 
 
-def _dist_bits(dists):
+def _dist_bits(dists: np.ndarray) -> np.ndarray:
   return np.abs(dists).view(np.uint32).astype(np.uint64)
 
 
-def _dists(keys, bits):
+def _dists(keys: np.ndarray, bits: int) -> np.ndarray:
   return (
     ((keys >> bits) & (2**DIST_BITS - 1)).astype(np.uint32).view(np.float32)
   )

@@ -28,8 +28,8 @@ def hits(space: Space, nearest: Nearest) -> np.ndarray:
   Only products of a hit and a miss within the tolerance are compared again in
   float64. Equal distances go by row as given.
   """
-  own = space.classes[nearest.queries]
-  found = space.classes[nearest.columns] == own[nearest.which]
+  own = np.repeat(space.classes[nearest.queries], np.diff(nearest.starts))
+  found = space.classes.take(nearest.columns) == own
   entries = _contested(nearest, found)
   if len(entries):
     # Whatever lies between two entries within the tolerance is contested too,

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -31,24 +31,24 @@ def visit(
   within the tolerance of them; one of depth 0 has none and is not shown. `use`
   is called in threads, with the rows of the space that it is given.
   """
-  threads = min(os.cpu_count(), MAX_THREADS)
+  threads = min(os.cpu_count() or 1, MAX_THREADS)
   with _one_thread_a_product(), ThreadPoolExecutor(threads) as pool:
     bound, share = bounds.estimate(space, depths, pool)
     order = np.argsort(bound, kind='stable')
     search = _Search(
       spaces.ordered(space, order), depths[order], bound[order], share, use
     )
-    failed = []
+    low = []
     for seen, again in _in_order(pool, search, threads):
-      failed.append(again)
+      low.append(again)
       yield seen
-    failed = np.concatenate(failed)
+    failed = np.concatenate(low)
     size = max(1, BLOCK**2 * threads // len(depths))
     parts = [failed[i : i + size] for i in range(0, len(failed), size)]
     yield from pool.map(search.scan_alone, parts)
 
 
-def _one_thread_a_product():
+def _one_thread_a_product() -> contextlib.AbstractContextManager[object]:
   """Leaves the cores to our own threads, where threadpoolctl is installed."""
   try:
     from threadpoolctl import threadpool_limits
@@ -57,9 +57,12 @@ def _one_thread_a_product():
   return threadpool_limits(1)
 
 
-def _in_order(pool, search, threads):
-  """What `settle` returns of every block, once those before are scanned."""
-  scans, settled = collections.deque(), collections.deque()
+def _in_order(
+  pool: Executor, search: '_Search', threads: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Settles every block once those before are scanned; yields what it says."""
+  scans: collections.deque[tuple[int, Future]] = collections.deque()
+  settled: collections.deque[Future] = collections.deque()
   for block in range(len(search.blocks)):
     scans.append((block, pool.submit(search.scan, block)))
     if len(scans) > threads:
@@ -78,7 +81,14 @@ def _in_order(pool, search, threads):
 class _Search:
   """Finds what is near the rows of a space, which are sorted by `bound`."""
 
-  def __init__(self, space, depths, bound, share, use):
+  def __init__(
+    self,
+    space: Space,
+    depths: np.ndarray,
+    bound: np.ndarray,
+    share: float,
+    use: Callable[[Space, Nearest], None],
+  ):
     self._space, self._depths, self._bound = space, depths, bound
     self._use = use
     count = len(depths)
@@ -91,9 +101,9 @@ class _Search:
     # Tiles are shared up to this far apart.
     self._band = int(np.sqrt(2 * WAITING / near * count)) // size
     # The last that counts may be at the bound, with others within tolerance.
-    limit = bound + spaces.tolerance(space, slice(None), bound)
+    limit = bound + spaces.tolerance(space, np.arange(count), bound)
     self._limits = [limit[block].max() for block in self.blocks]
-    self._near = [[] for _ in self.blocks]
+    self._near: list[list[np.ndarray]] = [[] for _ in self.blocks]
 
   def scan(self, i: int) -> None:
     """Finds what is near the rows of block i, and what of them is near others.
@@ -134,7 +144,7 @@ class _Search:
   def settle(self, i: int) -> tuple[int, np.ndarray]:
     """Shows the rows of block i; how many, and those whose bound was low."""
     keys = np.concatenate([np.empty(0, np.uint64), *self._near[i]])
-    self._near[i] = None
+    self._near[i] = []
     return self._show(np.arange(len(self._bound))[self.blocks[i]], keys)
 
   def scan_alone(self, rows: np.ndarray) -> int:
@@ -151,7 +161,7 @@ class _Search:
     seen, _ = self._show(rows, self._pack(query, dists[query, column], column))
     return seen
 
-  def _show(self, rows, keys):
+  def _show(self, rows: np.ndarray, keys: np.ndarray) -> tuple[int, np.ndarray]:
     groups, failed = entries.nearest(
       self._space,
       rows,
@@ -165,5 +175,7 @@ class _Search:
       seen += len(nearest.queries)
     return seen, failed
 
-  def _pack(self, query, dists, column):
+  def _pack(
+    self, query: np.ndarray, dists: np.ndarray, column: np.ndarray
+  ) -> np.ndarray:
     return entries.pack(query, dists, column, count=len(self._bound))
