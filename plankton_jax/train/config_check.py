@@ -69,6 +69,8 @@ FIELDS: dict[str, Range | Choice] = {
   'data.per_class': _COUNT,
   'data.size': _COUNT,
   'data.channels': Choice((1, 3)),
+  'data.white': Range(0, 65535, whole=True),
+  'data.pixel_um': Range(0),
   'batch.size': Range(2, whole=True),
   # One class has no negatives, one image of a class no positive.
   'batch.classes': Range(0, whole=True, without=(1,)),
@@ -82,7 +84,7 @@ FIELDS: dict[str, Range | Choice] = {
   'encoder.width': _COUNT,
   'encoder.embedding_dim': _COUNT,
   'encoder.poses': Choice((1, 8)),
-  'encoder.freeze': Range(0, 4, whole=True),
+  'encoder.freeze': _COUNT_OR_OFF,  # the backbone knows how many stages it has
   'optimizer.learning_rate': Range(0),
   'optimizer.warmup_epochs': Range(0),
   'optimizer.weight_decay': _STRENGTH,
