@@ -120,7 +120,7 @@ def heatmap(
 def heatmap_grid(
   sizes: Sequence[Sequence[int]], names: Sequence[str]
 ) -> tuple[plt.Figure, np.ndarray]:
-  """A grid of panels [rows][columns], each with room for so many classes.
+  """A grid of panels in rows and columns, each with room for so many classes.
 
   0 classes leave a panel empty. The more classes, the smaller the squares.
   """
