@@ -46,6 +46,9 @@ lint: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# These switch off notices of mkdocs and its theme about their successors.
+docs: export DISABLE_MKDOCS_2_WARNING = true
+docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/ready-docs
 	$(BIN)/mkdocs build --strict --quiet
 

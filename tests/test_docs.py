@@ -1,8 +1,12 @@
 """The guides for people promise only what is there."""
 
 import importlib.util
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +58,61 @@ def test_readme_links_every_guide():
   readme = (ROOT / 'README.md').read_text()
   for name in GUIDES:
     assert f'(docs/{name}.md)' in readme
+
+
+ARCHITECTURE = (ROOT / 'docs/architecture.md').read_text()
+EXAMPLES = dict(
+  re.findall(
+    r'^## (An? \w+)\n.*?^```python\n(.*?)^```$',
+    ARCHITECTURE,
+    re.MULTILINE | re.DOTALL,
+  )
+)
+
+
+def test_the_architecture_page_shows_how_to_add_to_every_room():
+  assert EXAMPLES.keys() == {
+    'An objective', 'A backbone', 'A source', 'An analysis', 'An export',
+  }  # fmt: skip
+  assert len(re.findall(r'^```python$', ARCHITECTURE, re.MULTILINE)) == 5
+  named = re.findall(
+    r'`((?:plankton_jax|configs|analysis)/[\w/.]+)`', ARCHITECTURE
+  )
+  assert named
+  for name in set(named) - {'configs/contrastive.py'}:
+    assert (ROOT / name).exists(), name
+
+
+# Each example's room; it is tested as soon as the room is there.
+ROOMS = {
+  'An objective': 'plankton_jax.objectives',
+  'A backbone': 'plankton_jax.nn.encoders',
+  'A source': 'plankton_jax.data.sources.source',
+  'An analysis': 'analysis.files.result',
+  'An export': 'plankton_jax.encoder',
+}
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_an_example_runs_as_it_is_written(name, tmp_path):
+  pytest.importorskip(ROOMS[name])
+  shutil.copytree(ROOT / 'tests/released/v0.1/encoder', tmp_path / 'mine')
+  run = subprocess.run(
+    [sys.executable, '-c', EXAMPLES[name]],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr
+
+
+def test_the_picture_is_what_the_command_draws():
+  spec = importlib.util.spec_from_file_location('rooms', ROOT / 'docs/rooms.py')
+  rooms = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(rooms)
+  assert rooms.FILE.read_text() == rooms.draw()
+  for box in rooms.BOXES:
+    for name in box.rooms:
+      assert (ROOT / name).exists(), name

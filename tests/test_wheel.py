@@ -90,11 +90,12 @@ def test_the_wheel_holds_the_packages_alone(wheel):
   assert {name.split('/')[0] for name in names} == {
     'plankton_jax', 'analysis', 'configs', info,
   }  # fmt: skip
-  assert 'plankton_jax/py.typed' in names
+  assert 'plankton_jax/py.typed' in names  # and the report's templates:
   ours = {
     str(path.relative_to(ROOT))
     for name in ('plankton_jax', 'analysis', 'configs')
-    for path in (ROOT / name).rglob('*.py')
+    for path in (ROOT / name).rglob('*')
+    if path.is_file() and '__pycache__' not in path.parts
   }
   assert ours <= set(names)
 

@@ -92,7 +92,7 @@ def heatmap(
 def heatmap_grid(
   sizes: Sequence[Sequence[int]], names: Sequence[str]
 ) -> tuple[plt.Figure, np.ndarray]:
-  """Makes a grid of panels [rows][columns], with room for so many classes.
+  """Makes a grid of panels in rows and columns, each with room for its classes.
 
   0 classes leave a panel empty. The more classes, the smaller the squares.
   """
