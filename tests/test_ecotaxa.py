@@ -652,3 +652,26 @@ def test_measures_of_objects_are_kept(tmp_path, load):
   fields = {'source': 'ecotaxa', 'path': path, 'unseen_classes': ('Ж',)}
   given = load('o', **fields, pixel_um=2.0)
   assert (given.measures['pixel_um'] == 2).all()
+
+
+@pytest.mark.parametrize('seed', range(60))
+def test_no_row_is_lost_whatever_the_cells(seed):
+  """Rows without line breaks in cells are rows, quotes or not."""
+  rng = np.random.default_rng(seed)
+  pieces = ['"', '""', 'a', ' ', "'", ',', ';', '\\', 'é', '']
+  cells = [
+    [
+      ''.join(rng.choice(pieces, rng.integers(0, 4)))
+      if rng.random() < 0.3
+      else f'v{line}_{column}'
+      for column in range(6)
+    ]
+    for line in range(60)
+  ]
+  for line, values in enumerate(cells):
+    values[2] = f'id{line}'
+  columns = [f'object_c{i}' for i in range(6)]
+  text = '\n'.join('\t'.join(values) for values in [columns, *cells])
+  got = table.parse(text.encode(), '')
+  assert len(got.rows) + len(got.bad) == 60
+  assert list(got.column('object_c2')) == [f'id{line}' for line in range(60)]

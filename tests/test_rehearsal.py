@@ -88,8 +88,9 @@ def test_a_begun_workdir_is_read_and_left_alone(rehearsed):
 
 
 def test_what_a_run_refuses_is_refused(make_config, tmp_path):
-  with pytest.raises(InputError, match=r'batch\.size=5000'):
-    rehearsal.rehearse(make_config(batch__size=5000), tmp_path / 'run')
+  with pytest.raises(InputError, match=r"batch\.sampling='squared'"):
+    config = make_config(batch__sampling='squared')
+    rehearsal.rehearse(config, tmp_path / 'run')
   with pytest.raises(InputError, match='on_collapse'):
     rehearsal.rehearse(make_config(on_collapse='no'), tmp_path / 'run')
   assert list(tmp_path.iterdir()) == []

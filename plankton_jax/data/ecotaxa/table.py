@@ -11,6 +11,7 @@ from plankton_jax.errors import InputError
 TYPES = ('[t]', '[f]')  # of text and of numbers
 STATES = ('validated', 'predicted', 'dubious')  # of annotation
 
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
 
@@ -99,24 +100,68 @@ def _records(
   """Yields (line it ends on, values, note) of each record below the header."""
   start = 1
   while start < len(lines):
-    stop = start + 1
-    note = ''
-    values = _values(lines[start:stop])
-    while values is None and stop < min(start + _LINES_IN_A_CELL, len(lines)):
-      stop += 1
-      values = _values(lines[start:stop])
-    if values is None or any(_swallowed(value, width) for value in values):
-      stop = start + 1
-      values = lines[start].split('\t')
-      note = 'a quote is never closed: read as a character'
-    yield stop, values, note
-    start = stop
+    end = min(start + _LINES_IN_A_CELL, len(lines))
+    if lines[start].count('\t') == width - 1:
+      stop, values = _full(lines[start:end], width)
+    else:
+      stop, values = _short(lines[start:end], width)
+    opened = stop == 1 and any(cell.startswith('"') for cell in values)
+    note = 'a quote is never closed: read as a character' if opened else ''
+    start += stop
+    yield start, values, note
 
 
-def _swallowed(value: str, width: int) -> bool:
-  """Says whether a cell with line breaks holds whole rows of `width` cells."""
-  breaks = value.count('\n')
-  return breaks > 0 and value.count('\t') >= breaks * (width - 1)
+def _full(lines: Sequence[str], width: int) -> tuple[int, list[str]]:
+  """Splits a line of just as many cells as there are columns.
+
+  A quote that a cell does not close is a character then; the last cell alone
+  may go on in further lines, of fewer cells.
+
+  Returns:
+    How many lines are read, and the values.
+  """
+  *cells, last = lines[0].split('\t')
+  stop = 1
+  while (
+    last.startswith('"')
+    and not _QUOTED.fullmatch(last)
+    and stop < len(lines)
+    and lines[stop].count('\t') < width - 1
+  ):
+    last += f'\n{lines[stop]}'
+    stop += 1
+  if not _QUOTED.fullmatch(last):
+    stop, last = 1, lines[0].rpartition('\t')[2]
+  return stop, [_unquoted(cell) for cell in (*cells, last)]
+
+
+def _short(lines: Sequence[str], width: int) -> tuple[int, list[str]]:
+  """Splits a line of more or fewer cells, or one that goes on in others."""
+  for stop in range(1, len(lines) + 1):
+    values = _values(lines[:stop])
+    if values is not None:
+      if stop > 1 and _is_wrong(values, width):
+        break
+      return stop, values
+  return 1, [_unquoted(cell) for cell in lines[0].split('\t')]
+
+
+def _unquoted(cell: str) -> str:
+  if not _QUOTED.fullmatch(cell):
+    return cell
+  return cell[1:-1].replace('""', '"')
+
+
+def _is_wrong(values: Sequence[str], width: int) -> bool:
+  """Says whether lines were joined that are rows of their own.
+
+  Then there are more than `width` cells, or one holds whole rows.
+  """
+  return len(values) > width or any(
+    value.count('\t') >= breaks * (width - 1)
+    for value in values
+    if (breaks := value.count('\n'))
+  )
 
 
 def _values(lines: Sequence[str]) -> list[str] | None:
