@@ -1,5 +1,4 @@
-"""A run that is killed ends as one that is not; the short form of
-`python -m benchmarks.faults`."""
+"""The short form of benchmarks.faults: a killed run ends as one that is not."""
 
 import json
 
