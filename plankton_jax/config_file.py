@@ -12,7 +12,6 @@ from plankton_jax.errors import InputError
 Config = dict[str, Any]  # plain, with the fields of configs/base.py
 Built = TypeVar('Built')
 
-
 # Fields added since version 0.1, with the values that runs had without them.
 ADDED: dict[str, Config] = {
   'data': {
@@ -27,6 +26,15 @@ ADDED: dict[str, Config] = {
 }
 
 
+def complete(config: Config) -> Config:
+  """Adds the fields that an older version's config lacks."""
+  return config | {
+    section: added | config[section]
+    for section, added in ADDED.items()
+    if section in config
+  }
+
+
 def compare(config: Config, workdir: pathlib.Path) -> None:
   """Compares a config with the one that a workdir was begun with, if any.
 
@@ -36,8 +44,8 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
   path = workdir / 'config.json'
   if not path.exists():
     return
-  old = _flat(_complete(json.loads(path.read_text())))
-  new = _flat(_plain(_complete(config)))
+  old = _flat(complete(json.loads(path.read_text())))
+  new = _flat(_plain(complete(config)))
   changed = [
     f'{name}: {old.get(name)!r} there, {new.get(name)!r} now'
     for name in sorted(old.keys() | new.keys())
@@ -65,7 +73,7 @@ def build(
       another version would.
   """
   wanted = inspect.signature(make).parameters.keys() - others.keys()
-  fields = _complete(config)[section]
+  fields = complete(config)[section]
   found = fields.keys()
   wrong = [f'has no {section}.{name}' for name in sorted(wanted - found)]
   wrong += [f'has {section}.{name}' for name in sorted(found - wanted)]
@@ -75,15 +83,6 @@ def build(
       ' made it; use that version, or train again with this one'
     )
   return make(**fields, **others)
-
-
-def _complete(config: Config) -> Config:
-  """Adds the fields that an older version's config lacks."""
-  return config | {
-    section: added | config[section]
-    for section, added in ADDED.items()
-    if section in config
-  }
 
 
 def _plain(config: Config) -> Config:

@@ -14,10 +14,13 @@ HEALTHY = {
 }
 
 
-def _diagnose(margin=0.5, **changes):
+def _diagnose(collapsed_loss=0.5, **changes):
   # The spread of vectors all over the sphere is 0.1 here.
   return collapse.diagnose(
-    [HEALTHY | changes], margin=margin, embedding_dim=100, stage='hard+hard'
+    [HEALTHY | changes],
+    collapsed_loss=collapsed_loss,
+    embedding_dim=100,
+    stage='hard+hard',
   )
 
 
@@ -45,6 +48,6 @@ def test_collapse_begins_at_its_bounds(changes, words):
 
 def test_collapse_is_of_the_mean_over_recent_steps():
   metrics = [HEALTHY | {'effective_rank': rank} for rank in (1.0, 2.9)]
-  fields = {'margin': 0.5, 'embedding_dim': 100, 'stage': ''}
+  fields = {'collapsed_loss': 0.5, 'embedding_dim': 100, 'stage': ''}
   assert '1.95' in collapse.diagnose(metrics, **fields)
   assert collapse.diagnose([*metrics, metrics[1]], **fields) is None

@@ -236,7 +236,7 @@ def test_bfloat16_without_instructions_is_float32_and_said_once(
   }
   with caplog.at_level(logging.WARNING, 'plankton_jax'):
     models = [encoders.make(dtype='bfloat16', **fields) for _ in range(2)]
-  assert [model.dtype for model in models] == [jnp.float32] * 2
+  assert [model.backbone.dtype for model in models] == [jnp.float32] * 2
   (said,) = caplog.messages
   assert 'encoder.dtype=bfloat16 is computed in float32' in said
   assert reason in said

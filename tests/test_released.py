@@ -8,7 +8,7 @@ import chex
 import numpy as np
 import pytest
 
-from configs import base
+from plankton_jax import config_file
 from plankton_jax.checkpoints import load_encoder
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
@@ -56,8 +56,7 @@ def test_fields_added_since_are_no_change(release, tmp_path):
   config['data']['cache_dir'] = str(tmp_path / 'cache')
   config['compilation_cache_dir'] = ''
   (workdir / 'config.json').write_text(json.dumps(config))
-  now = base.get_config().to_dict()['data']
-  config['data'] = now | config['data']
+  config['data'] = config_file.ADDED['data'] | config['data']
   with pytest.raises(InputError, match=r"data.rare: 'gallery' there, 'drop' n"):
     changed = config | {'data': config['data'] | {'rare': 'drop'}}
     loop.train_and_evaluate(changed, workdir)

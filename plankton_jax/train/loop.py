@@ -110,7 +110,7 @@ def train_and_evaluate(
       space where `on_collapse` is 'stop'.
     SystemExit: SIGTERM came; the state is saved, the status 143.
   """
-  workdir = pathlib.Path(workdir)
+  workdir, config = pathlib.Path(workdir), config_file.complete(config)
   check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
   with disk.explained(workdir), process.alone_on(workdir):
