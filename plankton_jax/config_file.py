@@ -26,6 +26,16 @@ ADDED: dict[str, Config] = {
 }
 
 
+def default_workdir(name: str) -> pathlib.Path:
+  """Names a run's folder, below the current one, after its config.
+
+  configs/x.py is kept in runs/x, configs/x.py:preset in runs/x-preset.
+  """
+  file, _, preset = name.partition(':')
+  name = pathlib.Path(file).stem
+  return pathlib.Path('runs', f'{name}-{preset}' if preset else name)
+
+
 def complete(config: Config) -> Config:
   """Adds the fields that an older version's config lacks."""
   return config | {

@@ -10,7 +10,7 @@ import pytest
 
 from plankton_jax import disk
 from plankton_jax.cli import command, host
-from plankton_jax.cli.train import default_workdir
+from plankton_jax.config_file import default_workdir
 from plankton_jax.errors import DivergedError, InputError
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -184,7 +184,7 @@ def train(
   per_epoch = run.sampler.steps_per_epoch
   steps = range(config['epochs'] * per_epoch)
   if steps_a_stage is not None:
-    starts = [start * per_epoch for start in run.curriculum.starts]
+    starts = [start * per_epoch for start in run.schedule.curriculum.starts]
     steps = [s + i for s in starts for i in range(steps_a_stage) if s in steps]
   stream = batches.training(
     data.images,
@@ -197,7 +197,7 @@ def train(
   a_validation = max(1, per_epoch // config['validations_per_epoch'])
   pending = collections.deque()
   for step, batch in zip(steps, stream, strict=True):
-    stage = run.curriculum.stage_at(step // per_epoch)
+    stage = run.schedule.curriculum.stage_at(step // per_epoch)
     state, metrics = run.train_step(state, batch, key(), stage=stage)
     pending.append(metrics)
     while len(pending) > IN_FLIGHT:

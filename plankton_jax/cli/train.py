@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
+from plankton_jax import config_file
 from plankton_jax.cli import command, config_help, host
 from plankton_jax.errors import InputError
 from plankton_jax.train import config_check
@@ -75,21 +76,11 @@ def _workdir() -> pathlib.Path:
   """Expands --workdir, or names one after the config and says so."""
   if WORKDIR.value:
     return pathlib.Path(WORKDIR.value).expanduser()
-  workdir = default_workdir(_filename())
+  workdir = config_file.default_workdir(_filename())
   print(
     f'--workdir is not given: the run is kept in {workdir}', file=sys.stderr
   )
   return workdir
-
-
-def default_workdir(config_file: str) -> pathlib.Path:
-  """Names a run's folder, below the current one, after its config.
-
-  configs/x.py is kept in runs/x, configs/x.py:preset in runs/x-preset.
-  """
-  file, _, preset = config_file.partition(':')
-  name = pathlib.Path(file).stem
-  return pathlib.Path('runs', f'{name}-{preset}' if preset else name)
 
 
 def parse(argv: Sequence[str]) -> list[str]:
