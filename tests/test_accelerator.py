@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -39,6 +40,7 @@ MISSING = (
 )
 BLOCKED = f"""
 import sys
+from typing import NamedTuple
 class Missing:
   def find_spec(self, name, path=None, target=None):
     if name.partition('.')[0] in {MISSING!r}:
@@ -222,6 +224,10 @@ def test_a_worker_that_says_nothing_is_not_waited_for():
     worker.close()
 
 
+class State(NamedTuple):
+  step: int
+
+
 def test_the_whole_run_visits_every_stage():
   config = published.config(batch=4, epochs=26, width=2)
   data = training.random_data(16, train=8, val=4)
@@ -240,7 +246,7 @@ def test_the_whole_run_visits_every_stage():
     @staticmethod
     def train_step(state, batch, key, *, stage):
       seen.append(stage)
-      return state + 1, {}
+      return state._replace(step=state.step + 1), {}
 
     @staticmethod
     def eval_step(state, batch):
@@ -248,11 +254,11 @@ def test_the_whole_run_visits_every_stage():
       metrics = {'loss': checks.np.zeros(()), 'count': checks.np.ones(())}
       return metrics, checks.np.ones((size, 2), checks.np.float32)
 
-  state = lambda: training.jax.numpy.zeros(())
-  training.train(Run, config, data, state(), steps_a_stage=1)
+  fresh = State(step=0)
+  training.train(Run, config, data, fresh, steps_a_stage=1)
   assert seen == [0, 1, 2]
   seen.clear()
-  assert training.train(Run, config, data, state()) == 52
+  assert training.train(Run, config, data, fresh).step == 52
   assert seen == [0] * 20 + [1] * 30 + [2] * 2
 
 

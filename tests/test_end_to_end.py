@@ -302,7 +302,7 @@ def test_arcface_stops_early_and_keeps_the_best(make_config, tmp_path):
     ),
     (['--config.epochs=many'], 'epochs'),
     (['--config.objective.name=tripplet'], 'objective.name'),
-    (['--config.batch.size=5000'], 'batch.size=5000'),
+    (['--config.batch.size=1'], 'batch.size=1 must be a whole number from 2'),
     (['stray'], "'stray'"),
   ],
 )
