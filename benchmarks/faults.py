@@ -221,10 +221,11 @@ def _check(path: pathlib.Path) -> None:
 def results(place: pathlib.Path) -> dict[str, str]:
   """What a run comes to: a hash of each result, without its timings."""
   from plankton_jax import checkpoints
+  from plankton_jax.train import store
 
   run = place / 'run'
   found = {}
-  with checkpoints.open_manager(run) as manager:
+  with store.open_manager(run) as manager:
     steps = sorted(manager.all_steps())
   for step in steps:
     variables = checkpoints.load_encoder(run, step).variables

@@ -363,10 +363,12 @@ def _read_encoder(data: bytes, folder: pathlib.Path) -> None:
 
 def _read_pretrained(data: bytes, folder: pathlib.Path) -> None:
   from plankton_jax.nn import pretrained
+  from plankton_jax.nn.backbone import Published
 
   file = folder / 'weights.safetensors'
   file.write_bytes(data)
-  pretrained.read(file)
+  resnet = Published('ResNet', {}, 'conv1', 'layer1.0.conv1.weight', 'fc.*')
+  pretrained.read(file, resnet)
 
 
 def _config() -> dict[str, Any]:
@@ -450,15 +452,14 @@ def _log(rng: Rng | None = None) -> bytes:
 
 
 def _read_log(data: bytes, folder: pathlib.Path) -> None:
-  from analysis.files import training_log
-  from plankton_jax.train import metrics
+  from plankton_jax.train import log
 
   file = folder / 'metrics.jsonl'
   file.write_bytes(data)
-  log, _ = training_log.read_log(file)
-  for rows in log.values():
-    training_log.column(rows, 'loss')
-  metrics._drop_after(file, 3)
+  for rows in log.read(file).by_split.values():
+    if [row['step'] for row in rows] != sorted({row['step'] for row in rows}):
+      raise AssertionError('rows that are not in order of step')
+  log._drop_after(file, 3)  # as a run that is resumed there
 
 
 @functools.cache
@@ -468,7 +469,7 @@ def checkpoint() -> dict[str, bytes]:
 
   import jax.numpy as jnp
 
-  from plankton_jax import checkpoints
+  from plankton_jax.train import store
   from plankton_jax.train.state import TrainState
 
   folder = pathlib.Path(tempfile.mkdtemp(prefix='fuzz_checkpoint_'))
@@ -479,8 +480,8 @@ def checkpoint() -> dict[str, bytes]:
     batch_stats={'mean': jnp.ones(2)},
     opt_state={'mu': jnp.ones((3, 2))},
   )
-  with checkpoints.open_manager(folder) as manager:
-    checkpoints.save(
+  with store.open_manager(folder) as manager:
+    store.save(
       manager,
       state,
       meta={'config': _config(), 'class_names': ['a', 'b'], 'progress': {}},
