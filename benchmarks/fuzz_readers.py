@@ -363,10 +363,12 @@ def _read_encoder(data: bytes, folder: pathlib.Path) -> None:
 
 def _read_pretrained(data: bytes, folder: pathlib.Path) -> None:
   from plankton_jax.nn import pretrained
+  from plankton_jax.nn.backbone import Published
 
   file = folder / 'weights.safetensors'
   file.write_bytes(data)
-  pretrained.read(file)
+  resnet = Published('ResNet', {}, 'conv1', 'layer1.0.conv1.weight', 'fc.*')
+  pretrained.read(file, resnet)
 
 
 def _config() -> dict[str, Any]:
@@ -450,15 +452,15 @@ def _log(rng: Rng | None = None) -> bytes:
 
 
 def _read_log(data: bytes, folder: pathlib.Path) -> None:
-  from analysis.files import training_log
-  from plankton_jax.train import metrics
+  from plankton_jax.train import log
 
   file = folder / 'metrics.jsonl'
   file.write_bytes(data)
-  log, _ = training_log.read_log(file)
-  for rows in log.values():
-    training_log.column(rows, 'loss')
-  metrics._drop_after(file, 3)
+  for rows in log.read(file).by_split.values():
+    log.column(rows, 'loss')
+    if [row['step'] for row in rows] != sorted({row['step'] for row in rows}):
+      raise AssertionError('rows that are not in order of step')
+  log._drop_after(file, 3)  # as a run that is resumed there
 
 
 @functools.cache

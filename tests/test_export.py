@@ -264,7 +264,7 @@ def test_a_folder_of_anything_else_is_one_line(content, reason, tmp_path):
 
 def test_what_the_card_says_of_measures_is_what_evaluation_does(tmp_path):
   text = card.write(_encoder(), tmp_path, license='')
-  assert f'at most {evaluation._RETRIEVAL_ROWS:,} of' in text
+  assert f'at most {evaluation._RETRIEVAL_IMAGES:,} of' in text
   lines = [
     {'split': 'val', 'step': 120, 'recall_at_1': 0.75, 'map_at_r': None},
     {'split': 'test', 'step': 120, 'recall_at_1': float('nan')},
