@@ -13,7 +13,7 @@ import numpy as np
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
-from analysis.files.training_log import Log, column, read_log
+from plankton_jax.train.log import BySplit, column, read
 
 # One panel each: label, and what is drawn in it as (metric, colour).
 PANELS = (
@@ -38,7 +38,7 @@ LEGEND: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-def summary(name: str, log: Log) -> dict[str, Any]:
+def summary(name: str, log: BySplit) -> dict[str, Any]:
   """Sums the run up in one row; NaN where it logged no such thing."""
   train, val = log.get('train', []), log.get('val', [])
   val_loss, epochs = column(val, 'loss'), log.get('epoch', [])
@@ -71,7 +71,7 @@ def summary(name: str, log: Log) -> dict[str, Any]:
 
 def analyse(sources: Sequence[inputs.Source]) -> Result:
   """Sums up and draws the training logs, a column a source."""
-  logs: dict[str, tuple[inputs.Source, Log]] = {}
+  logs: dict[str, tuple[inputs.Source, BySplit]] = {}
   notes: list[str] = []
   for source in sources:
     path = (source.workdir or pathlib.Path()) / 'metrics.jsonl'
@@ -81,12 +81,13 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     if not path.is_file():
       notes.append(f'{source.name} has no metrics.jsonl: skipped')
       continue
-    log, broken = read_log(path)
+    log, broken = read(path)
     if broken:
       notes.append(f'{path}: {broken} unreadable lines left out')
     notes += [
-      f'{source.name}: epoch {row["epoch"]:.1f}: {row["warning"]}'
-      for row in log.get('collapse', [])
+      f'{source.name}: epoch {epoch:.1f}: {row.get("warning")}'
+      for rows in (log.get('collapse', []),)
+      for row, epoch in zip(rows, column(rows, 'epoch'), strict=True)
     ]
     if log.get('train') or log.get('val'):
       logs[source.name] = (source, log)
@@ -118,7 +119,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 
 
 def draw(
-  names: Sequence[str], logs: Sequence[Log], stages: Sequence[list]
+  names: Sequence[str], logs: Sequence[BySplit], stages: Sequence[list]
 ) -> plt.Figure:
   """Draws a column a source, a row a panel that at least one source logged."""
   metrics = {
@@ -179,7 +180,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   )
 
 
-def _curves(ax: plt.Axes, log: Log, drawn: Sequence[tuple[str, str]]) -> bool:
+def _curves(
+  ax: plt.Axes, log: BySplit, drawn: Sequence[tuple[str, str]]
+) -> bool:
   """Draws the metrics there are; False if there are none."""
   lows, highs, drawn_names = [], [], []
   for split, metric, colour in (
@@ -209,7 +212,9 @@ def _curves(ax: plt.Axes, log: Log, drawn: Sequence[tuple[str, str]]) -> bool:
   return True
 
 
-def _bands(ax: plt.Axes, curriculum: list, log: Log, *, named: bool) -> None:
+def _bands(
+  ax: plt.Axes, curriculum: list, log: BySplit, *, named: bool
+) -> None:
   """Shades the curriculum's stages; names them above the panel."""
   end = max(
     np.nanmax(column(rows, 'epoch'), initial=0.0)

@@ -21,7 +21,7 @@ from plankton_jax import checkpoints, retrieval
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
-from plankton_jax.train import collapse, loop
+from plankton_jax.train import collapse, log, loop
 from plankton_jax.train.step import spread
 
 NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
@@ -72,18 +72,15 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
     loop.train_and_evaluate(config, work)
   except DivergedError as error:
     note = f'diverged: {error}'
-  text = (work / 'metrics.jsonl').read_text(encoding='utf-8')
-  lines = [json.loads(line) for line in text.splitlines()]
-  warned = [x['warning'] for x in lines if x['split'] == 'collapse']
-  seconds = sum(x['seconds'] for x in lines if x['split'] == 'epoch')
+  rows = log.read(work / 'metrics.jsonl').by_split
+  warned = [row['warning'] for row in rows.get('collapse', [])]
+  seconds = sum(row['seconds'] for row in rows.get('epoch', []))
   found, epoch = NOTHING, None
-  if any(x['split'] == 'val' for x in lines):
+  if 'val' in rows:
     data = loop.load_data(config, work)
     encoder = checkpoints.load_encoder(work)
     epoch = next(
-      round(x['epoch'])
-      for x in lines
-      if x['split'] == 'val' and x['step'] == encoder.step
+      round(row['epoch']) for row in rows['val'] if row['step'] == encoder.step
     )
     pixels = {name: data.images[rows] for name, rows in data.splits.items()}
     embedded = {s: encoder.embed(pixels[s]) for s in ('test', 'unseen')}

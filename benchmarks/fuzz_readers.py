@@ -457,6 +457,7 @@ def _read_log(data: bytes, folder: pathlib.Path) -> None:
   file = folder / 'metrics.jsonl'
   file.write_bytes(data)
   for rows in log.read(file).by_split.values():
+    log.column(rows, 'loss')
     if [row['step'] for row in rows] != sorted({row['step'] for row in rows}):
       raise AssertionError('rows that are not in order of step')
   log._drop_after(file, 3)  # as a run that is resumed there

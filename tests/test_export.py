@@ -231,10 +231,10 @@ def _contents(**changes):
     (lambda: of_type('F8_E5M2'), "'a' is of type F8_E5M2"),
     (lambda: of_type('F32', 4), "no 'config' in its header"),
     (lambda: _contents(step=None), "no 'step' in its header"),
-    (lambda: _contents(step='"7"'), 'step is no int'),
-    (lambda: _contents(step='true'), 'step is no int'),
+    (lambda: _contents(step='"7"'), 'step: of type str, not int'),
+    (lambda: _contents(step='true'), 'step: of type bool, not int'),
     (lambda: _contents(config='[1'), 'config: '),
-    (lambda: _contents(config='[]'), 'config is no dict'),
+    (lambda: _contents(config='[]'), 'config: of type list, not dict'),
     (lambda: _contents(config='{}'), "its config has no 'data'"),
     (lambda: _contents(class_names='[1]'), 'class_names are no strings'),
     (

@@ -1,6 +1,5 @@
 """Where every analysis starts: embedding files, from workdirs or by name."""
 
-import json
 import pathlib
 import zipfile
 import zlib
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from plankton_jax import config_file
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
@@ -190,7 +190,7 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
       f'{workdir}: no embeddings; run'
       f' python -m analysis.embed --workdir={workdir}'
     )
-  config = json.loads((workdir / 'config.json').read_text())
+  config = config_file.read(workdir)
   return Source(workdir.resolve().name, splits, workdir, config)
 
 

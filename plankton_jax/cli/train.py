@@ -14,8 +14,11 @@ means and its value. A workdir that holds a run is resumed where it stopped.
 
 import logging
 import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import Any
 
 from absl import flags
@@ -39,6 +42,8 @@ ACCEPT = flags.DEFINE_bool(
 DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print sizes, memory and time of the run, and stop.'
 )
+
+_OVERRIDE = re.compile('--?(?:no)?config[.]([^=]*)')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -87,6 +92,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   """Parses the flags; a mistake in one is a line, not a traceback."""
   others = [_installed(arg) for arg in argv if arg not in command.HELP]
   try:
+    _check_overrides(others)
     rest = flags.FLAGS(others)
     if len(others) < len(argv):  # after all flags, whatever their order
       print(_help())
@@ -96,12 +102,41 @@ def parse(argv: Sequence[str]) -> list[str]:
     reason = error.args[0]  # ml_collections wraps a KeyError with a hint
     text = reason.args[0] if isinstance(reason, KeyError) else str(reason)
     command.fail(f'unknown config field {": ".join(text.splitlines())}')
+  except KeyError as error:  # a section, or a field within a field
+    if not _raised_in_ml_collections(error):
+      raise
+    text = error.args[0]
+    if not text.startswith("'"):
+      text = repr(text.rpartition(' ')[2])  # '... to lookup: data.size.x'
+    command.fail(f'unknown config field {": ".join(text.splitlines())}')
   except InputError as error:
     command.fail(error)
   except (flags.Error, TypeError) as error:
     lines = [line for line in str(error).splitlines() if line.strip()]
     prefix = 'plankton_jax.errors.InputError: '
     command.fail(lines[-1].strip().removeprefix(prefix))
+
+
+def _check_overrides(argv: Sequence[str]) -> None:
+  """Checks how fields are spelt, which ml_collections would parse as Python.
+
+  Raises:
+    InputError: one is no name, nor names joined by dots.
+  """
+  for arg in argv:
+    if found := _OVERRIDE.match(arg):
+      names = found[1].split('.')
+      if not all(x.isidentifier() and not iskeyword(x) for x in names):
+        raise InputError(
+          f'unknown config field {found[1][:80]!r}; write'
+          ' --config.section.field=value'
+        )
+
+
+def _raised_in_ml_collections(error: Exception) -> bool:
+  """Whether an error is of the flags, not of the config file's own code."""
+  *_, last = traceback.extract_tb(error.__traceback__)
+  return 'ml_collections' in pathlib.Path(last.filename).parts
 
 
 def _installed(arg: str) -> str:

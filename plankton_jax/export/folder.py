@@ -8,7 +8,7 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from plankton_jax import atomic, weight_file
+from plankton_jax import atomic, json_text, weight_file
 from plankton_jax.errors import InputError
 
 WEIGHTS = 'encoder.safetensors'
@@ -89,12 +89,9 @@ def _field(header: dict[str, str], name: str, kind: type) -> Any:
   if name not in header:
     raise InputError(f'no {name!r} in its header')
   try:
-    value = json.loads(header[name])
-  except ValueError as error:
+    return json_text.parse(header[name], kind)
+  except InputError as error:
     raise InputError(f'{name}: {error}') from None
-  if type(value) is not kind:
-    raise InputError(f'{name} is no {kind.__name__}')
-  return value
 
 
 def _tree(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
