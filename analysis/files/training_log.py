@@ -11,10 +11,10 @@ Log = dict[str, list[dict[str, Any]]]  # rows by split, in order of step
 
 
 def read_log(path: pathlib.Path) -> tuple[Log, int]:
-  """The log's rows by split, sorted by step, and how many lines were broken.
+  """Reads rows by split, sorted by step, and counts the broken lines.
 
-  A line cut off by a killed run is no row. Where a resumed run logged a step
-  again, the later row holds.
+  A killed run may leave a cut line. Where a resumed run logged a step again,
+  the later row counts.
   """
   rows: dict[tuple[str, int], dict[str, Any]] = {}
   broken = 0
