@@ -13,8 +13,8 @@ from absl import flags
 
 from analysis.files import folders, inputs, tables
 from analysis.files.command import IMAGES, OUT, WORKDIR
-from plankton_jax import atomic
-from plankton_jax.cli import command, host
+from plankton_jax import atomic, host
+from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 

@@ -23,7 +23,7 @@ from analysis.measures import calibration, labeller, predictions, thresholds
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 from analysis.page import predicted
-from plankton_jax.cli import host
+from plankton_jax import host
 from plankton_jax.data.ecotaxa import write as ecotaxa
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError

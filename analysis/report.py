@@ -28,8 +28,8 @@ from analysis.files.inputs import Source
 from analysis.files.result import Picture, Result
 from analysis.measures import ranks
 from analysis.page import html, lists, pictures, scatter, summary
+from plankton_jax import host
 from plankton_jax.cli import command as commands
-from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
 Part = Callable[[Sequence[Source]], Result]

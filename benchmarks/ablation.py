@@ -17,8 +17,8 @@ from absl import flags
 
 from benchmarks import cells, recipes
 from benchmarks.ablation_plan import TABLES, Configs, Table
-from plankton_jax import atomic
-from plankton_jax.cli import command, host
+from plankton_jax import atomic, host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 COLUMNS = (

@@ -31,8 +31,8 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import fuzz_readers
-from plankton_jax import atomic
-from plankton_jax.cli import command, host
+from plankton_jax import atomic, host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 KILLS = flags.DEFINE_integer('kills', 30, 'How many.', lower_bound=1)

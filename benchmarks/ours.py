@@ -9,8 +9,7 @@ import numpy as np
 
 from benchmarks import inputs, ours_files, ours_input, ours_network
 from benchmarks.serve import Job, cores, each, serve
-from plankton_jax import distances, objectives, retrieval
-from plankton_jax.cli import host
+from plankton_jax import distances, host, objectives, retrieval
 
 
 def matmul(*, side: int) -> Job:

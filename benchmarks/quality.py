@@ -17,7 +17,8 @@ from absl import flags
 from analysis.files import tables
 from benchmarks import cells, contest, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax.cli import command, host
+from plankton_jax import host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 

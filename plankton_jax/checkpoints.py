@@ -1,12 +1,12 @@
-"""Encoders from the checkpoints of a run, or from a folder handed on."""
+"""Loads encoders from the checkpoints of a run, or from an exported folder."""
 
 import pathlib
 
 import jax
 
+from plankton_jax import encoder_folder
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.export import folder
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key
@@ -19,14 +19,15 @@ def load_encoder(
 
   Args:
     workdir: of the run, or a folder that `plankton_jax.export` wrote.
-    step: one that is kept; None is the best by validation.
+    step: of a checkpoint that was kept; None takes the best by validation.
 
   Raises:
-    InputError: no checkpoint there, not of that step, or of another version.
+    InputError: there is no checkpoint, none of that step, or one of another
+      version.
   """
   workdir = pathlib.Path(workdir)
-  if (workdir / folder.WEIGHTS).is_file():
-    found = folder.read(workdir)
+  if (workdir / encoder_folder.WEIGHTS).is_file():
+    found = encoder_folder.read(workdir)
     if step not in (None, found['step']):
       raise InputError(
         f'{workdir}: no checkpoint of step {step}; it holds {found["step"]}'
@@ -54,11 +55,11 @@ def load_encoder(
 def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
   """Rebuilds the encoder that a workdir's run began from, without its head.
 
-  Weights are drawn by the run's own key, and those of `encoder.pretrained`
-  read as the run read them.
+  Draws the weights by the run's own key, and reads those of
+  `encoder.pretrained` as the run did.
 
   Raises:
-    InputError: as `load_encoder`, or the pretrained weights are gone.
+    InputError: as in `load_encoder`, or the pretrained weights are gone.
   """
   trained = load_encoder(workdir)
   config = trained.config

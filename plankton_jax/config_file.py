@@ -1,4 +1,4 @@
-"""A workdir's config.json: written once, compared ever after."""
+"""Writes a workdir's config.json once, and compares later configs with it."""
 
 import inspect
 import json
@@ -62,7 +62,7 @@ def read(workdir: pathlib.Path) -> Config:
 
 
 def compare(config: Config, workdir: pathlib.Path) -> None:
-  """Compares a config with the one that a workdir was begun with, if any.
+  """Compares a config with the one that began the workdir, if there is one.
 
   Raises:
     InputError: it differs, and the message names the fields; or it is damaged.

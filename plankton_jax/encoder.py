@@ -1,4 +1,4 @@
-"""A trained encoder: images in, embeddings out."""
+"""Embeds images by a trained encoder."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.train import sharding
 from plankton_jax.train.step import make_embed_step
 
-_VIEWS = 256  # a device's at a time; an image is as many as it has poses
+_VIEWS = 256  # on a device at a time; each pose of an image counts as one
 
 
 class Encoder:
@@ -36,7 +36,7 @@ class Encoder:
     class_names: tuple[str, ...] | list[str],
     step: int,
   ) -> None:
-    """Binds arrays to the network that the config names.
+    """Builds the network that the config names, around these arrays.
 
     Args:
       params: {'encoder': ..., 'objective': ...}.
@@ -46,7 +46,7 @@ class Encoder:
       step: the checkpoint's.
 
     Raises:
-      InputError: the config is of another version.
+      InputError: the config is of another version of plankton_jax.
     """
     self.config = config
     self.class_names = tuple(class_names)
@@ -63,7 +63,7 @@ class Encoder:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """Its arrays: `params` (encoder, objective) and `batch_stats`."""
+    """Returns the arrays: `params` (encoder, objective) and `batch_stats`."""
     return {'params': self._params, 'batch_stats': self._batch_stats}
 
   @functools.cached_property
@@ -72,7 +72,7 @@ class Encoder:
 
   @functools.cached_property
   def _placed(self) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The encoder's own arrays, on every device that embeds."""
+    """Copies the encoder's own arrays to every device that embeds."""
     params = {'encoder': self._params['encoder']}
     return sharding.replicate(self._mesh, (params, self._batch_stats))
 
@@ -82,7 +82,7 @@ class Encoder:
     Every device of this process takes its share of each batch.
 
     Raises:
-      InputError: images of another type or shape than trained on.
+      InputError: the images differ in type or shape from those trained on.
     """
     data = self.config['data']
     want = (data['size'], data['size'], data['channels'])
@@ -105,7 +105,7 @@ class Encoder:
     return out
 
   def scores(self, embeddings: np.ndarray) -> np.ndarray | None:
-    """Logits without margin [N, D] -> [N, seen], or None without a head."""
+    """Computes logits without margin [N, D] -> [N, seen]; None if headless."""
     if not self._params['objective']:
       return None
     cosines = objectives.cosines(

@@ -9,7 +9,8 @@ from absl import flags
 from analysis.files import inputs, result
 from analysis.files.inputs import Source
 from analysis.files.result import Result
-from plankton_jax.cli import command, host
+from plankton_jax import host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_multi_string(

@@ -18,7 +18,7 @@ class Reliability(NamedTuple):
 
   images: np.ndarray  # [BINS]
   confidence: np.ndarray  # [BINS] mean; NaN in an empty bin
-  accuracy: np.ndarray  # [BINS] share that is right; likewise
+  accuracy: np.ndarray  # [BINS] share that is right; NaN in an empty bin
   error: float  # expected calibration error; NaN without images
 
 

@@ -69,7 +69,7 @@ def sizes(most: int, classes: int, grid: str = 'doubling') -> np.ndarray:
 
 
 def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Row indices of a stratified 65/35 split: training, then test.
+  """Splits rows 65/35 by class: indices for training, then for test.
 
   The first rows of training hold one of each class, the others are shuffled,
   so that every beginning of it is a training set. Every class of two images or
@@ -128,7 +128,7 @@ def learn(
   options: Options = Options(),  # noqa: B008 (it cannot change)
   step: Callable[[], Any] = lambda: None,
 ) -> list[Curve]:
-  """Curves of the classifiers on rows [N, D] with labels [N].
+  """Learns curves of the classifiers on rows [N, D] with labels [N].
 
   Rows are centred and divided by one number, so that the variance of a
   dimension is 1 on average over the training images: angles and relative
@@ -187,7 +187,7 @@ def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def rows(curve: Curve) -> list[dict[str, Any]]:
-  """The curve as rows of a table, one a size and measure."""
+  """Lists the curve as a table, a line a size and measure."""
   lines = []
   for measure in MEASURES:
     for size, mean, low, high in zip(

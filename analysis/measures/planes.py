@@ -66,7 +66,7 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
 
 
 def _pca(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
-  """The two widest directions; a direction that is missing is zero."""
+  """Projects on the two widest directions; a missing one gives zeros."""
   centre = fitted.mean(axis=0, dtype=np.float64)
   _, _, axes = np.linalg.svd(fitted - centre, full_matrices=False)
   axes = axes[:2]

@@ -57,7 +57,7 @@ def object_ids(files: Sequence[str]) -> list[str]:
 def collect(
   files: Sequence[str], labeller: Labeller, labels: Labels
 ) -> list[Prediction]:
-  """A prediction for each of N files."""
+  """Collects a prediction for each of N files."""
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
   alone = len(labeller.means) < 2
@@ -89,8 +89,7 @@ def collect(
 
 
 def uncertain(found: Sequence[Prediction]) -> list[Prediction]:
-  """The least certain first: the unknown, farthest off first, then by
-  confidence."""
+  """Sorts the least certain first: the unknown by distance, then the others."""
 
   def key(one: Prediction) -> tuple[bool, float]:
     beyond = one.distance - one.threshold

@@ -28,7 +28,7 @@ LOWEST = {'ami': -1.0, 'silhouette': -1.0, 'macro_silhouette': -1.0}  # others 0
 def halves(measure: Measure, count: int) -> dict[str, Interval]:
   """Measures all of `count` rows, with 95 % intervals from halves of them.
 
-  For measures of pairs of images, which each half is measured by anew. The
+  For measures of pairs of images, which each half is measured afresh. The
   spread over random halves, drawn without replacement, is the sampling error
   of the whole: a mean of n / 2 of n values has the variance
   σ² / (n / 2) · (1 − 1 / 2) = σ² / n; of m of them it is σ² (n − m) / (m n)

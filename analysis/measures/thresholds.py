@@ -16,12 +16,12 @@ def check(acceptance: float) -> None:
 
 
 def fewest(acceptance: float) -> int:
-  """The fewest images that bound a share `acceptance` of new ones."""
+  """Counts the fewest images that bound a share `acceptance` of new ones."""
   return math.ceil(round(acceptance / (1.0 - acceptance), 9))
 
 
 def threshold(distance: np.ndarray, acceptance: float) -> float:
-  """The ⌈(n + 1) · acceptance⌉-th smallest of n distances.
+  """Takes the ⌈(n + 1) · acceptance⌉-th smallest of n distances.
 
   A new distance of the same kind is at most this with probability of at least
   `acceptance` (split conformal prediction: Angelopoulos and Bates 2021,
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
   by_class: dict[int, Limit]
 
   def of(self, label: np.ndarray) -> np.ndarray:
-    """The threshold [N] of each predicted label [N]."""
+    """Looks up the threshold [N] of each predicted label [N]."""
     return np.array([self.by_class[i].threshold for i in label.tolist()])
 
 

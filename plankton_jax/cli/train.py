@@ -5,11 +5,11 @@
   python launch.py --config=configs/triplet.py --workdir=DIR --dry_run
   python launch.py --config=configs/triplet.py --help
 
-`plankton-train` is the same command where the package is installed. A config
-is a file; one that is not there is looked for among the installed configs.
+`plankton-train` is the same command where the package is installed. --config
+names a file; if it does not exist, an installed config of that name is used.
 
-Any field is overridden by --config.section.field=value; --help shows what each
-means and its value. A workdir that holds a run is resumed where it stopped.
+--config.section.field=value overrides any field; --help lists the fields with
+their meaning and value. A run in the workdir is resumed where it stopped.
 """
 
 import logging
@@ -25,8 +25,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from plankton_jax import config_file
-from plankton_jax.cli import command, config_help, host
+from plankton_jax import config_file, host
+from plankton_jax.cli import command, config_help
 from plankton_jax.errors import InputError
 from plankton_jax.train import config_check
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   config, workdir = _config(), _workdir()
   host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
-  # These bring in JAX, which --help can do without.
+  # Imported late, as they bring in JAX, which --help does without.
   if DRY_RUN.value:
     from plankton_jax.train import rehearsal
 
@@ -73,7 +73,7 @@ def _config() -> dict[str, Any]:
 
 
 def _filename() -> str:
-  """The config's file as it was given, with its preset."""
+  """Returns the config's file as it was given, with its preset."""
   return getattr(flags.FLAGS['config'], 'config_filename')  # noqa: B009
 
 
@@ -89,7 +89,7 @@ def _workdir() -> pathlib.Path:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses the flags; a mistake in one is a line, not a traceback."""
+  """Parses the flags; reports a mistake as one line, without a traceback."""
   others = [_installed(arg) for arg in argv if arg not in command.HELP]
   try:
     _check_overrides(others)
@@ -140,7 +140,7 @@ def _raised_in_ml_collections(error: Exception) -> bool:
 
 
 def _installed(arg: str) -> str:
-  """Points --config=FILE to the installed configs if FILE is not here."""
+  """Points --config=FILE to the installed configs if FILE does not exist."""
   flag, _, value = arg.partition('=')
   name, colon, preset = value.partition(':')
   if flag.lstrip('-') != 'config' or pathlib.Path(name).exists():

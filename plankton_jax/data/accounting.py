@@ -1,4 +1,4 @@
-"""Accounts for every object: read = kept + left out, by reason."""
+"""Accounts for every object read: kept, or left out for a named reason."""
 
 import collections
 import json
@@ -22,7 +22,7 @@ _FATES = {
   'other': "merged into 'other'",
   'drop': 'left out',
 }
-_SHOWN = 20  # names that the log lists; the files have all
+_SHOWN = 20  # names that the log lists; the files list all
 
 
 class Accounts(NamedTuple):
@@ -47,11 +47,11 @@ def make(
 
   Args:
     read: how many the source read.
-    left_aside: reason -> how many, of those not known by name.
-    skipped: (name, reason) of what could not be used.
+    left_aside: reason -> how many were left out without a name.
+    skipped: (name, reason) of each one that could not be used.
     ids: [N] of the decoded images.
-    labels: [N] of the decoded images; -1 of a class that is left out.
-    split: of the decoded images.
+    labels: [N] of the decoded images; -1 for a class that is left out.
+    split: the split of the decoded images.
   """
   named = list(skipped)
   for row in split.dropped:
@@ -104,14 +104,14 @@ def table(
   num_seen: int,
   fate: str,
 ) -> list[str]:
-  """Lays out how many classes and images went where, and why.
+  """Tabulates how many classes and images went where, and why.
 
   Args:
-    accounts: of the run.
-    split: of the images.
+    accounts: the run's.
+    split: the split of the images.
     labels: [N] of the images, trained classes first.
     num_seen: classes that are trained on.
-    fate: of the rare classes, one of `splits.RARE`.
+    fate: what becomes of the rare classes, one of `splits.RARE`.
   """
   kept = accounts.kept
   sides = {name: kept[name] for name in ('train', 'val', 'test')}

@@ -1,4 +1,4 @@
-"""Keeps in split.json the split that a workdir was started with."""
+"""Keeps the split that a workdir began with in its split.json."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from plankton_jax import atomic
 from plankton_jax.data.splits import Split
 from plankton_jax.errors import InputError
 
-# Settings that files of version 0.1 lack, as those splits were made.
+# Settings that files of version 0.1 lack, with the values used then.
 _EARLIER = {'own_split': False, 'rare': 'gallery'}
 
 
@@ -36,7 +36,7 @@ def reuse_or_make(
   """Reads the split in the file, or makes one and saves it there.
 
   Raises:
-    InputError: the file was written for other data or settings.
+    InputError: the file is damaged, or made for other data or settings.
   """
   if file.exists():
     return _read(file, ids, fingerprint, settings)

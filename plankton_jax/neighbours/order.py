@@ -23,7 +23,7 @@ class Nearest(NamedTuple):
 
 
 def hits(space: Space, nearest: Nearest) -> np.ndarray:
-  """Whether each entry is of its query's class, in the exact order; bool [K].
+  """Tells which entries are of their query's class, exactly ordered; bool [K].
 
   Only products of a hit and a miss within the tolerance are compared again in
   float64. Equal distances go by row as given.
@@ -49,7 +49,7 @@ def hits(space: Space, nearest: Nearest) -> np.ndarray:
 
 
 def _contested(nearest: Nearest, found: np.ndarray) -> np.ndarray:
-  """Entries within the tolerance of one of the other kind.
+  """Finds entries within the tolerance of one of the other kind.
 
   Only hits and misses can change a measure by changing places. In ascending
   order the nearest of the other kind lie beside the run of one's own.

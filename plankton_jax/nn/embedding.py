@@ -4,15 +4,9 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from plankton_jax.distances import unit_norm
 from plankton_jax.nn.backbone import Backbone
-
-
-def unit_norm(x: jax.Array) -> jax.Array:
-  """Scales rows [..., D] to length 1; zero stays zero, gradient finite."""
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def all_poses(images: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from plankton_jax.nn.embedding import unit_norm
+from plankton_jax.distances import unit_norm
 from plankton_jax.objectives.base import (
   Objective,
   masked_mean,

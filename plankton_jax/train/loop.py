@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax import config_file, disk
-from plankton_jax.cli import host
+from plankton_jax import config_file, host, write_errors
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
@@ -67,7 +66,9 @@ def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
   ):
     if field in data:  # another version's config may lack it, as `build` says
       data[field] = read(data[field])
-  with disk.explained(pathlib.Path(config['data']['cache_dir']).expanduser()):
+  with write_errors.explained(
+    pathlib.Path(config['data']['cache_dir']).expanduser()
+  ):
     return config_file.build(
       pipeline.load,
       config | {'data': data},
@@ -113,11 +114,13 @@ def train_and_evaluate(
   workdir, config = pathlib.Path(workdir), config_file.complete(config)
   check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
-  with disk.explained(workdir), process.alone_on(workdir):
+  with write_errors.explained(workdir), process.alone_on(workdir):
     data = load_data(config, workdir)
     experiment = assemble(config, data)
     with (
-      disk.explained(workdir, need=_checkpoint_bytes(config, experiment)),
+      write_errors.explained(
+        workdir, need=_checkpoint_bytes(config, experiment)
+      ),
       store.open_manager(workdir) as manager,
     ):
       state, progress = _start(config, experiment, manager)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax.cli import host
+from plankton_jax import host
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.train import batches, loop, sharding

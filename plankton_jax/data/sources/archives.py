@@ -1,4 +1,4 @@
-"""Reads tar, tar.gz and zip archives in place: nothing is ever unpacked."""
+"""Reads tar, tar.gz and zip archives in place, without unpacking them."""
 
 import functools
 import stat
@@ -11,13 +11,13 @@ from typing import IO, NamedTuple, cast
 
 from plankton_jax.errors import InputError
 
-MAX_BYTES = 2**28  # of one file; images.MAX_PIXELS take less
+MAX_BYTES = 2**28  # bytes of one file; images of MAX_PIXELS take fewer
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
 class Content(NamedTuple):
-  """One file of an archive, or why it cannot be read."""
+  """A file of an archive, or why it cannot be read."""
 
   name: str
   data: bytes | None
@@ -25,7 +25,7 @@ class Content(NamedTuple):
 
 
 class Listing(NamedTuple):
-  """The contents of an archive, in its own order."""
+  """The contents of an archive, in order."""
 
   names: tuple[str, ...]  # of files, with forward slashes, without a leading ./
   refused: tuple[tuple[str, str], ...]  # (name, reason): links, hostile paths
@@ -37,10 +37,10 @@ def listing(path: Path, table: str = '') -> Listing:
 
   Args:
     path: the archive.
-    table: files of this name, in any folder, are read on the way.
+    table: also reads the files of this name, in any folder.
 
   Raises:
-    InputError: no such file, no archive, or one that is cut off.
+    InputError: the file does not exist, or is not a whole archive.
   """
   names, refused, tables = [], [], {}
   for name, reason, load in _members(path):
@@ -61,8 +61,8 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
   """Yields the wanted files in the archive's order, one in memory at a time.
 
   Raises:
-    InputError: as `listing` does. A file that is damaged inside a zip archive
-      is yielded with the reason.
+    InputError: as in `listing`. A file damaged inside a zip archive is yielded
+      with the reason instead.
   """
   for name, reason, load in _members(path):
     if not reason and name in wanted:
@@ -70,7 +70,7 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
 
 
 def is_zip(path: Path) -> bool:
-  """Says whether a file begins as zip archives do, whole or not."""
+  """Tells whether a file begins as zip archives do, even a damaged one."""
   with path.open('rb') as file:
     return file.read(4) in (b'PK\3\4', b'PK\5\6')
 
@@ -88,7 +88,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def refusal(name: str) -> str:
-  """Says why a path inside an archive is not to be trusted; '' if it is."""
+  """Says why a path in an archive is refused as unsafe; '' if it is safe."""
   if name.startswith('/') or name[1:2] == ':':
     return 'an absolute path'
   if '..' in name.split('/'):
@@ -111,7 +111,7 @@ def zip_refusal(info: zipfile.ZipInfo) -> str:
 
 
 def tidy(name: str) -> str:
-  """Gives a name forward slashes and takes a leading ./ away."""
+  """Normalises a name: forward slashes, no leading ./."""
   name = name.replace('\\', '/')
   while name.startswith('./'):
     name = name[2:]
@@ -126,7 +126,7 @@ def _content(name: str, load: Callable[[], bytes]) -> Content:
 
 
 def _members(path: Path) -> Iterator[tuple]:
-  """Yields (name, reason to refuse it, function that reads it)."""
+  """Yields (name, why it is refused or '', function that reads it)."""
   if not path.is_file():
     raise InputError(f'{path}: no such archive')
   try:
@@ -188,13 +188,13 @@ def _tar_refusal(info: tarfile.TarInfo) -> str:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-  """Raises unless zeros end the archive: tarfile stops at any nonsense."""
+  """Raises EOFError unless the archive ends in zeros, as tarfile does not."""
   file = archive.fileobj
   file.seek(archive.offset)
   mark = file.read(tarfile.BLOCKSIZE)
   if len(mark) < tarfile.BLOCKSIZE or mark.strip(b'\0'):
     raise EOFError('no end mark')
-  while file.read(2**20):  # A compressed one may be cut off behind it.
+  while file.read(2**20):  # A compressed one may be cut off later.
     pass
 
 
