@@ -13,6 +13,7 @@ from benchmarks import fuzz, fuzz_readers
 from benchmarks.fuzz_readers import READERS
 from plankton_jax.errors import InputError
 from plankton_jax.nn import pretrained
+from plankton_jax.nn.backbone import Published
 
 # The rest is for the campaign: `python -m benchmarks.fuzz --reader=NAME`.
 CASES = {'images': 10, 'folder': 20, 'checkpoint': 15, 'overrides': 6}
@@ -114,11 +115,12 @@ def test_no_reader_unpickles(kind, tmp_path):
 @pytest.mark.parametrize('suffix', ['.pth', '.pt', '.safetensors', '.bin'])
 def test_no_weights_are_unpickled(suffix, tmp_path):
   trap = tmp_path / 'fired'
+  resnet = Published('ResNet', {}, 'conv1', 'layer1.0.conv1.weight', 'fc.*')
   for data in _pickles(trap).values():
     file = tmp_path / f'weights{suffix}'
     file.write_bytes(data)
     with pytest.raises(InputError):
-      pretrained.read(file)
+      pretrained.read(file, resnet)
     assert not trap.exists()
 
 
