@@ -107,7 +107,6 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('--images=FOLDER and --out=FILE.npz go together')
   if images and len(workdirs) > 1:
     raise InputError('--images takes one --workdir')
-  host.use_fast_settings()
   host.show_log(logging.INFO)
   if images and out:
     embed_folder(workdirs[0], STEP.value, images, pathlib.Path(out))
@@ -117,4 +116,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, fast=True)

@@ -23,7 +23,6 @@ from analysis.measures import calibration, labeller, predictions, thresholds
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 from analysis.page import predicted
-from plankton_jax import host
 from plankton_jax.data.ecotaxa import write as ecotaxa
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
@@ -199,5 +198,4 @@ def asked(sources: Sequence[Source]) -> Result:
 
 
 if __name__ == '__main__':
-  host.use_fast_settings()
-  command.run('predict', asked, folder='predict')
+  command.run('predict', asked, folder='predict', fast=True)

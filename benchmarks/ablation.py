@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks import cells, recipes
 from benchmarks.ablation_plan import TABLES, Configs, Table
-from plankton_jax import atomic, host
+from plankton_jax import atomic
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
@@ -102,7 +102,6 @@ def _row(fields) -> str:
 def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
   """Trains what is not finished, prints the tables; 1 if a run failed."""
   del argv  # flags only
-  host.use_fast_settings()
   options = parse(values)
   path = options.out / 'ablation.md'
   ground = recipes.ground(options, values.encoder)
@@ -159,5 +158,7 @@ if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
   command.run(
-    main, interrupted='interrupted; the same command goes on where it was'
+    main,
+    fast=True,
+    interrupted='interrupted; the same command goes on where it was',
   )

@@ -17,7 +17,6 @@ from absl import flags
 from analysis.files import tables
 from benchmarks import cells, contest, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
@@ -179,7 +178,6 @@ def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
 def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
   """Trains what is not finished, prints the table; 1 if a run failed."""
   del argv  # flags only
-  host.use_fast_settings()
   options, chosen = parse(values)
   if any(who.peer for who in chosen.values()):
     contest.need(values.peer_python, 'torch, pytorch_metric_learning')
@@ -214,5 +212,7 @@ if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
   command.run(
-    main, interrupted='interrupted; the same command goes on where it was'
+    main,
+    fast=True,
+    interrupted='interrupted; the same command goes on where it was',
   )

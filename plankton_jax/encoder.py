@@ -13,7 +13,9 @@ from plankton_jax.config_file import Config
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import sharding
+from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
 
 _VIEWS = 256  # on a device at a time; each pose of an image counts as one
@@ -46,7 +48,8 @@ class Encoder:
       step: the checkpoint's.
 
     Raises:
-      InputError: the config is of another version of plankton_jax.
+      InputError: the config is of another version of plankton_jax, or the
+        arrays are not those of its network.
     """
     self.config = config
     self.class_names = tuple(class_names)
@@ -59,6 +62,7 @@ class Encoder:
       'encoder',
       convolution=conv_general_dilated,
     )
+    _check_arrays(model, config['data'], params, batch_stats)
     self._embed_step = make_embed_step(apply_fn=model.apply)
 
   @property
@@ -112,3 +116,47 @@ class Encoder:
       self._params['objective'], jnp.asarray(embeddings)
     )
     return self.config['objective']['scale'] * np.asarray(cosines)
+
+
+def _check_arrays(
+  model: Embedder,
+  data: Config,
+  params: dict[str, Any],
+  batch_stats: dict[str, Any],
+) -> None:
+  """Compares arrays with those that the network would begin with.
+
+  Raises:
+    InputError: one is missing, superfluous, or of another shape.
+  """
+  fresh = jax.eval_shape(
+    functools.partial(
+      init_encoder,
+      encoder=model,
+      image_shape=(data['size'], data['size'], data['channels']),
+    ),
+    make_key(0, INIT),
+  )
+  want = _shapes(fresh['params'], fresh['batch_stats'])
+  found = _shapes(params['encoder'], batch_stats)
+  wrong = [
+    f'{name} is {found.get(name, "missing")}, not {want.get(name, "expected")}'
+    for name in sorted(want.keys() | found.keys())
+    if want.get(name) != found.get(name)
+  ]
+  if wrong:
+    more = f' and {len(wrong) - 1} more' if wrong[1:] else ''
+    raise InputError(
+      f'the arrays do not fit the config: {wrong[0]}{more}; they are damaged or'
+      ' of another run: export or train again'
+    )
+
+
+def _shapes(params: Any, batch_stats: Any) -> dict[str, tuple[int, ...]]:
+  """Lists the shape of every array by its path."""
+  tree = {'params': params, 'batch_stats': batch_stats}
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.shape(array)
+    for path, array in flat
+  }

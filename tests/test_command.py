@@ -1,5 +1,6 @@
 """The one wrapper of commands, and how a command restarts itself."""
 
+import ast
 import errno
 import os
 import pathlib
@@ -121,6 +122,36 @@ def test_importing_the_library_never_restarts(monkeypatch):
   monkeypatch.setattr(host, 'use_fast_settings', lambda: called.append(1))
   command.run(_main, fast=True)
   assert called == [1]
+
+
+def _calls(tree):
+  """The calls of use_fast_settings below a node."""
+  return [
+    node
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call)
+    and isinstance(node.func, ast.Attribute)
+    and node.func.attr == 'use_fast_settings'
+  ]
+
+
+@pytest.mark.parametrize('folder', ['plankton_jax', 'analysis', 'benchmarks'])
+def test_only_a_command_restarts(folder):
+  # A function that restarts would end the process of whoever imports it.
+  callers = set()
+  for path in (ROOT / folder).rglob('*.py'):
+    tree = ast.parse(path.read_text())
+    as_command = [
+      node
+      for node in tree.body
+      if isinstance(node, ast.If) and '__main__' in ast.unparse(node.test)
+    ]
+    if len(_calls(tree)) > sum(len(_calls(node)) for node in as_command):
+      callers.add(path.relative_to(ROOT).as_posix())
+  wanted = (
+    {'plankton_jax/cli/command.py'} if folder == 'plankton_jax' else set()
+  )
+  assert callers == wanted
 
 
 @pytest.mark.parametrize(

@@ -418,3 +418,39 @@ def test_split_file_is_reused_and_guards_the_data(tmp_path):
   file.write_bytes(before[:100])
   with pytest.raises(InputError, match='is damaged'):
     reuse(file, ids)
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda content: [],
+    lambda content: content | {'settings': 3},
+    lambda content: content | {'splits': ['train']},
+    lambda content: content | {'splits': {'train': 'a'}},
+    lambda content: content | {'splits': content['splits'] | {'val': [[]]}},
+    lambda content: content | {'splits': content['splits'] | {'val': ['x']}},
+    lambda content: content | {'splits': {'train': [], 'val': [], 'test': []}},
+    lambda content: content | {'dropped': None},
+    lambda content: content | {'rare': []},
+  ],
+)
+def test_a_split_file_of_another_shape_is_damaged(damage, tmp_path):
+  ids = np.array([f'{i}.png' for i in range(40)])
+  file = tmp_path / 'split.json'
+  reuse(file, ids)
+  file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+  with pytest.raises(InputError, match=r'split\.json is damaged') as error:
+    reuse(file, ids)
+  assert len(str(error.value).splitlines()) == 1
+  assert 'delete it or give a new --workdir' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'data',
+  [b'', b'\xff', b'[' * 100_000, b'{"settings": 3}', b'{"settings": {}}'],
+)
+def test_a_damaged_split_file_names_no_unseen_classes(data, tmp_path):
+  file = tmp_path / 'split.json'
+  assert split_file.unseen_classes(file) is None
+  file.write_bytes(data)
+  assert split_file.unseen_classes(file) is None

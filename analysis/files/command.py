@@ -63,6 +63,7 @@ def run(
   analyse: Callable[[list[Source]], Result],
   *,
   folder: str | None = None,
+  fast: bool = False,
 ) -> None:
   """Runs `analyse` on what the flags name; prints and writes its Result.
 
@@ -70,6 +71,7 @@ def run(
     name: of the command, before each note.
     analyse: gets the sources.
     folder: below the default one, for results that would crowd it.
+    fast: as in `plankton_jax.cli.command.run`.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -82,4 +84,4 @@ def run(
     result.show(name, found)
     result.write(found, out)
 
-  command.run(main)
+  command.run(main, fast=fast)

@@ -1,6 +1,8 @@
 """Where every analysis starts: embedding files, from workdirs or by name."""
 
+import lzma
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,27 @@ from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
 RARE = 'rare'  # a split of classes too small to train on, where there is one
+
+# The arrays of an embedding file: kinds of NumPy's types, and dimensions.
+_ARRAYS = {
+  'embedding': ('biuf', 2),
+  'label': ('biuf', 1),
+  'id': ('SUbiuf', 1),
+  'class_names': ('SUbiuf', 1),
+}
+# NumPy lets through what zipfile and its own header parser raise.
+_UNREADABLE = (
+  ValueError,
+  TypeError,
+  OSError,
+  EOFError,
+  RuntimeError,  # an unknown compression, or encrypted
+  MemoryError,  # a header that claims more than there is
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  struct.error,
+)
 
 
 class Embeddings(NamedTuple):
@@ -46,8 +69,8 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file and checks it.
 
   Raises:
-    InputError: no such file, arrays missing or of the wrong shape, pickled
-      objects, labels without a name, or a row that is not finite.
+    InputError: no such file, arrays missing or of the wrong shape or type,
+      pickled objects, labels without a name, or a row that is not finite.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
@@ -56,19 +79,26 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       found = {name: arrays[name] for name in arrays.files}
-  except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+  except _UNREADABLE as error:
     pickled = 'allow_pickle' in str(error)
     reason = (
       'holds pickled objects, which are never loaded; save plain arrays'
       if pickled
-      else f'not a readable .npz ({error})'
+      else f'not a readable .npz ({" ".join(str(error).split())[:200]})'
     )
     raise InputError(f'{path}: {reason}') from None
-  missing = {'embedding', 'label', 'id', 'class_names'} - found.keys()
+  missing = _ARRAYS.keys() - found.keys()
   if missing:
     raise InputError(f'{path}: array {sorted(missing)[0]!r} is missing')
+  for name, (kinds, ndim) in _ARRAYS.items():
+    array = found[name]
+    if array.dtype.kind not in kinds or array.ndim != ndim:
+      raise InputError(
+        f'{path}: {name} is {array.dtype} {array.shape}; want'
+        f' {"numbers" if kinds == "biuf" else "text"} of {ndim} dimension(s)'
+      )
   embedding = np.asarray(found['embedding'], np.float32)
-  label = np.asarray(found['label'], np.int32)
+  label = found['label']
   names = tuple(str(name) for name in found['class_names'])
   if embedding.ndim != 2 or label.shape != (len(embedding),):
     raise InputError(
@@ -79,13 +109,18 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
     raise InputError(f'{path}: id {found["id"].shape} does not fit label')
   if label.size and not -1 <= label.min() <= label.max() < len(names):
     raise InputError(f'{path}: a label has no name in class_names')
+  label = label.astype(np.int32)  # not before: it would wrap around
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
   if bad.size:
     raise InputError(
       f'{path}: {bad.size} of {len(label)} rows are not finite, first row'
       f' {bad[0]} (id {found["id"][bad[0]]}); remove them or embed again'
     )
-  return Embeddings(embedding, label, found['id'].astype(str), names)
+  try:
+    ids = found['id'].astype(str)
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path}: id is no text ({error})') from None
+  return Embeddings(embedding, label, ids, names)
 
 
 def step(source: Source) -> int | None:

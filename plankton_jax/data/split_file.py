@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from plankton_jax import atomic
-from plankton_jax.data.splits import Split
+from plankton_jax import atomic, json_text
+from plankton_jax.data.splits import NAMES, Split
 from plankton_jax.errors import InputError
 
 # Settings that files of version 0.1 lack, with the values used then.
@@ -18,10 +18,10 @@ _EARLIER = {'own_split': False, 'rare': 'gallery'}
 def unseen_classes(file: Path) -> list[str] | None:
   """Reads the unseen classes of a split; None if there is no such file."""
   try:
-    return json.loads(file.read_text(encoding='utf-8'))['settings'][
-      'unseen_classes'
-    ]
-  except (OSError, ValueError, KeyError, TypeError):
+    settings = _field(json_text.parse(file.read_bytes()), 'settings', dict)
+    found = _lists_of_text({'': settings.get('unseen_classes')})
+    return found['']
+  except (OSError, InputError):
     return None
 
 
@@ -58,13 +58,20 @@ def _read(
 ) -> Split:
   remedy = 'give a new --workdir'
   try:
-    content = json.loads(file.read_text(encoding='utf-8'))
-    named = {**content['splits'], 'dropped': content['dropped']}
-    saved_fingerprint, saved = content['fingerprint'], content['settings']
-  except (ValueError, KeyError, TypeError) as error:
+    content = json_text.parse(file.read_bytes())
+    named = _lists_of_text(
+      _field(content, 'splits', dict)
+      | {'dropped': _field(content, 'dropped', list)}
+    )
+    saved = _field(content, 'settings', dict)
+    for name in (*NAMES, 'unseen'):
+      _field(named, name, list)
+    rare = _field({'rare': {}} | content, 'rare', dict)
+  except InputError as error:
     raise InputError(
       f'{file} is damaged ({error}): delete it or {remedy}'
-    ) from error
+    ) from None
+  saved_fingerprint = content.get('fingerprint')
   if saved_fingerprint != fingerprint:
     raise InputError(f'{_changes(file, named, ids)}; restore it or {remedy}')
   saved = {**_EARLIER, **saved}
@@ -75,12 +82,43 @@ def _read(
         f'set it back or {remedy}'
       )
   row = {name: i for i, name in enumerate(ids.tolist())}
+  strangers = [i for members in named.values() for i in members if i not in row]
+  if strangers:
+    raise InputError(
+      f'{file} is damaged ({strangers[0]!r} is none of the images): delete it'
+      f' or {remedy}'
+    )
   rows = {
     name: np.array([row[i] for i in members], np.int64)
     for name, members in named.items()
   }
   dropped = rows.pop('dropped')
-  return Split(rows, dropped, content.get('rare', {}))
+  return Split(rows, dropped, rare)
+
+
+def _field(content: dict[str, Any], name: str, kind: type) -> Any:
+  """Picks a field of a JSON object.
+
+  Raises:
+    InputError: it is missing, or of another type.
+  """
+  if not isinstance(content.get(name), kind):
+    raise InputError(f'{name!r} is missing or no {kind.__name__}')
+  return content[name]
+
+
+def _lists_of_text(named: dict[str, Any]) -> dict[str, list[str]]:
+  """Checks that every value is a list of strings.
+
+  Raises:
+    InputError: one is not.
+  """
+  for name, members in named.items():
+    if not isinstance(members, list) or not all(
+      isinstance(member, str) for member in members
+    ):
+      raise InputError(f'{name!r} is no list of ids')
+  return named
 
 
 def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:
