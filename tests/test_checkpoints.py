@@ -98,7 +98,7 @@ def test_a_run_of_another_version_is_named(tmp_path, change, named):
 
 
 def _first_state(config, workdir, monkeypatch):
-  """What a run hands to its first step, from a run that stops there."""
+  """Returns the arguments of a run's first step, where it stops."""
   seen = []
 
   def stop(mesh, state):
