@@ -1,4 +1,4 @@
-"""The course of training: losses, distances, fractions, spread, by epoch.
+"""Shows the course of training: losses, distances, fractions, spread.
 
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
@@ -15,7 +15,7 @@ from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
 from plankton_jax.train.log import BySplit, column, read
 
-# One panel each: label, and what is drawn in it as (metric, colour).
+# A panel each: its label, and (metric, colour) of each curve in it.
 PANELS = (
   ('loss', (('loss', 'C0'),)),
   ('accuracy', (('accuracy', 'C0'),)),
@@ -39,7 +39,7 @@ LEGEND: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 def summary(name: str, log: BySplit) -> dict[str, Any]:
-  """Sums the run up in one row; NaN where it logged no such thing."""
+  """Sums the run up in one row; NaN for values that it did not log."""
   train, val = log.get('train', []), log.get('val', [])
   val_loss, epochs = column(val, 'loss'), log.get('epoch', [])
   best = int(np.nanargmin(val_loss)) if np.isfinite(val_loss).any() else None
@@ -70,7 +70,7 @@ def summary(name: str, log: BySplit) -> dict[str, Any]:
 
 
 def analyse(sources: Sequence[inputs.Source]) -> Result:
-  """Sums up and draws the training logs, a column a source."""
+  """Sums up the training logs, and draws a column for each source."""
   logs: dict[str, tuple[inputs.Source, BySplit]] = {}
   notes: list[str] = []
   for source in sources:
@@ -121,7 +121,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 def draw(
   names: Sequence[str], logs: Sequence[BySplit], stages: Sequence[list]
 ) -> plt.Figure:
-  """Draws a column a source, a row a panel that at least one source logged."""
+  """Draws sources as columns and, as rows, panels that any of them logged."""
   metrics = {
     name
     for log in logs
@@ -183,7 +183,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 def _curves(
   ax: plt.Axes, log: BySplit, drawn: Sequence[tuple[str, str]]
 ) -> bool:
-  """Draws the metrics there are; False if there are none."""
+  """Draws the metrics that were logged; returns False if none was."""
   lows, highs, drawn_names = [], [], []
   for split, metric, colour in (
     (split, *pair) for pair in drawn for split in ('train', 'val')
@@ -206,7 +206,7 @@ def _curves(
   if not lows:
     return False
   if drawn[0][0] == 'loss' and 0 < 50 * min(lows) < max(highs):
-    ax.set_yscale('log')  # cross-entropies fall over decades
+    ax.set_yscale('log')  # cross-entropies fall by orders of magnitude
   if len(drawn) > 1:
     ax.legend(fontsize=7, ncols=2, loc='best')
   return True

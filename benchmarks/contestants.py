@@ -1,7 +1,7 @@
-"""One cell: a contestant trained and measured, in a process of its own.
+"""Trains and measures one cell, a contestant in a process of its own.
 
 `python -m benchmarks.contestants WORK RESULT PEER_PYTHON` trains what
-WORK/spec.json says. Whoever trained, the measures are ours.
+WORK/spec.json says. The measures are ours for both contestants.
 """
 
 import json
@@ -30,10 +30,10 @@ NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
 def measure(
   embed: Callable[[str], np.ndarray], data: pipeline.Data
 ) -> dict[str, float]:
-  """The measures of a table.
+  """Computes the measures of a table.
 
   Args:
-    embed: embeddings [N, D] of a split's rows.
+    embed: rows of a split -> embeddings [N, D].
     data: the splits, with their labels and ids.
   """
   found = {}
@@ -51,7 +51,7 @@ def measure(
 
 
 def _few_shots(unseen: inputs.Embeddings) -> dict[str, float]:
-  """Balanced accuracy of support vectors on 30 and all training images."""
+  """Scores support vectors on 30 and all training images: balanced accuracy."""
   score = dict.fromkeys(('unseen SVC n=30', 'unseen SVC n=max'), math.nan)
   rows, _ = classifiers.usable(unseen, 'unseen')
   if rows is None:
@@ -90,12 +90,12 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
 
 
 def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
-  """Has PyTorch train on the same rows; keeps its best epoch as ours is kept.
+  """Trains PyTorch on the same rows; chooses its best epoch as ours is.
 
   Args:
-    config: the settings, which ours can be trained with too.
-    work: where arrays are exchanged.
-    python: the interpreter that has the peers.
+    config: the settings, as for ours.
+    work: folder to exchange arrays in.
+    python: an interpreter with the peers.
   """
   data = loop.load_data(config, work)
   spec = _exchange(data, work) | {
@@ -128,7 +128,7 @@ def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
 
 
 def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
-  """Arrays for the peer: the pixels are the very cache that ours reads."""
+  """Writes arrays for the peer, which reads the same pixel cache as ours."""
   np.save(work / 'labels.npy', data.labels)
   for name, rows in data.splits.items():
     np.save(work / f'{name}_rows.npy', rows)
@@ -136,7 +136,7 @@ def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
 
 
 def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
-  """Our alarm on the peer's validation embeddings; '' if there is none."""
+  """Diagnoses the peer's validation embeddings as ours; '' if healthy."""
   values = spread(rows, np.ones(len(rows), bool))
   text = collapse.diagnose(
     [{'loss': loss, **{name: float(x) for name, x in values.items()}}],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from plankton_jax.errors import InputError
 
@@ -70,7 +71,12 @@ def cosine(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
 
 
 def class_means(
-  embeddings, labels, num_classes: int, *, metric: str, include_self=False
+  embeddings: ArrayLike,
+  labels: ArrayLike,
+  num_classes: int,
+  *,
+  metric: str,
+  include_self: bool = False,
 ) -> np.ndarray:
   """Averages distances between the rows of every two classes, [C, C] float64.
 
@@ -115,7 +121,9 @@ def class_means(
   return np.divide(sums, pairs, out=means, where=pairs > 0)
 
 
-def checked(embeddings, labels) -> tuple[np.ndarray, np.ndarray]:
+def checked(
+  embeddings: ArrayLike, labels: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns finite embeddings [N, D] and labels [N], or raises InputError."""
   embeddings, labels = np.asarray(embeddings), np.asarray(labels)
   # NumPy does not count bfloat16 among its floating-point types, JAX does.

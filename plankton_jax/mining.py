@@ -11,7 +11,7 @@ arXiv:1503.03832 (section 3.2).
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -123,7 +123,7 @@ def mine_embeddings(
   valid: jax.Array,
   *,
   metric: Callable[[jax.Array, jax.Array], jax.Array],
-  **policy,
+  **policy: Any,
 ) -> Triplets:
   """Mines as `mine_triplets` does, without holding the distances [B, B].
 
@@ -164,7 +164,9 @@ def meets_policy(
   return d_an < d_ap
 
 
-def map_rows(function: Callable, x: jax.Array, *others, tile: int):
+def map_row_tiles(
+  function: Callable[[Any], Any], x: jax.Array, *others: Any, tile: int
+) -> Any:
   """Maps `function` over (row of `x`, its rows of `others`) and stacks.
 
   Takes as many rows at once as fit their distances to all of `x` [B, D] in
@@ -204,7 +206,7 @@ def _mine_in_tiles(x, anchors, labels, valid, *, metric, tile, **policy):
     dists = metric(row[None], x)[0]
     return _mine(dists, anchor, labels, valid, **policy)
 
-  return map_rows(mine, x, anchors, tile=tile)
+  return map_row_tiles(mine, x, anchors, tile=tile)
 
 
 def _masks(anchor, labels, valid):

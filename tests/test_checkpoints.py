@@ -185,7 +185,7 @@ def test_a_config_of_another_network_is_one_line(
 
 
 def _first_state(config, workdir, monkeypatch):
-  """What a run hands to its first step, from a run that stops there."""
+  """Returns the arguments of a run's first step, where it stops."""
   seen = []
 
   def stop(mesh, state):

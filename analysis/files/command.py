@@ -38,8 +38,8 @@ def given() -> tuple[list[Source], pathlib.Path]:
   folder.
 
   Raises:
-    InputError: neither or both kinds of source are given, or one is not
-      readable.
+    InputError: neither or both kinds of source are given, or one cannot be
+      read.
   """
   if bool(WORKDIR.value) == bool(EMBEDDINGS.value):
     raise InputError('give --workdir=DIR or --embeddings=FILE.npz')
@@ -68,9 +68,9 @@ def run(
   """Runs `analyse` on what the flags name; prints and writes its Result.
 
   Args:
-    name: of the command, before each note.
-    analyse: gets the sources.
-    folder: below the default one, for results that would crowd it.
+    name: of the command; precedes each note.
+    analyse: takes the sources.
+    folder: a subfolder, for results that would crowd the default one.
     fast: as in `plankton_jax.cli.command.run`.
   """
 

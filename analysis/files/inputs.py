@@ -1,4 +1,4 @@
-"""Where every analysis starts: embedding files, from workdirs or by name."""
+"""Reads the embeddings that every analysis starts from."""
 
 import lzma
 import pathlib
@@ -14,7 +14,7 @@ from plankton_jax import config_file
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
-RARE = 'rare'  # a split of classes too small to train on, where there is one
+RARE = 'rare'  # a split of classes too small to train on, if there is one
 
 # The arrays of an embedding file: kinds of NumPy's types, and dimensions.
 _ARRAYS = {
@@ -59,7 +59,7 @@ class Rows(NamedTuple):
 class Source(NamedTuple):
   """The embeddings of one run, or of files, and the run's folder."""
 
-  name: str  # as the figures call it
+  name: str  # its name in figures
   splits: dict[str, Embeddings]  # by split name, or by the file's stem
   workdir: pathlib.Path | None  # None where only files were given
   config: dict[str, Any] | None  # the run's config; None for files
@@ -69,8 +69,9 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file and checks it.
 
   Raises:
-    InputError: no such file, arrays missing or of the wrong shape or type,
-      pickled objects, labels without a name, or a row that is not finite.
+    InputError: the file does not exist or holds pickled objects, an array is
+      missing or of a wrong shape or type, a label has no name, or a row is not
+      finite.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
@@ -124,7 +125,7 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
 
 
 def step(source: Source) -> int | None:
-  """Reads the step of the checkpoint that embedded train, if noted."""
+  """Reads the step of the checkpoint that embedded train, if recorded."""
   assert source.workdir is not None
   path = source.workdir / 'embeddings' / 'train.npz'
   with np.load(path, allow_pickle=False) as arrays:
@@ -158,9 +159,9 @@ def take(rows: Embeddings, which: np.ndarray) -> Embeddings:
 
 
 def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
-  """Selects the labelled rows to measure, with notes as `labelled` gives them.
+  """Selects the labelled rows to measure, with the notes of `labelled`.
 
-  Those are test and unseen of a workdir, or all files.
+  These are test and unseen of a workdir, or all files.
   """
   wanted = source.splits if source.workdir is None else ('test', 'unseen')
   found: dict[str, Embeddings] = {}
@@ -177,7 +178,7 @@ def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
   """Concatenates the rows of the splits, in their order.
 
   Raises:
-    InputError: splits of different dimensions.
+    InputError: splits differ in dimensions.
   """
   dims = [rows.embedding.shape[1] for rows in splits.values()]
   if len(set(dims)) > 1:
@@ -198,16 +199,16 @@ def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
 
 
 def citations(sources: Sequence[Source]) -> list[str]:
-  """Lists where each source's images come from; '' where it is not known."""
+  """Lists the origin of each source's images; '' if unknown."""
   return [(source.config or {}).get('citation', '') for source in sources]
 
 
 def from_workdirs(workdirs: Sequence[pathlib.Path]) -> list[Source]:
-  """Reads the embeddings of workdirs; those of one name are told apart.
+  """Reads the embeddings of workdirs, and names those of one name apart.
 
   Raises:
-    InputError: a folder is no workdir or holds no embeddings, or two cannot be
-      told apart.
+    InputError: a folder is not a workdir or holds no embeddings, or two
+      workdirs cannot be told apart.
   """
   return _named_apart([_from_workdir(workdir) for workdir in workdirs])
 
@@ -240,7 +241,7 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:
-  """Names workdirs of one name in different folders folder/name."""
+  """Names workdirs folder/name if others have the same name."""
   names = [source.name for source in sources]
   apart: list[Source] = []
   for source in sources:

@@ -1,4 +1,4 @@
-"""Thresholds on how far a seen image may lie, from validation images."""
+"""Sets thresholds on how far a seen image may lie, from validation images."""
 
 import math
 from typing import NamedTuple
@@ -36,8 +36,8 @@ def threshold(distance: np.ndarray, acceptance: float) -> float:
 class Limit(NamedTuple):
   """The threshold of one class."""
 
-  images: int  # validation images taken for the class
-  own: bool  # set on these; on all validation images where they are too few
+  images: int  # validation images predicted as the class
+  own: bool  # set on these, or on all validation images if they are too few
   threshold: float
 
 
@@ -55,9 +55,9 @@ class Limits(NamedTuple):
 def calibrate(
   judged: Judged, classes: np.ndarray, *, acceptance: float
 ) -> Limits:
-  """Thresholds of classes [C] from validation images.
+  """Sets thresholds of classes [C] from validation images.
 
-  Each image counts for the class it is taken for, right or wrong: that class's
+  Each image counts for the class predicted, right or wrong: that class's
   threshold will decide. A class with fewer than `fewest` images takes the
   threshold over all of them.
   """

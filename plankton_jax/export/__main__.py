@@ -47,7 +47,7 @@ def export(
     license: for the card.
 
   Raises:
-    InputError: no encoder there, or one that cannot be written so.
+    InputError: there is no encoder, or it cannot be written in that format.
   """
   from plankton_jax import checkpoints, encoder_folder
   from plankton_jax.export import card, onnx, stablehlo

@@ -1,4 +1,4 @@
-"""Writes the model card of an encoder: what it is, of what, and how good."""
+"""Writes the model card of an encoder: its data, classes and measures."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
 
 
 def _classes(encoder: Encoder, workdir: pathlib.Path) -> str:
-  """Lists the seen classes, and the unseen ones if the split is there."""
+  """Lists the seen classes, and the unseen ones if there is a split."""
   lines = [f'- {name}' for name in encoder.class_names]
   unseen = split_file.unseen_classes(workdir / 'split.json')
   if unseen is not None:
@@ -76,13 +76,13 @@ def _measures(encoder: Encoder, workdir: pathlib.Path) -> str:
   return '\n'.join(table)
 
 
-def _rounded(value: float) -> str:
-  """Rounds a measure; one that is not defined for the images is a dash."""
-  return '–' if math.isnan(value) else f'{value:.3f}'
+def _rounded(value: float | None) -> str:
+  """Rounds a measure; writes a dash for one that is not defined."""
+  return '–' if value is None or math.isnan(value) else f'{value:.3f}'
 
 
 def _logged(path: pathlib.Path, step: int) -> dict[str, log.Row]:
-  """Finds the log's validation and test of a step."""
+  """Finds a step's validation and test in the log."""
   by_split = log.read(path).by_split
   return {
     split: row

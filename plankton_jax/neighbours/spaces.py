@@ -1,4 +1,4 @@
-"""Squared distances by float32 products, their error, and the exact ones."""
+"""Computes squared distances by float32 products with bounds, and exactly."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ CHUNK = 2**8  # Pairs compared in float64 at a time, to stay in cache.
 
 
 class Space(NamedTuple):
-  """N rows, in an order of our own.
+  """N rows, reordered.
 
   A row of `query` times a row of `gallery` is ‖z_q − z_g‖², in units of z.
   """
@@ -22,7 +22,7 @@ class Space(NamedTuple):
 
 
 def make(embeddings: np.ndarray, classes: np.ndarray) -> Space:
-  """z = embeddings / step − centre: the same ranking, little cancellation.
+  """Makes z = embeddings / step − centre: same ranking, less cancellation.
 
   The step is a power of two and the centre whole, so that few bits are lost.
   """

@@ -123,7 +123,7 @@ class Log:
   def write(self, split: str, where: Row, values: Row) -> None:
     """Writes one line; `where` holds its step and epoch.
 
-    Lines of training steps reach the disk with the next line of another kind.
+    Lines of training steps are flushed with the next line of another kind.
     """
     row = {'split': split, **where, **values}
     self._file.write(json.dumps(_nan_as_null(row)) + '\n')
@@ -144,13 +144,13 @@ class Log:
 
 
 def _nan_as_null(row: Row) -> Row:
-  """JSON has no NaN."""
+  """Writes NaN as null, as JSON has no NaN."""
   undefined = lambda value: isinstance(value, float) and math.isnan(value)
   return {name: None if undefined(x) else x for name, x in row.items()}
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Drops lines of later steps, of the final test and cut ones."""
+  """Drops lines of later steps, of the final test, and cut ones."""
   kept = [
     text
     for text, row in _parsed(path)

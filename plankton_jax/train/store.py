@@ -1,4 +1,4 @@
-"""Orbax checkpoints: a run's newest state and its best."""
+"""Saves and restores Orbax checkpoints: a run's newest state and its best."""
 
 import contextlib
 import pathlib
@@ -80,9 +80,9 @@ def save(
     manager: from `open_manager`.
     state: the state.
     meta: plain JSON: config, class_names, progress.
-    splits: rows of each split; Orbax cannot save empty ones, which are left
+    splits: rows of each split; empty ones, which Orbax cannot save, are left
       out.
-    measure: of validation; the checkpoint with the highest is kept.
+    measure: of the validation; the checkpoint with the highest is kept.
   """
   filled = {name: rows for name, rows in splits.items() if len(rows)}
   manager.save(
@@ -102,7 +102,7 @@ def save(
 def restore(
   manager: ocp.CheckpointManager, abstract: TrainState, step: int
 ) -> tuple[TrainState, dict[str, Any]]:
-  """Restores the state of a step, shaped as `abstract`, and its meta.
+  """Restores a step's state, shaped as `abstract`, and its meta.
 
   Raises:
     InputError: the checkpoint is damaged.
@@ -131,7 +131,7 @@ def restore(
 def restore_model(
   manager: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Restores `params` and `batch_stats` as they were saved, and the meta.
+  """Restores a step's `params` and `batch_stats` as saved, and the meta.
 
   Raises:
     InputError: the checkpoint is damaged.
@@ -153,7 +153,7 @@ def _folder(manager: ocp.CheckpointManager, step: int) -> pathlib.Path:
 
 
 def _on_one_device(tree: Any) -> Any:
-  """Describes every array as one whole on the first device."""
+  """Describes every array as a whole on the first device."""
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree
