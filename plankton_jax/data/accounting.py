@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax import atomic
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.data.splits import Split
 
 log = logging.getLogger(__name__)
@@ -84,9 +85,12 @@ def write(workdir: Path, accounts: Accounts) -> None:
   if not accounts.named:
     file.unlink(missing_ok=True)
     return
-  lines = [f'{name}\t{reason}' for name, reason in accounts.named]
+  lines = [f'{one_line(name)}\t{reason}' for name, reason in accounts.named]
   atomic.text(file, '\n'.join(lines) + '\n')
-  shown = [f'\n  {name}: {reason}' for name, reason in accounts.named[:_SHOWN]]
+  shown = [
+    f'\n  {one_line(name)}: {reason}'
+    for name, reason in accounts.named[:_SHOWN]
+  ]
   more = len(accounts.named) - len(shown)
   log.warning(
     '%d images left out, listed in %s:%s%s',
@@ -124,7 +128,9 @@ def table(
   ]
   if split.rare:
     ordered = sorted(split.rare.items(), key=lambda item: item[0])
-    shown = ', '.join(f'{name} ({why})' for name, why in ordered[:_SHOWN])
+    shown = ', '.join(
+      f'{one_line(name)} ({why})' for name, why in ordered[:_SHOWN]
+    )
     more = f' and {len(ordered) - _SHOWN} more' if len(ordered) > _SHOWN else ''
     images = kept.get('rare')
     lines.append(

@@ -1,28 +1,38 @@
-"""Keeps the split that a workdir began with in its split.json."""
+"""Keeps in split.json the split that a workdir was started with."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic, json_text
+from plankton_jax import atomic
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.data.splits import NAMES, Split
 from plankton_jax.errors import InputError
 
-# Settings that files of version 0.1 lack, with the values used then.
+# Settings that files of version 0.1 lack, as those splits were made.
 _EARLIER = {'own_split': False, 'rare': 'gallery'}
+_SPLITS = (*NAMES, 'unseen')
+
+
+class _Content(NamedTuple):
+  """What a file says, its shape checked."""
+
+  fingerprint: str
+  settings: dict[str, Any]
+  rows: dict[str, list[str]]  # split, or 'dropped' -> ids
+  rare: dict[str, str]  # class -> reason
 
 
 def unseen_classes(file: Path) -> list[str] | None:
-  """Reads the unseen classes of a split; None if there is no such file."""
+  """Reads the unseen classes of a split; None if the file has none."""
   try:
-    settings = _field(json_text.parse(file.read_bytes()), 'settings', dict)
-    found = _lists_of_text({'': settings.get('unseen_classes')})
-    return found['']
-  except (OSError, InputError):
-    return None
+    found = _content(file).settings.get('unseen_classes')
+  except (OSError, ValueError):
+    return None  # which `reuse_or_make` explains
+  return found if _are_texts(found) else None
 
 
 def reuse_or_make(
@@ -36,7 +46,7 @@ def reuse_or_make(
   """Reads the split in the file, or makes one and saves it there.
 
   Raises:
-    InputError: the file is damaged, or made for other data or settings.
+    InputError: the file was written for other data or settings.
   """
   if file.exists():
     return _read(file, ids, fingerprint, settings)
@@ -57,68 +67,65 @@ def _read(
   file: Path, ids: np.ndarray, fingerprint: str, settings: dict[str, Any]
 ) -> Split:
   remedy = 'give a new --workdir'
+  damaged = f'delete it or {remedy}'
   try:
-    content = json_text.parse(file.read_bytes())
-    named = _lists_of_text(
-      _field(content, 'splits', dict)
-      | {'dropped': _field(content, 'dropped', list)}
-    )
-    saved = _field(content, 'settings', dict)
-    for name in (*NAMES, 'unseen'):
-      _field(named, name, list)
-    rare = _field({'rare': {}} | content, 'rare', dict)
-  except InputError as error:
-    raise InputError(
-      f'{file} is damaged ({error}): delete it or {remedy}'
-    ) from None
-  saved_fingerprint = content.get('fingerprint')
-  if saved_fingerprint != fingerprint:
-    raise InputError(f'{_changes(file, named, ids)}; restore it or {remedy}')
-  saved = {**_EARLIER, **saved}
+    content = _content(file)
+  except (OSError, ValueError) as error:
+    raise InputError(f'{file} is damaged ({error}): {damaged}') from error
+  if content.fingerprint != fingerprint:
+    changes = _changes(file, content.rows, ids)
+    raise InputError(f'{changes}; restore it or {remedy}')
+  saved = {**_EARLIER, **content.settings}
   for field, value in settings.items():
     if saved.get(field) != value:
+      shown = one_line(saved.get(field))
       raise InputError(
-        f'{file} was made with data {field} = {saved.get(field)}, not {value}: '
+        f'{file} was made with data {field} = {shown}, not {value}: '
         f'set it back or {remedy}'
       )
   row = {name: i for i, name in enumerate(ids.tolist())}
-  strangers = [i for members in named.values() for i in members if i not in row]
-  if strangers:
+  strange = set().union(*content.rows.values()) - row.keys()
+  if strange:
     raise InputError(
-      f'{file} is damaged ({strangers[0]!r} is none of the images): delete it'
-      f' or {remedy}'
+      f'{file} is damaged (no image {min(strange)!r}): {damaged}'
     )
   rows = {
     name: np.array([row[i] for i in members], np.int64)
-    for name, members in named.items()
+    for name, members in content.rows.items()
   }
   dropped = rows.pop('dropped')
-  return Split(rows, dropped, rare)
+  return Split(rows, dropped, content.rare)
 
 
-def _field(content: dict[str, Any], name: str, kind: type) -> Any:
-  """Picks a field of a JSON object.
-
-  Raises:
-    InputError: it is missing, or of another type.
-  """
-  if not isinstance(content.get(name), kind):
-    raise InputError(f'{name!r} is missing or no {kind.__name__}')
-  return content[name]
-
-
-def _lists_of_text(named: dict[str, Any]) -> dict[str, list[str]]:
-  """Checks that every value is a list of strings.
+def _content(file: Path) -> _Content:
+  """Reads a file and checks the shape of its content.
 
   Raises:
-    InputError: one is not.
+    OSError: it cannot be read.
+    ValueError: with the reason, if it is no split.
   """
-  for name, members in named.items():
-    if not isinstance(members, list) or not all(
-      isinstance(member, str) for member in members
-    ):
-      raise InputError(f'{name!r} is no list of ids')
-  return named
+  try:
+    found = json.loads(file.read_text(encoding='utf-8'))
+  except RecursionError:
+    raise ValueError('nested too deeply') from None
+  shape = {'fingerprint': str, 'settings': dict, 'splits': dict}
+  if not isinstance(found, dict):
+    raise ValueError('no object of JSON')
+  for field, kind in shape.items():
+    if not isinstance(found.get(field), kind):
+      raise ValueError(f'no {field}')
+  rows = {**found['splits'], 'dropped': found.get('dropped')}
+  for name in (*_SPLITS, *rows):
+    if not _are_texts(rows.get(name)):
+      raise ValueError(f'{name!r} is no list of images')
+  rare = found.get('rare', {})
+  if not isinstance(rare, dict) or not _are_texts([*rare.values()]):
+    raise ValueError('rare is no object of texts')
+  return _Content(found['fingerprint'], found['settings'], rows, rare)
+
+
+def _are_texts(values: Any) -> bool:
+  return isinstance(values, list) and all(isinstance(v, str) for v in values)
 
 
 def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:
@@ -127,7 +134,9 @@ def _changes(file: Path, named: dict[str, list], ids: np.ndarray) -> str:
   notes = []
   for what, names in (('missing', then - now), ('new', now - then)):
     if names:
-      shown = ', '.join(sorted(names)[:3]) + (', ...' if len(names) > 3 else '')
+      shown = ', '.join(map(one_line, sorted(names)[:3])) + (
+        ', ...' if len(names) > 3 else ''
+      )
       notes.append(f'{len(names)} images are {what} ({shown})')
   if not notes:
     notes = ['the same names have other contents']

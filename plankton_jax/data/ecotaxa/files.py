@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -173,16 +172,14 @@ def _of_zip(
       reason = f'larger than {_LARGEST >> 30} GiB'
     if not reason:
       try:
-        inner = _unpacked(archive, info)
-      except (*_BROKEN, NotImplementedError) as error:
-        reason = _damage(error)
+        with archives.readable():
+          inner = _unpacked(archive, info)
+      except ValueError as error:
+        reason = str(error)
     if reason:
       skipped.append((name, reason))
       continue
     yield from _of_zip(inner, f'{name}/', depth + 1, skipped)
-
-
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 def _unpacked(
@@ -205,25 +202,13 @@ def _unpacker(
     reason = archives.zip_refusal(info)
     if reason:
       raise ValueError(reason)
-    try:
-      return archive.read(info)
-    except (*_BROKEN, NotImplementedError) as error:
-      raise ValueError(_damage(error)) from error
+    return archives.read_zipped(archive, info)
 
   return read
 
 
 def _counter(mark: str) -> Callable[[], bytes]:
   return lambda: mark.encode()
-
-
-def _damage(error: Exception) -> str:
-  if isinstance(error, NotImplementedError):
-    return (
-      'compressed by a method that Python cannot read: unpack the archive and'
-      ' pack it again by Deflate, as zip does'
-    )
-  return f'damaged in the archive ({error})'
 
 
 def _tables(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 """Reads tar, tar.gz and zip archives in place, without unpacking them."""
 
+import contextlib
 import functools
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -13,7 +16,20 @@ from plankton_jax.errors import InputError
 
 MAX_BYTES = 2**28  # bytes of one file; images of MAX_PIXELS take fewer
 
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
+# What zipfile and tarfile raise of damaged bytes, at opening and at reading.
+_BROKEN = (
+  tarfile.TarError,
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  struct.error,
+  EOFError,
+  OSError,
+  RuntimeError,  # NotImplementedError among them: an unknown method
+  ValueError,
+  LookupError,
+  OverflowError,
+)
 
 
 class Content(NamedTuple):
@@ -87,6 +103,30 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     raise _damaged(path, 'a zip archive', error) from error
 
 
+def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+  """Reads a file of a zip archive.
+
+  Raises:
+    ValueError: with the reason, if it is damaged or cannot be unpacked.
+  """
+  with readable():
+    return archive.read(info)
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+  """Turns what zipfile raises of a damaged file into a ValueError."""
+  try:
+    yield
+  except NotImplementedError as error:
+    raise ValueError(
+      'compressed by a method that Python cannot read: unpack the archive and'
+      ' pack it again by Deflate, as zip does'
+    ) from error
+  except _BROKEN as error:
+    raise ValueError(f'damaged in the archive ({_reason(error)})') from error
+
+
 def refusal(name: str) -> str:
   """Says why a path in an archive is refused as unsafe; '' if it is safe."""
   if name.startswith('/') or name[1:2] == ':':
@@ -121,8 +161,10 @@ def tidy(name: str) -> str:
 def _content(name: str, load: Callable[[], bytes]) -> Content:
   try:
     return Content(name, load())
-  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
-    return Content(name, None, f'damaged in the archive ({e})')
+  except InputError:  # of a tar archive, which cannot be read any further
+    raise
+  except ValueError as error:
+    return Content(name, None, str(error))
 
 
 def _members(path: Path) -> Iterator[tuple]:
@@ -142,7 +184,7 @@ def _in_zip(path: Path) -> Iterator[tuple]:
         shown = info.filename.encode(errors='backslashreplace').decode()
         reason = zip_refusal(info)
         name = shown if reason else tidy(info.filename)
-        yield name, reason, functools.partial(archive.read, info)
+        yield name, reason, functools.partial(read_zipped, archive, info)
 
 
 def _in_tar(path: Path) -> Iterator[tuple]:
@@ -154,7 +196,8 @@ def _in_tar(path: Path) -> Iterator[tuple]:
 
   def cut(error: Exception) -> InputError:
     return InputError(
-      f'{path} is cut off or damaged after {last} ({error}): get it again'
+      f'{path} is cut off or damaged after {last} ({_reason(error)}): get it'
+      ' again'
     )
 
   def load(info: tarfile.TarInfo) -> bytes:
@@ -204,7 +247,11 @@ def _too_large(size: int) -> str:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> InputError:
-  reason = str(error).splitlines()[0] if str(error) else type(error).__name__
   return InputError(
-    f'{path} is not {kind}, or is cut off or damaged ({reason}): get it again'
+    f'{path} is not {kind}, or is cut off or damaged ({_reason(error)}): get it'
+    ' again'
   )
+
+
+def _reason(error: Exception) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__

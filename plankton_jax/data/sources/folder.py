@@ -20,6 +20,7 @@ from plankton_jax.data.sources.source import (
   Example,
   Source,
   describe,
+  one_line,
 )
 from plankton_jax.errors import InputError
 
@@ -135,12 +136,12 @@ def scan_classes(
   if (listing.labels < 0).any():
     loose = listing.ids[int(np.argmin(listing.labels))]
     raise InputError(
-      f'{listing.root / loose} lies in no class folder: '
+      f'{one_line(listing.root / loose)} lies in no class folder: '
       'move the images into one folder per class'
     )
   if listing.empty:
     raise InputError(
-      f'{listing.root / listing.empty[0]} holds no image: '
+      f'{one_line(listing.root / listing.empty[0])} holds no image: '
       'remove the folder or put the images of its class there'
     )
   return listing
@@ -309,7 +310,7 @@ def _walk(
   try:
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
-    raise InputError(f'{folder}: {error.strerror}') from error
+    raise InputError(f'{one_line(folder)}: {error.strerror}') from error
   for entry in entries:
     name = prefix + entry.name
     if entry.name.startswith('.') or entry.name == '__MACOSX':

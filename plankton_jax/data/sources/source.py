@@ -56,12 +56,20 @@ def describe(error: Exception) -> str:
   return getattr(error, 'strerror', None) or str(error)
 
 
+def one_line(name: object) -> str:
+  """Escapes what would tear a line that gives a name: breaks, tabs, controls.
+
+  Surrogates, of names that are not UTF-8, are escaped too.
+  """
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+
+
 def none_readable(
   place: object, skipped: Sequence[tuple[str, str]]
 ) -> InputError:
   """Builds the error for a source without a readable image."""
   name, reason = skipped[0]
   return InputError(
-    f'none of the {len(skipped)} images in {place} can be read, '
-    f'the first being {name}: {reason}'
+    f'none of the {len(skipped)} images in {one_line(place)} can be read, '
+    f'the first being {one_line(name)}: {reason}'
   )
