@@ -196,10 +196,33 @@ def test_rows_that_are_not_finite_are_named(make_config):
   def broken(state, batch):
     metrics, embeddings = made.eval_step(state, batch)
     calls.append(1)
-    if len(calls) == 2:  # its third row
-      embeddings = embeddings.at[2].set(np.nan)
+    if len(calls) == 2:  # one number of its third row
+      embeddings = embeddings.at[2, 1].set(np.nan)
     return metrics, embeddings
 
   with pytest.raises(DivergedError) as error:
     evaluation.evaluate(made._replace(eval_step=broken), data, 'val', state)
   assert f'on {data.ids[rows[10]]};' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('broken_call', 'first', 'rest'), [(2, 8, 5), (3, 16, 2)]
+)
+def test_a_loss_that_is_not_finite_names_all_of_its_batch(
+  broken_call, first, rest, make_config
+):
+  data = _data(LABELS)
+  made, state, rows, _ = _run(make_config(batch__size=SIZE), data)
+  calls = []
+
+  def broken(state, batch):
+    metrics, embeddings = made.eval_step(state, batch)
+    calls.append(1)
+    if len(calls) == broken_call:
+      metrics = metrics | {'loss': np.inf}
+    return metrics, embeddings
+
+  with pytest.raises(DivergedError) as error:
+    evaluation.evaluate(made._replace(eval_step=broken), data, 'val', state)
+  named = ', '.join(data.ids[rows[first : first + 3]])
+  assert f'on {named} and {rest} more;' in str(error.value)

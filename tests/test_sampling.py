@@ -185,6 +185,9 @@ def test_a_batch_larger_than_the_images_is_all_of_them(
     assert sorted(sampler(step)) == [*range(24)]
   assert sampler.coverage(0) == 1.0
   assert 'batch.size=32 is more than the 24 training images' in caplog.text
+  caplog.clear()
+  _sampler(labels, size=24, classes=classes, sampling=sampling)
+  assert not caplog.text
 
 
 @pytest.mark.parametrize(('classes', 'per_class'), [(1, 16), (2, 8), (4, 4)])

@@ -262,6 +262,81 @@ def test_single_rows_go_to_sides_without_any():
   np.testing.assert_array_equal(fill, [[0, 0, 1]])
   fill = splits._fill(left, missing[:, [0, 2, 1]], np.array([1]))
   np.testing.assert_array_equal(fill, [[0, 1, 0]])
+  # A side that is full gives nothing, though all others miss an image.
+  fill = splits._fill(left, np.array([[False, True, True]]), np.array([1]))
+  np.testing.assert_array_equal(fill, [[0, 0, 1]])
+
+
+def test_the_largest_gap_gives_way_and_a_side_overrun_gets_nothing():
+  left, missing = np.array([[1, 2, -2]]), np.zeros((1, 3), bool)
+  fill = splits._fill(left, missing, np.array([1]))
+  np.testing.assert_array_equal(fill, [[0, 1, 0]])
+
+
+# Two classes of a given split that train, one too small for it, one unseen.
+OWN = {
+  'a': ('train', 'train', 'train', 'val', 'test'),
+  'b': ('train', 'train', 'val', 'test'),
+  'c': ('train', 'val', 'test'),
+  'd': ('train', 'test'),
+}
+OWN_SIDES = tuple(side for sides in OWN.values() for side in sides)
+OWN_LABELS = np.repeat(np.arange(4), [len(sides) for sides in OWN.values()])
+
+
+def take(sides=OWN_SIDES, labels=OWN_LABELS, copied=(), num_seen=3, **fields):
+  digests = np.arange(len(labels), dtype=np.uint64)
+  for row, of in copied:
+    digests[row] = digests[of]
+  arguments = {'class_names': tuple(OWN), 'num_seen': num_seen, 'rare': 'drop'}
+  return splits.take(labels, digests, sides, **arguments | fields)
+
+
+@pytest.mark.parametrize('rare', ['gallery', 'drop'])
+def test_a_split_that_is_there_is_taken(rare):
+  # Row 3, of a's validation, is a copy of the unseen row 12; 7 of row 6.
+  split = take(
+    copied=[(3, 12), (7, 6)],
+    labels=OWN_LABELS,
+    rare=rare,
+    sides=(*OWN_SIDES[:4], 'val', *OWN_SIDES[5:]),
+  )
+  small = [9, 10, 11]
+  rows = {name: found.tolist() for name, found in split.rows.items()}
+  assert rows == {
+    'train': [0, 1, 2, 5, 6],
+    'val': [4, 7],
+    'test': [8],
+    'unseen': [12, 13],
+    **({'rare': small} if rare == 'gallery' else {}),
+  }
+  assert split.dropped.tolist() == [3, *(small if rare == 'drop' else [])]
+  assert split.rare == {'c': '1 in train'}
+
+
+def test_a_split_that_is_there_without_rare_classes():
+  labels, sides = OWN_LABELS[:9], OWN_SIDES[:9]
+  split = take(sides, labels, num_seen=2, rare='gallery')
+  assert list(split.rows) == [*splits.NAMES, 'unseen']
+  assert not len(split.dropped) and not split.rare
+
+
+def test_copies_of_unseen_images_are_not_trained_on():
+  # Without its copy, class b has one image in train.
+  with pytest.raises(InputError, match='fewer than two classes in train'):
+    take(copied=[(5, 12)])
+
+
+@pytest.mark.parametrize('name', splits.NAMES)
+def test_a_side_that_is_not_there_is_named(name):
+  sides = [side if side != name else 'other side' for side in OWN_SIDES]
+  with pytest.raises(InputError, match=f'there is no folder {name!r}'):
+    take(sides)
+
+
+def test_a_split_that_is_there_merges_no_classes():
+  with pytest.raises(InputError, match='does not go with'):
+    take(rare='other')
 
 
 def test_capture_group_whole_match_and_no_match():
