@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic
+from plankton_jax import atomic, json_text
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.data.splits import NAMES, Split
 from plankton_jax.errors import InputError
@@ -104,13 +104,8 @@ def _content(file: Path) -> _Content:
     OSError: it cannot be read.
     ValueError: with the reason, if it is no split.
   """
-  try:
-    found = json.loads(file.read_text(encoding='utf-8'))
-  except RecursionError:
-    raise ValueError('nested too deeply') from None
+  found = json_text.parse(file.read_bytes())
   shape = {'fingerprint': str, 'settings': dict, 'splits': dict}
-  if not isinstance(found, dict):
-    raise ValueError('no object of JSON')
   for field, kind in shape.items():
     if not isinstance(found.get(field), kind):
       raise ValueError(f'no {field}')

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from plankton_jax import disk
+from plankton_jax import write_errors
 from plankton_jax.errors import InputError
 from plankton_jax.train.state import TrainState
 
@@ -27,7 +27,7 @@ def damage_named(folder: pathlib.Path) -> Iterator[None]:
   except InputError:
     raise
   except Exception as error:  # Orbax lets through what its parsers raise
-    if disk.explain(error) is not None:
+    if write_errors.explain(error) is not None:
       raise
     reason = ' '.join(str(error).split())[:200] or 'no reason given'
     raise InputError(
