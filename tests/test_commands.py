@@ -45,8 +45,11 @@ SMALL = {
   'encoder.width': 4,
   'encoder.embedding_dim': 8,
 }
-# Slow commands that end a page: the same line runs once.
-LAST = ('report', 'predict')
+# What each benchmark measures in the tests, which time nothing.
+BRIEF = {'benchmarks.accelerator': ['--tiny', '--only=limits']}
+# The same line of these runs once: they are slow and end a page, or do not
+# write over a folder that is there.
+ONCE = ('analysis.report', 'analysis.predict', 'plankton_jax.export')
 
 
 class Command(NamedTuple):
@@ -134,6 +137,7 @@ def statuses(tmp_path_factory, caches):
       argv = arguments(command)[1:]
       if argv[0] == 'launch.py':
         argv += _small(caches)
+      argv += BRIEF.get(argv[1], []) if argv[0] == '-m' else []
       queue.append({'argv': argv, 'cwd': str(cwd), 'log': str(logs[-1][1])})
   env = os.environ | {
     'PYTHONPATH': str(ROOT),
@@ -167,8 +171,8 @@ def test_a_command_runs_as_it_is_written(command, statuses):
 def _ran_before(
   command: Command, logs: list[tuple[Command, pathlib.Path]]
 ) -> pathlib.Path | None:
-  """Finds the log of the same command, if nothing after it needs its files."""
-  if not any(f'analysis.{name} ' in command.text for name in LAST):
+  """Finds the log of the same command, if it is one that runs once."""
+  if not any(f'-m {name} ' in command.text for name in ONCE):
     return None
   return next((log for c, log in logs if c.text == command.text), None)
 
