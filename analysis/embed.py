@@ -6,7 +6,8 @@ python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
 
 import logging
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -22,6 +23,8 @@ STEP = flags.DEFINE_integer(
   'step', None, 'The checkpoint [the best by validation].'
 )
 
+_ARRAYS = ('embedding', 'label', 'id', 'class_names', 'step', 'class', 'file')
+
 
 def check(path: pathlib.Path) -> None:
   """Raises InputError for an extension other than .npz and .parquet."""
@@ -29,17 +32,29 @@ def check(path: pathlib.Path) -> None:
     raise InputError(f'{path}: give a name that ends in .npz or .parquet')
 
 
-def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
+def write(
+  path: pathlib.Path,
+  rows: inputs.Embeddings,
+  step: int,
+  measures: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+) -> None:
   """Writes rows that a step's checkpoint embedded, in the path's format.
 
   .npz: plain arrays, so that `np.load(path, allow_pickle=False)` reads it.
   .parquet: a row for each image: id, class ('' without label), embedding.
+  Both hold `measures`, an array or column [N] each, where any is known; one
+  that bears the name of another array is left out.
 
   Raises:
     InputError: the path has another extension.
   """
   check(path)
   path.parent.mkdir(parents=True, exist_ok=True)
+  known = {
+    name: np.asarray(values, np.float32)
+    for name, values in measures.items()
+    if name not in _ARRAYS and not np.isnan(values).all()
+  }
   if path.suffix == '.npz':
     with atomic.file(path) as building, building.open('wb') as file:
       np.savez(
@@ -49,6 +64,7 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
         id=np.asarray(rows.id, np.str_),
         class_names=np.asarray(rows.class_names, np.str_),
         step=np.int64(step),
+        **known,
       )
   else:
     names = [*rows.class_names, '']
@@ -58,6 +74,7 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
         'id': [str(key) for key in rows.id],
         'class': [names[label] for label in rows.label],
         'embedding': rows.embedding,
+        **known,
       },
     )
   print(
@@ -67,7 +84,10 @@ def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
 
 
 def embed_run(workdir: pathlib.Path, step: int | None) -> None:
-  """Writes workdir/embeddings/{train,val,test,unseen}.{npz,parquet}."""
+  """Writes workdir/embeddings/{train,val,test,unseen,rare}.{npz,parquet}.
+
+  There is a file of rare classes only where there are any.
+  """
   from plankton_jax import checkpoints
   from plankton_jax.train import loop
 
@@ -80,8 +100,10 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
       data.ids[at],
       data.class_names,
     )
+    measures = {name: values[at] for name, values in data.measures.items()}
     for ending in ('npz', 'parquet'):
-      write(workdir / 'embeddings' / f'{split}.{ending}', rows, encoder.step)
+      file = workdir / 'embeddings' / f'{split}.{ending}'
+      write(file, rows, encoder.step, measures)
 
 
 def embed_folder(

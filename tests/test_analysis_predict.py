@@ -426,3 +426,35 @@ def test_splits_are_told_in_the_gallerys_labels(tmp_path):
   other.root = tmp_path
   with pytest.raises(InputError, match='embed all by one run'):
     labeller.gallery(source, other)
+
+
+def test_embedding_files_hold_what_is_known_of_each_image(tmp_path):
+  rows = inputs.Embeddings(
+    np.eye(3, 4, dtype=np.float32),
+    np.array([0, 1, -1], np.int32),
+    np.array(['x', 'y', 'z']),
+    ('a', 'b'),
+  )
+  measures = {
+    'height': np.array([3, 4, 5]),
+    'object_area': np.array([1.5, np.nan, 2.0]),
+    'pixel_um': np.full(3, np.nan),
+    'label': np.array([7.0, 7.0, 7.0]),
+  }
+  for ending in ('npz', 'parquet'):
+    embed.write(tmp_path / f'x.{ending}', rows, 7, measures)
+  with np.load(tmp_path / 'x.npz', allow_pickle=False) as found:
+    assert set(found.files) == {
+      *('embedding', 'label', 'id', 'class_names', 'step'),
+      *('height', 'object_area'),
+    }
+    np.testing.assert_array_equal(found['label'], rows.label)
+    np.testing.assert_array_equal(found['height'], [3, 4, 5])
+    np.testing.assert_array_equal(found['object_area'], [1.5, np.nan, 2])
+    assert found['height'].dtype == np.float32
+  assert inputs.read_embeddings(tmp_path / 'x.npz').id.tolist() == [*'xyz']
+  table = parquet.read_table(tmp_path / 'x.parquet')
+  assert table.column_names == [
+    *('id', 'class', 'embedding', 'height', 'object_area')
+  ]
+  assert table['object_area'][0].as_py() == 1.5

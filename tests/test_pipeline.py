@@ -467,6 +467,21 @@ def test_unseen_classes_are_drawn_from_those_with_enough_images(
     load('old', unseen_classes=2)
 
 
+def test_two_classes_to_train_on_are_left(root, load, caplog):
+  for letter in 'acd':
+    for file in sorted((root / letter).iterdir())[2:]:
+      file.unlink()
+  (root / 'e').mkdir()
+  for i in range(40, 48):
+    Image.fromarray(pixels(i)).save(root / f'e/{i}.png')
+  data = load(unseen_classes=2)
+  assert data.class_names == ('b', 'e', 'a', 'c', 'd') and data.num_seen == 2
+  assert not len(data.splits['unseen'])
+  assert {i[0] for i in ids(data, 'rare')} == set('acd')
+  assert 'only 0 can be held out' in caplog.text
+  assert load(unseen_classes=2).class_names == data.class_names
+
+
 def test_original_sizes_are_kept(root, load):
   Image.fromarray(pixels(0)).rotate(90, expand=True).save(root / 'a/t.png')
   (root / 'a/bad.png').write_bytes(b'')

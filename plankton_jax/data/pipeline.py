@@ -257,14 +257,27 @@ def _drawn(
 ) -> list[str]:
   """Draws unseen classes, or takes those of the workdir's split.
 
-  Classes too small to be split are drawn last: they measure little.
+  Classes too small to be split measure little, so they are drawn last; fewer
+  are drawn where two classes to train on would not be left.
   """
+  counts = np.bincount(labels, minlength=len(class_names))
+  small = [n for n, c in zip(class_names, counts, strict=True) if c < _FEWEST]
+  large = len(class_names) - len(small)
+  drawn = count
+  if large - 2 < count and large >= 2:
+    drawn = large - 2
   before = split_file.unseen_classes(workdir / 'split.json')
   if before is not None and len(before) == count:
     return before
-  counts = np.bincount(labels, minlength=len(class_names))
-  small = [n for n, c in zip(class_names, counts, strict=True) if c < _FEWEST]
-  names, num_seen = used_classes.order(class_names, count, seed, small)
+  if drawn < count:
+    log.warning(
+      'data.unseen_classes=%d: only %d can be held out, as two classes with %d'
+      ' images are needed to train on',
+      count,
+      drawn,
+      _FEWEST,
+    )
+  names, num_seen = used_classes.order(class_names, drawn, seed, small)
   return list(names[num_seen:])
 
 
