@@ -1,4 +1,4 @@
-"""Trains an encoder and keeps the run in a folder, by plankton_jax.cli.train.
+"""Trains an encoder and keeps the run in a folder; see plankton_jax.cli.train.
 
 python launch.py --config=configs/triplet.py --workdir=DIR
 python launch.py --config=configs/triplet.py --help

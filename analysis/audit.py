@@ -1,8 +1,8 @@
 """Lists doubtful labels and near-duplicate images.
 
-`python -m analysis.audit --workdir=DIR`. Labels are judged among the train, val
-and test images, which are of the classes that training saw; near-duplicates
-are looked for in all splits.
+`python -m analysis.audit --workdir=DIR`. Labels are judged among train, val and
+test images, whose classes training saw; near-duplicates are sought in all
+splits.
 """
 
 import functools
@@ -95,7 +95,7 @@ def twins(source: str, rows: Rows, found: suspects.Pairs) -> list[Row]:
 
 
 class Audited(NamedTuple):
-  """What was found in one source."""
+  """The findings in one source."""
 
   source: Source
   labels: list[Row]  # the most doubtful first
@@ -131,7 +131,7 @@ def judge(source: Source) -> Audited:
 
 
 def analyse(sources: Sequence[Source]) -> Result:
-  """Ranks labels and near-duplicates of every source, and draws the first."""
+  """Ranks labels and near-duplicates of every source, and draws the top."""
   audited = [judge(source) for source in sources]
   notes = [note for one in audited for note in one.notes]
   figures: dict[str, Drawing] = {}
@@ -165,7 +165,7 @@ def analyse(sources: Sequence[Source]) -> Result:
 
 
 def drawings(found: Audited) -> tuple[dict[str, Drawing], list[str]]:
-  """Prepares figures of the first of either list, if there are images."""
+  """Prepares figures of the top of both lists, if there are images."""
   try:
     read = originals.reader(found.source)
   except InputError as error:

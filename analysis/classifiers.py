@@ -36,7 +36,7 @@ LOSS = flags.DEFINE_enum(
 
 COMPONENTS = 128  # of the PCA that raw pixels are reduced by
 PCA_ROWS = 2000  # seen train images that it is fitted on
-MOST_CLASSES = 100  # to tell apart; of more, the largest
+MOST_CLASSES = 100  # classes to tell apart; of more, the largest
 
 Features = dict[str, tuple[np.ndarray, np.ndarray]]  # name: rows, labels
 
@@ -44,7 +44,7 @@ Features = dict[str, tuple[np.ndarray, np.ndarray]]  # name: rows, labels
 def pixel_features(train: np.ndarray, images: np.ndarray) -> np.ndarray:
   """Projects images [N, H, W, C] on components of train images, [N, ≤128].
 
-  Fitted on train, as the encoder is: it has not seen the unseen classes.
+  Fits the components on train, so that they do not know the unseen classes.
   """
   from sklearn.decomposition import PCA
 
@@ -62,7 +62,7 @@ def baselines(
   """Computes raw pixels and an untrained encoder's embeddings of the rows.
 
   Returns:
-    Those that can be had, and notes on the others.
+    Those that can be computed, and notes on the others.
   """
   name = source.name
   if source.workdir is None or source.config is None:
@@ -103,7 +103,7 @@ def usable(
 ) -> tuple[inputs.Embeddings | None, list[str]]:
   """Selects rows of classes with two images or more, in the order of their ids.
 
-  So runs over the same images are split alike.
+  Runs over the same images are then split in the same way.
 
   Returns:
     The rows, None below two classes, and notes on what is left out.
@@ -201,7 +201,7 @@ def asked() -> curves.Options:
 
 
 def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
-  """Makes a line a feature set: at the fewest, about 100, and all images."""
+  """Tabulates each feature set at the fewest, about 100, and all images."""
   lines: dict[str, dict[str, Any]] = {}
   for f in found:
     line = lines.setdefault(f.features, {'features': f.features})

@@ -18,7 +18,7 @@ from analysis.measures import classes
 from plankton_jax.errors import InputError
 
 HEAD, CENTROID = 'head', 'nearest centroid'
-MOST_WHOLE = 200  # classes whose matrix is written whole
+MOST_WHOLE = 200  # the most classes whose matrix is written whole
 
 
 class Confusions(NamedTuple):
@@ -26,7 +26,7 @@ class Confusions(NamedTuple):
 
   source: str
   method: str
-  classes: tuple[str, ...]  # those that are true or predicted of some image
+  classes: tuple[str, ...]  # classes that some image has or is given
   counts: np.ndarray  # [C, C] images: row true, column predicted
   accuracy: float
   balanced_accuracy: float  # mean recall of the classes with test images
@@ -95,9 +95,9 @@ def by_head(
 
 
 def most_confused(found: Confusions, most: int) -> Confusions:
-  """Cuts down to the `most` classes with most mistakes, of either kind.
+  """Keeps the `most` classes with the most mistakes of either kind.
 
-  Accuracies stay those of all classes.
+  Accuracies remain those of all classes.
   """
   mistakes = found.counts - np.diag(np.diag(found.counts))
   keep = classes.first(mistakes.sum(axis=0) + mistakes.sum(axis=1), most)
@@ -109,7 +109,7 @@ def most_confused(found: Confusions, most: int) -> Confusions:
 
 
 def left_out(found: Confusions) -> list[str]:
-  """Names what the figure and the JSON file leave out of many classes."""
+  """Says what the figure and the JSON file leave out, if classes are many."""
   return [
     f'{found.source}, {found.method}: {what} the {most} most confused of'
     f' {len(found.classes):,} classes'
@@ -122,7 +122,7 @@ def left_out(found: Confusions) -> list[str]:
 
 
 class Classified(NamedTuple):
-  """One source's test images by each method there is."""
+  """One source's test images, classified by each method."""
 
   confusions: list[Confusions]
   mistakes: list[dict[str, Any]]  # a line each
@@ -165,7 +165,7 @@ def classify(source: inputs.Source) -> Classified:
 def analyse(sources: Sequence[inputs.Source]) -> Result:
   """Classifies the test split.
 
-  The figure shows each source by its head, or without one by centroids; the
+  The figure shows each source by its head, or by centroids without one; the
   table and the files hold both.
   """
   classified = [classify(source) for source in sources]

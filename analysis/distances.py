@@ -37,8 +37,8 @@ METRICS = {
   'angular': Metric('angular', '°', 180.0 / np.pi),
   'cosine': Metric('cosine', '', 1.0),
 }
-MOST_WHOLE = 200  # classes whose distances are all written; of more,
-NEAREST = 20  # each class's distances to so many others.
+MOST_WHOLE = 200  # the most classes whose distances are all written; of more,
+NEAREST = 20  # only each class's distances to so many others.
 
 
 class Panel(NamedTuple):
@@ -69,10 +69,10 @@ def measure(
 
 
 def separation(means: np.ndarray) -> dict[str, float]:
-  """Means the distances within and between classes, and takes their ratio.
+  """Averages distances within and between classes, and takes their ratio.
 
-  Every class counts alike. NaN where there is no pair of the kind, as for
-  between in a lone class.
+  Every class has the same weight. NaN if there is no such pair, as between
+  classes if there is only one.
   """
   own = np.diag(means)
   own = own[np.isfinite(own)]
@@ -144,7 +144,7 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
 
 
 def summary(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
-  """Makes a line a source and split: the separation by each metric."""
+  """Tabulates the separation of each source and split, by each metric."""
   lines: dict[tuple[str, str], dict[str, Any]] = {}
   for metric, measured in panels.items():
     for panel in measured:
@@ -158,7 +158,7 @@ def summary(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
 
 
 def largest(panel: Panel, most: int) -> Panel:
-  """Cuts a panel down to its `most` largest classes."""
+  """Keeps the `most` largest classes of a panel."""
   keep = classes.first(panel.counts, most)
   return panel._replace(
     classes=tuple(panel.classes[i] for i in keep),
@@ -168,7 +168,7 @@ def largest(panel: Panel, most: int) -> Panel:
 
 
 def left_out(panel: Panel) -> list[str]:
-  """Names what the figure and the files leave out of many classes."""
+  """Says what the figure and the files leave out, if classes are many."""
   where = f'{panel.source}, {panel.split}'
   count = len(panel.classes)
   notes = []
@@ -186,9 +186,9 @@ def left_out(panel: Panel) -> list[str]:
 
 
 def listed(means: np.ndarray) -> list[np.ndarray]:
-  """Selects the classes that each of C classes is listed with, by means [C, C].
+  """Selects the classes to list beside each of C classes, by means [C, C].
 
-  All, or of more than `MOST_WHOLE` itself and the `NEAREST`.
+  Selects all; of more than `MOST_WHOLE` only itself and the `NEAREST`.
   """
   every = np.arange(len(means))
   if len(means) <= MOST_WHOLE:
@@ -199,7 +199,7 @@ def listed(means: np.ndarray) -> list[np.ndarray]:
 
 
 def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
-  """Makes a line a pair of classes, each way round, and metric."""
+  """Tabulates each ordered pair of classes and metric."""
   return [
     {
       'source': panel.source,
@@ -220,7 +220,7 @@ def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
 def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
   """Draws a row a source, a column a split, on one colour scale.
 
-  Ratios are those of all classes, also where the largest are drawn.
+  Ratios are of all classes, even if only the largest are drawn.
   """
   ratios = [separation(panel.means)['ratio'] for panel in panels]
   panels = [largest(panel, style.MOST_CLASSES) for panel in panels]

@@ -13,8 +13,8 @@ from absl import flags
 
 from analysis.files import folders, inputs, tables
 from analysis.files.command import IMAGES, OUT, WORKDIR
-from plankton_jax import atomic
-from plankton_jax.cli import command, host
+from plankton_jax import atomic, host
+from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 
@@ -24,19 +24,19 @@ STEP = flags.DEFINE_integer(
 
 
 def check(path: pathlib.Path) -> None:
-  """Raises InputError for an ending other than .npz and .parquet."""
+  """Raises InputError for an extension other than .npz and .parquet."""
   if path.suffix not in ('.npz', '.parquet'):
     raise InputError(f'{path}: give a name that ends in .npz or .parquet')
 
 
 def write(path: pathlib.Path, rows: inputs.Embeddings, step: int) -> None:
-  """Writes rows that the checkpoint of a step embedded, as its ending says.
+  """Writes rows that a step's checkpoint embedded, in the path's format.
 
   .npz: plain arrays, so that `np.load(path, allow_pickle=False)` reads it.
-  .parquet: a line an image with id, class ('' without label) and embedding.
+  .parquet: a row for each image: id, class ('' without label), embedding.
 
   Raises:
-    InputError: another ending.
+    InputError: the path has another extension.
   """
   check(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
 def embed_folder(
   workdir: pathlib.Path, step: int | None, images: str, out: pathlib.Path
 ) -> None:
-  """Writes the embeddings of any folder; images in its root get label -1."""
+  """Embeds any folder into a file; images in its root get label -1."""
   from plankton_jax import checkpoints
 
   check(out)
@@ -107,7 +107,6 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('--images=FOLDER and --out=FILE.npz go together')
   if images and len(workdirs) > 1:
     raise InputError('--images takes one --workdir')
-  host.use_fast_settings()
   host.show_log(logging.INFO)
   if images and out:
     embed_folder(workdirs[0], STEP.value, images, pathlib.Path(out))
@@ -117,4 +116,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, fast=True)

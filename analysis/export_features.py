@@ -26,11 +26,10 @@ COMPONENTS = 50
 def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
   """Collects ids [N] (str) and embeddings [N, D] of all splits.
 
-  An id of an EcoTaxa export becomes EcoTaxa's own again.
+  Turns ids of an EcoTaxa export back into EcoTaxa's own.
 
   Raises:
-    InputError: an id that two images share, or splits of different
-      dimensions.
+    InputError: two images share an id, or splits differ in dimensions.
   """
   ids = np.concatenate([rows.id for rows in source.splits.values()])
   dims = {rows.embedding.shape[1] for rows in source.splits.values()}
@@ -65,8 +64,8 @@ def analyse(sources: Sequence[Source]) -> Result:
   """Collects the features of one run, and their principal components.
 
   Raises:
-    InputError: several runs, an id that two images share, or splits of
-      different dimensions.
+    InputError: there are several runs, two images share an id, or splits
+      differ in dimensions.
   """
   if len(sources) > 1:
     raise InputError('features are exported of one run: give one --workdir')

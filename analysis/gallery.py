@@ -1,8 +1,8 @@
-"""Images at each class's centre, at its edge, and the nearest of others.
+"""Shows images at each class's centre and edge, and the nearest of others.
 
 `python -m analysis.gallery --workdir=DIR [--split=test,unseen]`. Distances are
 Euclidean, in the embedding. A class's centre is the mean of its embeddings in
-the split, not brought back to unit length; the ranks would be the same.
+the split, not normalised, which would not change the ranks.
 """
 
 import functools
@@ -57,7 +57,7 @@ def table(
 def summary(
   source: str, split: str, found: Embeddings, ranked: Sequence[Ranked]
 ) -> list[dict[str, Any]]:
-  """Makes a line a class: how wide it is, and who comes nearest."""
+  """Tabulates how wide each class is, and which class comes nearest."""
   rows = []
   for one in ranked:
     other = one.rows['other'][:1]
@@ -81,8 +81,8 @@ def summary(
 def analyse(sources: Sequence[Source], *, splits: Sequence[str]) -> Result:
   """Ranks the images of every class, and draws them.
 
-  A source without images keeps its rows in the table and is named; from files
-  alone, all splits are ranked.
+  A source without images is named and keeps its rows in the table. From files,
+  all splits are ranked.
   """
   rows: list[dict[str, Any]] = []
   widths: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def analyse(sources: Sequence[Source], *, splits: Sequence[str]) -> Result:
 def draw(
   title: str, found: Embeddings, ranked: Sequence[Ranked], read: Read
 ) -> plt.Figure:
-  """Draws a line a class, a group of columns a kind."""
+  """Draws a line for each class, and a group of columns for each kind."""
   group_width = COUNT * images.CELL + images.GAP
   width = len(KINDS) * group_width
   figure, ax = images.canvas(width, len(ranked) * LINE + 0.6)

@@ -1,7 +1,7 @@
 """Finds the most similar images in the collection.
 
 `python -m analysis.neighbors --workdir=DIR --query=IMAGE [--count=12]`. The
-query is the id of an image in any split, or else an image file. Distances are
+query is the id of an image in any split, or an image file. Distances are
 Euclidean, in the embedding.
 """
 
@@ -38,15 +38,15 @@ Row = dict[str, Any]
 
 
 class Query(NamedTuple):
-  """The image that is looked for."""
+  """The image to search for."""
 
   embedding: np.ndarray  # [D]
-  row: int  # its own among the collection's; -1 for a file
+  row: int  # its own row in the collection; -1 for a file
   pixels: np.ndarray | None  # of a file, uint8 [H, W] or [H, W, 3]
 
 
 def find(source: Source, rows: Rows, query: str) -> Query:
-  """Finds the query by its id, or else by its file.
+  """Finds the query by its id, or by its file.
 
   Raises:
     InputError: there is neither, or the file cannot be read.
@@ -128,8 +128,8 @@ def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
   """Finds and draws the `count` images most similar to a query.
 
   Raises:
-    InputError: no single run, no such query, fewer than one neighbour asked
-      for, or a single image in the collection.
+    InputError: there is not one run, no such query, a count below 1, or only
+      one image in the collection.
   """
   source = command.one_run(sources, 'neighbors')
   if count < 1:
@@ -169,7 +169,7 @@ def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
 
 
 def asked(sources: Sequence[Source]) -> Result:
-  """Analyses as the flags ask."""
+  """Runs the analysis that the flags ask for."""
   command.one_run(sources, 'neighbors')
   if not QUERY.value:
     raise InputError('--query is missing: an image file, or the id of an image')

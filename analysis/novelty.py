@@ -1,11 +1,11 @@
-"""Finds images of no class that training saw.
+"""Finds images of classes that training did not see.
 
 `python -m analysis.novelty --workdir=DIR [--neighbours=10] [--acceptance=0.95]`
 scores images by their distance to the nearest class mean of train and by that
-to their k-th nearest train image. Thresholds, one a class, are set on the
-validation images; what lies beyond them is predicted `unknown`. Given files,
-`--embeddings=train.npz --embeddings=val.npz --embeddings=NEW.npz`, it predicts
-for any other images.
+to their k-th nearest train image. Thresholds, one for each class, are
+set on the validation images; images beyond them are predicted `unknown`. Given
+files, `--embeddings=train.npz --embeddings=val.npz --embeddings=NEW.npz`, it
+predicts for any other images.
 """
 
 import functools
@@ -39,13 +39,13 @@ Row = dict[str, Any]
 
 
 def usable(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
-  """Selects the splits that have rows; none without labelled train images.
+  """Selects the splits that have rows; none if train has no labelled images.
 
   Returns:
     The splits, and notes on those that are missing.
 
   Raises:
-    InputError: a split has other dimensions than train.
+    InputError: a split differs from train in dimensions.
   """
   train, notes = inputs.labelled(source, 'train')
   if train is None:
@@ -68,7 +68,7 @@ def usable(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
 
 
 def names(rows: Embeddings, label: np.ndarray) -> np.ndarray:
-  """Names the classes [N] of labels [N]; that of -1 is empty."""
+  """Names the classes [N] of labels [N]; -1 gives an empty name."""
   return np.array([*rows.class_names, ''], object)[label]
 
 
@@ -79,7 +79,7 @@ def measure(
   seen: tuple[Judged, np.ndarray] | None,
   unseen: Judged | None,
 ) -> Score:
-  """Measures one score; `seen` is test, with which are right [S] bool."""
+  """Measures one score; `seen` is test, with its right rows, [S] bool."""
   found = dict.fromkeys(MEASURES, np.nan)
   roc = oscr = risk = NO_CURVE
   near = far = np.empty(0)
@@ -104,9 +104,9 @@ def measure(
 def calibrated(
   source: str, by: str, judged: Judged, train: Embeddings, acceptance: float
 ) -> tuple[Limits | None, list[str]]:
-  """Sets thresholds of the train classes, with notes on those that are too few.
+  """Sets thresholds of the train classes, and notes classes of few images.
 
-  None where all validation images are too few.
+  Returns None if there are too few validation images in all.
   """
   fewest = thresholds.fewest(acceptance)
   where = f'{source}, {by}'
@@ -133,7 +133,7 @@ def predictions(
   judged: Judged,
   limits: Limits,
 ) -> list[Row]:
-  """Makes a line an image: what it is taken for, or that it is unknown."""
+  """Tabulates the class predicted for each image, or that it is unknown."""
   limit = limits.of(judged.label)
   nearest = names(train, judged.label)
   accepted = judged.distance <= limit
@@ -152,7 +152,7 @@ def predictions(
 
 
 class Scored(NamedTuple):
-  """One source by either score."""
+  """One source by both scores."""
 
   scores: list[Score]
   limits: list[Row]
@@ -161,7 +161,7 @@ class Scored(NamedTuple):
 
 
 def score(source: Source, *, neighbours: int, acceptance: float) -> Scored:
-  """Scores a source by either score; thresholds and predictions as tables."""
+  """Scores a source both ways; returns thresholds and predictions as tables."""
   splits, notes = usable(source)
   found = Scored([], [], [], notes)
   if not splits:
@@ -212,8 +212,8 @@ def analyse(
   """Scores test and unseen images, and predicts all but train and val.
 
   Raises:
-    InputError: neighbours below 1, acceptance outside 0 … 1, or splits of
-      different dimensions.
+    InputError: neighbours are below 1, acceptance is outside 0 … 1, or splits
+      differ in dimensions.
   """
   if neighbours < 1:
     raise InputError(f'--neighbours={neighbours}: give 1 or more')
@@ -266,7 +266,7 @@ def _percent(share: float, place: int) -> str:
 
 
 def draw_curves(found: list[Score]) -> plt.Figure:
-  """Draws ROC, OSCR and risk; a colour a source, a dash a score."""
+  """Draws ROC, OSCR and risk by source (colour) and score (dashes)."""
   sources = list(dict.fromkeys(f.source for f in found))
   colours = dict(zip(sources, style.palette(len(sources)), strict=True))
   figure, grid = plt.subplots(1, 3, figsize=(10.5, 3.9), layout='constrained')
@@ -305,7 +305,7 @@ def draw_curves(found: list[Score]) -> plt.Figure:
 
 
 def draw_scores(found: list[Score], acceptance: float) -> plt.Figure:
-  """Draws distances of seen and unseen: a row a source, a column a score."""
+  """Draws distances of seen and unseen, by source (row) and score (column)."""
   sources = list(dict.fromkeys(f.source for f in found))
   ways = ['centroid', 'neighbour']
   figure, grid = plt.subplots(

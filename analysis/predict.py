@@ -1,10 +1,10 @@
 """Labels new images.
 
 `python -m analysis.predict --workdir=DIR --images=FOLDER [--examples=FOLDER]`
-gives each image the class whose centre is nearest in the embedding, a
-calibrated confidence, `unknown` where it lies too far from every class, and its
-nearest labelled images. --examples holds one folder a class, with a few images
-each: classes that are added without training.
+gives each image the class whose centre is nearest in the embedding, or
+`unknown` if it lies too far from every class, with a calibrated confidence and
+its nearest labelled images. --examples holds a folder with a few images for
+each class to add without training.
 """
 
 import functools
@@ -23,7 +23,6 @@ from analysis.measures import calibration, labeller, predictions, thresholds
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 from analysis.page import predicted
-from plankton_jax.cli import host
 from plankton_jax.data.ecotaxa import write as ecotaxa
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
@@ -42,10 +41,10 @@ LOST = {  # without a split
 
 
 class Tested(NamedTuple):
-  """How a labeller does on test images."""
+  """A labeller's accuracy and calibration on test images."""
 
   measures: dict[str, Any]
-  ways: dict[str, Reliability]  # by how confidence is computed
+  ways: dict[str, Reliability]  # by the way confidence is computed
 
 
 def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
@@ -83,10 +82,10 @@ def analyse(
   """Predicts every readable image of a folder.
 
   Raises:
-    InputError: no single run, a folder without readable images, embeddings or
-      a checkpoint that are missing, or acceptance outside 0 … 1.
+    InputError: there is not one run, the folder has no readable image,
+      embeddings or a checkpoint are missing, or acceptance is outside 0 … 1.
   """
-  # What is given.
+  # Inputs.
   source = command.one_run(sources, 'predict')
   thresholds.check(acceptance)
   listing = folder.scan(images, field='--images')
@@ -96,7 +95,7 @@ def analyse(
   encoder = folders.encoder(source)
   added = further and folders.embed(encoder, further, desc='examples')
 
-  # Centres of train images and examples; thresholds from validation images.
+  # Centres from train images and examples, thresholds from validation images.
   gallery, rows, notes = labeller.gallery(source, added)
   (val, no_val), (held_out, no_test) = (
     labeller.split(source, split, gallery.class_names) for split in LOST
@@ -186,7 +185,7 @@ def analyse(
 
 
 def asked(sources: Sequence[Source]) -> Result:
-  """Analyses as the flags ask."""
+  """Runs the analysis that the flags ask for."""
   command.one_run(sources, 'predict')
   if not command.IMAGES.value:
     raise InputError('--images is missing: the folder of images to label')
@@ -199,5 +198,4 @@ def asked(sources: Sequence[Source]) -> Result:
 
 
 if __name__ == '__main__':
-  host.use_fast_settings()
-  command.run('predict', asked, folder='predict')
+  command.run('predict', asked, folder='predict', fast=True)

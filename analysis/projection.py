@@ -1,7 +1,7 @@
 """Draws the embedding on a plane: UMAP or PCA, fitted on train.
 
-`python -m analysis.projection --workdir=DIR [--method=pca]`. Axes carry no
-unit. Distances on the plane are no distances of the embedding, so nothing is
+`python -m analysis.projection --workdir=DIR [--method=pca]`. Axes have no
+unit. Distances on the plane are not those of the embedding, so nothing is
 measured here.
 """
 
@@ -29,7 +29,7 @@ METHOD = flags.DEFINE_enum(
 )
 
 MOST_NAMED = 120  # classes in the legend
-# Size and opacity: train is the ground on which the others are read.
+# Size and opacity: train is the background of the others.
 DOTS = {'train': (5, 0.25), 'test': (11, 0.8), 'unseen': (14, 0.85)}
 
 
@@ -60,7 +60,7 @@ def table(panel: Panel) -> list[dict[str, Any]]:
 
 
 def draw(panels: Sequence[Panel]) -> plt.Figure:
-  """Draws a panel a source; a class looks the same in all of them."""
+  """Draws a panel for each source; a class looks the same in all of them."""
   mark_of = marks.marks(panel.splits for panel in panels)
   colour = marks.colours(mark_of)
   width = 6.0 * len(panels)
@@ -97,7 +97,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
         marker=marks.mark(split),
         edgecolors='black' if split == 'unseen' else 'none',
         linewidths=0.3,
-        rasterized=True,  # thousands of vector dots make a slow SVG
+        rasterized=True,  # thousands of vector dots would make a slow SVG
       )
   entries = [(mark, colour[name], 1.0, name) for name, mark in named.items()]
   drawn = dict.fromkeys(split for panel in panels for split in panel.splits)
@@ -116,7 +116,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
       alpha=opacity,
       markeredgecolor='black' if mark == 'D' else 'none',
       markeredgewidth=0.4,
-      label=f' {name}',  # one with a leading underscore would be left out
+      label=f' {name}',  # Matplotlib leaves out names with a leading underscore
     )
     for mark, shade, opacity, name in entries
   ]

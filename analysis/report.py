@@ -1,4 +1,4 @@
-"""The whole analysis as one HTML file that needs no network.
+"""Makes the whole analysis one HTML file that needs no network.
 
 `python -m analysis.report --workdir=DIR` runs every part, writes its files and
 gathers the Results in DIR/analysis/report.html.
@@ -28,8 +28,8 @@ from analysis.files.inputs import Source
 from analysis.files.result import Picture, Result
 from analysis.measures import ranks
 from analysis.page import html, lists, pictures, scatter, summary
+from plankton_jax import host
 from plankton_jax.cli import command as commands
-from plankton_jax.cli import host
 from plankton_jax.errors import InputError
 
 Part = Callable[[Sequence[Source]], Result]
@@ -37,7 +37,7 @@ ON_THE_PAGE = (
   'projection',
   'gallery',
   'audit',
-)  # shown by scripts in place of figures
+)  # shown by scripts instead of figures
 
 
 class Done(NamedTuple):
@@ -48,7 +48,7 @@ class Done(NamedTuple):
 
 
 def parts() -> dict[str, Part]:
-  """Lists every part by name, with the options that the flags give."""
+  """Lists every part by name, with its options from the flags."""
   return {
     'training': training.analyse,
     'distances': functools.partial(
@@ -75,7 +75,7 @@ def parts() -> dict[str, Part]:
 def run(
   name: str, part: Part, sources: Sequence[Source], out: pathlib.Path
 ) -> Done:
-  """Runs one part, prints and writes its Result; bad input ends in a note."""
+  """Runs a part, prints and writes its Result; turns bad input into a note."""
   try:
     found = part(sources)
     result.show(name, found)
@@ -109,7 +109,7 @@ def gather(
     for file in ('audit', 'audit_duplicates')
   )
   wanted = [
-    # The gallery's first, so that they lie on few sheets.
+    # The gallery's come first, so that they lie on few sheets.
     [row['id'] for row in shown if row['source'] == source.name]
     + [
       key
@@ -162,7 +162,7 @@ def gather(
 def analyse(
   sources: Sequence[Source], out: pathlib.Path, *, parts: Mapping[str, Part]
 ) -> Result:
-  """Runs the parts, whose files go to `out`; the Result holds the page."""
+  """Runs the parts, which write to `out`; returns the page as a Result."""
   done = {}
   for name, part in parts.items():
     print(f'\n{name} …', flush=True)
@@ -180,7 +180,7 @@ def analyse(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reports on what the flags name."""
+  """Reports on the sources that the flags name."""
   del argv
   host.show_log(logging.WARNING)
   sources, out = command.given()

@@ -1,4 +1,4 @@
-"""Retrieval, kNN and clustering measures with intervals.
+"""Measures retrieval, kNN and clustering, with intervals.
 
 `python -m analysis.retrieval --workdir=DIR`.
 """
@@ -35,11 +35,11 @@ class Scores(NamedTuple):
   source: str
   split: str
   images: int
-  queries: int  # images that are not alone in their class
+  queries: int  # images not alone in their class
   classes: int
-  knn_from: str  # what the neighbours are chosen from
-  micro: dict[str, Interval]  # every image counts alike
-  macro: dict[str, Interval]  # every class counts alike
+  knn_from: str  # the rows that neighbours are chosen from
+  micro: dict[str, Interval]  # every image has the same weight
+  macro: dict[str, Interval]  # every class has the same weight
 
 
 def measure(
@@ -48,7 +48,7 @@ def measure(
   rows: inputs.Embeddings,
   train: inputs.Embeddings | None,
 ) -> Scores:
-  """Measures one split; `train` is what kNN is fitted on, if given."""
+  """Measures one split; kNN is fitted on `train`, if given."""
   embeddings, labels = rows.embedding, rows.label
   _, members, counts = np.unique(
     labels, return_inverse=True, return_counts=True
@@ -142,7 +142,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 
 
 def limits(found: Scores) -> list[str]:
-  """Names what could not be measured of a split."""
+  """Says what could not be measured of a split."""
   where = f'{found.source}, {found.split}'
   notes = []
   if found.queries < found.images:
@@ -165,7 +165,7 @@ def limits(found: Scores) -> list[str]:
 
 
 def table(found: Sequence[Scores], field: str) -> list[dict[str, Any]]:
-  """Makes a line a split, of the measures that the averaging is defined for."""
+  """Tabulates each split's measures that are defined for the averaging."""
   names = [n for n in NAMES if field == 'micro' or n not in ('nmi', 'ami')]
   return [
     {
@@ -189,7 +189,7 @@ def _fields(name: str, interval: Interval) -> dict[str, float]:
 
 
 def draw(found: list[Scores]) -> plt.Figure:
-  """Draws a panel a split, a colour a source; micro filled, macro hollow."""
+  """Draws a panel for each split, by source; micro filled, macro hollow."""
   splits = list(dict.fromkeys(f.split for f in found))
   sources = list(dict.fromkeys(f.source for f in found))
   colours = dict(zip(sources, style.palette(len(sources)), strict=True))

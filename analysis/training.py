@@ -1,4 +1,4 @@
-"""The course of training: losses, distances, fractions, spread, by epoch.
+"""Shows the course of training: losses, distances, fractions, spread.
 
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
@@ -13,9 +13,9 @@ import numpy as np
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
-from analysis.files.training_log import Log, column, read_log
+from plankton_jax.train.log import BySplit, column, read
 
-# One panel each: label, and what is drawn in it as (metric, colour).
+# A panel each: its label, and (metric, colour) of each curve in it.
 PANELS = (
   ('loss', (('loss', 'C0'),)),
   ('accuracy', (('accuracy', 'C0'),)),
@@ -38,8 +38,8 @@ LEGEND: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-def summary(name: str, log: Log) -> dict[str, Any]:
-  """Sums the run up in one row; NaN where it logged no such thing."""
+def summary(name: str, log: BySplit) -> dict[str, Any]:
+  """Sums the run up in one row; NaN for values that it did not log."""
   train, val = log.get('train', []), log.get('val', [])
   val_loss, epochs = column(val, 'loss'), log.get('epoch', [])
   best = int(np.nanargmin(val_loss)) if np.isfinite(val_loss).any() else None
@@ -70,8 +70,8 @@ def summary(name: str, log: Log) -> dict[str, Any]:
 
 
 def analyse(sources: Sequence[inputs.Source]) -> Result:
-  """Sums up and draws the training logs, a column a source."""
-  logs: dict[str, tuple[inputs.Source, Log]] = {}
+  """Sums up the training logs, and draws a column for each source."""
+  logs: dict[str, tuple[inputs.Source, BySplit]] = {}
   notes: list[str] = []
   for source in sources:
     path = (source.workdir or pathlib.Path()) / 'metrics.jsonl'
@@ -81,12 +81,13 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     if not path.is_file():
       notes.append(f'{source.name} has no metrics.jsonl: skipped')
       continue
-    log, broken = read_log(path)
+    log, broken = read(path)
     if broken:
       notes.append(f'{path}: {broken} unreadable lines left out')
     notes += [
-      f'{source.name}: epoch {row["epoch"]:.1f}: {row["warning"]}'
-      for row in log.get('collapse', [])
+      f'{source.name}: epoch {epoch:.1f}: {row.get("warning")}'
+      for rows in (log.get('collapse', []),)
+      for row, epoch in zip(rows, column(rows, 'epoch'), strict=True)
     ]
     if log.get('train') or log.get('val'):
       logs[source.name] = (source, log)
@@ -118,9 +119,9 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 
 
 def draw(
-  names: Sequence[str], logs: Sequence[Log], stages: Sequence[list]
+  names: Sequence[str], logs: Sequence[BySplit], stages: Sequence[list]
 ) -> plt.Figure:
-  """Draws a column a source, a row a panel that at least one source logged."""
+  """Draws sources as columns and, as rows, panels that any of them logged."""
   metrics = {
     name
     for log in logs
@@ -179,8 +180,10 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   )
 
 
-def _curves(ax: plt.Axes, log: Log, drawn: Sequence[tuple[str, str]]) -> bool:
-  """Draws the metrics there are; False if there are none."""
+def _curves(
+  ax: plt.Axes, log: BySplit, drawn: Sequence[tuple[str, str]]
+) -> bool:
+  """Draws the metrics that were logged; returns False if none was."""
   lows, highs, drawn_names = [], [], []
   for split, metric, colour in (
     (split, *pair) for pair in drawn for split in ('train', 'val')
@@ -203,13 +206,15 @@ def _curves(ax: plt.Axes, log: Log, drawn: Sequence[tuple[str, str]]) -> bool:
   if not lows:
     return False
   if drawn[0][0] == 'loss' and 0 < 50 * min(lows) < max(highs):
-    ax.set_yscale('log')  # cross-entropies fall over decades
+    ax.set_yscale('log')  # cross-entropies fall by orders of magnitude
   if len(drawn) > 1:
     ax.legend(fontsize=7, ncols=2, loc='best')
   return True
 
 
-def _bands(ax: plt.Axes, curriculum: list, log: Log, *, named: bool) -> None:
+def _bands(
+  ax: plt.Axes, curriculum: list, log: BySplit, *, named: bool
+) -> None:
   """Shades the curriculum's stages; names them above the panel."""
   end = max(
     np.nanmax(column(rows, 'epoch'), initial=0.0)

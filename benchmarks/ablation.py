@@ -1,11 +1,11 @@
-"""Trains the variants of ablation_plan.py on a folder: one table an idea.
+"""Trains the variants of ablation_plan.py on a folder, a table for each idea.
 
   python -m benchmarks.ablation --path=FOLDER [--tables=mining,margin] \
     [--unseen=10] [--seeds=2] [--out=runs/ablation]
 
-Killed and run again it goes on where it was. docs/ablation.md is made of the
-tables that it writes to ablation.md in --out; --show writes them from what is
-finished and trains nothing.
+Run again after a kill, it goes on where it stopped. docs/ablation.md is made of
+the tables that it writes to ablation.md in --out; --show writes those of the
+finished runs and trains nothing.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from absl import flags
 from benchmarks import cells, recipes
 from benchmarks.ablation_plan import TABLES, Configs, Table
 from plankton_jax import atomic
-from plankton_jax.cli import command, host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 COLUMNS = (
@@ -45,10 +45,10 @@ def define(values: flags.FlagValues) -> None:
 
 
 def parse(values: flags.FlagValues) -> recipes.Options:
-  """Reads the shared flags, once the tables are known to exist.
+  """Reads the shared flags, after checking that the tables exist.
 
   Raises:
-    InputError: a table that does not exist, or as `recipes.options`.
+    InputError: a table does not exist, or as in `recipes.options`.
   """
   for name in values.tables:
     if name not in TABLES:
@@ -59,7 +59,7 @@ def parse(values: flags.FlagValues) -> recipes.Options:
 def specs(
   table: Table | Configs, ground: recipes.Ground, seeds: int
 ) -> cells.Specs:
-  """What a table's variants are trained with."""
+  """Builds the training specs of a table's variants."""
   return {
     name: [
       {'config': recipes.place(recipe, ground, seed), 'peer': False}
@@ -70,10 +70,10 @@ def specs(
 
 
 def markdown(title: str, variants: cells.Specs, out: pathlib.Path) -> str:
-  """A table of what is finished; gains are over the first variant.
+  """Tabulates the finished runs, with gains over the first variant.
 
-  A gain is the mean of differences between runs of one seed, which share
-  their split, with the interval of that mean.
+  A gain is the mean difference between runs of the same seed, which share their
+  split, with the interval of that mean.
   """
   found = {
     name: [cells.result(out, spec) for spec in own]
@@ -102,7 +102,6 @@ def _row(fields) -> str:
 def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
   """Trains what is not finished, prints the tables; 1 if a run failed."""
   del argv  # flags only
-  host.use_fast_settings()
   options = parse(values)
   path = options.out / 'ablation.md'
   ground = recipes.ground(options, values.encoder)
@@ -159,5 +158,7 @@ if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
   command.run(
-    main, interrupted='interrupted; the same command goes on where it was'
+    main,
+    fast=True,
+    interrupted='interrupted; the same command goes on where it was',
   )

@@ -1,7 +1,7 @@
-"""The tables of the ablation: what is varied, one field or idea at a time.
+"""Lists the tables of the ablation, which vary one field or idea at a time.
 
 The first variant of a table is the default that the others have to beat.
-Epochs of a curriculum are those of a run of 35; shorter ones shrink them.
+Curricula are for runs of 35 epochs; shorter runs shrink them.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from benchmarks.recipes import Recipe
 
 
 class Table(NamedTuple):
-  """Variants of one config file, each by its overrides of what all share."""
+  """Variants of one config file, each with its overrides."""
 
   title: str
   file: str
@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
 
 class Configs(NamedTuple):
-  """Whole configs beside each other."""
+  """Whole configs side by side."""
 
   title: str
   files: tuple[str, ...]
@@ -44,11 +44,11 @@ def _one(positive, negative):
 
 
 def _each(field, *values):
-  """The config's own value, then others of one field."""
+  """Lists the config's own value, then other values of one field."""
   return {'default': {}} | {f'{v}': {field: v} for v in values}
 
 
-# ArcFace's tables ask what to change of this.
+# ArcFace's tables vary this config.
 _PLAIN = {
   'batch.size': 64,
   'batch.sampling': 'images',

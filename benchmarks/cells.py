@@ -1,7 +1,7 @@
-"""Cells of a table: a contestant and a seed, a process and a JSON file each.
+"""Trains the cells of tables, each a contestant and a seed in a process.
 
-A finished cell is never trained again, by whatever table it is asked for; one
-that was killed is resumed (ours) or begun again (the peer's).
+A cell has one JSON file. Once finished it is never trained again, whichever
+table needs it. A killed one is resumed (ours) or restarted (the peer's).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from plankton_jax.errors import InputError
 MEASURES = (
   'test R@1',
   'test MAP@R',
-  'test macro MAP@R',  # every class counts alike
+  'test macro MAP@R',  # every class has the same weight
   'unseen R@1',
   'unseen MAP@R',
   'unseen SVC n=30',
@@ -40,13 +40,13 @@ Result = dict[str, Any]  # MEASURES, seconds, epoch, note
 
 
 def result(out: pathlib.Path, spec: Spec) -> Result | None:
-  """What a cell came to; None where it is not finished."""
+  """Reads the result of a cell; None if it is not finished."""
   path = _file(out, spec)
   return json.loads(path.read_text())['result'] if path.exists() else None
 
 
 def queue(rows: Specs) -> list[tuple[str, Spec]]:
-  """Titles and specs, all rows of a seed before those of the next."""
+  """Orders titles and specs by seed: all rows of one, then of the next."""
   return [
     (f'{name}, seed {seed}', spec)
     for seed, column in enumerate(zip(*rows.values(), strict=True))
@@ -61,13 +61,13 @@ def run(
   peer_python: str = sys.executable,
   after: Callable[[], None] = lambda: None,
 ) -> list[str]:
-  """Trains and measures the cells that have no result yet, one at a time.
+  """Trains and measures the cells without a result, one at a time.
 
   Args:
     out: results go to out/cells, runs to out/work until they are measured.
-    cells: (title, spec), in this order.
+    cells: (title, spec), to train in this order.
     peer_python: the peer's interpreter.
-    after: called when a cell is finished.
+    after: called after each cell.
 
   Returns:
     Titles of the cells that failed, with the reason.
@@ -94,9 +94,9 @@ def run(
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-  """Mean and half of its 95 % interval, by Student's t over the values.
+  """Computes the mean, and half its 95 % interval by Student's t.
 
-  NaN values are left out; below two values the half is NaN.
+  Leaves out NaN values; with fewer than two the half is NaN.
   """
   x = np.asarray(values, np.float64)
   x = x[~np.isnan(x)]
@@ -107,7 +107,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float], sign: str = '') -> str:
-  """'0.851 ± 0.012'; without ± for one value; '-' for none."""
+  """Formats '0.851 ± 0.012'; without ± for one value; '-' for none."""
   mean, half = interval(values)
   if math.isnan(mean):
     return '-'
@@ -116,13 +116,13 @@ def shown(values: Sequence[float], sign: str = '') -> str:
 
 
 def numbers(results: Sequence[Result], measure: str) -> list[float]:
-  """A measure of every result; NaN where the run came to nothing."""
+  """Lists a measure of every result; NaN for runs without one."""
   found = [r[measure] for r in results]
   return [math.nan if x is None else x for x in found]
 
 
 def notes(results: Sequence[Result]) -> str:
-  """How many of the runs collapsed or diverged: '1 of 3 collapsed'."""
+  """Counts the runs that collapsed or diverged: '1 of 3 collapsed'."""
   kinds = [r['note'].partition(':')[0] for r in results if r['note']]
   return ', '.join(
     f'{kinds.count(kind)} of {len(results)} {kind}' for kind in sorted({*kinds})
@@ -136,7 +136,7 @@ def _file(out: pathlib.Path, spec: Spec) -> pathlib.Path:
 
 
 def _train(out, spec, peer_python, lock) -> str:
-  """Runs benchmarks.contestants; '' or the last line that it said."""
+  """Runs benchmarks.contestants; returns '' or its last line of error."""
   final = _file(out, spec).resolve()
   work = out.resolve() / 'work' / final.stem
   work.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _train(out, spec, peer_python, lock) -> str:
         *(str(work), str(final), peer_python),
       ],
       cwd=recipes.ROOT,
-      # Kept by the child too, should we be killed before it is.
+      # The child holds it too, in case we are killed first.
       pass_fds=[lock],
       env={'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ},
       stdin=subprocess.DEVNULL,
@@ -167,7 +167,7 @@ def _train(out, spec, peer_python, lock) -> str:
 
 @contextlib.contextmanager
 def _alone(out: pathlib.Path) -> Iterator[int]:
-  """Holds the folder's lock, so that no cell is trained twice at a time."""
+  """Locks the folder, so that no cell is trained twice at the same time."""
   out.mkdir(parents=True, exist_ok=True)
   with (out / '.lock').open('w') as file:
     try:

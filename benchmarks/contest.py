@@ -1,4 +1,4 @@
-"""Two processes measured in turn: ours, peer, ours, peer, …"""
+"""Measures two processes in turn: ours, peer, ours, peer, …"""
 
 import contextlib
 import dataclasses
@@ -18,21 +18,21 @@ from benchmarks.serve import cores
 from plankton_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAUSE = 0.2  # seconds, in which the other's threads stop spinning
-LISTEN = 0.2  # seconds more, to hear what else runs on the machine
+PAUSE = 0.2  # seconds, for the other's threads to stop spinning
+LISTEN = 0.2  # further seconds, to measure what else runs on the machine
 
 
 class Times(NamedTuple):
-  """Seconds a call, in the order measured; `peer` is empty without one."""
+  """Seconds a call, in order; `peer` is empty without one."""
 
   ours: list[float]
   peer: list[float]
-  facts: dict[str, Any]  # what our worker says about its work
-  busy: float  # mean share of the cores that others took between timings
+  facts: dict[str, Any]  # facts of our worker about its job
+  busy: float  # mean share of the cores that others used between timings
 
 
 class Ratio(NamedTuple):
-  """How many times as fast as the peer: above 1 we are faster."""
+  """Our speed as a multiple of the peer's: above 1 we are faster."""
 
   median: float  # of the medians
   low: float  # the extremes over the pairs measured side by side
@@ -40,7 +40,7 @@ class Ratio(NamedTuple):
 
 
 def ratio(times: Times) -> Ratio | None:
-  """Peer's seconds over ours, or None without a peer."""
+  """Divides the peer's seconds by ours; None without a peer."""
   if not times.peer:
     return None
   pairs = [p / o for o, p in zip(times.ours, times.peer, strict=True)]
@@ -49,10 +49,10 @@ def ratio(times: Times) -> Ratio | None:
 
 
 def need(python: str, names: str) -> None:
-  """Sees that an interpreter has the peers, 'torch, PIL'.
+  """Checks that an interpreter has the peers, such as 'torch, PIL'.
 
   Raises:
-    InputError: it has not.
+    InputError: it lacks one.
   """
   try:
     subprocess.run(
@@ -75,13 +75,13 @@ def race(
   """Measures one job in both workers, `repeats` times in turn.
 
   Args:
-    spec: what both workers are given: `job` and its fields.
+    spec: `job` and its fields, for both workers.
     repeats: timings of each.
     peer_python: the peer's interpreter; None measures ours alone.
     rival: a job of our own that takes the peer's place.
 
   Raises:
-    InputError: a worker that fails, or two that did not do the same.
+    InputError: a worker failed, or the two found different results.
   """
   with contextlib.ExitStack() as stack:
     ours = stack.enter_context(opened('ours', sys.executable, spec))
@@ -107,7 +107,7 @@ def race(
 
 
 def _busy(seconds: float) -> float:
-  """Share of the cores at work while we sleep; NaN elsewhere than on Linux."""
+  """Measures the share of busy cores while we sleep; NaN outside Linux."""
   path = pathlib.Path('/proc/stat')
   if not path.exists():
     return math.nan
@@ -118,14 +118,14 @@ def _busy(seconds: float) -> float:
 
 
 def _ticks(stat: str) -> tuple[int, int]:
-  """(idle, all) ticks of all cores: proc(5), /proc/stat."""
+  """Reads (idle, all) ticks of all cores: proc(5), /proc/stat."""
   # user nice system idle iowait irq softirq steal; guests are in user.
   ticks = [int(x) for x in stat.partition('\n')[0].split()[1:9]]
   return ticks[3] + ticks[4], sum(ticks)
 
 
 def _agree(spec, ours, peer):
-  """Both must have found the same numbers: nothing is won by doing less."""
+  """Checks that both found the same numbers: doing less must not win."""
   for name, value in ours.get('checks', {}).items():
     other = peer['checks'][name]
     if not abs(value - other) <= 1e-3 * max(abs(value), abs(other)):
@@ -164,7 +164,7 @@ class Worker:
 
 @contextlib.contextmanager
 def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
-  """A worker that ends when its input does; killed after an error."""
+  """Yields a worker, and ends its input afterwards; kills it on an error."""
   command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
   with (
     tempfile.TemporaryFile('w+') as errors,

@@ -1,7 +1,7 @@
-"""One cell: a contestant trained and measured, in a process of its own.
+"""Trains and measures one cell, a contestant in a process of its own.
 
 `python -m benchmarks.contestants WORK RESULT PEER_PYTHON` trains what
-WORK/spec.json says. Whoever trained, the measures are ours.
+WORK/spec.json says. The measures are ours for both contestants.
 """
 
 import json
@@ -21,7 +21,7 @@ from plankton_jax import checkpoints, retrieval
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
-from plankton_jax.train import collapse, loop
+from plankton_jax.train import collapse, log, loop
 from plankton_jax.train.step import spread
 
 NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
@@ -30,10 +30,10 @@ NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
 def measure(
   embed: Callable[[str], np.ndarray], data: pipeline.Data
 ) -> dict[str, float]:
-  """The measures of a table.
+  """Computes the measures of a table.
 
   Args:
-    embed: embeddings [N, D] of a split's rows.
+    embed: rows of a split -> embeddings [N, D].
     data: the splits, with their labels and ids.
   """
   found = {}
@@ -51,7 +51,7 @@ def measure(
 
 
 def _few_shots(unseen: inputs.Embeddings) -> dict[str, float]:
-  """Balanced accuracy of support vectors on 30 and all training images."""
+  """Scores support vectors on 30 and all training images: balanced accuracy."""
   score = dict.fromkeys(('unseen SVC n=30', 'unseen SVC n=max'), math.nan)
   rows, _ = classifiers.usable(unseen, 'unseen')
   if rows is None:
@@ -72,18 +72,15 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
     loop.train_and_evaluate(config, work)
   except DivergedError as error:
     note = f'diverged: {error}'
-  text = (work / 'metrics.jsonl').read_text(encoding='utf-8')
-  lines = [json.loads(line) for line in text.splitlines()]
-  warned = [x['warning'] for x in lines if x['split'] == 'collapse']
-  seconds = sum(x['seconds'] for x in lines if x['split'] == 'epoch')
+  rows = log.read(work / 'metrics.jsonl').by_split
+  warned = [row['warning'] for row in rows.get('collapse', [])]
+  seconds = sum(row['seconds'] for row in rows.get('epoch', []))
   found, epoch = NOTHING, None
-  if any(x['split'] == 'val' for x in lines):
+  if 'val' in rows:
     data = loop.load_data(config, work)
     encoder = checkpoints.load_encoder(work)
     epoch = next(
-      round(x['epoch'])
-      for x in lines
-      if x['split'] == 'val' and x['step'] == encoder.step
+      round(row['epoch']) for row in rows['val'] if row['step'] == encoder.step
     )
     pixels = {name: data.images[rows] for name, rows in data.splits.items()}
     embedded = {s: encoder.embed(pixels[s]) for s in ('test', 'unseen')}
@@ -93,12 +90,12 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
 
 
 def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
-  """Has PyTorch train on the same rows; keeps its best epoch as ours is kept.
+  """Trains PyTorch on the same rows; chooses its best epoch as ours is.
 
   Args:
-    config: the settings, which ours can be trained with too.
-    work: where arrays are exchanged.
-    python: the interpreter that has the peers.
+    config: the settings, as for ours.
+    work: folder to exchange arrays in.
+    python: an interpreter with the peers.
   """
   data = loop.load_data(config, work)
   spec = _exchange(data, work) | {
@@ -131,7 +128,7 @@ def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
 
 
 def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
-  """Arrays for the peer: the pixels are the very cache that ours reads."""
+  """Writes arrays for the peer, which reads the same pixel cache as ours."""
   np.save(work / 'labels.npy', data.labels)
   for name, rows in data.splits.items():
     np.save(work / f'{name}_rows.npy', rows)
@@ -139,7 +136,7 @@ def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
 
 
 def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
-  """Our alarm on the peer's validation embeddings; '' if there is none."""
+  """Diagnoses the peer's validation embeddings as ours; '' if healthy."""
   values = spread(rows, np.ones(len(rows), bool))
   text = collapse.diagnose(
     [{'loss': loss, **{name: float(x) for name, x in values.items()}}],

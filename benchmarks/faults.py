@@ -31,8 +31,8 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import fuzz_readers
-from plankton_jax import atomic
-from plankton_jax.cli import command, host
+from plankton_jax import atomic, host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 KILLS = flags.DEFINE_integer('kills', 30, 'How many.', lower_bound=1)
@@ -98,7 +98,7 @@ PHASES = {
 
 
 def commands(place: pathlib.Path) -> dict[str, list[str]]:
-  """The pipeline, in order; everything that it writes is below `place`."""
+  """Lists the commands of the pipeline, which write below `place` only."""
   run = f'--workdir={place / "run"}'
   fields = {
     'data.cache_dir': place / 'cache',
@@ -114,7 +114,7 @@ def commands(place: pathlib.Path) -> dict[str, list[str]]:
 
 
 def prepare(place: pathlib.Path) -> pathlib.Path:
-  """A new place, with a few images to predict."""
+  """Makes a new place, with a few images to predict."""
   shutil.rmtree(place, ignore_errors=True)
   (place / 'new').mkdir(parents=True)
   for k in range(5):
@@ -123,7 +123,7 @@ def prepare(place: pathlib.Path) -> pathlib.Path:
 
 
 def start(arguments: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
-  """The command in a session of its own, which a kill ends as a whole."""
+  """Starts the command in a session of its own, which a kill ends entirely."""
   with log.open('ab') as file:
     return subprocess.Popen(
       [sys.executable, *arguments],
@@ -139,7 +139,7 @@ def finish(arguments: Sequence[str], log: pathlib.Path) -> None:
   """Runs the command to its end.
 
   Raises:
-    InputError: it failed; the last line that it printed.
+    InputError: it failed; the message has the last line that it printed.
   """
   status = start(arguments, log).wait(_LONGEST)
   if status:
@@ -172,12 +172,12 @@ def kill_in(phase: str, place: pathlib.Path, rng: np.random.Generator) -> Kill:
 
 
 def size(place: pathlib.Path) -> int:
-  """Bytes of all files."""
+  """Adds up the bytes of all files."""
   return sum(p.lstat().st_size for p in place.rglob('*') if p.is_file())
 
 
 def _finals(place: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Files under their final name: nothing on the path says temporary."""
+  """Lists files under their final name, which no temporary name precedes."""
   for path in sorted(place.rglob('*')):
     parts = path.relative_to(place).parts
     hidden = any(part.startswith('.') or 'tmp' in part for part in parts)
@@ -186,7 +186,7 @@ def _finals(place: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def broken(place: pathlib.Path) -> Iterator[str]:
-  """Final files that are not whole. A log may lack the end of its last line."""
+  """Lists final files that are cut. A log may lack the end of its last line."""
   for path in _finals(place):
     try:
       _check(path)
@@ -223,7 +223,7 @@ def _check(path: pathlib.Path) -> None:
 
 
 def results(place: pathlib.Path) -> dict[str, str]:
-  """What a run comes to: a hash of each result, without its timings."""
+  """Hashes each result of a run, without its timings."""
   from plankton_jax import checkpoints
   from plankton_jax.train import store
 
@@ -251,7 +251,7 @@ def results(place: pathlib.Path) -> dict[str, str]:
 
 
 def logged(path: pathlib.Path) -> dict[str, str]:
-  """A hash of each row of a log, without what time it took."""
+  """Hashes each row of a log, without its timings."""
   found = {}
   for line in path.read_text(encoding='utf-8').splitlines():
     row = json.loads(line)
@@ -273,7 +273,7 @@ def _hash(data: bytes) -> str:
 
 
 def differences(got: dict[str, str], want: dict[str, str]) -> list[str]:
-  """Names of results that are missing, further or other."""
+  """Names results that are missing, additional or different."""
   return sorted(
     n for n in got.keys() | want.keys() if got.get(n) != want.get(n)
   )

@@ -43,7 +43,7 @@ SLOW = 30  # seconds on a core, after which a case is a fault
 
 
 class Result(NamedTuple):
-  """What became of the cases."""
+  """The outcome of the cases."""
 
   cases: int
   read: int

@@ -324,11 +324,33 @@ def _safetensors(arrays: dict, header: dict | None, rng: Rng | None) -> bytes:
   return struct.pack('<Q', len(text)) + text + data
 
 
+@functools.cache
+def _variables() -> dict[str, Any]:
+  """The arrays of the network that `_config` makes."""
+  import jax
+
+  from plankton_jax.nn import encoders
+  from plankton_jax.train.state import INIT, init_encoder, make_key
+
+  config = _config()
+  data = config['data']
+  fresh = init_encoder(
+    make_key(0, INIT),
+    encoder=encoders.make(**config['encoder']),
+    image_shape=(data['size'], data['size'], data['channels']),
+  )
+  return jax.device_get(
+    {
+      'params': {'encoder': fresh['params'], 'objective': {}},
+      'batch_stats': fresh['batch_stats'],
+    }
+  )
+
+
 def _encoder(rng: Rng | None = None) -> bytes:
-  arrays = {
-    'params/encoder/Dense_0/kernel': np.ones((2, 3), np.float32),
-    'batch_stats/norm/mean': np.zeros(3, np.float32),
-  }
+  import flax.traverse_util
+
+  arrays = flax.traverse_util.flatten_dict(_variables(), sep='/')
   header = {
     'config': json.dumps(_config()),
     'class_names': json.dumps(['a', 'b']),
@@ -473,11 +495,9 @@ def checkpoint() -> dict[str, bytes]:
   from plankton_jax.train.state import TrainState
 
   folder = pathlib.Path(tempfile.mkdtemp(prefix='fuzz_checkpoint_'))
-  params = {'encoder': {'kernel': jnp.ones((3, 2))}, 'objective': {}}
   state = TrainState(
     step=jnp.int32(3),
-    params=params,
-    batch_stats={'mean': jnp.ones(2)},
+    **_variables(),
     opt_state={'mu': jnp.ones((3, 2))},
   )
   with store.open_manager(folder) as manager:

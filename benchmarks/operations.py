@@ -1,4 +1,4 @@
-"""Operations and parameters of an encoder, counted from its shapes."""
+"""Counts operations and parameters of an encoder from its shapes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from plankton_jax.nn import encoders
 
 
 def count(fields: Mapping[str, Any], side: int, batch: int) -> dict[str, int]:
-  """`parameters`, and `flops` of one forward pass (a product is two).
+  """Counts `parameters`, and `flops` of a forward pass (a product is two).
 
   Args:
     fields: the config's section `encoder`.

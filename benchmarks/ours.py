@@ -1,4 +1,4 @@
-"""Our side: the library's own functions, called as a run calls them."""
+"""Runs our side: the library's own functions, called as a run calls them."""
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +9,11 @@ import numpy as np
 
 from benchmarks import inputs, ours_files, ours_input, ours_network
 from benchmarks.serve import Job, cores, each, serve
-from plankton_jax import distances, objectives, retrieval
-from plankton_jax.cli import host
+from plankton_jax import distances, host, objectives, retrieval
 
 
 def matmul(*, side: int) -> Job:
-  """The best that float32 arithmetic reaches here."""
+  """Multiplies matrices: the best that float32 arithmetic reaches here."""
   x = jnp.asarray(inputs.square(side))
   product = jax.jit(functools.partial(jnp.dot, precision='highest'))
   return _blocking(lambda: product(x, x)), {
@@ -24,7 +23,7 @@ def matmul(*, side: int) -> Job:
 
 
 def copy(*, mebibytes: int) -> Job:
-  """The best that memory reaches here: read and written, on all cores."""
+  """Reads and writes on all cores: the best that memory reaches here."""
   source = np.ones(mebibytes << 20, np.uint8)
   target = np.zeros_like(source)
   threads = cores()
@@ -44,7 +43,7 @@ def copy(*, mebibytes: int) -> Job:
 
 
 def mining(*, batch: int, positive: str, negative: str) -> Job:
-  """Mining and triplet loss of a batch, and its gradient."""
+  """Mines a batch, and computes its triplet loss and gradient."""
   objective = objectives.triplet(margin=0.5, stages=((positive, negative),))
   rows = {
     'label': jnp.asarray(inputs.labels(batch, 10)),
@@ -65,7 +64,7 @@ def mining(*, batch: int, positive: str, negative: str) -> Job:
 
 
 def retrieve(*, rows: int, classes: int, tail: float = 0.0) -> Job:
-  """Recall@1, R-precision and MAP@R, every row against all others."""
+  """Computes Recall@1, R-precision and MAP@R, each row against all others."""
   x, labels = (
     inputs.embeddings(rows, 128, classes, tail),
     inputs.labels(rows, classes, tail),
@@ -80,7 +79,7 @@ def retrieve(*, rows: int, classes: int, tail: float = 0.0) -> Job:
 
 
 def class_distances(*, rows: int, classes: int) -> Job:
-  """Mean Euclidean distances of all pairs of classes, in float64."""
+  """Averages Euclidean distances of all pairs of classes, in float64."""
   x, labels = (
     inputs.embeddings(rows, 128, classes),
     inputs.labels(rows, classes),

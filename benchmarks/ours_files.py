@@ -1,4 +1,4 @@
-"""Our work on files: decoding, gathering, starting up."""
+"""Runs our work on files: decoding, gathering, starting up."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def decode(*, folder: str, count: int, side: int) -> Job:
-  """Records to the decoded cache; draws the folder of images first."""
+  """Decodes records to the cache; draws the folder of images first."""
   folder = pathlib.Path(folder)
   for example in plankton.source(count // 12, 0).examples():
     path = folder / 'images' / f'{example.id}.png'
@@ -43,7 +43,7 @@ def decode(*, folder: str, count: int, side: int) -> Job:
 
 
 def gather(*, rows: int, batch: int, side: int) -> Job:
-  """A batch of random rows from the memory-mapped cache."""
+  """Gathers a batch of random rows from the memory-mapped cache."""
   with tempfile.NamedTemporaryFile(suffix='.npy') as file:
     np.save(file, inputs.images(rows, side))
     file.flush()
@@ -56,7 +56,7 @@ def gather(*, rows: int, batch: int, side: int) -> Job:
 
 
 def show_help() -> Job:
-  """`python launch.py --help`, from command to prompt."""
+  """Runs `python launch.py --help`, from command to prompt."""
   command = [sys.executable, 'launch.py', '--help']
 
   def call():  # absl's --help exits with 1
@@ -68,7 +68,7 @@ def show_help() -> Job:
 
 
 def first_step(*, folder: str) -> Job:
-  """From the command to the first training step's line in metrics.jsonl.
+  """Runs from the command to the first step's line in metrics.jsonl.
 
   The warm-up fills the caches of data and compiled programs.
   """

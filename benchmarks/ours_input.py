@@ -1,4 +1,4 @@
-"""Our training steps, fed as a run feeds them or from one resident batch."""
+"""Runs our training steps, fed as in a run or from one resident batch."""
 
 import tempfile
 
@@ -15,7 +15,7 @@ from plankton_jax.train import batches, experiment, sharding
 def epoch(
   *, width: int, side: int, batch: int, steps: int, rows: int, stream: bool
 ) -> Job:
-  """An epoch's steps with augmentation, `steps` a call.
+  """Trains an epoch's steps with augmentation, `steps` a call.
 
   Their batches come through `batches.training` from a memory-mapped file of
   `rows` images if `stream`, else every step takes one that is on the device.
@@ -50,7 +50,7 @@ def epoch(
 
 
 def _data(rows, side):
-  """Images in a file, as the decoded cache has them."""
+  """Makes images in a file, as the decoded cache has them."""
   with tempfile.NamedTemporaryFile(suffix='.npy') as file:
     np.save(file, inputs.images(rows, side))
     file.flush()

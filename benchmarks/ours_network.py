@@ -1,4 +1,4 @@
-"""Our training step and embedding, from the functions that a run binds."""
+"""Runs our training step and embedding, by the functions of a run."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from plankton_jax.train import batches, experiment
 def step(
   *, width: int, side: int, batch: int, dtype: str, compiled: bool
 ) -> Job:
-  """A training step on one resident batch: hard mining, no augmentation."""
+  """Trains a step on one resident batch: hard mining, no augmentation."""
   del compiled  # the peer's; ours always is
   config = _config(width, side)
   config.encoder.dtype = dtype
@@ -53,7 +53,7 @@ def step(
 
 
 def embed(*, width: int, side: int, batch: int, count: int) -> Job:
-  """Embeddings of images in host memory, as analysis.embed makes them."""
+  """Embeds images in host memory, as analysis.embed does."""
   del batch  # the library's own
   config = _config(width, side)
   model = encoders.make(**config.encoder)
@@ -80,5 +80,5 @@ def _config(width, side):
 
 
 def size(config: ConfigDict, batch: int) -> dict[str, int]:
-  """Parameters, and operations of one forward pass (a product is two)."""
+  """Counts parameters, and operations of a forward pass (a product is two)."""
   return operations.count(config.encoder, config.data.size, batch)

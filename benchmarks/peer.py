@@ -1,4 +1,4 @@
-"""The peer's side: PyTorch at its best on the host, and its companions."""
+"""Runs the peer's side: PyTorch at its best on the host, and companions."""
 
 import functools
 import pathlib
@@ -40,7 +40,7 @@ def step(
   compiled: bool,
   expected: dict,
 ) -> Job:
-  """As ours; the images are floats already, and no metric is taken.
+  """Trains as ours does, on images that are already floats, without metrics.
 
   In bfloat16 the network runs under autocast; loss and weights stay float32.
   """
@@ -78,7 +78,7 @@ def embed(
 
 
 def _model(width, side, count, expected, *, forward_share):
-  """The network and its input, refused if it is not the one measured."""
+  """Makes the network and its input; refuses a network unlike ours."""
   torch.manual_seed(0)
   model = ResNet18(width, 128).eval()
   found = sum(p.numel() for p in model.parameters())
@@ -101,7 +101,7 @@ def _model(width, side, count, expected, *, forward_share):
 
 
 def _triplet(positive, negative):
-  """Squared distances of rows that have length 1 already; mean of anchors."""
+  """Computes the mean triplet loss of anchors, from unit rows."""
   distance = distances.LpDistance(normalize_embeddings=False, power=2)
   miner = miners.BatchEasyHardMiner(
     pos_strategy=positive, neg_strategy=negative, distance=distance
@@ -167,7 +167,7 @@ class _Folder(Dataset):
 
 
 def decode(*, folder: str, count: int, side: int) -> Job:
-  """An epoch of the images that our side drew; its processes stay up."""
+  """Decodes an epoch of images that our side drew; its processes stay up."""
   dataset = _Folder(pathlib.Path(folder, 'images'), side)
   if len(dataset) != count:
     raise ValueError(f'{len(dataset)} images in {folder}, not {count}')

@@ -1,4 +1,4 @@
-"""The peer's training: PyTorch and pytorch-metric-learning, as users do it.
+"""Trains the peer: PyTorch and pytorch-metric-learning, as users do.
 
 It is given one JSON object (see contestants.peer), says its loss and seconds
 after every epoch, when val.npy holds the embeddings of validation, and is
@@ -39,14 +39,14 @@ class Images:
     return np.load(self._work / f'{split}_rows.npy')
 
   def batch(self, rows: np.ndarray) -> torch.Tensor:
-    """Standardised by the train images, float32 [B, C, H, W]."""
+    """Standardises a batch by the train images, float32 [B, C, H, W]."""
     pixels = torch.from_numpy(self._images[rows]).permute(0, 3, 1, 2)
     x = (pixels.float() / 255 - self._mean) / self._std
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def posed(x: torch.Tensor) -> torch.Tensor:
-  """Each image in one of the square's eight poses: flips, quarter turns."""
+  """Puts each image into one of the square's eight poses: flips, turns."""
   across, down, turned = torch.rand(3, len(x), 1, 1, 1) < 0.5
   x = torch.where(across, x.flip(3), x)
   x = torch.where(down, x.flip(2), x)
@@ -56,7 +56,7 @@ def posed(x: torch.Tensor) -> torch.Tensor:
 def objective(
   config: dict[str, Any], num_classes: int
 ) -> tuple[Callable, list[torch.nn.Parameter]]:
-  """`loss(epoch, embeddings, labels)` of a config, and its parameters."""
+  """Makes a config's `loss(epoch, embeddings, labels)`, and its parameters."""
   fields = config['objective']
   if fields['name'] == 'triplet':
     distance = distances.LpDistance(power=2)

@@ -4,8 +4,8 @@
     [--contestants=NAMES] [--ours='NAME=configs/FILE.py field=value ...'] \
     [--out=runs/quality] [--peer_python=PATH]
 
-Killed and run again it goes on where it was. docs/quality.md says how to read
-the table, which also lands in quality.csv in --out.
+Run again after a kill, it goes on where it stopped. docs/quality.md says how to
+read the table, which is also written to quality.csv in --out.
 """
 
 import sys
@@ -17,12 +17,12 @@ from absl import flags
 from analysis.files import tables
 from benchmarks import cells, contest, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax.cli import command, host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 
 class Contestant(NamedTuple):
-  """Who trains, and with what."""
+  """A contestant and its settings."""
 
   recipe: Recipe
   peer: bool = False
@@ -79,7 +79,7 @@ PEERS_OBJECTIVES = {
 
 
 def contestants() -> dict[str, Contestant]:
-  """The peer, ours with the peer's settings, and ours, of each objective."""
+  """Lists the peer, ours with its settings, and ours, for each objective."""
   same = {
     name: Recipe(f'configs/{name}.py', PEERS_SETTINGS | fields)
     for name, fields in PEERS_OBJECTIVES.items()
@@ -139,7 +139,7 @@ def parse(
 def specs(
   chosen: dict[str, Contestant], ground: recipes.Ground, *, seeds: int
 ) -> cells.Specs:
-  """What each contestant is trained with, a spec a seed."""
+  """Builds the training specs of each contestant, one for each seed."""
   return {
     name: [
       {'config': recipes.place(who.recipe, ground, seed), 'peer': who.peer}
@@ -150,7 +150,7 @@ def specs(
 
 
 def lines(results: dict[str, list[cells.Result]]) -> list[dict[str, Any]]:
-  """Rows of quality.csv: means and halves of their 95 % intervals."""
+  """Makes the rows of quality.csv: means and half their 95 % intervals."""
   table = []
   for name, found in results.items():
     row = {'contestant': name, 'runs': len(found)}
@@ -162,7 +162,7 @@ def lines(results: dict[str, list[cells.Result]]) -> list[dict[str, Any]]:
 
 
 def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
-  """Rows as the terminal shows them."""
+  """Formats rows for the terminal."""
   return [
     {
       'contestant': name,
@@ -178,7 +178,6 @@ def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
 def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
   """Trains what is not finished, prints the table; 1 if a run failed."""
   del argv  # flags only
-  host.use_fast_settings()
   options, chosen = parse(values)
   if any(who.peer for who in chosen.values()):
     contest.need(values.peer_python, 'torch, pytorch_metric_learning')
@@ -213,5 +212,7 @@ if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
   command.run(
-    main, interrupted='interrupted; the same command goes on where it was'
+    main,
+    fast=True,
+    interrupted='interrupted; the same command goes on where it was',
   )

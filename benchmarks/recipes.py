@@ -1,4 +1,4 @@
-"""What is trained on: a config, its overrides, and the ground of a table."""
+"""Makes the configs to train: a file, its overrides, a table's ground."""
 
 import ast
 import functools
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Ground(NamedTuple):
-  """What every contestant of a table shares."""
+  """The data and settings that every contestant of a table shares."""
 
   path: str  # one folder a class
   unseen: tuple[str, ...]
@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
   overrides: Mapping[str, Any]
 
   def config(self) -> ConfigDict:
-    """The config that they give.
+    """Builds the config.
 
     Raises:
       InputError: no such file, an unknown field, or a value that it refuses.
@@ -67,9 +67,9 @@ class Recipe(NamedTuple):
 
 
 def parse(text: str) -> tuple[str, Recipe]:
-  """`NAME=FILE[:preset] field=value …` as a name and its recipe.
+  """Parses `NAME=FILE[:preset] field=value …` to a name and its recipe.
 
-  Values are Python literals without spaces; what is none is a string.
+  Values are Python literals without spaces, or else strings.
 
   Raises:
     InputError: text of another form.
@@ -83,7 +83,7 @@ def parse(text: str) -> tuple[str, Recipe]:
 
 
 def place(recipe: Recipe, ground: Ground, seed: int) -> Config:
-  """The recipe's config on a table's ground, a plain dict.
+  """Puts the recipe's config on a table's ground, as a plain dict.
 
   The curriculum's stages begin at the same shares of the run as in the
   recipe. Every epoch is validated once and none stops the run early, so that
@@ -188,6 +188,6 @@ def _value(text: str) -> Any:
 def _stretched(
   stages: Sequence[tuple[int, str, str]], factor: float
 ) -> tuple[tuple[int, str, str], ...]:
-  """Stages of a run `factor` times as long; one without an epoch is gone."""
+  """Stretches stages by `factor`; drops those left without an epoch."""
   begun = {round(first * factor): row for first, *row in reversed(stages)}
   return tuple((first, *begun[first]) for first in sorted(begun))

@@ -1,11 +1,11 @@
-"""What is measured, by backend and group: one Row a line of the table."""
+"""Lists the rows of the table to measure, by backend and group."""
 
 import pathlib
 from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-  """A line: its name, what both workers are told, and how it is shown."""
+  """A line of the table: its name, its job, and its format."""
 
   what: str
   spec: dict[str, Any]
@@ -27,7 +27,7 @@ _ALONE = (4096, 8192, 16384)  # where the peer's [B, B] lists no longer pay
 def groups(
   backend: str, folder: pathlib.Path, *, large: bool
 ) -> dict[str, list[Row]]:
-  """The rows of each group on a backend.
+  """Lists the rows of each group on a backend.
 
   Args:
     backend: 'cpu', or what else JAX runs on.

@@ -1,4 +1,4 @@
-"""A contestant's side of a measurement: prepare, warm up, time on request.
+"""Prepares and warms up a contestant's job, and times it on request.
 
 The worker is given one JSON object, prints one line of facts when it is warm,
 and then one line of JSON for every line that it reads, until there are none.
@@ -32,14 +32,14 @@ def serve(jobs: dict[str, Callable[..., Job]]) -> None:
 
 
 def cores() -> int:
-  """How many of the machine's this process may use."""
+  """Counts the cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count()
 
 
 def channel() -> Callable[[Any], None]:
-  """`answer(value)` prints a line of JSON; all other prints go to stderr."""
+  """Makes `answer(value)`, which prints JSON; other prints go to stderr."""
   # Libraries print where they like; the answers keep a way of their own.
   answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -47,7 +47,7 @@ def channel() -> Callable[[Any], None]:
 
 
 def each(call: Callable[[], Any]) -> Callable[[int], None]:
-  """`run(n)` of work that is done when it returns."""
+  """Makes `run(n)` of work that is done when it returns."""
 
   def run(count):
     for _ in range(count):

@@ -3,8 +3,8 @@
   python -m benchmarks.speed [--only=step,mining] [--repeats=5] [--out=DIR] \
     [--peer_python=PATH]
 
-The peers of requirements-bench.txt stand in the same environment, or in the
-one whose Python is named. docs/speed.md says how to read the table.
+The peers of requirements-bench.txt are in the same environment, or in the one
+whose Python is named. docs/speed.md says how to read the table.
 """
 
 import math
@@ -74,7 +74,7 @@ def parse(values: flags.FlagValues) -> Options:
 def line(
   row: rows.Row, times: contest.Times, limits: dict[str, float]
 ) -> dict[str, Any]:
-  """A row of speed.csv; what does not apply is None.
+  """Makes a row of speed.csv; values that do not apply are None.
 
   Args:
     row: what was measured.
@@ -120,12 +120,12 @@ def _unit(row, times, seconds):
 
 
 def best(fact: str, times: contest.Times) -> float:
-  """The highest rate that anyone reached, of 'flops' or 'bytes' a second."""
+  """Finds the highest rate reached, of 'flops' or 'bytes' a second."""
   return times.facts[fact] / min(times.ours + times.peer)
 
 
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-  """Rows as the terminal shows them: three digits, '-' for None."""
+  """Formats rows for the terminal: three digits, '-' for None."""
   digits = lambda x: f'{x:.3g}' if abs(x) < 1000 else f'{x:,.0f}'
   percent = lambda x: '-' if x is None else f'{x:.0%}'
   text = lambda x: '-' if x is None else x if isinstance(x, str) else digits(x)

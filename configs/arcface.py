@@ -10,11 +10,11 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'arcface'  # of plankton_jax/objectives/
+  config.objective.name = 'arcface'  # one of plankton_jax/objectives/
   config.objective.margin = 0.2  # radians; 0.5 in the paper
-  config.objective.scale = 10.0  # of the cosines; 64 in the paper
-  # Of an image in the loss by its class's size: 'none', 'inverse',
-  # 'sqrt_inverse' or 'effective' (of the effective number of images).
+  config.objective.scale = 10.0  # factor of the cosines; 64 in the paper
+  # Weight of an image in the loss by the size of its class: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (by the effective number of images).
   config.objective.class_weights = 'none'
   config.early_stop_validations = 12
   base.use_preset(config, preset)
@@ -26,8 +26,8 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
     config.objective.scale = 64.0
     return config
   config.batch.size = 32
-  config.batch.sampling = 'uniform'  # of classes, however few their images
-  # Strong, for classes that are not trained on: unseen ones gain by it.
+  config.batch.sampling = 'uniform'  # small classes as often as large ones
+  # Strong augmentation, from which unseen classes gain.
   config.augment.scale = 0.3
   config.augment.translate = 0.1
   config.augment.brightness = 0.1

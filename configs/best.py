@@ -1,4 +1,4 @@
-"""What embeds unseen classes best: docs/ablation.md and docs/quality.md.
+"""Embeds unseen classes best, by docs/ablation.md and docs/quality.md.
 
 python launch.py --config=configs/best.py --workdir=runs/best
 """

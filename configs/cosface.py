@@ -10,11 +10,11 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'cosface'  # of plankton_jax/objectives/
-  config.objective.margin = 0.35  # in cosine
-  config.objective.scale = 64.0  # of the cosines
-  # Of an image in the loss by its class's size: 'none', 'inverse',
-  # 'sqrt_inverse' or 'effective' (of the effective number of images).
+  config.objective.name = 'cosface'  # one of plankton_jax/objectives/
+  config.objective.margin = 0.35  # margin of the cosine
+  config.objective.scale = 64.0  # factor of the cosines
+  # Weight of an image in the loss by the size of its class: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (by the effective number of images).
   config.objective.class_weights = 'none'
   config.early_stop_validations = 12
   return base.use_preset(config, preset)

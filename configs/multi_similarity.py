@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'multi_similarity'  # of plankton_jax/objectives/
+  config.objective.name = 'multi_similarity'  # one of plankton_jax/objectives/
   config.objective.alpha = 2.0  # sharpness among positives
   config.objective.beta = 50.0  # sharpness among negatives
   # The cosine that positives should exceed and negatives not: λ, which is 1

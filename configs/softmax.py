@@ -10,10 +10,10 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'softmax'  # of plankton_jax/objectives/
-  config.objective.scale = 10.0  # of the cosines: one over the temperature
-  # Of an image in the loss by its class's size: 'none', 'inverse',
-  # 'sqrt_inverse' or 'effective' (of the effective number of images).
+  config.objective.name = 'softmax'  # one of plankton_jax/objectives/
+  config.objective.scale = 10.0  # factor of the cosines, 1 / temperature
+  # Weight of an image in the loss by the size of its class: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (by the effective number of images).
   config.objective.class_weights = 'none'
   config.early_stop_validations = 12
   return base.use_preset(config, preset)

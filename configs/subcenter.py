@@ -10,12 +10,12 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'subcenter_arcface'  # of plankton_jax/objectives/
+  config.objective.name = 'subcenter_arcface'  # one of plankton_jax/objectives/
   config.objective.centers = 3  # prototypes of each class; the nearest counts
-  config.objective.margin = 0.5  # radians
-  config.objective.scale = 64.0  # of the cosines
-  # Of an image in the loss by its class's size: 'none', 'inverse',
-  # 'sqrt_inverse' or 'effective' (of the effective number of images).
+  config.objective.margin = 0.5  # margin, radians
+  config.objective.scale = 64.0  # factor of the cosines
+  # Weight of an image in the loss by the size of its class: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (by the effective number of images).
   config.objective.class_weights = 'none'
   config.early_stop_validations = 12
   return base.use_preset(config, preset)

@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'supcon'  # of plankton_jax/objectives/
-  config.objective.temperature = 0.1  # by which cosines are divided
+  config.objective.name = 'supcon'  # one of plankton_jax/objectives/
+  config.objective.temperature = 0.1  # divides the cosines
   config.batch.classes = 8
   return base.use_preset(config, preset)

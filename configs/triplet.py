@@ -13,22 +13,22 @@ from configs import base
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
-  config.objective.name = 'triplet'  # of plankton_jax/objectives/
-  # Of mining and of the loss: 'squared' or 'euclidean'.
+  config.objective.name = 'triplet'  # one of plankton_jax/objectives/
+  # Distance in mining and loss: 'squared' or 'euclidean'.
   config.objective.distance = 'squared'
-  config.objective.margin = 0.5  # in this distance of unit vectors
-  # Of the negatives that meet the policy: the 'nearest', a 'random' one, or
+  config.objective.margin = 0.5  # of the loss, in objective.distance
+  # Negative among those that meet the policy: the 'nearest', a 'random' one, or
   # the mean over 'all'.
   config.objective.select = 'nearest'
-  # For an anchor without such a negative: the 'nearest' of all stands in, or
-  # 'none', and the anchor is left out of the loss.
+  # For an anchor without such a negative: 'nearest' takes the nearest of all,
+  # 'none' leaves the anchor out of the loss.
   config.objective.fallback = 'nearest'
-  if preset == 'demo':  # the drawn images in minutes on two cores
+  if preset == 'demo':  # drawn images, in minutes on two cores
     config.epochs = 40
     config.validations_per_epoch = 1
     config.encoder.name = 'resnet10'
     config.encoder.width = 16
-    # Few images, each class in many poses: hard positives gather them.
+    # Few images in many poses: hard positives bring a class together.
     config.curriculum = ((0, 'easy', 'semihard'), (5, 'hard', 'semihard'))
     return config
   base.use_preset(config, preset)

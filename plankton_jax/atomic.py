@@ -1,4 +1,4 @@
-"""Files and folders that appear under their final name whole or not at all."""
+"""Writes files and folders that appear whole under their name or not at all."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 def directory(final: Path) -> Iterator[Path]:
   """Yields a new folder beside `final`, renamed to it if the body succeeds.
 
-  Where another process was first, its folder stays and this one is removed.
+  If another process was first, its folder stays and this one is removed.
   """
   final.parent.mkdir(parents=True, exist_ok=True)
   building = Path(tempfile.mkdtemp(prefix=f'.{final.name}.', dir=final.parent))

@@ -1,4 +1,4 @@
-"""Augments images on the device, keyed, inside the step.
+"""Augments images on the device, inside the training step, by a key.
 
 The background of each image is subtracted first, so that 0 means background
 everywhere: in corners that a rotation uncovers, and where a convolution pads.

@@ -1,12 +1,13 @@
-"""Encoders from the checkpoints of a run, or from a folder handed on."""
+"""Loads encoders from the checkpoints of a run, or from an exported folder."""
 
 import pathlib
+from typing import Any
 
 import jax
 
+from plankton_jax import encoder_folder
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.export import folder
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key
@@ -19,22 +20,36 @@ def load_encoder(
 
   Args:
     workdir: of the run, or a folder that `plankton_jax.export` wrote.
-    step: one that is kept; None is the best by validation.
+    step: of a checkpoint that was kept; None takes the best by validation.
 
   Raises:
-    InputError: no checkpoint there, not of that step, or of another version.
+    InputError: there is no checkpoint, none of that step, a damaged one, or one
+      of another version.
   """
   workdir = pathlib.Path(workdir)
-  if (workdir / folder.WEIGHTS).is_file():
-    found = folder.read(workdir)
+  found = _read(workdir, step)
+  with store.damage_named(workdir):
+    try:
+      return Encoder(**found)
+    except InputError as error:
+      raise InputError(f'{workdir}: {error}') from None
+
+
+def _read(workdir: pathlib.Path, step: int | None = None) -> dict[str, Any]:
+  """Reads the arguments of an `Encoder`."""
+  if (workdir / encoder_folder.WEIGHTS).is_file():
+    found = encoder_folder.read(workdir)
     if step not in (None, found['step']):
       raise InputError(
         f'{workdir}: no checkpoint of step {step}; it holds {found["step"]}'
       )
-    return Encoder(**found)
+    return found
   if not (workdir / 'checkpoints').is_dir():
     raise InputError(f'{workdir}: no checkpoints; train with launch.py first')
-  with store.open_manager(workdir) as manager:
+  with (
+    store.damage_named(workdir / 'checkpoints'),
+    store.open_manager(workdir) as manager,
+  ):
     step = manager.best_step() if step is None else step
     if step is None or step not in manager.all_steps():
       raise InputError(
@@ -42,26 +57,26 @@ def load_encoder(
         f' {manager.all_steps()}'
       )
     model, meta = store.restore_model(manager, step)
-  return Encoder(
-    model['params'],
-    model['batch_stats'],
-    meta['config'],
-    meta['class_names'],
-    step,
-  )
+    return {
+      'params': model['params'],
+      'batch_stats': model['batch_stats'],
+      'config': meta['config'],
+      'class_names': meta['class_names'],
+      'step': step,
+    }
 
 
 def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
   """Rebuilds the encoder that a workdir's run began from, without its head.
 
-  Weights are drawn by the run's own key, and those of `encoder.pretrained`
-  read as the run read them.
+  Draws the weights by the run's own key, and reads those of
+  `encoder.pretrained` as the run did.
 
   Raises:
-    InputError: as `load_encoder`, or the pretrained weights are gone.
+    InputError: as in `load_encoder`, or the pretrained weights are gone.
   """
-  trained = load_encoder(workdir)
-  config = trained.config
+  trained = _read(pathlib.Path(workdir))
+  config = trained['config']
   data = config['data']
   model = encoders.make(**config['encoder'])
   variables = jax.jit(
@@ -77,6 +92,6 @@ def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
     {'encoder': variables['params'], 'objective': {}},
     variables['batch_stats'],
     config,
-    trained.class_names,
+    trained['class_names'],
     0,
   )

@@ -1,4 +1,4 @@
-"""A workdir's config.json: written once, compared ever after."""
+"""Writes a workdir's config.json once, and compares later configs with it."""
 
 import inspect
 import json
@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from plankton_jax import atomic
+from plankton_jax import atomic, json_text
 from plankton_jax.errors import InputError
 
 Config = dict[str, Any]  # plain, with the fields of configs/base.py
@@ -41,20 +41,35 @@ def complete(config: Config) -> Config:
   return config | {
     section: added | config[section]
     for section, added in ADDED.items()
-    if section in config
+    if isinstance(config.get(section), dict)
   }
 
 
-def compare(config: Config, workdir: pathlib.Path) -> None:
-  """Compares a config with the one that a workdir was begun with, if any.
+def read(workdir: pathlib.Path) -> Config:
+  """Reads workdir/config.json, as it was written.
 
   Raises:
-    InputError: it differs; the message names the fields.
+    InputError: it is damaged.
   """
   path = workdir / 'config.json'
-  if not path.exists():
+  try:
+    return json_text.parse(path.read_bytes())
+  except InputError as error:
+    raise InputError(
+      f'{path} is damaged ({error}); restore it, or train again in a new'
+      ' --workdir'
+    ) from None
+
+
+def compare(config: Config, workdir: pathlib.Path) -> None:
+  """Compares a config with the one that began the workdir, if there is one.
+
+  Raises:
+    InputError: it differs, and the message names the fields; or it is damaged.
+  """
+  if not (workdir / 'config.json').exists():
     return
-  old = _flat(complete(json.loads(path.read_text())))
+  old = _flat(complete(read(workdir)))
   new = _flat(_plain(complete(config)))
   changed = [
     f'{name}: {old.get(name)!r} there, {new.get(name)!r} now'
@@ -79,11 +94,17 @@ def build(
   """Calls `make(**config[section], **others)` if a saved config still fits.
 
   Raises:
-    InputError: the section lacks fields of `make`, or has others, as one of
-      another version would.
+    InputError: the section is missing, lacks fields of `make`, or has others,
+      as one of another version would.
   """
   wanted = inspect.signature(make).parameters.keys() - others.keys()
-  fields = complete(config)[section]
+  fields = complete(config).get(section)
+  if not isinstance(fields, dict):
+    raise InputError(
+      f"the run's config has no section {section!r}: it is damaged, or of"
+      ' another version of plankton_jax; use that version, or train again with'
+      ' this one'
+    )
   found = fields.keys()
   wrong = [f'has no {section}.{name}' for name in sorted(wanted - found)]
   wrong += [f'has {section}.{name}' for name in sorted(found - wanted)]

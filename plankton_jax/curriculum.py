@@ -31,12 +31,12 @@ class Curriculum(NamedTuple):
 def make(stages: Sequence[tuple[int, str, str]]) -> Curriculum:
   """Makes a curriculum from (first epoch, positive, negative) rows.
 
-  No rows at all make one stage without a policy, for objectives that do not
+  Without rows there is one stage without a policy, for objectives that do not
   mine.
 
   Raises:
-    InputError: a row that is not such a triple, an unknown policy, or epochs
-      that do not start at 0 and rise.
+    InputError: a row is not such a triple, a policy is unknown, or the epochs
+      do not start at 0 and rise.
   """
   if not stages:
     return Curriculum((0,), ((),))

@@ -1,4 +1,4 @@
-"""Pairwise distances for the loss, and mean distances between classes."""
+"""Computes pairwise distances, and mean distances between classes."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from numpy.typing import ArrayLike
 
 from plankton_jax.errors import InputError
 
@@ -15,8 +17,14 @@ ZERO_NORM = 1e-12  # Shorter rows have no direction; 1/norm³ stays finite.
 TILE = 768  # Rows of a float64 tile: 4.5 MiB, which stays in cache.
 
 
+def unit_norm(x: jax.Array) -> jax.Array:
+  """Scales rows [..., D] to length 1; zero stays zero, gradient finite."""
+  square = jnp.sum(x * x, axis=-1, keepdims=True)
+  return x * lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
 def squared(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
-  """Squared Euclidean distances, [M, D], [N, D] -> [M, N] float32.
+  """Computes squared Euclidean distances, [M, D], [N, D] -> [M, N] float32.
 
   Without `y`, of `x` with itself: symmetric with an exactly zero diagonal.
   ‖x‖² + ‖y‖² − 2x·y cancels, so the absolute error is about 1e-7 (‖x‖² + ‖y‖²)
@@ -34,7 +42,7 @@ def squared(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
 
 
 def euclidean(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
-  """Euclidean distances, [M, D], [N, D] -> [M, N] float32.
+  """Computes Euclidean distances, [M, D], [N, D] -> [M, N] float32.
 
   The root of `squared`: for unit vectors the absolute error is about 1e-7 at
   distance 1 and at most about 5e-4 near 0. The gradient at 0 is 0.
@@ -43,13 +51,13 @@ def euclidean(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
 
 
 def root(dists: jax.Array) -> jax.Array:
-  """Square root of distances of any shape, with gradient 0 at 0."""
+  """Takes the square root, of any shape, with gradient 0 at 0."""
   zero = dists == 0.0
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, dists)))
 
 
 def cosine(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
-  """Cosine distances 1 − cos in [0, 2], [M, D], [N, D] -> [M, N] float32.
+  """Computes distances 1 − cos in [0, 2], [M, D], [N, D] -> [M, N] float32.
 
   Absolute error about 3e-7. A row shorter than 1e-12 has no direction: it is 1
   from every row but itself, and its gradient is finite.
@@ -63,9 +71,14 @@ def cosine(x: jax.Array, y: jax.Array | None = None) -> jax.Array:
 
 
 def class_means(
-  embeddings, labels, num_classes: int, *, metric: str, include_self=False
+  embeddings: ArrayLike,
+  labels: ArrayLike,
+  num_classes: int,
+  *,
+  metric: str,
+  include_self: bool = False,
 ) -> np.ndarray:
-  """Mean distance between the rows of every two classes, [C, C] float64.
+  """Averages distances between the rows of every two classes, [C, C] float64.
 
   `embeddings` [N, D] and `labels` [N] in 0 … C−1; `metric` is one of
   'euclidean', 'squared', 'cosine' (1 − cos) or 'angular' (radians). The
@@ -76,8 +89,8 @@ def class_means(
   As in `cosine`, a zero row is 1 and π/2 rad from every other.
 
   Raises:
-    InputError: for mismatched shapes, a row that is not finite, a label
-      outside 0 … C−1 or an unknown metric.
+    InputError: the shapes do not fit, a row is not finite, a label is outside
+      0 … C−1 or the metric is unknown.
   """
   embeddings, labels = checked(embeddings, labels)
   if metric not in METRICS:
@@ -108,8 +121,10 @@ def class_means(
   return np.divide(sums, pairs, out=means, where=pairs > 0)
 
 
-def checked(embeddings, labels) -> tuple[np.ndarray, np.ndarray]:
-  """Finite embeddings [N, D] and labels [N], N > 0, or InputError."""
+def checked(
+  embeddings: ArrayLike, labels: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns finite embeddings [N, D] and labels [N], or raises InputError."""
   embeddings, labels = np.asarray(embeddings), np.asarray(labels)
   # NumPy does not count bfloat16 among its floating-point types, JAX does.
   floating = jnp.issubdtype(embeddings.dtype, jnp.floating)
@@ -158,7 +173,7 @@ def _unit(x):
 
 
 def _closed_form_sums(rows, labels, counts, metric):
-  """Σ over ordered pairs from class sums; self-pairs add 0. [C, C]."""
+  """Sums over ordered pairs from class sums, [C, C]; self-pairs add 0."""
   totals = np.zeros((counts.size, rows.shape[1]))
   np.add.at(totals, labels, rows)
   norms = np.bincount(labels, (rows * rows).sum(axis=1), counts.size)
@@ -172,7 +187,7 @@ def _closed_form_sums(rows, labels, counts, metric):
 
 
 def _tiled_sums(rows, labels, num_classes, metric):
-  """Σ over ordered pairs, tile by tile of the upper triangle. [C, C]."""
+  """Sums over ordered pairs, by tiles of the upper triangle, [C, C]."""
   # Training needs neither of them.
   from threadpoolctl import threadpool_limits
   from tqdm import tqdm

@@ -1,8 +1,8 @@
-"""Examines this machine and a folder of images, and says what is wrong.
+"""Checks this machine and a folder of images, and says what is wrong.
 
 python -m plankton_jax.doctor [--path=FOLDER]
 
-Ends with exit code 1 if something is wrong with the folder.
+Exits with status 1 if something is wrong with the folder.
 """
 
 import importlib.metadata
@@ -19,7 +19,8 @@ import numpy as np
 from absl import flags
 
 from configs import triplet
-from plankton_jax.cli import command, host
+from plankton_jax import host
+from plankton_jax.cli import command
 from plankton_jax.data.sources import inspection
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ _HUGE_PAGES = pathlib.Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prints the examination; 1 if something is wrong with the folder."""
+  """Prints every check; returns 1 if something is wrong with the folder."""
   del argv
   host.show_log(logging.ERROR)
   if isinstance(sys.stdout, io.TextIOWrapper):
-    # A name of a file need not be text; it is shown all the same.
+    # File names need not be valid text; print them anyway.
     sys.stdout.reconfigure(errors='backslashreplace')
   config = triplet.get_config().to_dict()
   _section('versions', versions())
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def versions() -> Iterator[str]:
-  """Yields those of Python and of the packages that decide a run's numbers."""
+  """Yields versions of Python and of packages that affect a run's numbers."""
   yield f'Python {platform.python_version()}, {platform.platform()}'
   for name in _PACKAGES:
     try:
@@ -69,7 +70,7 @@ def versions() -> Iterator[str]:
 
 
 def machine() -> Iterator[str]:
-  """Yields cores, memory, devices, and whether the CPU's helpers are there."""
+  """Yields cores, memory, devices, and which CPU accelerations are in use."""
   from plankton_jax.train.rehearsal import mebibytes
 
   yield f'{os.cpu_count()} cores, {mebibytes(_memory())} memory'
@@ -93,7 +94,7 @@ def machine() -> Iterator[str]:
 
 
 def caches(config: dict[str, Any]) -> Iterator[str]:
-  """Yields the folders that runs share, their sizes, and who may write."""
+  """Yields the folders that runs share, their size and if they are writable."""
   from plankton_jax.train.rehearsal import mebibytes
 
   for field, name in (
@@ -151,7 +152,7 @@ def _random(config: dict[str, Any], count: int) -> 'pipeline.Data':
 
 
 def _memory() -> int:
-  """Asks for the machine's memory in bytes; 0 if the system does not say."""
+  """Returns the machine's memory in bytes; 0 if the system does not say."""
   try:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""A trained encoder: images in, embeddings out."""
+"""Embeds images by a trained encoder."""
 
 import functools
 from typing import Any
@@ -13,10 +13,12 @@ from plankton_jax.config_file import Config
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import sharding
+from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
 
-_VIEWS = 256  # a device's at a time; an image is as many as it has poses
+_VIEWS = 256  # on a device at a time; each pose of an image counts as one
 
 
 class Encoder:
@@ -36,7 +38,7 @@ class Encoder:
     class_names: tuple[str, ...] | list[str],
     step: int,
   ) -> None:
-    """Binds arrays to the network that the config names.
+    """Builds the network that the config names, around these arrays.
 
     Args:
       params: {'encoder': ..., 'objective': ...}.
@@ -46,7 +48,8 @@ class Encoder:
       step: the checkpoint's.
 
     Raises:
-      InputError: the config is of another version.
+      InputError: the config is of another version of plankton_jax, or the
+        arrays are not those of its network.
     """
     self.config = config
     self.class_names = tuple(class_names)
@@ -59,11 +62,12 @@ class Encoder:
       'encoder',
       convolution=conv_general_dilated,
     )
+    _check_arrays(model, config['data'], params, batch_stats)
     self._embed_step = make_embed_step(apply_fn=model.apply)
 
   @property
   def variables(self) -> dict[str, Any]:
-    """Its arrays: `params` (encoder, objective) and `batch_stats`."""
+    """Returns the arrays: `params` (encoder, objective) and `batch_stats`."""
     return {'params': self._params, 'batch_stats': self._batch_stats}
 
   @functools.cached_property
@@ -72,7 +76,7 @@ class Encoder:
 
   @functools.cached_property
   def _placed(self) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The encoder's own arrays, on every device that embeds."""
+    """Copies the encoder's own arrays to every device that embeds."""
     params = {'encoder': self._params['encoder']}
     return sharding.replicate(self._mesh, (params, self._batch_stats))
 
@@ -82,7 +86,7 @@ class Encoder:
     Every device of this process takes its share of each batch.
 
     Raises:
-      InputError: images of another type or shape than trained on.
+      InputError: the images differ in type or shape from those trained on.
     """
     data = self.config['data']
     want = (data['size'], data['size'], data['channels'])
@@ -105,10 +109,54 @@ class Encoder:
     return out
 
   def scores(self, embeddings: np.ndarray) -> np.ndarray | None:
-    """Logits without margin [N, D] -> [N, seen], or None without a head."""
+    """Computes logits without margin [N, D] -> [N, seen]; None if headless."""
     if not self._params['objective']:
       return None
     cosines = objectives.cosines(
       self._params['objective'], jnp.asarray(embeddings)
     )
     return self.config['objective']['scale'] * np.asarray(cosines)
+
+
+def _check_arrays(
+  model: Embedder,
+  data: Config,
+  params: dict[str, Any],
+  batch_stats: dict[str, Any],
+) -> None:
+  """Compares arrays with those that the network would begin with.
+
+  Raises:
+    InputError: one is missing, superfluous, or of another shape.
+  """
+  fresh = jax.eval_shape(
+    functools.partial(
+      init_encoder,
+      encoder=model,
+      image_shape=(data['size'], data['size'], data['channels']),
+    ),
+    make_key(0, INIT),
+  )
+  want = _shapes(fresh['params'], fresh['batch_stats'])
+  found = _shapes(params['encoder'], batch_stats)
+  wrong = [
+    f'{name} is {found.get(name, "missing")}, not {want.get(name, "expected")}'
+    for name in sorted(want.keys() | found.keys())
+    if want.get(name) != found.get(name)
+  ]
+  if wrong:
+    more = f' and {len(wrong) - 1} more' if wrong[1:] else ''
+    raise InputError(
+      f'the arrays do not fit the config: {wrong[0]}{more}; they are damaged or'
+      ' of another run: export or train again'
+    )
+
+
+def _shapes(params: Any, batch_stats: Any) -> dict[str, tuple[int, ...]]:
+  """Lists the shape of every array by its path."""
+  tree = {'params': params, 'batch_stats': batch_stats}
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.shape(array)
+    for path, array in flat
+  }

@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-  """Bad input: one line that names the file or field, and the remedy."""
+  """Bad input; one line names the file or field, and the remedy."""
 
 
 class DivergedError(ArithmeticError):
-  """Training cannot go on: where it stands, and what to try."""
+  """Training cannot go on; the message says at which step, and what to try."""

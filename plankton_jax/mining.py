@@ -1,4 +1,4 @@
-"""Triplet mining as extrema over masked distance matrices.
+"""Mines triplets as extrema over masked distance matrices.
 
 An index is the first place of the extremum's value: XLA turns minima and
 comparisons into vector instructions, and argmin into a scalar loop.
@@ -11,7 +11,7 @@ arXiv:1503.03832 (section 3.2).
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -38,7 +38,7 @@ class PairMasks(NamedTuple):
 
 
 class Triplets(NamedTuple):
-  """One triplet an anchor; rows that are no anchor hold index 0."""
+  """One triplet for each anchor; other rows hold index 0."""
 
   positive: jax.Array  # [B] int32
   negative: jax.Array  # [B] int32
@@ -47,16 +47,16 @@ class Triplets(NamedTuple):
 
 
 class _Anchor(NamedTuple):
-  """A row of the batch to mine for; stacked, all of them."""
+  """A row of the batch to mine for; all rows, once stacked."""
 
-  row: jax.Array  # where it stands in the batch
+  row: jax.Array  # its place in the batch
   label: jax.Array
   valid: jax.Array
   draw: jax.Array | None  # uniform in [0, 1), for select='random'
 
 
 def pair_masks(labels: jax.Array, valid: jax.Array) -> PairMasks:
-  """Same-class (minus self) and different-class pairs of valid rows, [B, B].
+  """Masks same-class (minus self) and other-class pairs of valid rows, [B, B].
 
   Self is left out by index: two identical images are a legal pair.
 
@@ -80,11 +80,11 @@ def mine_triplets(
   select: str = 'nearest',
   key: jax.Array | None = None,
 ) -> Triplets:
-  """One triplet for every row that can be an anchor.
+  """Mines a triplet for every row that can be an anchor.
 
   A row is an anchor if it is valid and has another valid row of its class and
   one of another class. Where no negative meets the policy, the nearest
-  negative stands in and `fallback` says so. Ties go to the lowest index.
+  negative is taken and `fallback` set. Ties go to the lowest index.
 
   Args:
     dists: [B, B] squared Euclidean distances, compared in float32 at least.
@@ -98,7 +98,7 @@ def mine_triplets(
     key: for select='random'.
 
   Raises:
-    ValueError: an unknown policy, or select='random' without a key.
+    ValueError: a policy is unknown, or select='random' has no key.
   """
   chex.assert_rank([dists, labels, valid], [2, 1, 1])
   chex.assert_type(dists, float)
@@ -123,23 +123,23 @@ def mine_embeddings(
   valid: jax.Array,
   *,
   metric: Callable[[jax.Array, jax.Array], jax.Array],
-  **policy,
+  **policy: Any,
 ) -> Triplets:
-  """`mine_triplets` of embeddings, without their distances [B, B].
+  """Mines as `mine_triplets` does, without holding the distances [B, B].
 
   Anchors are taken a tile at a time, so that time grows as B² and memory as
-  B. The triplets are those of `metric(embeddings)`, but that pairs within its
-  rounding error of each other may change places.
+  B. The triplets are those of `metric(embeddings)`, except that pairs whose
+  distances differ by less than its rounding error may change places.
 
   Args:
     embeddings: [B, D] float32; no gradient flows through the choice.
     labels: [B] integers.
     valid: [B] bool.
-    metric: `distances.squared` or its like, [A, D], [B, D] -> [A, B].
+    metric: such as `distances.squared`, [A, D], [B, D] -> [A, B].
     **policy: every keyword of `mine_triplets`.
 
   Raises:
-    ValueError: as `mine_triplets`.
+    ValueError: as in `mine_triplets`.
   """
   chex.assert_rank([embeddings, labels, valid], [2, 1, 1])
   chex.assert_type(embeddings, jnp.float32)
@@ -158,24 +158,26 @@ def mine_embeddings(
 def meets_policy(
   d_an: jax.Array, d_ap: jax.Array, negative: str, margin: float
 ) -> jax.Array:
-  """Which distances to negatives are 'semihard' or 'hard', [...] bool."""
+  """Marks distances to negatives that are 'semihard' or 'hard', [...] bool."""
   if negative == 'semihard':
     return (d_an > d_ap) & (d_an < d_ap + margin)
   return d_an < d_ap
 
 
-def map_rows(function: Callable, x: jax.Array, *others, tile: int):
-  """`function` of (row of `x`, its rows of `others`), stacked.
+def map_row_tiles(
+  function: Callable[[Any], Any], x: jax.Array, *others: Any, tile: int
+) -> Any:
+  """Maps `function` over (row of `x`, its rows of `others`) and stacks.
 
-  As many rows at once as have their distances to all of `x` [B, D] in `tile`
-  bytes.
+  Takes as many rows at once as fit their distances to all of `x` [B, D] in
+  `tile` bytes.
   """
   rows = max(1, tile // (x.shape[0] * x.itemsize))
   return jax.lax.map(function, (x, *others), batch_size=rows)
 
 
 def _prepared(labels, valid, *, positive, negative, margin, select, key):
-  """Every row as an anchor, and what `_mine` takes beside it."""
+  """Prepares every row as an anchor, and the other arguments of `_mine`."""
   for value, known in (
     (positive, POSITIVES),
     (negative, NEGATIVES),
@@ -199,16 +201,16 @@ def _prepared(labels, valid, *, positive, negative, margin, select, key):
 def _mine_in_tiles(x, anchors, labels, valid, *, metric, tile, **policy):
   def mine(pair):
     row, anchor = pair
-    # Fused into every reduction, a distance is still the same to the bit:
-    # it doubles exactly, so that a fused multiply-add rounds no other way.
+    # Even fused into a reduction, a distance stays the same to the bit:
+    # doubling is exact, so that a fused multiply-add rounds the same way.
     dists = metric(row[None], x)[0]
     return _mine(dists, anchor, labels, valid, **policy)
 
-  return map_rows(mine, x, anchors, tile=tile)
+  return map_row_tiles(mine, x, anchors, tile=tile)
 
 
 def _masks(anchor, labels, valid):
-  """Of one anchor, [B] each."""
+  """Masks the positives and negatives of one anchor, [B] each."""
   same = anchor.label == labels
   distinct = anchor.row != jnp.arange(labels.shape[0])
   usable = anchor.valid & valid
@@ -216,7 +218,7 @@ def _masks(anchor, labels, valid):
 
 
 def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
-  """The triplet of one anchor by its distances [B] to the batch."""
+  """Mines the triplet of one anchor by its distances [B] to the batch."""
   masks = _masks(anchor, labels, valid)
   is_anchor = masks.positive.any() & masks.negative.any()
   if positive == 'easy':
@@ -246,16 +248,16 @@ def _mine(dists, anchor, labels, valid, *, positive, negative, margin):
 
 
 def _least(dists, mask):
-  """The smallest distance of `mask` [B]; infinite where that is empty."""
+  """Finds the smallest distance where `mask` [B]; inf if it is empty."""
   return jnp.min(dists, where=mask, initial=jnp.inf)
 
 
 def _first_at(value, dists, mask):
-  """The first index of `mask` [B] with this distance, int32.
+  """Finds the first index of `mask` [B] with this distance, int32.
 
-  A compiler may compute `dists` once for their extremum and once more here,
-  and round them in another way. Where none equals `value` any more, the first
-  within rounding error of it is taken.
+  A compiler may compute `dists` once for the extremum and again here, with
+  other rounding. If no distance equals `value` then, takes the first within
+  rounding error of it.
   """
   error = ROUNDING * jnp.maximum(jnp.abs(value), 1.0)
   close = jnp.abs(dists - value) <= error
@@ -263,17 +265,17 @@ def _first_at(value, dists, mask):
 
 
 def _drawn(meets, draw, mask):
-  """One index of `meets` [B], each as likely, by `draw` in [0, 1); int32."""
+  """Draws an index of `meets` [B] uniformly, by `draw` in [0, 1); int32."""
   ranks = jnp.cumsum(meets)
   chosen = ranks > (draw * ranks[-1]).astype(jnp.int32)
   return _first(meets & chosen, meets, mask)
 
 
 def _first(best, good, mask):
-  """The first index of `mask` [B] that is best, else good, else any; int32.
+  """Finds the first index of `mask` [B] that is best, else good, else any.
 
-  One minimum over the columns, those of lesser rank behind all others: unless
-  `mask` is empty, the index is one of its own.
+  Takes one minimum over the columns, ordered by rank. The index, int32, is in
+  `mask` unless that is empty.
   """
   size = mask.size
   columns = jnp.arange(size, dtype=jnp.int32)

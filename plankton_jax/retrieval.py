@@ -1,10 +1,10 @@
-"""Retrieval measures of an embedding, exact.
+"""Measures the retrieval of an embedding, exactly.
 
-Every row is a query against all others; it never matches itself. Gallery rows
-are ranked by the float64 Euclidean distance of the rows as given, ties to the
-lowest index. Most pairs never need that precision: a float32 product ranks
-them, and only rows of the query's class and of others that lie closer together
-than its rounding error are compared again in float64.
+Every row is a query against all others and never matches itself. Gallery rows
+are ranked by float64 Euclidean distance, ties by the lowest index. Most pairs
+never need that precision: a float32 product ranks them, and only a row of the
+query's class and one of another class that lie closer together than its
+rounding error are compared again in float64.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax import progress
+from plankton_jax import progress_bar
 from plankton_jax.distances import checked
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import device, order, spaces, tiles
@@ -31,9 +31,9 @@ def evaluate(
   """Measures Recall@k, R-precision and MAP@R of rows [N, D], labels [N].
 
   Averages over queries (`recall_at_1`, …, `r_precision`, `map_at_r`) and over
-  class means of queries (the same names after `macro_`), with the number of
-  `queries`. A row that is alone in its class is no query, though it stays in
-  the gallery; without any query the measures are NaN. See `per_query`.
+  class means of queries (the same names after `macro_`), and counts `queries`.
+  A row alone in its class is not a query but stays in the gallery; without any
+  query the measures are NaN. See `per_query`.
   """
   rows, measures = per_query(embeddings, labels, ks=ks)
   return {'queries': len(rows), **averages(measures, np.asarray(labels)[rows])}
@@ -42,9 +42,9 @@ def evaluate(
 def averages(
   measures: dict[str, np.ndarray], labels: np.ndarray
 ) -> dict[str, float]:
-  """Means values [Q] over queries, and over class means as `macro_NAME`.
+  """Averages values [Q] over queries, and over class means as `macro_NAME`.
 
-  NaN where there is no query.
+  NaN if there is no query.
   """
   if len(labels) == 0:
     return dict.fromkeys([*measures, *(f'macro_{m}' for m in measures)], np.nan)
@@ -96,7 +96,7 @@ def per_query(
     results[of] = _measures(nearest, hits, relevant[of], ks)
 
   visit = device.visit if device.serves(len(labels)) else tiles.visit
-  with progress.bar(len(rows), name='retrieval', unit='query') as update:
+  with progress_bar.bar(len(rows), name='retrieval', unit='query') as update:
     if len(rows):
       for count in visit(spaces.make(embeddings, members), depths, use):
         update(count)

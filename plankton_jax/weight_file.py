@@ -1,4 +1,4 @@
-"""Reads .safetensors files, whoever wrote them."""
+"""Reads .safetensors files from any source."""
 
 import pathlib
 from typing import NamedTuple
@@ -26,7 +26,7 @@ def read(path: pathlib.Path) -> Contents:
 
   Raises:
     InputError: the file is damaged, or holds a type that NumPy lacks. The
-      message is the reason alone, for the caller to say of what file.
+      message gives the reason alone: the caller names the file.
   """
   arrays = {}
   try:

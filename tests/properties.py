@@ -87,5 +87,5 @@ def seeds() -> st.SearchStrategy:
 
 
 def batch_of(label, valid) -> dict[str, np.ndarray]:
-  """What an objective's loss takes beside embeddings."""
+  """Makes the batch that an objective's loss takes beside embeddings."""
   return {'label': np.asarray(label), 'valid': np.asarray(valid)}

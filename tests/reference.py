@@ -58,7 +58,7 @@ def mean_loop(results, labels, *, macro=False):
 
 
 def _meets(gap, negative, margin):
-  """Whether d_an - d_ap is that of a semi-hard or a hard negative."""
+  """Tells whether d_an - d_ap is that of a semi-hard or a hard negative."""
   return 0 < gap < margin if negative == 'semihard' else gap < 0
 
 

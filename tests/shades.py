@@ -20,7 +20,7 @@ def embed(images: np.ndarray) -> np.ndarray:
 
 
 class Encoder:
-  """What `load_encoder` gives, as far as it is used on new images."""
+  """Stands in for the result of `load_encoder` on new images."""
 
   def __init__(self, channels=1):
     self.config = {

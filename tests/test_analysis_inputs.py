@@ -62,7 +62,18 @@ def with_nan(rows):
     ({'embedding': np.zeros((6, 2), np.float32)}, r'\(6, 2\) .* do not fit'),
     ({'label': np.full(7, 9, np.int32)}, 'label has no name'),
     ({'label': np.full(7, -2, np.int32)}, 'label has no name'),
+    ({'label': np.full(7, 2**32)}, 'label has no name'),
+    ({'label': np.full(7, np.nan)}, 'label has no name'),
     ({'id': np.array(['a'])}, r'id \(1,\) does not fit'),
+    ({'id': np.full(7, b'\xff')}, 'id is no text'),
+    ({'embedding': np.float32(1)}, r'embedding is float32 \(\)'),
+    ({'embedding': np.zeros((7, 2), complex)}, 'embedding is complex128'),
+    ({'embedding': np.full((7, 2), 'a')}, 'embedding is <U1'),
+    ({'label': np.int32(1)}, r'label is int32 \(\)'),
+    ({'label': np.zeros(7, 'M8[s]')}, 'label is datetime64'),
+    ({'id': np.zeros(7, 'm8[s]')}, 'id is timedelta64'),
+    ({'class_names': np.array('ab')}, r'class_names is <U2 \(\)'),
+    ({'class_names': np.zeros(3, 'i4,f4')}, 'class_names is .*want text'),
   ],
 )
 def test_refuses_what_cannot_be_analysed(tmp_path, replaced, told):
@@ -81,6 +92,20 @@ def test_refuses_files_that_are_no_embeddings(tmp_path):
   np.savez(path, embedding=np.zeros((1, 2)))
   with pytest.raises(InputError, match="'class_names' is missing"):
     inputs.read_embeddings(path)
+
+
+def test_a_compression_that_is_unknown_is_one_line(tmp_path):
+  path = save(tmp_path / 'test.npz', blobs([3, 4]))
+  data = bytearray(path.read_bytes())
+  for signature, offset in ((b'PK\x03\x04', 8), (b'PK\x01\x02', 10)):
+    at = data.find(signature)
+    while at >= 0:
+      data[at + offset] = 77
+      at = data.find(signature, at + 1)
+  path.write_bytes(data)
+  with pytest.raises(InputError, match='compression') as error:
+    inputs.read_embeddings(path)
+  assert len(str(error.value).splitlines()) == 1
 
 
 def test_labelled_leaves_out_rows_without_label():

@@ -73,7 +73,7 @@ def test_knn_of_a_lone_image_is_no_hit():
 
 
 def coverage(found):
-  """How many intervals (estimate, low, high) hold the mean estimate."""
+  """Counts intervals (estimate, low, high) that hold the mean estimate."""
   estimate, low, high = np.array(found).T
   truth = estimate.mean()
   return np.mean((low <= truth) & (truth <= high))

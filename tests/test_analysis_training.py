@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from analysis import training
-from analysis.files import training_log
+from plankton_jax.train import log as logs
 from tests.analysis_runs import run as run_analysis
 from tests.analysis_runs import source
 
@@ -66,31 +66,6 @@ def triplet_log(steps=40):
   return rows
 
 
-def test_read_log_drops_cut_lines_and_keeps_the_later_of_a_step(tmp_path):
-  rows = [
-    train_row(2, loss=2.0),
-    train_row(1, loss=1.0),
-    train_row(2, loss=5.0),
-  ]
-  write_log(tmp_path, rows, tail='\n{"split":"train","step":3,"lo')
-  log, broken = training_log.read_log(tmp_path / 'metrics.jsonl')
-  assert broken == 1 and list(log) == ['train']
-  assert [(r['step'], r['loss']) for r in log['train']] == [(1, 1.0), (2, 5.0)]
-
-
-def test_read_log_of_lines_that_are_no_rows(tmp_path):
-  path = tmp_path / 'metrics.jsonl'
-  path.write_text('[]\n3\n{"split": "train"}\n{"split": "val", "step": "x"}\n')
-  assert training_log.read_log(path) == ({}, 4)
-
-
-def test_column_has_nan_where_there_is_no_number():
-  rows = [{'a': 1}, {}, {'a': None}, {'a': 'x'}, {'a': 2.5}]
-  np.testing.assert_array_equal(
-    training_log.column(rows, 'a'), [1.0, np.nan, np.nan, np.nan, 2.5]
-  )
-
-
 @pytest.mark.parametrize('window', [0, 1, 5, 6, 50])
 def test_smooth_equals_a_loop(window):
   rng = np.random.default_rng(0)
@@ -108,7 +83,7 @@ def test_smooth_equals_a_loop(window):
 
 def test_summary(tmp_path):
   write_log(tmp_path, triplet_log())
-  log, _ = training_log.read_log(tmp_path / 'metrics.jsonl')
+  log, _ = logs.read(tmp_path / 'metrics.jsonl')
   log['train'][7]['loss'] = float('nan')
   row = training.summary('run', log)
   assert row['epochs'] == 10.0 and row['steps'] == 40
@@ -154,6 +129,28 @@ def test_analyse_draws_runs_side_by_side(tmp_path, capsys):
   ):
     assert f'<!-- {text} -->' in picture
   assert 'easy + hard' not in picture  # the run ended before that stage
+
+
+def test_a_run_whose_validation_defines_no_measure(tmp_path):
+  run = source(workdir=tmp_path)
+  val = {'split': 'val', 'epoch': 1.0, 'loss': None, 'map_at_r': None}
+  write_log(
+    tmp_path,
+    [
+      *(train_row(step, loss=1 / step, map_at_r=0.5) for step in range(1, 9)),
+      *({**val, 'step': step} for step in (4, 8)),
+      {'split': 'collapse', 'step': 4, 'epoch': 1.0, 'warning': 'collapsed'},
+      {**val, 'split': 'test', 'step': 8},
+    ],
+  )
+  found = training.analyse([run])
+  assert f'{run.name}: epoch 1.0: collapsed' in found.notes
+  (row,) = found.shown[0].rows
+  for name in ('best val loss', 'at epoch', 'best val MAP@R', 'test loss'):
+    assert np.isnan(row[name]), name
+  assert row['losses not finite'] == 0
+  run_analysis(training, [run], tmp_path)
+  assert (tmp_path / 'training.png').exists()
 
 
 def test_analyse_draws_only_what_was_logged(tmp_path):

@@ -139,3 +139,38 @@ def test_encrypted_entries_are_refused(tmp_path):
     info = archive.infolist()[0]
   info.flag_bits |= 1
   assert archives.zip_refusal(info) == 'encrypted'
+
+
+def test_files_that_zip_cannot_unpack_are_named(tmp_path):
+  path = tmp_path / 'a.zip'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('sound', b'1' * 500)
+    archive.writestr('lzma', bytes(range(256)) * 9, zipfile.ZIP_LZMA)
+    archive.writestr('method', b'3' * 500)
+    place = {info.filename: info.header_offset for info in archive.infolist()}
+  data = bytearray(path.read_bytes())
+  start = place['lzma'] + 30 + len('lzma') + 9  # behind its properties
+  data[start : start + 60] = bytes(60)
+  data[data.index(b'PK\1\2', data.rindex(b'lzma')) + 10] = 93
+  path.write_bytes(data)
+  sound, lzma, method = archives.read(path, ['sound', 'lzma', 'method'])
+  assert sound.data == b'1' * 500
+  assert lzma.data is None
+  assert lzma.reason.startswith('damaged in the archive (')
+  assert method.data is None
+  assert 'pack it again by Deflate' in method.reason
+
+
+def test_a_zip_whose_directory_is_nonsense_is_refused_in_a_line(tmp_path):
+  path = pack(tmp_path / 'a.zip')
+  data = bytearray(path.read_bytes())
+  first = data.index(b'PK\1\2')
+  name = int.from_bytes(data[first + 28 : first + 30], 'little')
+  data[first + 30 : first + 32] = (4).to_bytes(2, 'little')  # an extra field
+  data[first + 46 + name : first + 46 + name] = b'\1\0\0\0'
+  at = first + 20
+  data[at : at + 8] = b'\xff' * 8  # its sizes are said to be in the field
+  path.write_bytes(data)
+  with pytest.raises(InputError) as refused:
+    archives.listing(path)
+  assert '\n' not in str(refused.value)

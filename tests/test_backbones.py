@@ -13,9 +13,9 @@ import optax
 import pytest
 import safetensors.numpy
 
-from plankton_jax import augment, checkpoints, objectives
+from plankton_jax import augment, checkpoints, encoder_folder, objectives
 from plankton_jax.errors import InputError
-from plankton_jax.export import card, folder, plain, stablehlo
+from plankton_jax.export import card, plain, stablehlo
 from plankton_jax.nn import embedding, encoders, pretrained
 from plankton_jax.nn.backbone import Published
 from plankton_jax.train import loop, optimizer, state, step
@@ -195,7 +195,7 @@ def test_a_run_trains_resumes_embeds_and_is_exported(make_config, tmp_path):
   chex.assert_shape(embedded, (5, 8))
   np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
   out = tmp_path / 'handed on'
-  folder.save(
+  encoder_folder.save(
     out,
     variables=encoder.variables,
     config=encoder.config,

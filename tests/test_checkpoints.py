@@ -1,4 +1,6 @@
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +16,9 @@ import torch_layout
 from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
+from plankton_jax.nn import encoders
 from plankton_jax.train import loop, store
-from plankton_jax.train.state import TrainState
+from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -97,8 +100,92 @@ def test_a_run_of_another_version_is_named(tmp_path, change, named):
     checkpoints.load_encoder(tmp_path)
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A workdir with the checkpoint of an encoder."""
+  workdir = tmp_path_factory.mktemp('whole')
+  config = smoke.get_config().to_dict()
+  size = config['data']['size']
+  variables = init_encoder(
+    make_key(0, INIT),
+    encoder=encoders.make(**config['encoder']),
+    image_shape=(size, size, config['data']['channels']),
+  )
+  state = _state(1).replace(
+    params={'encoder': variables['params'], 'objective': {}},
+    batch_stats=variables['batch_stats'],
+  )
+  with store.open_manager(workdir) as manager:
+    store.save(
+      manager,
+      state,
+      meta={'class_names': ['a', 'b'], 'config': config},
+      splits={'train': np.arange(3)},
+      measure=0.5,
+    )
+  assert checkpoints.load_encoder(workdir).step == 1
+  return workdir
+
+
+@pytest.mark.parametrize('damage', [None, b'', b'{"a', b'\xff' * 40, b'[]'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    '_CHECKPOINT_METADATA',
+    'meta/metadata',
+    'metrics/metrics',
+    'model/_METADATA',
+    'model/manifest.ocdbt',
+  ],
+)
+def test_a_damaged_checkpoint_is_read_or_one_line(
+  name, damage, whole, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole, workdir)
+  file = workdir / 'checkpoints/1' / name
+  assert file.is_file()
+  if damage is None:
+    file.unlink()
+  else:
+    file.write_bytes(damage)
+  try:
+    found = checkpoints.load_encoder(workdir)
+  except InputError as error:
+    text = str(error)
+    assert str(workdir) in text and '\n' not in text
+    assert 'train again' in text or 'no checkpoint of step' in text
+  else:  # a file that Orbax can do without
+    assert name in ('_CHECKPOINT_METADATA', 'metrics/metrics')
+    assert found.step == 1
+
+
+@pytest.mark.parametrize(
+  ('change', 'named'),
+  [
+    (lambda config: config.pop('encoder'), "no section 'encoder'"),
+    (lambda config: config.pop('data'), "KeyError: 'data'"),
+    (lambda config: config['encoder'].update(width='x'), 'cannot be read'),
+    (lambda config: config['encoder'].update(width=12), 'do not fit the conf'),
+  ],
+)
+def test_a_config_of_another_network_is_one_line(
+  change, named, whole, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole, workdir)
+  file = workdir / 'checkpoints/1/meta/metadata'
+  meta = json.loads(file.read_text())
+  change(meta['config'])
+  file.write_text(json.dumps(meta))
+  with pytest.raises(InputError, match=named) as error:
+    checkpoints.load_encoder(workdir)
+  text = str(error.value)
+  assert str(workdir) in text and '\n' not in text
+
+
 def _first_state(config, workdir, monkeypatch):
-  """What a run hands to its first step, from a run that stops there."""
+  """Returns the arguments of a run's first step, where it stops."""
   seen = []
 
   def stop(mesh, state):
@@ -148,9 +235,9 @@ def test_untrained_is_what_the_run_began_from(
 
 
 def test_loading_and_exporting_do_not_import_each_other():
-  """checkpoints -> export.folder, and export -> encoder; no way back."""
+  """checkpoints -> encoder_folder, and export -> encoder; no way back."""
   script = (
-    'import sys; import plankton_jax.export.folder;'
+    'import sys; import plankton_jax.encoder_folder;'
     'from plankton_jax.export import card, onnx, plain, stablehlo;'
     "assert 'plankton_jax.checkpoints' not in sys.modules"
   )

@@ -1,5 +1,6 @@
 """The one wrapper of commands, and how a command restarts itself."""
 
+import ast
 import errno
 import os
 import pathlib
@@ -8,8 +9,8 @@ import sys
 
 import pytest
 
-from plankton_jax import disk
-from plankton_jax.cli import command, host
+from plankton_jax import host, write_errors
+from plankton_jax.cli import command
 from plankton_jax.config_file import default_workdir
 from plankton_jax.errors import DivergedError, InputError
 
@@ -88,7 +89,7 @@ def test_a_command_restarts_its_script_from_any_folder(tmp_path):
   script.write_text(
     'import os, sys\n'
     f'sys.path.insert(0, {str(ROOT)!r})\n'
-    'from plankton_jax.cli import host\n'
+    'from plankton_jax import host\n'
     'os.chdir("/")\n'
     'host.use_fast_settings()\n'
     'print(os.environ["OMP_WAIT_POLICY"], sys.argv[1:])\n'
@@ -121,6 +122,36 @@ def test_importing_the_library_never_restarts(monkeypatch):
   monkeypatch.setattr(host, 'use_fast_settings', lambda: called.append(1))
   command.run(_main, fast=True)
   assert called == [1]
+
+
+def _calls(tree):
+  """The calls of use_fast_settings below a node."""
+  return [
+    node
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call)
+    and isinstance(node.func, ast.Attribute)
+    and node.func.attr == 'use_fast_settings'
+  ]
+
+
+@pytest.mark.parametrize('folder', ['plankton_jax', 'analysis', 'benchmarks'])
+def test_only_a_command_restarts(folder):
+  # A function that restarts would end the process of whoever imports it.
+  callers = set()
+  for path in (ROOT / folder).rglob('*.py'):
+    tree = ast.parse(path.read_text())
+    as_command = [
+      node
+      for node in tree.body
+      if isinstance(node, ast.If) and '__main__' in ast.unparse(node.test)
+    ]
+    if len(_calls(tree)) > sum(len(_calls(node)) for node in as_command):
+      callers.add(path.relative_to(ROOT).as_posix())
+  wanted = (
+    {'plankton_jax/cli/command.py'} if folder == 'plankton_jax' else set()
+  )
+  assert callers == wanted
 
 
 @pytest.mark.parametrize(
@@ -160,7 +191,10 @@ def _wrapped(number):
 )
 def test_a_full_disk_names_place_need_and_what_is_free(error, said, tmp_path):
   place = tmp_path / 'not' / 'there'
-  with pytest.raises(InputError) as found, disk.explained(place, need=3 << 20):
+  with (
+    pytest.raises(InputError) as found,
+    write_errors.explained(place, need=3 << 20),
+  ):
     raise error
   line = str(found.value)
   assert line.startswith(f'{place}: ') and said in line
@@ -170,7 +204,7 @@ def test_a_full_disk_names_place_need_and_what_is_free(error, said, tmp_path):
 
 @pytest.mark.parametrize('number', [errno.EROFS, errno.EACCES])
 def test_a_place_that_cannot_be_written_is_named(number, tmp_path):
-  with pytest.raises(InputError) as found, disk.explained(tmp_path):
+  with pytest.raises(InputError) as found, write_errors.explained(tmp_path):
     raise OSError(number, os.strerror(number), '/the/file')
   assert str(found.value).startswith('/the/file: ')
   assert 'choose' in str(found.value) and 'free' not in str(found.value)
@@ -178,6 +212,6 @@ def test_a_place_that_cannot_be_written_is_named(number, tmp_path):
 
 def test_other_exceptions_pass(tmp_path):
   for error in (InputError('a'), DivergedError('b'), KeyError('c')):
-    with pytest.raises(type(error)) as found, disk.explained(tmp_path):
+    with pytest.raises(type(error)) as found, write_errors.explained(tmp_path):
       raise error
     assert found.value is error

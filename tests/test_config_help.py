@@ -60,7 +60,7 @@ def test_what_base_says_of_a_field_stays(tmp_path):
   )
   found = config_help.comments(path)
   assert found['epochs'] == 'passes over the training images'
-  assert found['objective.margin'] == 'in this distance of unit vectors'
+  assert found['objective.margin'] == 'of the loss, in objective.distance'
   assert found['mine'] == 'new'
 
 
@@ -103,7 +103,8 @@ def test_help_shows_fields_with_their_values_without_jax(tmp_path):
   lines = said.splitlines()
   shown = ' '.join(said.split())
   assert (
-    ' objective.margin=0.25 in this distance of unit vectors [a number from 0] '
+    ' objective.margin=0.25 of the loss, in objective.distance'
+    ' [a number from 0] '
   ) in shown
   assert (
     "  data.source=folder            'synthetic', 'folder', 'ecotaxa' or 'tfds'"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_jax import doctor
-from plankton_jax.cli import host
+from plankton_jax import doctor, host
 from plankton_jax.data.sources import folder, inspection
 
 

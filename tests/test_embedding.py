@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from plankton_jax import distances
 from plankton_jax.nn import embedding, encoders
 
 TINY = {
@@ -34,10 +35,10 @@ def _images(side, channels=1, count=3):
 
 def test_unit_norm_has_finite_gradient_at_zero():
   x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0], [1e15, 1e15]])
-  out = embedding.unit_norm(x)
+  out = distances.unit_norm(x)
   np.testing.assert_allclose(out[0], [0.6, 0.8], rtol=1e-6)
   np.testing.assert_array_equal(out[1], 0.0)
-  grad = jax.jacobian(embedding.unit_norm)(x)
+  grad = jax.jacobian(distances.unit_norm)(x)
   chex.assert_tree_all_finite(grad)
   # The Jacobian of x / |x| is (I - u u^T) / |x|.
   u = np.array([0.6, 0.8])

@@ -134,3 +134,30 @@ def test_scores_are_the_scaled_cosines():
   unit = prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)
   scale = encoder.config['objective']['scale']
   chex.assert_trees_all_close(found, scale * embedded @ unit.T, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('change', 'named'),
+  [
+    (
+      lambda _, params: params['Dense_0'].pop('kernel'),
+      r'missing, not \(64, 6',
+    ),
+    (lambda _, params: params.update(odd=np.ones(3)), 'odd is .* expected'),
+    (
+      lambda _, params: params['Dense_0'].update(kernel=np.ones((2, 6))),
+      r'params/Dense_0/kernel is \(2, 6\), not \(64, 6\)',
+    ),
+    (lambda stats, _: stats.clear(), 'batch_stats/.* and [0-9]+ more'),
+  ],
+)
+def test_arrays_of_another_network_are_refused_as_it_is_loaded(change, named):
+  encoder = fresh()
+  params, stats = jax.tree.map(
+    lambda x: x, (encoder.variables['params'], encoder.variables['batch_stats'])
+  )
+  Encoder(params, stats, encoder.config, encoder.class_names, 7)
+  change(stats, params['encoder'])
+  with pytest.raises(InputError, match=named) as error:
+    Encoder(params, stats, encoder.config, encoder.class_names, 7)
+  assert 'do not fit the config' in str(error.value)

@@ -12,10 +12,10 @@ import safetensors.numpy
 from test_pretrained import of_type
 
 from configs import arcface, smoke
-from plankton_jax import checkpoints
+from plankton_jax import checkpoints, encoder_folder
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.export import card, folder, onnx, plain, stablehlo
+from plankton_jax.export import card, onnx, plain, stablehlo
 from plankton_jax.nn import encoders
 from plankton_jax.train import evaluation
 
@@ -177,10 +177,10 @@ def test_a_model_that_embeds_otherwise_is_refused():
 def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   encoder = _encoder(get_config)
   out = tmp_path / 'handed on'
-  folder.save(
+  encoder_folder.save(
     out,
     variables=encoder.variables,
-    config=folder.without_paths(encoder.config),
+    config=encoder_folder.without_paths(encoder.config),
     class_names=encoder.class_names,
     step=encoder.step,
     card=card.write(encoder, tmp_path, license=''),
@@ -202,8 +202,10 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   with pytest.raises(InputError, match='no checkpoint of step 7; it holds 120'):
     checkpoints.load_encoder(out, step=7)
   with pytest.raises(InputError, match='exists; choose a new --out'):
-    folder.save(out, variables={}, config={}, class_names=(), step=0, card='')
-  (out / folder.WEIGHTS).write_bytes(b'\xff' * 30)
+    encoder_folder.save(
+      out, variables={}, config={}, class_names=(), step=0, card=''
+    )
+  (out / encoder_folder.WEIGHTS).write_bytes(b'\xff' * 30)
   with pytest.raises(InputError, match='not a readable encoder'):
     checkpoints.load_encoder(out)
 
@@ -231,10 +233,10 @@ def _contents(**changes):
     (lambda: of_type('F8_E5M2'), "'a' is of type F8_E5M2"),
     (lambda: of_type('F32', 4), "no 'config' in its header"),
     (lambda: _contents(step=None), "no 'step' in its header"),
-    (lambda: _contents(step='"7"'), 'step is no int'),
-    (lambda: _contents(step='true'), 'step is no int'),
+    (lambda: _contents(step='"7"'), 'step: of type str, not int'),
+    (lambda: _contents(step='true'), 'step: of type bool, not int'),
     (lambda: _contents(config='[1'), 'config: '),
-    (lambda: _contents(config='[]'), 'config is no dict'),
+    (lambda: _contents(config='[]'), 'config: of type list, not dict'),
     (lambda: _contents(config='{}'), "its config has no 'data'"),
     (lambda: _contents(class_names='[1]'), 'class_names are no strings'),
     (
@@ -254,7 +256,7 @@ def _contents(**changes):
   ],
 )
 def test_a_folder_of_anything_else_is_one_line(content, reason, tmp_path):
-  (tmp_path / folder.WEIGHTS).write_bytes(content())
+  (tmp_path / encoder_folder.WEIGHTS).write_bytes(content())
   with pytest.raises(InputError) as error:
     checkpoints.load_encoder(tmp_path)
   text = str(error.value)
@@ -326,7 +328,7 @@ def _command(*flags):
 def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
   encoder = _encoder()
   out = tmp_path / 'handed'
-  folder.save(
+  encoder_folder.save(
     out,
     variables=encoder.variables,
     config=encoder.config,

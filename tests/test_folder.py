@@ -204,3 +204,17 @@ def test_the_innermost_folder_alone(tmp_path):
 def test_the_side_that_a_folder_stands_for():
   names = ('train/a/x.png', 'Validation/a/x.png', 'TEST/x.png', 'trains/x.png')
   assert [folder.side(name) for name in names] == ['train', 'val', 'test', '']
+
+
+def test_names_with_line_breaks_stay_in_one_line(tmp_path):
+  write(tmp_path / 'a' / '0.png')
+  (tmp_path / 'x\ny').mkdir()
+  with pytest.raises(
+    InputError, match=r'x\\ny holds no image: remove'
+  ) as error:
+    folder.source(str(tmp_path))
+  assert '\n' not in str(error.value)
+  (tmp_path / 'x\ny').rmdir()
+  write(tmp_path / 'loo\r\tse\u2028.png')
+  with pytest.raises(InputError, match=r'loo\\r\\tse\\u2028.png lies in no'):
+    folder.source(str(tmp_path))

@@ -10,7 +10,8 @@ from test_ecotaxa import row as ecotaxa_row
 from test_ecotaxa import tsv
 from test_pipeline import loader
 
-from plankton_jax.data.sources import ifcb, objects, select
+from plankton_jax.data import select
+from plankton_jax.data.sources import ifcb, objects
 from plankton_jax.errors import InputError
 
 OLD, NEW = 'IFCB5_2012_028_081515', 'D20130526T095207_IFCB013'

@@ -37,6 +37,17 @@ def _launch(caches, *flags, cwd):
   )
 
 
+def _parse(*flags):
+  """Parses the flags, to the help that ends before any data is read."""
+  return subprocess.run(
+    [sys.executable, 'launch.py', *flags, '--help'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
 def test_without_a_workdir_the_run_is_kept_and_resumed_by_its_config(
   caches, tmp_path
 ):
@@ -103,3 +114,37 @@ def test_a_read_only_place_is_one_line(caches, tmp_path, small):
   subprocess.run(['mount', '-o', 'remount,ro', small], check=True)
   line = _the_error(_launch(caches, f'--workdir={small}/run', cwd=tmp_path))
   assert str(small) in line and 'read-only' in line
+
+
+@pytest.mark.parametrize(
+  ('override', 'named'),
+  [
+    (
+      'bach.sampling=sqrt',
+      """'bach': Did you mean "batch" instead of "bach"?""",
+    ),
+    ('batch.sampl=sqrt', """'sampl'"""),
+    ('nothing=1', "'nothing'"),
+    ('a.b=1', "'a'"),
+    ('a.b.c=1', "'a'"),
+    ('data.size.x=1', "'data.size.x'"),
+    ('=1', "''; write --config."),
+    ('.=1', "'.'; write --config."),
+    ('data.=1', "'data.'; write --config."),
+    ('data.a b=1', "'data.a b'; write --config."),
+    ('data.class=1', "'data.class'; write --config."),
+    ('data.fractions[0]=0.5', "'data.fractions[0]'; write --config."),
+    ('[' * 9999 + '=1', "'[[["),
+  ],
+)
+def test_an_override_of_no_field_is_one_line(override, named):
+  run = _parse('--config=configs/smoke.py', f'--config.{override}')
+  assert run.returncode == 2
+  (line,) = run.stderr.splitlines()
+  assert line.startswith(f'error: unknown config field {named}')
+
+
+def test_a_fault_of_the_config_file_keeps_its_traceback(tmp_path):
+  (tmp_path / 'mine.py').write_text("def get_config():\n  return {}['size']\n")
+  run = _parse(f'--config={tmp_path}/mine.py')
+  assert run.returncode == 1 and "KeyError: 'size'" in run.stderr

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from plankton_jax.train import log as logs
@@ -74,12 +75,30 @@ def test_a_log_is_read_by_split_in_order_of_step(tmp_path):
   'cut',
   ['{"split": "train", "st', '{"step": 2}', '[1]', 'null', '3', '\ufffd',
    '{"split": "train"}', '{"split": "train", "step": "2"}',
-   '{"split": ["train"], "step": 2}', '{"split": "train", "step": null}'],
+   '{"split": ["train"], "step": 2}', '{"split": "train", "step": null}',
+   '{"split": "train", "step": 1e999}', '{"split": "train", "step": true}',
+   '[' * 100_000],
 )  # fmt: skip
 def test_a_line_that_cannot_be_read_is_counted(cut, tmp_path):
   good = '{"split": "train", "step": 1}'
   found = _write(tmp_path / 'metrics.jsonl', good, cut)
   assert found == ({'train': [{'split': 'train', 'step': 1}]}, 1)
+
+
+@pytest.mark.parametrize('line', ['[]', 'null', '{"step": 2}', '[' * 100_000])
+def test_a_run_resumes_beside_lines_that_are_no_rows(line, tmp_path):
+  good = '{"split": "train", "step": 1}'
+  (tmp_path / 'metrics.jsonl').write_text(f'{good}\n{line}\n{good}\n')
+  with _log(tmp_path, step=1):
+    pass
+  assert _read(tmp_path) == [json.loads(good)] * 2
+
+
+def test_column_has_nan_where_there_is_no_number():
+  rows = [{'a': 1}, {}, {'a': None}, {'a': 'x'}, {'a': 2.5}, {'a': 10**400}]
+  np.testing.assert_array_equal(
+    logs.column(rows, 'a'), [1.0, *[np.nan] * 3, 2.5, np.nan]
+  )
 
 
 def test_a_missing_log_has_no_lines(tmp_path):

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.long_run` would call growth."""
+"""`python -m benchmarks.long_run` tells growth from noise."""
 
 import os
 import threading

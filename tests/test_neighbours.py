@@ -1,4 +1,4 @@
-"""What tiles show of each row: all that may be among its nearest."""
+"""Tiles show of each row all that may be among its nearest."""
 
 import concurrent.futures
 

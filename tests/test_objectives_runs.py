@@ -11,7 +11,7 @@ import pytest
 from objective_batches import random
 
 from plankton_jax import checkpoints, objectives, retrieval
-from plankton_jax.nn.embedding import unit_norm
+from plankton_jax.distances import unit_norm
 from plankton_jax.train import loop
 
 CLASSES = {'num_classes': 4, 'embedding_dim': 8}

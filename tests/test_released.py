@@ -1,4 +1,4 @@
-"""What earlier releases wrote still loads, embeds alike and resumes."""
+"""Files of earlier releases still load, embed alike and resume."""
 
 import json
 import pathlib

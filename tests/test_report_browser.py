@@ -125,7 +125,7 @@ def browser(opened):
 
 
 def place(browser, i):
-  """Where point i is, in px from the middle of the map."""
+  """Locates point i, in px from the middle of the map."""
   x, y, left, right, low, high, width, height = browser.execute_script(
     f"""const points = Bokeh.documents[0].get_model_by_name('points').data;
     const {{x_range: h, y_range: v}} =

@@ -509,3 +509,38 @@ def test_split_file_is_reused_and_guards_the_data(tmp_path):
   file.write_bytes(before[:100])
   with pytest.raises(InputError, match='is damaged'):
     reuse(file, ids)
+
+
+@pytest.mark.parametrize(
+  ('change', 'reason'),
+  [
+    ({'settings': 3}, 'no settings'),
+    ({'splits': ['train']}, 'no splits'),
+    ({'fingerprint': None}, 'no fingerprint'),
+    ({'splits': {'train': [], 'val': [], 'test': []}}, "'unseen' is no list"),
+    ({'dropped': [{}]}, "'dropped' is no list"),
+    ({'dropped': ['x.png']}, "no image 'x.png'"),
+    ({'rare': ['a']}, 'rare is no object'),
+    ({'rare': {'a': 1}}, 'rare is no object'),
+  ],
+)
+def test_a_split_file_of_another_shape_is_damaged(tmp_path, change, reason):
+  ids = np.array([f'a/{i}.png' for i in range(40)])
+  file = tmp_path / 'split.json'
+  reuse(file, ids)
+  whole = json.loads(file.read_text())
+  file.write_text(json.dumps(whole | change))
+  with pytest.raises(InputError, match=f'is damaged .{reason}.*: delete it'):
+    reuse(file, ids)
+
+
+@pytest.mark.parametrize(
+  'content', ['[' * 100_000, 'null', '[]', '{"settings": []}', '\0']
+)
+def test_a_split_file_that_is_none_has_no_unseen_classes(tmp_path, content):
+  file = tmp_path / 'split.json'
+  assert split_file.unseen_classes(file) is None
+  file.write_text(content)
+  assert split_file.unseen_classes(file) is None
+  with pytest.raises(InputError, match='is damaged'):
+    reuse(file, np.array(['a/0.png']))

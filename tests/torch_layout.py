@@ -53,7 +53,7 @@ def weights(name, width, seed=0):
 
 
 def features(name, state, images):
-  """What the classifier is given, [B, C, H, W] -> [B, F]."""
+  """Computes the input of the classifier, [B, C, H, W] -> [B, F]."""
 
   def conv(layer, x, stride):
     kernel = state[f'{layer}.weight'].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Images in the cells of a figure, each with its text underneath."""
+"""Draws images in the cells of a figure, each with its text underneath."""
 
 import textwrap
 from typing import Any
@@ -19,9 +19,9 @@ _UNDER: dict[str, Any] = {
 
 
 def canvas(width: float, height: float) -> tuple[plt.Figure, plt.Axes]:
-  """Makes a figure with one axes, in inches from the top left.
+  """Makes a figure with a single axes, in inches from the top left.
 
-  An axes for each image would be slow.
+  One axes for each image would be slow.
   """
   figure = plt.figure(figsize=(width, height))
   ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))

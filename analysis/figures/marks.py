@@ -1,4 +1,4 @@
-"""The colour and mark of every class, wherever points are drawn."""
+"""Chooses the colour and mark of every class, for all drawings of points."""
 
 from collections.abc import Iterable, Mapping
 
@@ -29,7 +29,7 @@ def marks(sources: Iterable[Mapping[str, Embeddings]]) -> dict[str, str]:
 
 
 def colours(names: Iterable[str]) -> dict[str, Colour]:
-  """Gives each class a colour, and grey to those without label."""
+  """Gives each class a colour, and grey to points without label."""
   every = list(names)
   shades = style.palette(len(every))
   return {**dict(zip(every, shades, strict=True)), UNLABELLED: GREY}

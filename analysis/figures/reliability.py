@@ -1,4 +1,4 @@
-"""The calibration of confidence on test images, as table and figure."""
+"""Shows the calibration of confidence on test images, as table and figure."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ EDGES = np.linspace(0.0, 1.0, BINS + 1)
 
 
 def rows(ways: dict[str, Reliability]) -> list[dict[str, Any]]:
-  """Makes a line a bin that holds images, with a 95 % interval."""
+  """Tabulates each bin that holds images, with a 95 % interval."""
   return [
     {
       'confidence by': way,

@@ -1,4 +1,4 @@
-"""The look of every figure, and heat maps of classes."""
+"""Sets the style of every figure, and draws heat maps of classes."""
 
 from collections.abc import Sequence
 from typing import Any, cast

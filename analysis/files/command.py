@@ -9,7 +9,8 @@ from absl import flags
 from analysis.files import inputs, result
 from analysis.files.inputs import Source
 from analysis.files.result import Result
-from plankton_jax.cli import command, host
+from plankton_jax import host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_multi_string(
@@ -37,8 +38,8 @@ def given() -> tuple[list[Source], pathlib.Path]:
   folder.
 
   Raises:
-    InputError: neither or both kinds of source are given, or one is not
-      readable.
+    InputError: neither or both kinds of source are given, or one cannot be
+      read.
   """
   if bool(WORKDIR.value) == bool(EMBEDDINGS.value):
     raise InputError('give --workdir=DIR or --embeddings=FILE.npz')
@@ -62,13 +63,15 @@ def run(
   analyse: Callable[[list[Source]], Result],
   *,
   folder: str | None = None,
+  fast: bool = False,
 ) -> None:
   """Runs `analyse` on what the flags name; prints and writes its Result.
 
   Args:
-    name: of the command, before each note.
-    analyse: gets the sources.
-    folder: below the default one, for results that would crowd it.
+    name: of the command; precedes each note.
+    analyse: takes the sources.
+    folder: a subfolder, for results that would crowd the default one.
+    fast: as in `plankton_jax.cli.command.run`.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -81,4 +84,4 @@ def run(
     result.show(name, found)
     result.write(found, out)
 
-  command.run(main)
+  command.run(main, fast=fast)

@@ -1,4 +1,4 @@
-"""Embeds any folder of images, labelled or not, as it is read."""
+"""Embeds any folder of images, labelled or not."""
 
 import pathlib
 import sys
@@ -15,7 +15,7 @@ from plankton_jax.errors import InputError
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
-BLOCK = 1024  # images decoded before they are embedded and let go
+BLOCK = 1024  # images decoded at a time, before they are embedded and freed
 
 
 class Embedded(NamedTuple):
@@ -30,7 +30,7 @@ def encoder(source: Source) -> 'Encoder':
   """Loads the encoder that made a workdir's embeddings.
 
   Raises:
-    InputError: there is no train split, or its checkpoint is no longer kept.
+    InputError: there is no train split, or its checkpoint was deleted.
   """
   assert source.workdir is not None
   from plankton_jax import checkpoints
@@ -47,9 +47,9 @@ def encoder(source: Source) -> 'Encoder':
 def embed(
   encoder: 'Encoder', listing: folder.Listing, *, desc: str = 'embed'
 ) -> Embedded:
-  """Embeds every readable image of a listing; the others are named on stderr.
+  """Embeds every readable image of a listing; names the others on stderr.
 
-  A block of images at a time, so that memory holds only their embeddings.
+  Works on a block of images at a time, so that memory holds only embeddings.
 
   Raises:
     InputError: none can be read.

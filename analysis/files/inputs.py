@@ -1,7 +1,8 @@
-"""Where every analysis starts: embedding files, from workdirs or by name."""
+"""Reads the embeddings that every analysis starts from."""
 
-import json
+import lzma
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from plankton_jax import config_file
 from plankton_jax.errors import InputError
 
 SPLITS = ('train', 'val', 'test', 'unseen')
-RARE = 'rare'  # a split of classes too small to train on, where there is one
+RARE = 'rare'  # a split of classes too small to train on, if there is one
+
+# The arrays of an embedding file: kinds of NumPy's types, and dimensions.
+_ARRAYS = {
+  'embedding': ('biuf', 2),
+  'label': ('biuf', 1),
+  'id': ('SUbiuf', 1),
+  'class_names': ('SUbiuf', 1),
+}
+# NumPy lets through what zipfile and its own header parser raise.
+_UNREADABLE = (
+  ValueError,
+  TypeError,
+  OSError,
+  EOFError,
+  RuntimeError,  # an unknown compression, or encrypted
+  MemoryError,  # a header that claims more than there is
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  struct.error,
+)
 
 
 class Embeddings(NamedTuple):
@@ -36,7 +59,7 @@ class Rows(NamedTuple):
 class Source(NamedTuple):
   """The embeddings of one run, or of files, and the run's folder."""
 
-  name: str  # as the figures call it
+  name: str  # its name in figures
   splits: dict[str, Embeddings]  # by split name, or by the file's stem
   workdir: pathlib.Path | None  # None where only files were given
   config: dict[str, Any] | None  # the run's config; None for files
@@ -46,8 +69,9 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file and checks it.
 
   Raises:
-    InputError: no such file, arrays missing or of the wrong shape, pickled
-      objects, labels without a name, or a row that is not finite.
+    InputError: the file does not exist or holds pickled objects, an array is
+      missing or of a wrong shape or type, a label has no name, or a row is not
+      finite.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
@@ -56,19 +80,26 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       found = {name: arrays[name] for name in arrays.files}
-  except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+  except _UNREADABLE as error:
     pickled = 'allow_pickle' in str(error)
     reason = (
       'holds pickled objects, which are never loaded; save plain arrays'
       if pickled
-      else f'not a readable .npz ({error})'
+      else f'not a readable .npz ({" ".join(str(error).split())[:200]})'
     )
     raise InputError(f'{path}: {reason}') from None
-  missing = {'embedding', 'label', 'id', 'class_names'} - found.keys()
+  missing = _ARRAYS.keys() - found.keys()
   if missing:
     raise InputError(f'{path}: array {sorted(missing)[0]!r} is missing')
+  for name, (kinds, ndim) in _ARRAYS.items():
+    array = found[name]
+    if array.dtype.kind not in kinds or array.ndim != ndim:
+      raise InputError(
+        f'{path}: {name} is {array.dtype} {array.shape}; want'
+        f' {"numbers" if kinds == "biuf" else "text"} of {ndim} dimension(s)'
+      )
   embedding = np.asarray(found['embedding'], np.float32)
-  label = np.asarray(found['label'], np.int32)
+  label = found['label']
   names = tuple(str(name) for name in found['class_names'])
   if embedding.ndim != 2 or label.shape != (len(embedding),):
     raise InputError(
@@ -79,17 +110,22 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
     raise InputError(f'{path}: id {found["id"].shape} does not fit label')
   if label.size and not -1 <= label.min() <= label.max() < len(names):
     raise InputError(f'{path}: a label has no name in class_names')
+  label = label.astype(np.int32)  # not before: it would wrap around
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
   if bad.size:
     raise InputError(
       f'{path}: {bad.size} of {len(label)} rows are not finite, first row'
       f' {bad[0]} (id {found["id"][bad[0]]}); remove them or embed again'
     )
-  return Embeddings(embedding, label, found['id'].astype(str), names)
+  try:
+    ids = found['id'].astype(str)
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path}: id is no text ({error})') from None
+  return Embeddings(embedding, label, ids, names)
 
 
 def step(source: Source) -> int | None:
-  """Reads the step of the checkpoint that embedded train, if noted."""
+  """Reads the step of the checkpoint that embedded train, if recorded."""
   assert source.workdir is not None
   path = source.workdir / 'embeddings' / 'train.npz'
   with np.load(path, allow_pickle=False) as arrays:
@@ -123,9 +159,9 @@ def take(rows: Embeddings, which: np.ndarray) -> Embeddings:
 
 
 def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
-  """Selects the labelled rows to measure, with notes as `labelled` gives them.
+  """Selects the labelled rows to measure, with the notes of `labelled`.
 
-  Those are test and unseen of a workdir, or all files.
+  These are test and unseen of a workdir, or all files.
   """
   wanted = source.splits if source.workdir is None else ('test', 'unseen')
   found: dict[str, Embeddings] = {}
@@ -142,7 +178,7 @@ def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
   """Concatenates the rows of the splits, in their order.
 
   Raises:
-    InputError: splits of different dimensions.
+    InputError: splits differ in dimensions.
   """
   dims = [rows.embedding.shape[1] for rows in splits.values()]
   if len(set(dims)) > 1:
@@ -163,16 +199,16 @@ def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
 
 
 def citations(sources: Sequence[Source]) -> list[str]:
-  """Lists where each source's images come from; '' where it is not known."""
+  """Lists the origin of each source's images; '' if unknown."""
   return [(source.config or {}).get('citation', '') for source in sources]
 
 
 def from_workdirs(workdirs: Sequence[pathlib.Path]) -> list[Source]:
-  """Reads the embeddings of workdirs; those of one name are told apart.
+  """Reads the embeddings of workdirs, and names those of one name apart.
 
   Raises:
-    InputError: a folder is no workdir or holds no embeddings, or two cannot be
-      told apart.
+    InputError: a folder is not a workdir or holds no embeddings, or two
+      workdirs cannot be told apart.
   """
   return _named_apart([_from_workdir(workdir) for workdir in workdirs])
 
@@ -190,7 +226,7 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
       f'{workdir}: no embeddings; run'
       f' python -m analysis.embed --workdir={workdir}'
     )
-  config = json.loads((workdir / 'config.json').read_text())
+  config = config_file.read(workdir)
   return Source(workdir.resolve().name, splits, workdir, config)
 
 
@@ -205,7 +241,7 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:
-  """Names workdirs of one name in different folders folder/name."""
+  """Names workdirs folder/name if others have the same name."""
   names = [source.name for source in sources]
   apart: list[Source] = []
   for source in sources:

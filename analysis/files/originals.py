@@ -14,8 +14,8 @@ def reader(source: Source) -> Read:
   """Returns a function: id -> original image.
 
   Raises:
-    InputError: the source is no workdir, or its images are not there. The
-      function raises it for an id that names no image.
+    InputError: the source is not a workdir, or its images are missing. The
+      returned function raises it for an id that names no image.
   """
   if source.workdir is None or source.config is None:
     raise InputError(f'{source.name}: images need a workdir; give --workdir')

@@ -1,7 +1,7 @@
-"""What an analysis returns, and the one way to print it and to write it.
+"""Defines the Result of an analysis; prints and writes it in one way.
 
-Every command is `analyse(sources, **options) -> Result`. Nothing is written or
-printed on the way; the report takes the same Results.
+Every command is `analyse(sources, **options) -> Result`, and writes or prints
+nothing itself; the report takes the same Results.
 """
 
 import io
@@ -29,7 +29,7 @@ class Shown(NamedTuple):
 
 
 class Drawing(NamedTuple):
-  """A figure, drawn only when it is saved, and the sources to name below it."""
+  """A figure, drawn only when it is saved, and the sources named below it."""
 
   draw: Callable[[], 'Figure']
   citations: Sequence[str] = ()
@@ -52,7 +52,7 @@ class Result(NamedTuple):
   figures: Mapping[str, Drawing | Picture] = {}  # by name without an ending
   # Other files by name: writes one at a path; None removes an older one.
   files: Mapping[str, Writer | None] = {}
-  # Files whose path is printed once they are written, with a remark.
+  # Files whose path is printed once they are written, each with a remark.
   announced: Mapping[str, str] = {}
 
 

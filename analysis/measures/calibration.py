@@ -1,7 +1,7 @@
-"""Calibrated confidence: temperature scaling, and how far it is off.
+"""Calibrates confidence by temperature scaling, and measures its error.
 
-Of images that are given 0.8, 8 in 10 should be right (Guo, Pleiss, Sun and
-Weinberger 2017, arXiv:1706.04599).
+Of images with a confidence of 0.8, 8 in 10 should be right (Guo, Pleiss, Sun
+and Weinberger 2017, arXiv:1706.04599).
 """
 
 from typing import NamedTuple
@@ -14,30 +14,30 @@ STEPS = 61  # of the grid between
 
 
 class Reliability(NamedTuple):
-  """Images by their confidence, in bins of equal width over 0 … 1."""
+  """Images in bins of equal width over their confidence, 0 … 1."""
 
   images: np.ndarray  # [BINS]
   confidence: np.ndarray  # [BINS] mean; NaN in an empty bin
-  accuracy: np.ndarray  # [BINS] share that is right; likewise
+  accuracy: np.ndarray  # [BINS] share that is right; NaN in an empty bin
   error: float  # expected calibration error; NaN without images
 
 
 def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
-  """Probabilities [N, C] of logits [N, C] over the temperature."""
+  """Computes probabilities [N, C] of logits [N, C] over the temperature."""
   from scipy import special
 
   return special.softmax(logits / temperature, axis=1)
 
 
 def temperature(logits: np.ndarray, label: np.ndarray) -> float:
-  """The temperature that tells best whether the likeliest class is right.
+  """Fits the temperature that best tells if the likeliest class is right.
 
-  Of logits [N, C] for `label` [N], by the binary cross-entropy of the largest
-  probability: temperature scaling (Guo et al. 2017, section 4.2) of top versus
-  all (Le Coz, Herbin and Adjed 2024, NeurIPS). Images that are all right would
-  make every confidence 1; hence the targets of Platt (1999, section 2.2),
-  (n + 1) / (n + 2) for n that are right, 1 / (n + 2) for n that are not. 1
-  where there is nothing to fit.
+  Takes logits [N, C] for `label` [N]; minimises the binary cross-entropy of the
+  largest probability: temperature scaling (Guo et al. 2017, section 4.2) of top
+  versus all (Le Coz, Herbin and Adjed 2024, NeurIPS). If all images were right,
+  every confidence would become 1; hence the targets of Platt (1999, section
+  2.2), (n + 1) / (n + 2) for n right ones, 1 / (n + 2) for n wrong ones.
+  Returns 1 if there is nothing to fit.
   """
   from scipy import optimize, special
 
@@ -56,7 +56,7 @@ def temperature(logits: np.ndarray, label: np.ndarray) -> float:
     others = special.logsumexp(scaled, axis=1, b=~top)
     return np.mean(target * every + (1 - target) * (every - others))
 
-  # It may have several minima: the lowest of a grid, then between the next.
+  # It may have several minima: take the lowest of a grid, then refine it.
   grid = np.linspace(-np.log(WIDEST), np.log(WIDEST), STEPS)
   step = grid[1] - grid[0]
   near = grid[np.argmin([loss(x) for x in grid])]
@@ -70,7 +70,7 @@ def temperature(logits: np.ndarray, label: np.ndarray) -> float:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
-  """Bins of confidence [N] in 0 … 1 and whether each is `right` [N] bool.
+  """Bins images by confidence [N] in 0 … 1; `right` [N] bool marks the correct.
 
   The error is Σ images · |accuracy − confidence| / N (Guo et al. 2017,
   equation 3). A confidence on an edge counts in the bin below.

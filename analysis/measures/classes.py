@@ -1,4 +1,4 @@
-"""Class centres, distances to them, and the votes of neighbours."""
+"""Computes class centres, distances to them, and the votes of neighbours."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def centroids(
 def first(importance: np.ndarray, most: int) -> np.ndarray:
   """Selects the `most` entries that matter most, in their own order.
 
-  `importance` [C] is larger for what matters more; ties go to the first.
+  Entries of larger `importance` [C] matter more; ties go to the first.
   """
   return np.sort(np.argsort(-importance, kind='stable')[:most])
 

@@ -1,4 +1,4 @@
-"""Learning curves of simple classifiers over seeded resamplings."""
+"""Measures learning curves of simple classifiers over seeded resamplings."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from plankton_jax.neighbours import search
 
 RESAMPLINGS = 10
 TRAIN_SHARE = 0.65
-SMALLEST = 30  # training images, then twice as many again and again
+SMALLEST = 30  # training images, then doubled repeatedly
 NEIGHBOURS = 10
 # Training images of the published experiment (docs/student.md).
 PUBLISHED = (
@@ -29,7 +29,7 @@ MEASURES = ('balanced accuracy', 'macro F1')
 
 
 class Options(NamedTuple):
-  """How curves are learnt; the published experiment has the other choices."""
+  """Options of the curves; the published experiment took the other choices."""
 
   grid: str = 'doubling'  # of training-set sizes
   scaling: str = 'one'  # number for all dimensions, or each its own
@@ -55,25 +55,25 @@ class Curve(NamedTuple):
 
 
 def sizes(most: int, classes: int, grid: str = 'doubling') -> np.ndarray:
-  """Lists 30, 60, 120, … and all, or the published sizes that there are.
+  """Lists 30, 60, 120, … and all, or the published sizes up to all.
 
-  None is below an image a class; all, where no other remains.
+  Sizes below one image a class are dropped; if none remains, lists all.
   """
   if grid == 'published':
     count = np.array(PUBLISHED)
     count = count[(count >= classes) & (count <= most)]
     return count if count.size else np.array([most])
   count = SMALLEST * 2 ** np.arange(32)
-  # The last doubling is left out where it would all but coincide with all.
+  # The last doubling is dropped if it nearly coincides with all.
   return np.append(count[(count >= classes) & (count * 1.5 < most)], most)
 
 
 def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Row indices of a stratified 65/35 split: training, then test.
+  """Splits rows 65/35 by class: indices for training, then for test.
 
-  The first rows of training hold one of each class, the others are shuffled,
-  so that every beginning of it is a training set. Every class of two images or
-  more is on both sides.
+  The first rows of training hold one of each class, and the rest is shuffled,
+  so that every prefix is a training set. Every class of two images or more is
+  on both sides.
   """
   rng = np.random.default_rng(seed)
   first: list[int] = []
@@ -90,7 +90,7 @@ def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Neighbours(NamedTuple):
-  """A classifier by the vote of the nearest rows [N, D], of labels [N]."""
+  """Classifies by the vote of the nearest rows [N, D] with labels [N]."""
 
   rows: np.ndarray
   labels: np.ndarray
@@ -128,12 +128,12 @@ def learn(
   options: Options = Options(),  # noqa: B008 (it cannot change)
   step: Callable[[], Any] = lambda: None,
 ) -> list[Curve]:
-  """Curves of the classifiers on rows [N, D] with labels [N].
+  """Learns curves of the classifiers on rows [N, D] with labels [N].
 
   Rows are centred and divided by one number, so that the variance of a
-  dimension is 1 on average over the training images: angles and relative
-  distances stay. With options.scaling 'each', each dimension is divided by its
-  own. `step` is called after each classifier of each resampling.
+  dimension is 1 on average over the training images; angles and relative
+  distances are kept. With options.scaling 'each', each dimension is divided by
+  its own number. Calls `step` after each classifier of each resampling.
   """
   from sklearn import exceptions, metrics
 
@@ -180,14 +180,14 @@ def _scale(centred: np.ndarray, scaling: str) -> np.ndarray:
 
 
 def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Mean, and mean ± 1.96 standard deviations within 0 … 1, all [S]."""
+  """Computes mean, and mean ± 1.96 standard deviations in 0 … 1, all [S]."""
   mean = scores.mean(axis=0)
   reach = 1.96 * scores.std(axis=0, ddof=1)
   return mean, np.maximum(mean - reach, 0.0), np.minimum(mean + reach, 1.0)
 
 
 def rows(curve: Curve) -> list[dict[str, Any]]:
-  """The curve as rows of a table, one a size and measure."""
+  """Lists the curve as a table, a line a size and measure."""
   lines = []
   for measure in MEASURES:
     for size, mean, low, high in zip(

@@ -1,7 +1,7 @@
 """Labels new images by the nearest class centre, or as unknown.
 
-A class's centre is the mean of its labelled rows, so that a class of a few
-examples is one more centre and nothing is trained. Confidence is the softmax
+A class's centre is the mean of its labelled rows: adding a class of a few
+examples adds a centre, and nothing is trained. Confidence is the softmax
 of −d² over a temperature, d the Euclidean distances to the centres (Snell,
 Swersky and Zemel 2017, arXiv:1703.05175, equation 2).
 """
@@ -19,7 +19,7 @@ from analysis.measures.thresholds import Limits
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
-BLOCK = 8192  # images whose probabilities are held at a time
+BLOCK = 8192  # images whose probabilities are in memory at a time
 
 
 class Labeller(NamedTuple):
@@ -35,11 +35,11 @@ class Labels(NamedTuple):
   """The labels of N images."""
 
   nearest: np.ndarray  # [N] class whose centre is nearest
-  confidence: np.ndarray  # [N] its probability, were it one of the classes
-  second: np.ndarray  # [N] class with the next centre; the same if it is alone
-  second_confidence: np.ndarray  # [N]; 0 if it is alone
+  confidence: np.ndarray  # [N] its probability, if the class is known
+  second: np.ndarray  # [N] class with the next centre, if any
+  second_confidence: np.ndarray  # [N]; 0 if there is one class
   distance: np.ndarray  # [N] to the nearest centre
-  limit: np.ndarray  # [N] beyond which the image is unknown; inf without
+  limit: np.ndarray  # [N] distance beyond which the image is unknown; or inf
   rows: np.ndarray  # [N, K] the nearest rows of the gallery
   row_distance: np.ndarray  # [N, K]
 
@@ -49,12 +49,12 @@ def gallery(
 ) -> tuple[Embeddings, np.ndarray, list[str]]:
   """Gathers train rows, rare ones if there are any, and examples.
 
-  A class of several of these holds the rows of all. Labels count the classes
-  that are there, in order of their names; ids of examples begin with their
-  folder's name.
+  A class that several of these have gets the rows of all. Labels number the
+  classes in order of their names; ids of examples begin with the name of their
+  folder.
 
   Returns:
-    The rows, which of them are not train's, and notes on what is left out.
+    The rows, which of them are not from train, and notes on what is left out.
 
   Raises:
     InputError: there are no labelled train images.
@@ -117,7 +117,7 @@ def squared(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 
 def judge(distance: np.ndarray) -> Judged:
-  """Takes the nearest class of distances [N, C], and how far it is."""
+  """Takes the nearest class by distances [N, C], and its distance."""
   label = distance.argmin(axis=1)
   return Judged(label, np.take_along_axis(distance, label[:, None], 1)[:, 0])
 
@@ -125,10 +125,10 @@ def judge(distance: np.ndarray) -> Judged:
 def left_out(
   gallery: Embeddings, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Selects `rows` [R] that are not alone in their class, with distances.
+  """Selects those of `rows` [R] not alone in their class, with distances.
 
-  Squared distances [K, C] of the K to the centres, to that of its own class
-  without the row itself: ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖.
+  Squared distances [K, C] are to the centres; that of a row's own class is
+  taken without the row: ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖.
   """
   _, counts, means = classes.centroids(gallery.embedding, gallery.label)
   rows = rows[counts[gallery.label[rows]] > 1]
@@ -146,10 +146,10 @@ def fit(
   *,
   acceptance: float,
 ) -> Labeller:
-  """Fits temperature and thresholds on images that no centre is made of.
+  """Fits temperature and thresholds on images outside of the centres.
 
-  Those are the validation images and each of the gallery's rows `examples`
-  [R], left out of its class; without validation images nothing is fitted.
+  These are the validation images and the gallery's rows `examples` [R], each
+  left out of its own class. Without validation images nothing is fitted.
   """
   labels, _, means = classes.centroids(gallery.embedding, gallery.label)
   if val is None:

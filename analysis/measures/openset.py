@@ -1,4 +1,4 @@
-"""Open-set scores: whether an image is of a class that training saw.
+"""Scores whether an image is of a class that training saw (open set).
 
 A score is a distance to the train images: the larger, the more novel.
 """
@@ -11,7 +11,7 @@ from analysis.files.inputs import Embeddings
 from analysis.measures import classes
 from plankton_jax.neighbours import search
 
-UNKNOWN = 'unknown'  # the label of what is of no class
+UNKNOWN = 'unknown'  # the label of images of no class
 CENTROID = 'nearest centroid'
 MEASURES = {
   'auroc': 'AUROC',
@@ -27,14 +27,14 @@ MEASURES = {
 
 
 class Judged(NamedTuple):
-  """The class that one score takes rows for, and how far each is."""
+  """The class that a score assigns to each row, and how far the row is."""
 
-  label: np.ndarray  # [N] the seen class that each is taken for
+  label: np.ndarray  # [N] the seen class assigned to each
   distance: np.ndarray  # [N]
 
 
 class Curve(NamedTuple):
-  """A curve and the area under it; empty and NaN where it is not defined."""
+  """A curve and the area under it; empty and NaN if it is undefined."""
 
   x: np.ndarray
   y: np.ndarray
@@ -82,11 +82,11 @@ def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
 def detection(
   seen: np.ndarray, unseen: np.ndarray
 ) -> tuple[Curve, dict[str, float]]:
-  """ROC of accepting distances `seen` [S] against accepting `unseen` [U].
+  """Computes the ROC of accepting `seen` [S] against `unseen` [U] distances.
 
-  `x` is the share of unseen that is accepted, `y` that of seen. Also the
-  average precision with either side as the positive one, and x where y first
-  reaches 0.95.
+  `x` is the share of unseen images accepted, `y` that of seen ones. Also
+  returns the average precision with either side as positive, and x where y
+  first reaches 0.95.
   """
   from sklearn import metrics
 
@@ -101,26 +101,26 @@ def detection(
 
 
 def oscr(seen: np.ndarray, right: np.ndarray, unseen: np.ndarray) -> Curve:
-  """Correct classification rate over false positive rate, at each threshold.
+  """Computes correct classification over false positive rate by threshold.
 
   Rates of seen images that are accepted and `right` [S] bool, and of unseen
   that are accepted (Dhamija, Günther and Boult 2018, arXiv:1811.04110).
   """
   if not right.any():
     return Curve(np.array([0.0, 1.0]), np.zeros(2), 0.0)
-  # Images that are wrong never count: an ROC of the others, scaled.
+  # Wrong images never count: it is a scaled ROC of the others.
   curve, _ = detection(seen[right], unseen)
   accuracy = right.mean()
   return Curve(curve.x, accuracy * curve.y, accuracy * curve.area)
 
 
 def risk_coverage(distance: np.ndarray, right: np.ndarray) -> Curve:
-  """Share of mistakes among the accepted, as more images are accepted.
+  """Computes the share of mistakes as more images are accepted.
 
-  Nearest first; `x` is the share accepted. The area is the mean risk over
-  the n coverages (Geifman and El-Yaniv 2017, arXiv:1705.08500; AURC: Geifman,
-  Uziel and El-Yaniv 2019, arXiv:1805.08206). Of equal distances any may come
-  first: they share their mistakes alike, the mean over all orders.
+  Accepts the nearest first; `x` is the share accepted. The area is the mean
+  risk over the n coverages (Geifman and El-Yaniv 2017, arXiv:1705.08500; AURC:
+  Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206). Equal distances share
+  their mistakes equally, which is the mean over all their orders.
   """
   _, members, counts = np.unique(
     distance, return_inverse=True, return_counts=True

@@ -16,11 +16,11 @@ METHODS = ('umap', 'pca')
 
 SEED = 0
 NEIGHBOURS = 15  # UMAP's own default
-SHOWN = ('train', 'test', 'unseen')  # splits, if there are any of them
+SHOWN = ('train', 'test', 'unseen')  # splits, where they exist
 
 
 class Plane(NamedTuple):
-  """Places of each split's rows, [N, 2] float32, and how they were found."""
+  """The places of each split's rows, [N, 2] float32, and the method used."""
 
   xy: dict[str, np.ndarray]
   how: str
@@ -29,17 +29,19 @@ class Plane(NamedTuple):
 def shown(source: Source) -> dict[str, Embeddings]:
   """Selects the splits that a projection shows, without empty ones.
 
-  Those are train, test and unseen, or, from files of other names, all.
+  These are train, test and unseen, or all if files have other names.
   """
   names = [s for s in SHOWN if s in source.splits] or list(source.splits)
   return {s: source.splits[s] for s in names if len(source.splits[s].label)}
 
 
 def project(splits: dict[str, Embeddings], method: str) -> Plane:
-  """Fits the plane on train, or on all rows where there is no train split.
+  """Fits the plane on train, or on all rows if there is no train split.
 
-  Too few rows for UMAP's neighbourhoods give a PCA, which `how` says. Raises
-  InputError where there is no row, or where the splits' widths differ.
+  With too few rows for UMAP's neighbourhoods, fits a PCA and says so in `how`.
+
+  Raises:
+    InputError: there are no rows, or the splits differ in dimensions.
   """
   if not splits:
     raise InputError('the embedding files hold no rows')
@@ -66,11 +68,11 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
 
 
 def _pca(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
-  """The two widest directions; a direction that is missing is zero."""
+  """Projects on the two widest directions; a missing one gives zeros."""
   centre = fitted.mean(axis=0, dtype=np.float64)
   _, _, axes = np.linalg.svd(fitted - centre, full_matrices=False)
   axes = axes[:2]
-  # A singular vector's sign is arbitrary: its largest entry is made positive.
+  # A singular vector's sign is arbitrary: make its largest entry positive.
   largest = np.abs(axes).argmax(axis=1)[:, None]
   axes = axes * np.sign(np.take_along_axis(axes, largest, axis=1))
   axes = np.pad(axes, ((0, 2 - len(axes)), (0, 0)))
@@ -78,9 +80,9 @@ def _pca(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
-  """UMAP on exact neighbours.
+  """Projects by UMAP on exact neighbours.
 
-  Its own neighbour search would first compile for most of a minute.
+  UMAP's own neighbour search would first compile for most of a minute.
   """
   print('UMAP: its first import on a machine takes a while')
   with warnings.catch_warnings():
@@ -90,9 +92,9 @@ def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'using precomputed metric')
     warnings.filterwarnings('ignore', 'Transforming new data with precomputed')
-    # Far clusters leave its graph in pieces, which it lays out all the same.
+    # Distant clusters split its graph, which UMAP lays out anyway.
     warnings.filterwarnings('ignore', '.*[Ss]pectral initiali[sz]ation')
-    # n_jobs must be 1 for a seed to fix the result.
+    # A seed fixes the result only if n_jobs is 1.
     reducer = umap.UMAP(
       n_neighbors=NEIGHBOURS,
       metric='precomputed',
@@ -117,9 +119,9 @@ def _graph(rows: np.ndarray, fitted: np.ndarray) -> 'sparse.csr_matrix':
 
 
 def _own_graph(rows: np.ndarray) -> 'sparse.csr_matrix':
-  """Builds the symmetric graph [N, N] of all rows' neighbours, as UMAP wants.
+  """Builds the symmetric graph [N, N] of all rows' neighbours for UMAP.
 
-  Distances of zero, to oneself and between duplicates, are entries too.
+  Distances of zero, of a row to itself and between duplicates, are entries too.
   """
   from scipy import sparse
 

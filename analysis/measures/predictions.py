@@ -1,6 +1,6 @@
-"""The prediction of each new image, and tables of them.
+"""Collects the prediction of each new image, and tabulates predictions.
 
-`Prediction` holds all that another format needs; `rows` is an example.
+A `Prediction` holds all that another format needs; `rows` is an example.
 """
 
 import collections
@@ -28,11 +28,11 @@ class Prediction(NamedTuple):
   """One image."""
 
   file: str  # path below the folder, with forward slashes
-  object_id: str  # the same without its ending, unless two would share it
+  object_id: str  # the same without its extension, unless two would share it
   name: str  # class, or UNKNOWN
-  confidence: float  # of the nearest class, were it one of the classes
+  confidence: float  # of the nearest class, if the image is of a known one
   nearest: str  # class whose centre is nearest
-  second: str  # class with the next centre; '' if there is none
+  second: str  # class with the next centre, or ''
   second_confidence: float
   distance: float  # Euclidean, to the nearest centre
   threshold: float  # beyond it the image is unknown; inf without thresholds
@@ -40,12 +40,12 @@ class Prediction(NamedTuple):
 
   @property
   def known(self) -> bool:
-    """Whether it is near enough; a class may well be called `unknown`."""
+    """Tells whether it is near enough; a class may be called `unknown`."""
     return self.distance <= self.threshold
 
 
 def object_ids(files: Sequence[str]) -> list[str]:
-  """Files without their endings; whole where that would not be unique."""
+  """Strips the extensions of files; keeps those that make names unique."""
   stems = [file.rpartition('.')[0] for file in files]
   counts = collections.Counter(stems)
   return [
@@ -57,7 +57,7 @@ def object_ids(files: Sequence[str]) -> list[str]:
 def collect(
   files: Sequence[str], labeller: Labeller, labels: Labels
 ) -> list[Prediction]:
-  """A prediction for each of N files."""
+  """Collects a prediction for each of N files."""
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
   alone = len(labeller.means) < 2
@@ -89,8 +89,7 @@ def collect(
 
 
 def uncertain(found: Sequence[Prediction]) -> list[Prediction]:
-  """The least certain first: the unknown, farthest off first, then by
-  confidence."""
+  """Sorts the least certain first: the unknown by distance, then the others."""
 
   def key(one: Prediction) -> tuple[bool, float]:
     beyond = one.distance - one.threshold
@@ -100,7 +99,7 @@ def uncertain(found: Sequence[Prediction]) -> list[Prediction]:
 
 
 def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
-  """Lines of one width for a table; neighbours become columns."""
+  """Tabulates predictions; neighbours become columns."""
   for one in found:
     line = {
       'file': one.file,
@@ -156,7 +155,7 @@ def columns(found: Sequence[Prediction]) -> dict[str, list[Any]]:
 
 
 def ecotaxa(found: Sequence[Prediction]) -> list[dict[str, Any]]:
-  """Makes rows that EcoTaxa imports; the unknown stay unclassified."""
+  """Makes rows that EcoTaxa imports; unknown images stay unclassified."""
   return [
     predicted(
       img_file_name=one.file,

@@ -8,7 +8,7 @@ import numpy as np
 from analysis.measures import classes
 
 COUNT = 5  # images of each kind
-MOST = 120  # classes of a split that are shown; of more, the largest
+MOST = 120  # the most classes shown of a split; of more, the largest
 KINDS = {
   'nearest': 'nearest the class centre',
   'farthest': 'farthest from it',
@@ -56,7 +56,7 @@ def rank(embedding: np.ndarray, label: np.ndarray) -> list[Ranked]:
 
 
 def largest(sizes: Mapping[str, int]) -> set[str]:
-  """Selects the classes that are shown, by their numbers of images."""
+  """Selects the classes to show, by their numbers of images."""
   keep = classes.first(np.array(list(sizes.values()), int), MOST)
   names = list(sizes)
   return {names[i] for i in keep}

@@ -1,4 +1,4 @@
-"""Scores of an embedding beside the retrieval measures, with intervals."""
+"""Scores an embedding beside the retrieval measures, with intervals."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from plankton_jax.neighbours import search
 NEIGHBOURS = 10
 SEED = 0
 DRAWS = 1000  # bootstrap resamplings
-HALVES = 20  # of the images, for measures of pairs
+HALVES = 20  # halves of the images, for measures of pairs
 LARGEST_HALF = 5000  # images; of more than twice as many, a smaller share
 MOST_CLUSTERED = 1_000_000  # images of a half times classes; no interval beyond
 SILHOUETTE_ROWS = 10_000  # more rows than this are sampled
@@ -28,7 +28,7 @@ LOWEST = {'ami': -1.0, 'silhouette': -1.0, 'macro_silhouette': -1.0}  # others 0
 def halves(measure: Measure, count: int) -> dict[str, Interval]:
   """Measures all of `count` rows, with 95 % intervals from halves of them.
 
-  For measures of pairs of images, which each half is measured by anew. The
+  For measures of pairs of images, which each half is measured afresh. The
   spread over random halves, drawn without replacement, is the sampling error
   of the whole: a mean of n / 2 of n values has the variance
   σ² / (n / 2) · (1 − 1 / 2) = σ² / n; of m of them it is σ² (n − m) / (m n)
@@ -56,7 +56,7 @@ def halves(measure: Measure, count: int) -> dict[str, Interval]:
 
 
 def _interval(estimate: float, draws: np.ndarray, lowest: float) -> Interval:
-  """Takes the estimate ± t times the draws' standard deviation, in range."""
+  """Takes the estimate ± t times the draws' standard deviation, clipped."""
   from scipy import stats
 
   draws = draws[np.isfinite(draws)]
@@ -69,11 +69,11 @@ def _interval(estimate: float, draws: np.ndarray, lowest: float) -> Interval:
 def bootstrap(
   values: dict[str, np.ndarray], labels: np.ndarray
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
-  """Means values [Q] over images and over classes, with 95 % intervals.
+  """Averages values [Q] over images and over classes, with 95 % intervals.
 
-  For values that do not depend on one another, as those of pairs do. Images
-  are drawn with replacement, the same ones for every measure; a class of which
-  none is drawn is left out of that draw's macro mean.
+  Only for independent values, unlike those of pairs. Draws images with
+  replacement, the same ones for every measure; a class without a drawn image is
+  left out of that draw's macro mean.
   """
   if not len(labels):
     return dict.fromkeys(values, UNKNOWN), dict.fromkeys(values, UNKNOWN)
@@ -108,8 +108,8 @@ def knn_hits(
 ) -> np.ndarray:
   """Tells whether the k nearest train rows vote for a row's class, [N] 0 or 1.
 
-  Without `train` they are the nearest other rows of the same split. A tied
-  vote goes to the lowest label.
+  Without `train`, takes the nearest other rows of the same split. A tied vote
+  goes to the lowest label.
   """
   gallery, voters = (None, labels) if train is None else train[:2]
   _, rows = search.nearest(embeddings, gallery, NEIGHBOURS)
@@ -123,8 +123,7 @@ def clustering(
 ) -> dict[str, Interval]:
   """Scores k-means with as many clusters as classes by NMI and AMI.
 
-  Each half is clustered by itself, so that intervals hold also what k-means
-  finds by chance.
+  Clusters each half by itself, so that intervals include the chance in k-means.
   """
   count, classes_ = len(labels), len(np.unique(labels))
   if classes_ < 2:
@@ -140,7 +139,7 @@ def clustering(
 
 
 def reclustered(count: int, classes_: int) -> bool:
-  """Whether halves of the images can be clustered in seconds."""
+  """Tells whether halves of the images can be clustered in seconds."""
   return min(count // 2, LARGEST_HALF) * classes_ <= MOST_CLUSTERED
 
 
@@ -166,7 +165,7 @@ def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
 
 
 def silhouette_rows(count: int) -> np.ndarray:
-  """Chooses the rows whose silhouettes are computed; of many, by seed."""
+  """Chooses the rows whose silhouettes are computed; samples them if many."""
   if count <= SILHOUETTE_ROWS:
     return np.arange(count)
   rng = np.random.default_rng(SEED)
@@ -176,9 +175,9 @@ def silhouette_rows(count: int) -> np.ndarray:
 def silhouettes(
   embeddings: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Computes each row's silhouette, and gives its label.
+  """Computes each row's silhouette, and returns its label.
 
-  Empty where it is not defined: one class, or each row its own.
+  Empty if undefined: there is one class, or each row has its own.
   """
   import sklearn
   from sklearn import metrics

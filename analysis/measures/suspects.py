@@ -1,6 +1,6 @@
 """Finds doubtful labels and near-duplicate images.
 
-Both from the nearest neighbours of every image among all others.
+Both come from the nearest neighbours of every image among all others.
 """
 
 from typing import NamedTuple
@@ -22,9 +22,9 @@ class Suspects(NamedTuple):
   """Rows [R] by how doubtful their label is, the most doubtful first."""
 
   row: np.ndarray
-  suggested: np.ndarray  # the label that its neighbours speak for
+  suggested: np.ndarray  # the label that its neighbours suggest
   score: np.ndarray  # 0 … 1
-  others: np.ndarray  # share of its neighbours that are of other classes
+  others: np.ndarray  # share of its neighbours in other classes
   margin: np.ndarray  # distance to its own centre less that to the suggested
 
 
@@ -33,20 +33,20 @@ def rank(
 ) -> Suspects:
   """Ranks rows of two classes or more by their neighbours `rows` [N, K].
 
-  The score is the share of other classes among the K nearest, and the class
-  centres have one more vote: (K · others + (1 + m) / 2) / (K + 1), where
+  The score is the share of other classes among the K nearest, with one more
+  vote of the class centres: (K · others + (1 + m) / 2) / (K + 1), where
   m = (d_own − d_other) / (d_own + d_other) in −1 … 1 of the distances to the
-  centre of its own class, without itself, and to the nearest other. So
-  neighbours decide, and centres among equals. A class of fewer than K + 1
-  images is asked for only as many neighbours as it could provide; an image
-  alone in its class cannot be judged and is left out.
+  centre of its own class, without itself, and to the nearest other. Neighbours
+  thus decide, and centres break ties. In a class of fewer than K + 1 images
+  only as many neighbours count as the class could provide; an image alone in
+  its class cannot be judged and is left out.
   """
   present, counts, means = classes.centroids(embedding, label)
   members = np.searchsorted(present, label)
   at = np.arange(len(label))
   size = counts[members]
   asked = np.minimum(rows.shape[1], size - 1)
-  # Neighbours beyond those asked for go to a class of their own.
+  # Neighbours that do not count go to a class of their own.
   voters = np.where(np.arange(rows.shape[1]) < asked[:, None], rows, len(label))
   voted = classes.votes(
     voters, np.append(members, len(present)), len(present) + 1
@@ -58,7 +58,7 @@ def rank(
   own_votes = voted[at, members].copy()
   voted[at, members] = -1
   far[at, members] = np.inf
-  # Most votes; of equals, the nearest centre.
+  # Most votes; ties go to the nearest centre.
   most = voted == voted.max(axis=1, keepdims=True)
   suggested = np.where(most, far, np.inf).argmin(axis=1)
   other = far.min(axis=1)
@@ -78,7 +78,7 @@ def rank(
 
 
 class Pairs(NamedTuple):
-  """Near-duplicates [P], the closest for their surroundings first."""
+  """Near-duplicates [P], first those closest relative to their surroundings."""
 
   first: np.ndarray  # rows, the lower one
   second: np.ndarray
@@ -87,12 +87,12 @@ class Pairs(NamedTuple):
 
 
 def duplicates(distance: np.ndarray, rows: np.ndarray) -> Pairs:
-  """Pairs that lie far closer than images about them do.
+  """Finds pairs that lie far closer than the images around them.
 
-  Given the K nearest of every row, [N, K]. A pair counts where its distance
-  is at most `CLOSE` times that of the K-th neighbour of both. Such a pair is
-  among the K nearest of both, so none is missed, unless an image has K copies
-  or more.
+  Takes the K nearest of every row, [N, K]. A pair counts if its distance is at
+  most `CLOSE` times that of both images' K-th neighbours. It is then among
+  the K nearest of both, so that no pair is missed unless an image has K or more
+  copies.
   """
   if not rows.shape[1]:
     none, nowhere = np.zeros(0, int), np.zeros(0)

@@ -1,4 +1,4 @@
-"""Thresholds on how far a seen image may lie, from validation images."""
+"""Sets thresholds on how far a seen image may lie, from validation images."""
 
 import math
 from typing import NamedTuple
@@ -16,12 +16,12 @@ def check(acceptance: float) -> None:
 
 
 def fewest(acceptance: float) -> int:
-  """The fewest images that bound a share `acceptance` of new ones."""
+  """Counts the fewest images that bound a share `acceptance` of new ones."""
   return math.ceil(round(acceptance / (1.0 - acceptance), 9))
 
 
 def threshold(distance: np.ndarray, acceptance: float) -> float:
-  """The ⌈(n + 1) · acceptance⌉-th smallest of n distances.
+  """Takes the ⌈(n + 1) · acceptance⌉-th smallest of n distances.
 
   A new distance of the same kind is at most this with probability of at least
   `acceptance` (split conformal prediction: Angelopoulos and Bates 2021,
@@ -36,8 +36,8 @@ def threshold(distance: np.ndarray, acceptance: float) -> float:
 class Limit(NamedTuple):
   """The threshold of one class."""
 
-  images: int  # validation images taken for the class
-  own: bool  # set on these; on all validation images where they are too few
+  images: int  # validation images predicted as the class
+  own: bool  # set on these, or on all validation images if they are too few
   threshold: float
 
 
@@ -48,16 +48,16 @@ class Limits(NamedTuple):
   by_class: dict[int, Limit]
 
   def of(self, label: np.ndarray) -> np.ndarray:
-    """The threshold [N] of each predicted label [N]."""
+    """Looks up the threshold [N] of each predicted label [N]."""
     return np.array([self.by_class[i].threshold for i in label.tolist()])
 
 
 def calibrate(
   judged: Judged, classes: np.ndarray, *, acceptance: float
 ) -> Limits:
-  """Thresholds of classes [C] from validation images.
+  """Sets thresholds of classes [C] from validation images.
 
-  Each image counts for the class it is taken for, right or wrong: that class's
+  Each image counts for the class predicted, right or wrong: that class's
   threshold will decide. A class with fewer than `fewest` images takes the
   threshold over all of them.
   """

@@ -1,4 +1,4 @@
-"""Sets figures and data into a page's template."""
+"""Fills a page's template with figures and data."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ LARGEST_SVG = 600_000  # bytes; a larger figure goes in as PNG
 
 
 def figure(picture: Picture) -> dict[str, Any]:
-  """Makes a figure a data URI, as SVG where that is small, and its CSS size."""
+  """Encodes a figure as a data URI, SVG if small; returns its CSS size too."""
   from PIL import Image
 
   with Image.open(io.BytesIO(picture.png)) as image:
@@ -33,7 +33,7 @@ def script(*names: str) -> str:
 
 
 def render(template: str, scripts: dict[str, str], **values: Any) -> str:
-  """Fills a template; only `scripts`, by the template's names, may run."""
+  """Fills a template; only its `scripts` may run, by name."""
   import jinja2
   from markupsafe import Markup
 

@@ -12,7 +12,7 @@ Places = Mapping[str, Mapping[str, int]]  # of a picture, by source and id
 
 
 def shown(rows: Iterable[Row]) -> list[Row]:
-  """Selects the gallery's rows of the classes that are shown."""
+  """Selects the gallery's rows of the classes to show."""
   sizes: dict[tuple[str, str], dict[str, int]] = {}
   rows = list(rows)
   for row in rows:
@@ -25,7 +25,7 @@ def shown(rows: Iterable[Row]) -> list[Row]:
 
 
 def albums(rows: Iterable[Row], known: Places) -> list[dict[str, Any]]:
-  """Makes an album a source and split: classes, their kinds, their pictures."""
+  """Nests an album for each source and split: classes, kinds, pictures."""
   found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
   for row in rows:
     classes = found.setdefault((row['source'], row['split']), {})
@@ -51,7 +51,7 @@ def images(row: Row) -> list[tuple[str, str]]:
   if 'id_a' in row:
     return [(row[f'id_{side}'], row[f'label_{side}']) for side in 'ab']
   names = [f'neighbour_{j}' for j in range(1, NEIGHBOURS + 1)]
-  # With fewer neighbours than that there are no such columns, or empty ones.
+  # With fewer neighbours these columns are missing or empty.
   near = [(row[name], row[f'{name}_label']) for name in names if row.get(name)]
   return [(row['id'], row['label']), *near]
 
@@ -61,7 +61,7 @@ def audits(
   pairs: Iterable[Row],
   known: Places,
 ) -> list[dict[str, Any]]:
-  """Makes a list a source and table: its rows, each with its pictures."""
+  """Nests a list for each source and table: rows with their pictures."""
   found: dict[tuple[str, str], list[dict[str, Any]]] = {}
   for kind, rows in (('labels', labels), ('pairs', pairs)):
     for row in rows:

@@ -1,4 +1,4 @@
-"""Small pictures of many images, side by side on a few sheets."""
+"""Packs small pictures of many images on a few sheets."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ def sheets(
 ) -> list[bytes]:
   """Makes WebP sheets with a picture of each id in order, row by row.
 
-  An image fills its square as far as its shape allows; the rest is white.
+  Scales an image to fit its square; the rest is white.
   """
   pages = []
   each = ACROSS * ACROSS
   with tqdm(total=len(ids), desc='pictures', unit='image', delay=2) as bar:
     for start in range(0, len(ids), each):
-      # Always whole, so that the page finds every picture by share of a sheet.
+      # Always full-sized, so that the page finds every picture by its share.
       page = Image.new('RGB', (ACROSS * TILE, ACROSS * TILE), 'white')
       for place, key in enumerate(ids[start : start + each]):
         picture = fit(read(key))
@@ -56,10 +56,13 @@ def fit(image: np.ndarray) -> Image.Image:
 def collect(
   sources: Sequence[Source], wanted: Sequence[Sequence[str]]
 ) -> tuple[list[bytes], list[dict[str, int]], list[str]]:
-  """Collects pictures of the ids that each source wants, on sheets.
+  """Collects pictures of the ids that each source needs, on sheets.
 
-  Returns the sheets, each source's place of a picture by id (empty without
-  images), and notes. Sources of the same data share their pictures.
+  Sources of the same data share their pictures.
+
+  Returns:
+    The sheets, each source's places of pictures by id (empty without images),
+    and notes.
   """
   pages: list[bytes] = []
   known: list[dict[str, int]] = []

@@ -1,4 +1,4 @@
-"""The page of new images: the least certain first, with their neighbours."""
+"""Renders the page of new images, least certain first, with neighbours."""
 
 import base64
 from collections.abc import Sequence

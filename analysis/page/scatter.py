@@ -1,4 +1,4 @@
-"""The interactive map: an empty plot, and the points that the script draws."""
+"""Makes the interactive map: an empty plot, and points for its script."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from analysis.measures import planes
 from plankton_jax.neighbours import search
 
 NEAREST = 10
-MOST = 12_000  # points of a source on the map; more are sampled
+MOST = 12_000  # the most points of a source on the map; more are sampled
 SEED = 0
 
 Row = Mapping[str, Any]
@@ -26,9 +26,9 @@ class Points(NamedTuple):
   name: list[str]  # [N] class
   split: list[str]  # [N]
   id: list[str]  # [N]
-  nearest: np.ndarray  # [N, K] which points are nearest in the embedding
-  distance: np.ndarray  # [N, K] and how far they are there
-  left_out: int  # rows that the map has no room for
+  nearest: np.ndarray  # [N, K] the points that are nearest in the embedding
+  distance: np.ndarray  # [N, K] their distances there
+  left_out: int  # rows left out of the map
 
 
 def coordinates(rows: Iterable[Row]) -> dict[str, np.ndarray]:
@@ -41,7 +41,7 @@ def coordinates(rows: Iterable[Row]) -> dict[str, np.ndarray]:
 
 
 def place(source: Source, xy: np.ndarray) -> Points:
-  """Places a source's points [N, 2], with neighbours among one another."""
+  """Places a source's points [N, 2], with their neighbours among them."""
   splits = planes.shown(source)
   embedding = np.concatenate([rows.embedding for rows in splits.values()])
   keep = np.arange(len(xy))
@@ -64,7 +64,7 @@ def place(source: Source, xy: np.ndarray) -> Points:
 
 
 def named(found: Embeddings) -> np.ndarray:
-  """Names the class of each row; label -1 is the last entry."""
+  """Names the class of each row; label -1 takes the last name."""
   names = np.array([*found.class_names, marks.UNLABELLED], object)
   return names[found.label]
 
@@ -119,8 +119,8 @@ def script() -> str:
 def plot(target: str) -> dict[str, Any]:
   """Makes an empty plot for the element `target`, for Bokeh.embed.embed_item.
 
-  The script finds `plot`, `points`, `shown`, `links` and `rings` by name. Pan,
-  wheel and pinch are the library's; which point is meant is the script's.
+  The script finds `plot`, `points`, `shown`, `links` and `rings` by name. The
+  library handles pan, wheel and pinch; the script picks the point.
   """
   from bokeh import models, plotting
   from bokeh.core.types import ID

@@ -1,4 +1,4 @@
-"""The report's tables: one column a source."""
+"""Makes the report's tables, with one column for each source."""
 
 import importlib.metadata
 import platform
@@ -39,24 +39,24 @@ AUDIT = {
 
 
 class Cell(NamedTuple):
-  """A value as text, and its 95 % interval if it has one."""
+  """A value as text, with its 95 % interval if it has one."""
 
   value: str = ''
   interval: str = ''
 
 
 class Line(NamedTuple):
-  """One measure of every source; without cells, the heading of a group."""
+  """A measure of every source; without cells, the heading of a group."""
 
   name: str
   cells: list[Cell]
 
 
-Read = Callable[[str], Any]  # a part's JSON value by name; None without one
+Read = Callable[[str], Any]  # a part's JSON value by name, or None
 
 
 def measures(sources: Sequence[Source], read: Read) -> list[Line]:
-  """Gathers the parts' measures in groups, without lines that no source has."""
+  """Gathers the parts' measures in groups; drops lines that no source has."""
   names = [source.name for source in sources]
   training = {row['source']: row for row in read('training') or []}
   groups = {
@@ -111,7 +111,7 @@ def _objectives(sources: Sequence[Source]) -> dict[str, Cell]:
 
 
 def _column(rows: dict[str, Any], field: str, style: str) -> dict[str, Cell]:
-  """Formats a field of each source's row; a missing number stays empty."""
+  """Formats a field of each source's row; a missing number is left empty."""
   return {
     name: Cell(style.format(row[field]))
     for name, row in rows.items()
@@ -128,7 +128,7 @@ def _interval(row: dict[str, Any]) -> Cell:
 
 
 def _classification(names: Sequence[str], read: Read) -> list[Line]:
-  """Lists the accuracy by each way there is to classify the test images."""
+  """Lists the accuracy of each method on the test images."""
   rows = (read('confusions') or {}).get('summary', [])
   lines = []
   for way in dict.fromkeys(row['by'] for row in rows):
@@ -154,7 +154,7 @@ def _learning(names: Sequence[str], read: Read) -> list[Line]:
 
 
 def _novelty(names: Sequence[str], read: Read) -> list[Line]:
-  """Lists how well either score tells unseen from seen."""
+  """Lists how well each score tells unseen from seen images."""
   rows = (read('novelty') or {}).get('scores', [])
   lines = []
   for way in dict.fromkeys(row['by'] for row in rows):
@@ -167,7 +167,7 @@ def _novelty(names: Sequence[str], read: Read) -> list[Line]:
 
 
 def configuration(sources: Sequence[Source]) -> list[Line]:
-  """Lists every field of the runs' configs; nested names are joined by dots."""
+  """Lists every field of the runs' configs, nested names joined by dots."""
   flat = [dict(_flat(source.config or {})) for source in sources]
   fields = dict.fromkeys(field for one in flat for field in one)
   return [

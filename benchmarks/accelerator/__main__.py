@@ -4,8 +4,8 @@
     [--limit_s=450] [--wheels=DIR] [--tiny]
 
 Needs jax, flax, optax, chex, numpy, scipy, pillow, and torch for the peer's
-rows. Each row is printed and written to accelerator.csv and accelerator.json
-as soon as it is there. docs/speed.md says how to read them.
+rows. Prints each row once measured, and writes it to accelerator.csv and
+accelerator.json. docs/speed.md says how to read them.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
 REPEATS = 5
-ENOUGH = 15.0  # seconds of a row's timings, after which there are no more
-AGREE = 1e-3  # relative, of what both sides have found
+ENOUGH = 15.0  # seconds after which a row is timed no further
+AGREE = 1e-3  # relative difference allowed between the results of both sides
 CHARACTERS = 46  # of a name
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The command line; `only` becomes a list of groups."""
+  """Parses the command line; `only` becomes a list of groups."""
   parser = argparse.ArgumentParser(
     'python -m benchmarks.accelerator', description=__doc__.splitlines()[0]
   )
@@ -79,10 +79,10 @@ def line(
   peer: dict[str, Any],
   limits: dict[str, float],
 ) -> dict[str, Any]:
-  """A row of the table; what does not apply is None.
+  """Makes a row of the table; values that do not apply are None.
 
   Args:
-    row: what was measured.
+    row: the row measured.
     ours: facts of our worker, with the timings under 'times'; or 'error'.
     peer: the peer's; empty without one.
     limits: operations or bytes a second, by a limit's name.
@@ -136,12 +136,12 @@ def _unit(row, ours, seconds):
 
 
 class Contest:
-  """Both contestants; one that ends is started again for the next row.
+  """Both contestants; one that dies is restarted for the next row.
 
   Args:
     sizes: of all work.
     wheels: a folder to import from as well, or None.
-    limit: `time.monotonic()` after which nothing is waited for.
+    limit: `time.monotonic()` at which to stop waiting.
   """
 
   def __init__(
@@ -151,9 +151,9 @@ class Contest:
     self._sizes, self._wheels, self._limit = sizes, wheels, limit
 
   def measure(self, row: rows.Row) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both sides' facts; with 'times' where there was something to time.
+    """Measures a row; returns both sides' facts, with 'times' if timed.
 
-    Both prepare at the same time and are measured in turn.
+    Both sides prepare at the same time and are timed in turn.
     """
     first = 'deterministic' if row.deterministic else 'ours'
     names = [first, 'peer'] if row.peer else [first]
@@ -205,7 +205,7 @@ def _without(spec, field):
 
 
 def _check(ours: dict[str, Any], peer: dict[str, Any]) -> None:
-  """Refuses a peer that did something else: nothing is won by doing less."""
+  """Refuses a peer with another result: doing less work must not win."""
   if 'error' in ours or 'error' in peer:
     return
   pairs = [
@@ -221,7 +221,7 @@ def _check(ours: dict[str, Any], peer: dict[str, Any]) -> None:
 
 
 def machine(contest: Contest) -> dict[str, Any]:
-  """The device, its driver, and the versions of what runs on it."""
+  """Describes the device, its driver, and the versions of the software."""
   ours, peer = contest.measure(rows.Row('', '', {'job': 'describe'}))
   try:
     driver = subprocess.run(
@@ -244,7 +244,7 @@ def machine(contest: Contest) -> dict[str, Any]:
 def write(
   out: pathlib.Path, found: dict[str, Any], table: list[dict[str, Any]]
 ) -> None:
-  """Writes both files, whole or not at all."""
+  """Writes both files atomically."""
   content = {'machine': found, 'rows': table}
   atomic.text(out / 'accelerator.json', json.dumps(content, indent=1) + '\n')
   text = io.StringIO()
@@ -255,7 +255,7 @@ def write(
 
 
 def shown(row: dict[str, Any]) -> str:
-  """A row as the terminal shows it: three digits, '-' for None."""
+  """Formats a row for the terminal: three digits, '-' for None."""
 
   def text(value, form='{:.3g}'):
     if value is None:
@@ -277,7 +277,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def skipped(row: rows.Row) -> dict[str, Any]:
-  """The row of what there was no time for."""
+  """Makes the row of a measurement that there was no time for."""
   return line(row, {'note': 'skipped: --limit_s is over'}, {}, {})
 
 
@@ -307,7 +307,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _limit(row, ours, peer):
-  """The best rate of both, by the limit's name."""
+  """Finds the best rate of both sides, by the limit's name."""
   name = row.what.removeprefix('limit: ').split()[0]
   work = ours.get('flops', ours.get('bytes'))
   times = [*ours.get('times', ()), *peer.get('times', ())]
@@ -328,7 +328,7 @@ HEADER = ' '.join(
 
 
 def main(argv: Sequence[str]) -> int:
-  """The exit status: 1 where our side failed in a row."""
+  """Runs the benchmark; returns 1 if our side failed in a row."""
   args = parse(argv)
   args.out.mkdir(parents=True, exist_ok=True)
   table = measure(args)

@@ -1,4 +1,4 @@
-"""Whether this device computes what the CPU does; no time is taken."""
+"""Checks that this device computes what the CPU does, without timing."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 def batches(size: int, dim: int) -> dict[str, list[Rows]]:
-  """Ten batches of each kind.
+  """Makes ten batches of each kind.
 
   'tied' rows lie on a grid, where float32 products are exact on any device and
   most distances are tied; 'duplicated' ones repeat an eighth of the rows;
@@ -56,8 +56,8 @@ def _unit(x):
 def mined_indices(*, size: int, dim: int) -> Job:
   """Compares mined rows with the CPU's, and with those of TF32 products.
 
-  A choice that differs is excused where float64 distances of the two rows are
-  within float32's error of each other: no device can tell them apart.
+  Excuses a different choice if the float64 distances of the two rows are within
+  float32's error of each other: no device can tell them apart.
   """
   mine = jax.jit(_mine_all)
   rough = jax.jit(lambda x, labels, valid: _mine_all(x, labels, valid, _rough))
@@ -103,14 +103,14 @@ def _mine_all(x, labels, valid, metric=distances.squared):
 
 
 def _rough(x, y):
-  """Squared distances by products of the device's default precision."""
+  """Computes squared distances in the device's default precision."""
   gram = jnp.dot(x, y.T)
   norms = lambda z: jnp.sum(z * z, axis=1)
   return jnp.maximum(norms(x)[:, None] + norms(y) - 2.0 * gram, 0.0)
 
 
 def _compare(rows, here, there):
-  """How many triplets differ, and how many of the others by rounding."""
+  """Counts triplets that differ, and those that differ only by rounding."""
   x = np.where(rows.valid[:, None], rows.embeddings, 0).astype(np.float64)
   between = lambda index: ((x - x[index]) ** 2).sum(axis=1)
   error = 4e-7 * (1.0 + (x * x).sum(axis=1).max())
@@ -118,7 +118,7 @@ def _compare(rows, here, there):
   near = np.ones(len(x), bool)
   for a, b in zip(here[:2], there[:2], strict=True):
     gap = np.abs(between(a) - between(b))
-    # Of two rows at one distance the first is right on any device.
+    # Of two rows at the same distance, the first is right on any device.
     near &= (a == b) | ((gap > 0.0) & (gap <= error))
   wrong = (here.valid != there.valid) | (other & ~near)
   return int(wrong.sum()), int((other & near).sum())
@@ -127,7 +127,7 @@ def _compare(rows, here, there):
 def losses_and_gradients(*, size: int, dim: int) -> Job:
   """Compares losses and gradients by the embeddings with the CPU's.
 
-  The gradient's error is taken relative to its norm.
+  The gradient's error is relative to its norm.
   """
   cpu = jax.devices('cpu')[0]
   given = batches(size, dim)['random'][0]

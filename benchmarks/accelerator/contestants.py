@@ -1,4 +1,4 @@
-"""Two processes that stay up from row to row, so that each starts once."""
+"""Runs both sides as processes that stay up, so that each starts once."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 class Worker:
   """One contestant's process.
 
-  Neither takes all of the device's memory at its start, so that both fit.
+  Neither side reserves all of the device's memory, so that both fit.
 
   Args:
     module: of this package.
@@ -37,7 +37,7 @@ class Worker:
       **os.environ,
       'PYTHONPATH': os.pathsep.join(_paths(wheels)),
     }
-    # XLA takes what does not begin with a dash for a file's name.
+    # XLA takes flags without a leading dash for a file name.
     given = [*os.environ.get('XLA_FLAGS', '').split(), *flags.split()]
     if given:
       environment['XLA_FLAGS'] = ' '.join(given)
@@ -60,15 +60,15 @@ class Worker:
       thread.start()
 
   def tell(self, message: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # `hear` says that it ended
+    with contextlib.suppress(BrokenPipeError):  # `hear` reports that it ended
       self._process.stdin.write(json.dumps(message) + '\n')
       self._process.stdin.flush()
 
   def hear(self, seconds: float) -> dict[str, Any]:
-    """The next answer.
+    """Reads the next answer.
 
     Raises:
-      InputError: there was none in time, or the process ended.
+      InputError: no answer came in time, or the process ended.
     """
     try:
       line = self._answers.get(timeout=max(seconds, 0.1))
@@ -104,7 +104,7 @@ class Worker:
 
 @contextlib.contextmanager
 def closing(workers: dict[str, Worker]) -> Iterator[None]:
-  """Ends all of the workers that are there in the end."""
+  """Ends all workers that are left at the end."""
   try:
     yield
   finally:
@@ -113,7 +113,7 @@ def closing(workers: dict[str, Worker]) -> Iterator[None]:
 
 
 def _paths(wheels: pathlib.Path | None) -> Sequence[str]:
-  """Where to import from; a wheel of pure Python is imported as it is."""
+  """Lists the paths to import from; pure Python wheels need no install."""
   own = os.environ.get('PYTHONPATH')
   found = sorted(map(str, wheels.resolve().glob('*.whl'))) if wheels else []
   return [*found, *([own] if own else [])]

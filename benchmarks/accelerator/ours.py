@@ -1,4 +1,4 @@
-"""Our side: the library's own functions on this device."""
+"""Runs our side: the library's own functions on this device."""
 
 import functools
 import importlib.metadata
@@ -15,7 +15,7 @@ from plankton_jax.neighbours import device
 
 
 def describe() -> Job:
-  """The device, and what runs on it."""
+  """Describes the device, and the software on it."""
   chip = jax.devices()[0]
   version = importlib.metadata.version
   names = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy', 'scipy')
@@ -30,9 +30,9 @@ def describe() -> Job:
 
 
 def matmul(*, side: int, kind: str) -> Job:
-  """A product of random squares: 'bfloat16', 'tf32' or 'float32'.
+  """Multiplies random square matrices in 'bfloat16', 'tf32' or 'float32'.
 
-  'tf32' is what a float32 product takes by default, where the device has it.
+  'tf32' is the default of float32 products on devices that have it.
   """
   x = jnp.asarray(inputs.square(side))
   if kind == 'bfloat16':
@@ -43,14 +43,14 @@ def matmul(*, side: int, kind: str) -> Job:
 
 
 def copy(*, mebibytes: int) -> Job:
-  """A large array read and written."""
+  """Reads and writes a large array."""
   x = jnp.ones(mebibytes << 18, jnp.float32)
   call = jax.jit(lambda x: x + 1.0)
   return blocking(lambda: call(x)), {'bytes': 2 * x.nbytes}
 
 
 def mining(*, batch: int, dim: int, policy: str) -> Job:
-  """Mining and triplet loss of a batch, and its gradient."""
+  """Mines a batch, and computes its triplet loss and gradient."""
   objective = objectives.triplet(margin=0.5, stages=(policy.split('+'),))
   rows = {
     'label': jnp.asarray(inputs.labels(batch, 10)),
@@ -68,7 +68,7 @@ def mining(*, batch: int, dim: int, policy: str) -> Job:
 
 
 def retrieve(*, rows: int, dim: int, classes: int) -> Job:
-  """Recall@1, R-precision and MAP@R, every row against all others."""
+  """Computes Recall@1, R-precision and MAP@R, each row against all others."""
   x, labels = (
     inputs.embeddings(rows, dim, classes),
     inputs.labels(rows, classes),
@@ -88,7 +88,7 @@ def retrieve(*, rows: int, dim: int, classes: int) -> Job:
 
 
 def neighbours(*, rows: int, dim: int, count: int) -> Job:
-  """The nearest others of every row, exact."""
+  """Finds the exact nearest others of every row."""
   x = inputs.embeddings(rows, dim, max(2, rows // 100))
   found = device.nearest(x, count)
   return each(lambda: device.nearest(x, count)), {
@@ -98,7 +98,7 @@ def neighbours(*, rows: int, dim: int, count: int) -> Job:
 
 
 def blocking(call):
-  """`run(n)` of work that goes on after it returns."""
+  """Makes `run(n)` of work that continues after it returns."""
 
   def run(count):
     for _ in range(count):

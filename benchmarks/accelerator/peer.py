@@ -1,4 +1,4 @@
-"""The peer's side: PyTorch at its best on this device."""
+"""Runs the peer's side: PyTorch at its best on this device."""
 
 import importlib.util
 from typing import Any
@@ -53,7 +53,7 @@ def step(
   objective: str,
   compiler: str,
 ) -> Job:
-  """As ours; no metric is taken."""
+  """Trains as ours does, without metrics."""
   model, images = _model(fields, side, batch)
   labels = torch.from_numpy(inputs.labels(batch, CLASSES)).long().to(DEVICE)
   if objective == 'arcface':
@@ -104,7 +104,7 @@ def embed(
     total = 0
     for turned in (images, images.transpose(2, 3)):
       for axes in ((), (2,), (3,), (2, 3)):
-        # All of one layout, for which the network is compiled once.
+        # All in one layout, so that the network is compiled once.
         pose = turned.flip(axes).contiguous(memory_format=torch.channels_last)
         total = total + forward(pose)
     return torch.nn.functional.normalize(total)
@@ -113,7 +113,7 @@ def embed(
 
 
 def mining(*, batch: int, dim: int, policy: str, compiler: str) -> Job:
-  """pytorch-metric-learning's where it is installed, else plain PyTorch's."""
+  """Mines by pytorch-metric-learning if installed, else by plain PyTorch."""
   x = torch.from_numpy(inputs.embeddings(batch, dim, 10)).to(DEVICE)
   x.requires_grad_()
   labels = torch.from_numpy(inputs.labels(batch, 10)).long().to(DEVICE)
@@ -210,7 +210,7 @@ def _nearest(x, count):
 
 
 def _model(fields, side, batch):
-  """The network and its images."""
+  """Makes the network and its images."""
   torch.manual_seed(0)
   network = {
     'resnet18': torch_network.ResNet18,
@@ -223,7 +223,7 @@ def _model(fields, side, batch):
 
 
 def _with_parameters(model, job):
-  """Their number tells whether the network is ours."""
+  """Adds the number of parameters, which shows if the network is ours."""
   run, facts = job
   count = sum(p.numel() for p in model.parameters())
   return run, facts | {'parameters': count}
@@ -240,7 +240,7 @@ def _has_metric_learning():
 
 
 def blocking(call):
-  """`run(n)` of work that goes on after it returns."""
+  """Makes `run(n)` of work that continues after it returns."""
 
   def run(count):
     for _ in range(count):
@@ -252,7 +252,7 @@ def blocking(call):
 
 
 def measured(call) -> Job:
-  """The job of a call, with the most memory that it held at once."""
+  """Makes the job of a call, and measures its peak memory."""
   if not CUDA:
     return blocking(call), {}
   torch.cuda.reset_peak_memory_stats()

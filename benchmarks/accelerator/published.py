@@ -1,4 +1,4 @@
-"""The published experiment's settings, without ml_collections.
+"""Gives the published experiment's settings, without ml_collections.
 
 A test holds them to configs/triplet.py:flowcamnet, but for the augmentation:
 the experiment has none, and a run of ours is timed with it.
@@ -53,7 +53,7 @@ _SECTIONS = {
     'fallback': 'nearest',
   },
 }
-# Of the original paper, as of configs/arcface.py:flowcamnet.
+# From the original paper, as in configs/arcface.py:flowcamnet.
 ARCFACE = {
   'name': 'arcface',
   'margin': 0.5,
@@ -65,7 +65,7 @@ ARCFACE = {
 def config(
   *, batch: int = 128, epochs: int = 35, **encoder: Any
 ) -> dict[str, Any]:
-  """The settings, with another batch, length or fields of the encoder."""
+  """Makes the settings, with another batch, length or encoder fields."""
   changed = copy.deepcopy(_SECTIONS)
   changed['batch']['size'] = batch
   changed['epochs'] = epochs

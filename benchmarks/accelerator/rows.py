@@ -1,23 +1,23 @@
-"""What is measured, the most important first: one Row a line of the table."""
+"""Lists the rows of the table to measure, the most important first."""
 
 from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-  """A line: its name, its job, and how it is shown."""
+  """A line of the table: its name, its job, and its format."""
 
   what: str
   group: str
-  spec: dict[str, Any]  # what both workers are told
+  spec: dict[str, Any]  # the job of both workers
   peer: bool = True
-  images: int = 0  # a call, for a rate; 0 shows the time
-  peak: str = ''  # the limit that its work is a share of
+  images: int = 0  # units a call, to show a rate; 0 shows the time
+  peak: str = ''  # the limit to compare its work with
   deterministic: bool = False  # under XLA's flag, in a process of its own
   note: str = ''
 
 
 class Sizes(NamedTuple):
-  """How large everything is; `--tiny` is for machines without a device."""
+  """The sizes of all jobs; `--tiny` is for machines without a device."""
 
   product: int = 8192  # side of the matrices
   copied: int = 4096  # MiB
@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
   compiler: str = 'default'
   best_compiler: str = 'max-autotune'
   every: bool = True  # else one row of each kind
-  patience_s: float = 120.0  # in which a worker must answer
+  patience_s: float = 120.0  # seconds within which a worker must answer
   least_s: float = 0.2  # seconds of a timing, which quick work is repeated for
   flags: str = ''  # for XLA
 
@@ -66,7 +66,7 @@ POLICIES = ('hard+hard', 'easy+semihard')
 
 
 def table(sizes: Sizes) -> list[Row]:
-  """All rows, in the order in which they are measured."""
+  """Lists all rows in the order of measurement."""
   small, large = sizes.batches
   bfloat16, float32 = {'dtype': 'bfloat16'}, {'dtype': 'float32'}
   resnet50 = {'name': 'resnet50', **bfloat16}
@@ -92,7 +92,7 @@ def table(sizes: Sizes) -> list[Row]:
   ]
   if not sizes.every:
     return rows
-  # The other settings after the first, and last what matters least.
+  # Then the other settings, the least important last.
   at = 1 + rows.index(step(*first, POLICIES[0]))
   rows[at:at] = [step(*setting, POLICIES[0]) for setting in others]
   return [

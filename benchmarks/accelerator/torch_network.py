@@ -1,4 +1,4 @@
-"""The peer's ResNet-50 and losses in PyTorch, as ours are."""
+"""Defines the peer's ResNet-50 and losses in PyTorch, equal to ours."""
 
 import math
 

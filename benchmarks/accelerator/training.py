@@ -1,4 +1,4 @@
-"""Our training step, embedding and whole run, from the library's functions."""
+"""Runs our training step, embedding and a whole run on this device."""
 
 import collections
 import functools
@@ -19,11 +19,11 @@ from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.step import make_embed_step
 
 CLASSES = 6
-IN_FLIGHT = 4  # steps whose metrics are not read yet, as train/metrics.py has
+IN_FLIGHT = 4  # steps whose metrics are not yet read, as in train/readback.py
 
 
 class Data(NamedTuple):
-  """Of data/pipeline.py's Data, what a run's parts read."""
+  """The fields of data/pipeline.py's Data that a run's parts read."""
 
   images: np.ndarray
   labels: np.ndarray
@@ -33,7 +33,7 @@ class Data(NamedTuple):
 
 
 def random_data(side: int, **splits: int) -> Data:
-  """Noise in six classes, so many images in each split."""
+  """Makes noise in six classes, with so many images in each split."""
   count = sum(splits.values())
   ends = np.cumsum(list(splits.values()))[:-1]
   rows = np.split(np.random.default_rng(5).permutation(count), ends)
@@ -47,17 +47,17 @@ def random_data(side: int, **splits: int) -> Data:
 
 
 def key() -> jax.Array:
-  """Of the kind that the loop uses."""
+  """Makes a key of the kind that the loop uses."""
   return jax.random.key(0, impl='rbg')
 
 
 def step(
   *, fields: dict[str, Any], side: int, batch: int, objective: str
 ) -> Job:
-  """A training step on one resident batch, without augmentation.
+  """Trains a step on one resident batch, without augmentation.
 
   Args:
-    fields: of the encoder, where they are not the published ones.
+    fields: of the encoder, if not the published ones.
     side: of the images, px.
     batch: images.
     objective: 'arcface', or a mining policy as 'hard+hard'.
@@ -91,7 +91,7 @@ def step(
 
 
 def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
-  """Embeddings of images that are on the device."""
+  """Embeds images that are on the device."""
   config = published.config(**fields)
   model = encoders.make(**config['encoder'])
   images = jax.device_put(inputs.images(batch, side))
@@ -115,7 +115,7 @@ def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
 
 
 def augmentation(*, side: int, batch: int) -> Job:
-  """The published augmentation of a resident batch, alone."""
+  """Applies the published augmentation to a resident batch."""
   images = jax.device_put(inputs.images(batch, side))
   compiled = (
     jax.jit(augment.make(**published.config()['augment']))
@@ -133,11 +133,11 @@ def augmentation(*, side: int, batch: int) -> Job:
 
 
 def whole_run(**spec: Any) -> Job:
-  """The published experiment but for what is written to the disk.
+  """Runs the published experiment, except for writing to the disk.
 
-  Its steps, batches, validations and reading of metrics are those of
-  train/loop.py; a step of each stage and a validation are run beforehand, so
-  that all is compiled. The fields are those of `published_run`.
+  Steps, batches, validations and reading of metrics are those of train/loop.py.
+  A step of each stage and a validation run beforehand, so that all is compiled.
+  The fields are those of `published_run`.
   """
   config, data, run, create = published_run(**spec)
   train(run, config, data, create(key()), steps_a_stage=1)
@@ -152,14 +152,14 @@ def whole_run(**spec: Any) -> Job:
 def published_run(
   *, fields: dict[str, Any], side: int, batch: int, epochs: int, images: int
 ) -> tuple[dict[str, Any], Data, experiment.Experiment, Callable]:
-  """Config, data, parts and `create` of a run, the last one's if it is equal.
+  """Makes config, data, parts and `create` of a run, or returns the last ones.
 
   Args:
-    fields: of the encoder, where they are not the published ones.
+    fields: of the encoder, if not the published ones.
     side: of the images, px.
     batch: images in a step.
     epochs: passes over the training images.
-    images: for training; a fifteenth as many are validated.
+    images: for training; validation has a fifteenth as many.
   """
   return _published_run(tuple(fields.items()), side, batch, epochs, images)
 
@@ -180,7 +180,7 @@ def train(
   *,
   steps_a_stage: int | None = None,
 ) -> Any:
-  """The state after all steps, or after a few of every stage."""
+  """Trains all steps, or a few of every stage; returns the state."""
   per_epoch = run.sampler.steps_per_epoch
   steps = range(config['epochs'] * per_epoch)
   if steps_a_stage is not None:
@@ -208,7 +208,7 @@ def train(
 
 
 def repeat(*, steps: int, **spec: Any) -> Job:
-  """Whether two runs of so many published steps end in the same bits.
+  """Checks that two runs of so many published steps end in the same bits.
 
   The other fields are those of `published_run`.
   """
@@ -238,7 +238,7 @@ def repeat(*, steps: int, **spec: Any) -> Job:
 
 
 def peak(compiled: Any) -> dict[str, int]:
-  """Bytes that a program holds at once: arguments, results, temporaries."""
+  """Adds up the bytes of a program: arguments, results, temporaries."""
   found = compiled.memory_analysis()
   return {
     'memory': found.argument_size_in_bytes

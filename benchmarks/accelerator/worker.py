@@ -1,10 +1,9 @@
-"""A contestant's side: prepares one job after another, times it on request.
+"""Prepares one job after another for a contestant, and times it on request.
 
-It reads a line of JSON at a time. {"job": name, "least_s": seconds, ...}
-prepares the job with its other fields; the answer is what it says about
-itself, with the 'calls' that fill a timing. {"measure": true} is answered with
-the seconds of a call. An error is answered as {"error": text}, and the next
-job may still run.
+Reads one line of JSON at a time. {"job": name, "least_s": seconds, ...}
+prepares the job with its other fields, and is answered with its facts and the
+'calls' that fill a timing. {"measure": true} is answered with the seconds of a
+call. An error is answered as {"error": text}, and the next job may still run.
 """
 
 import gc
@@ -21,14 +20,14 @@ from benchmarks.serve import channel
 SLOW = 2.0  # seconds of a call that is not repeated to warm up
 
 # (run, facts): run(n) does the work n times and waits until it is
-# done; None where preparing it was all there is to do.
+# done; None if there is nothing to time.
 Job = tuple[Callable[[int], Any] | None, dict[str, Any]]
 
 
 def serve(
   jobs: dict[str, Callable[..., Job]], release: Callable[[], None]
 ) -> None:
-  """Answers every line of stdin until there are none.
+  """Answers every line of stdin, to its end.
 
   Args:
     jobs: by name.
@@ -51,14 +50,14 @@ def serve(
         answer(facts)
       else:
         answer({'seconds': _seconds(run, calls) / calls})
-    except Exception as error:  # Whatever a row meets, the others go on.
+    except Exception as error:  # If a row fails, the others go on.
       traceback.print_exc()
       text = str(error).strip() or 'no message'
       answer({'error': f'{type(error).__name__}: {text.splitlines()[0]}'})
 
 
 def each(call: Callable[[], Any]) -> Callable[[int], None]:
-  """`run(n)` of work that is done when it returns."""
+  """Makes `run(n)` of work that is done when it returns."""
 
   def run(count):
     for _ in range(count):
@@ -68,7 +67,7 @@ def each(call: Callable[[], Any]) -> Callable[[int], None]:
 
 
 def _calls(run, least_s):
-  """How many calls fill a timing; a slow one is called but once for it."""
+  """Counts the calls that fill a timing; slow work is called only once."""
   seconds = _seconds(run, 1)
   if seconds < SLOW:
     seconds = _seconds(run, 1)  # the first may have compiled

@@ -1,4 +1,4 @@
-"""Runs a command: its flags in, at most one line of error and a status out."""
+"""Runs a command: parses its flags, prints an error as one line, exits."""
 
 import contextlib
 import sys
@@ -7,8 +7,7 @@ from typing import Any, NoReturn
 
 from absl import app
 
-from plankton_jax import disk
-from plankton_jax.cli import host
+from plankton_jax import host, write_errors
 from plankton_jax.errors import DivergedError, InputError
 
 HELP = ('--help', '-help', '-h')
@@ -25,12 +24,12 @@ def run(
   """Parses absl's flags, calls `main(argv)` and exits with its status.
 
   Args:
-    main: gets the arguments that are no flags, the program's name first;
-      returns the exit status, None for 0.
-    arguments: how many arguments that are no flags it takes at most.
-    interrupted: printed after Ctrl-C; says how to go on.
-    fast: restart the process with `host.use_fast_settings` first, except for
-      its help.
+    main: takes the program's name and the positional arguments; returns the
+      exit status, None for 0.
+    arguments: the most positional arguments that it takes.
+    interrupted: the line printed after Ctrl-C, such as how to go on.
+    fast: whether to restart with `host.use_fast_settings` first; not done for
+      --help.
     flags_parser: as in `absl.app.run`.
   """
 
@@ -49,11 +48,11 @@ def run(
 
 @contextlib.contextmanager
 def errors_as_lines(interrupted: str = 'interrupted') -> Iterator[None]:
-  """Turns what a user can mend into `error: …` on stderr and a status.
+  """Turns errors that a user can mend into `error: …` on stderr and a status.
 
-  The statuses are 2 for an `InputError`, a `DivergedError` or a place that
-  cannot be written, 130 for Ctrl-C. Any other exception is a fault of ours
-  and keeps its traceback.
+  The status is 2 for an `InputError`, a `DivergedError` or a place that cannot
+  be written, and 130 for Ctrl-C. Any other exception is a bug and keeps its
+  traceback.
   """
   try:
     yield
@@ -63,7 +62,7 @@ def errors_as_lines(interrupted: str = 'interrupted') -> Iterator[None]:
     print(interrupted, file=sys.stderr)
     sys.exit(130)
   except OSError as error:
-    text = disk.explain(error)
+    text = write_errors.explain(error)
     if text is None:
       raise
     fail(text)

@@ -1,4 +1,4 @@
-"""Shows a config's fields: names, values, ranges, and configs/' comments."""
+"""Describes a config's fields by name, value, range and comment."""
 
 import ast
 import importlib.util
@@ -16,9 +16,9 @@ _WIDTH = 80
 def comments(path: str | Path) -> dict[str, str]:
   """Finds the comment of every field that a config file sets, by dotted name.
 
-  A comment is behind the assignment, or else on the lines above it. Comments
-  of the configs that the file imports come first: they say what a field means,
-  those of the file only why it has another value.
+  A comment follows the assignment or precedes it on lines of its own. Where an
+  imported config has a comment too, that one wins: it says what the field
+  means, the file's own only why its value differs.
   """
   source = Path(path).read_text(encoding='utf-8')
   tree = ast.parse(source)
@@ -50,12 +50,12 @@ def describe(
   meanings: Mapping[str, str],
   ranges: Mapping[str, object] | None = None,
 ) -> str:
-  """Writes a line or more for each field: `section.field=value`, its meaning.
+  """Describes each field in a line or more: `section.field=value`, its meaning.
 
   Args:
     config: a plain dict, nested by section.
-    meanings: from `comments`; fields are shown in their order.
-    ranges: from `config_check.ranges`, shown behind the meanings.
+    meanings: from `comments`; gives the order of the fields.
+    ranges: from `config_check.ranges`; follow the meanings.
   """
   texts = dict(meanings)
   for name, allowed in (ranges or {}).items():
@@ -71,7 +71,7 @@ def _lines(
   rank: dict[str, int],
   prefix: str,
 ) -> Iterator[str]:
-  """Yields fields first, then sections."""
+  """Yields the fields of a section, then its subsections."""
   order = lambda name: (
     isinstance(tree[name], dict),
     rank.get(prefix + name, len(rank)),
@@ -119,7 +119,7 @@ def _field(target: ast.expr, sections: dict[str, str]) -> str | None:
 
 
 def _comments_by_line(source: str) -> tuple[dict[int, str], dict[int, str]]:
-  """Finds comments behind code, and those that have a line of their own."""
+  """Finds comments that follow code, and those on lines of their own."""
   behind: dict[int, str] = {}
   alone: dict[int, str] = {}
   for token in tokenize.generate_tokens(io.StringIO(source).readline):

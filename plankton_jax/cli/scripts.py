@@ -1,7 +1,7 @@
 """Entry points of the installed commands, such as `plankton-embed`.
 
-Each runs a module as `python -m` does. The module's flags, messages and exit
-status are then the same under both names.
+Each runs a module as `python -m` does, so that flags, messages and exit status
+are the same under both names.
 """
 
 import runpy

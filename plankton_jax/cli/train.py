@@ -5,25 +5,28 @@
   python launch.py --config=configs/triplet.py --workdir=DIR --dry_run
   python launch.py --config=configs/triplet.py --help
 
-`plankton-train` is the same command where the package is installed. A config
-is a file; one that is not there is looked for among the installed configs.
+`plankton-train` is the same command where the package is installed. --config
+names a file; if it does not exist, an installed config of that name is used.
 
-Any field is overridden by --config.section.field=value; --help shows what each
-means and its value. A workdir that holds a run is resumed where it stopped.
+--config.section.field=value overrides any field; --help lists the fields with
+their meaning and value. A run in the workdir is resumed where it stopped.
 """
 
 import logging
 import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from plankton_jax import config_file
-from plankton_jax.cli import command, config_help, host
+from plankton_jax import config_file, host
+from plankton_jax.cli import command, config_help
 from plankton_jax.errors import InputError
 from plankton_jax.train import config_check
 
@@ -40,13 +43,15 @@ DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print sizes, memory and time of the run, and stop.'
 )
 
+_OVERRIDE = re.compile('--?(?:no)?config[.]([^=]*)')
+
 
 def main(argv: Sequence[str]) -> None:
   """Trains, or rehearses with --dry_run, as the flags say."""
   del argv
   config, workdir = _config(), _workdir()
   host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
-  # These bring in JAX, which --help can do without.
+  # Imported late, as they bring in JAX, which --help does without.
   if DRY_RUN.value:
     from plankton_jax.train import rehearsal
 
@@ -68,7 +73,7 @@ def _config() -> dict[str, Any]:
 
 
 def _filename() -> str:
-  """The config's file as it was given, with its preset."""
+  """Returns the config's file as it was given, with its preset."""
   return getattr(flags.FLAGS['config'], 'config_filename')  # noqa: B009
 
 
@@ -84,9 +89,10 @@ def _workdir() -> pathlib.Path:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses the flags; a mistake in one is a line, not a traceback."""
+  """Parses the flags; reports a mistake as one line, without a traceback."""
   others = [_installed(arg) for arg in argv if arg not in command.HELP]
   try:
+    _check_overrides(others)
     rest = flags.FLAGS(others)
     if len(others) < len(argv):  # after all flags, whatever their order
       print(_help())
@@ -96,6 +102,13 @@ def parse(argv: Sequence[str]) -> list[str]:
     reason = error.args[0]  # ml_collections wraps a KeyError with a hint
     text = reason.args[0] if isinstance(reason, KeyError) else str(reason)
     command.fail(f'unknown config field {": ".join(text.splitlines())}')
+  except KeyError as error:  # a section, or a field within a field
+    if not _raised_in_ml_collections(error):
+      raise
+    text = error.args[0]
+    if not text.startswith("'"):
+      text = repr(text.rpartition(' ')[2])  # '... to lookup: data.size.x'
+    command.fail(f'unknown config field {": ".join(text.splitlines())}')
   except InputError as error:
     command.fail(error)
   except (flags.Error, TypeError) as error:
@@ -104,8 +117,30 @@ def parse(argv: Sequence[str]) -> list[str]:
     command.fail(lines[-1].strip().removeprefix(prefix))
 
 
+def _check_overrides(argv: Sequence[str]) -> None:
+  """Checks how fields are spelt, which ml_collections would parse as Python.
+
+  Raises:
+    InputError: one is no name, nor names joined by dots.
+  """
+  for arg in argv:
+    if found := _OVERRIDE.match(arg):
+      names = found[1].split('.')
+      if not all(x.isidentifier() and not iskeyword(x) for x in names):
+        raise InputError(
+          f'unknown config field {found[1][:80]!r}; write'
+          ' --config.section.field=value'
+        )
+
+
+def _raised_in_ml_collections(error: Exception) -> bool:
+  """Whether an error is of the flags, not of the config file's own code."""
+  *_, last = traceback.extract_tb(error.__traceback__)
+  return 'ml_collections' in pathlib.Path(last.filename).parts
+
+
 def _installed(arg: str) -> str:
-  """Points --config=FILE to the installed configs if FILE is not here."""
+  """Points --config=FILE to the installed configs if FILE does not exist."""
   flag, _, value = arg.partition('=')
   name, colon, preset = value.partition(':')
   if flag.lstrip('-') != 'config' or pathlib.Path(name).exists():

@@ -1,4 +1,4 @@
-"""Accounts for every object: read = kept + left out, by reason."""
+"""Accounts for every object read: kept, or left out for a named reason."""
 
 import collections
 import json
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax import atomic
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.data.splits import Split
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _FATES = {
   'other': "merged into 'other'",
   'drop': 'left out',
 }
-_SHOWN = 20  # names that the log lists; the files have all
+_SHOWN = 20  # names that the log lists; the files list all
 
 
 class Accounts(NamedTuple):
@@ -47,11 +48,11 @@ def make(
 
   Args:
     read: how many the source read.
-    left_aside: reason -> how many, of those not known by name.
-    skipped: (name, reason) of what could not be used.
+    left_aside: reason -> how many were left out without a name.
+    skipped: (name, reason) of each one that could not be used.
     ids: [N] of the decoded images.
-    labels: [N] of the decoded images; -1 of a class that is left out.
-    split: of the decoded images.
+    labels: [N] of the decoded images; -1 for a class that is left out.
+    split: the split of the decoded images.
   """
   named = list(skipped)
   for row in split.dropped:
@@ -84,9 +85,12 @@ def write(workdir: Path, accounts: Accounts) -> None:
   if not accounts.named:
     file.unlink(missing_ok=True)
     return
-  lines = [f'{name}\t{reason}' for name, reason in accounts.named]
+  lines = [f'{one_line(name)}\t{reason}' for name, reason in accounts.named]
   atomic.text(file, '\n'.join(lines) + '\n')
-  shown = [f'\n  {name}: {reason}' for name, reason in accounts.named[:_SHOWN]]
+  shown = [
+    f'\n  {one_line(name)}: {reason}'
+    for name, reason in accounts.named[:_SHOWN]
+  ]
   more = len(accounts.named) - len(shown)
   log.warning(
     '%d images left out, listed in %s:%s%s',
@@ -104,14 +108,14 @@ def table(
   num_seen: int,
   fate: str,
 ) -> list[str]:
-  """Lays out how many classes and images went where, and why.
+  """Tabulates how many classes and images went where, and why.
 
   Args:
-    accounts: of the run.
-    split: of the images.
+    accounts: the run's.
+    split: the split of the images.
     labels: [N] of the images, trained classes first.
     num_seen: classes that are trained on.
-    fate: of the rare classes, one of `splits.RARE`.
+    fate: what becomes of the rare classes, one of `splits.RARE`.
   """
   kept = accounts.kept
   sides = {name: kept[name] for name in ('train', 'val', 'test')}
@@ -124,7 +128,9 @@ def table(
   ]
   if split.rare:
     ordered = sorted(split.rare.items(), key=lambda item: item[0])
-    shown = ', '.join(f'{name} ({why})' for name, why in ordered[:_SHOWN])
+    shown = ', '.join(
+      f'{one_line(name)} ({why})' for name, why in ordered[:_SHOWN]
+    )
     more = f' and {len(ordered) - _SHOWN} more' if len(ordered) > _SHOWN else ''
     images = kept.get('rare')
     lines.append(

@@ -82,19 +82,18 @@ def arrange(
   rare: Collection[str],
   fate: str,
 ) -> tuple[np.ndarray, tuple[str, ...], int]:
-  """Orders classes anew once the rare ones are known.
+  """Reorders the classes once the rare ones are known.
 
   Args:
     labels: [N], as `order` ordered the classes.
     class_names: seen classes, then unseen ones.
     num_seen: how many of them are seen.
     rare: seen classes that are not trained on.
-    fate: of the rare classes, one of `splits.RARE`.
+    fate: what becomes of the rare classes, one of `splits.RARE`.
 
   Returns:
-    labels [N] int32; the names of classes trained on, of unseen and of rare
-    ones, each sorted; how many are trained on. Labels of a class that is
-    dropped are -1.
+    labels [N] int32, -1 for a dropped class; the names of the classes trained
+    on, then unseen, then rare, each sorted; how many are trained on.
   """
   names = list(class_names)
   seen, unseen = {*names[:num_seen]}, names[num_seen:]
@@ -112,7 +111,7 @@ def arrange(
 
 
 def _unknown(field: str, name: str, class_names: Sequence[str]) -> InputError:
-  """Builds the error for a missing class, with the nearest ones there are."""
+  """Builds the error for a missing class, which suggests similar names."""
   close = difflib.get_close_matches(name, class_names, cutoff=0.5)
   hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
   hint += '?' if close else ', '.join(sorted(class_names))

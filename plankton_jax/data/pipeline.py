@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax.data import accounting, split_file, splits
+from plankton_jax.data import accounting, select, split_file, splits
 from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
-from plankton_jax.data.sources import folder, select
+from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_FEWEST = 4  # images of an unseen class, unless there is no other
+_FEWEST = 4  # images of an unseen class at least, if enough classes have them
 
 
 class Originals:
-  """The images as they were before resizing, by id."""
+  """The images before resizing, by id."""
 
   def __init__(
     self,
@@ -40,7 +40,11 @@ class Originals:
     )
 
   def read(self, id: str) -> np.ndarray:
-    """Reads uint8 [H, W] if grey, else [H, W, 3]; KeyError if unknown."""
+    """Reads uint8 [H, W] if grey, else [H, W, 3].
+
+    Raises:
+      KeyError: no image has this id.
+    """
     record = self._records()[int(self._row()[id])]
     return images.decode(record.image, self._white, self._crop)
 
@@ -48,7 +52,7 @@ class Originals:
 class Data(NamedTuple):
   """Decoded images with classes and split.
 
-  The classes that are trained on come first, then unseen, then rare ones.
+  Classes are ordered: those trained on, then unseen, then rare ones.
   """
 
   images: np.ndarray  # uint8 [N, size, size, C], memory-mapped
@@ -95,13 +99,13 @@ def load(
 ) -> Data:
   """Loads the images of `config.data` with the split that `workdir` keeps.
 
-  Records and decoded cache are built under `cache_dir` once per content and
-  settings. The split is made once, as workdir/split.json. The fate of every
-  object is logged and written to accounting.json and skipped.txt.
+  Builds records and the decoded cache under `cache_dir` once for each content
+  and settings, and the split once as workdir/split.json. Logs the fate of every
+  object, and writes it to accounting.json and skipped.txt.
 
   Raises:
-    InputError: any field or image set that cannot be used, or data that no
-      longer fits the split.
+    InputError: a field or the images cannot be used, or the data no longer
+      fits the split.
   """
   _check(
     resize=resize,
@@ -230,7 +234,7 @@ def load(
 def _measures(
   decoded: decoded_cache.Cache, known: Measures, pixel_um: float
 ) -> dict[str, np.ndarray]:
-  """Lists what is known of each decoded image, float32 [N] each."""
+  """Collects the measures of the decoded images, float32 [N] each."""
   row = {id: i for i, id in enumerate(known.ids)}
   rows = np.array([row.get(id, -1) for id in decoded.ids.tolist()])
   found = {
@@ -251,9 +255,9 @@ def _drawn(
   count: int,
   seed: int,
 ) -> list[str]:
-  """Draws so many unseen classes, or takes those of the workdir's split.
+  """Draws unseen classes, or takes those of the workdir's split.
 
-  Classes too small to be split measure little, and are drawn last.
+  Classes too small to be split are drawn last: they measure little.
   """
   before = split_file.unseen_classes(workdir / 'split.json')
   if before is not None and len(before) == count:

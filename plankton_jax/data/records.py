@@ -1,6 +1,6 @@
-"""Encoded images with class and id, as TFDS data sets of array_record files.
+"""Stores encoded images with class and id as TFDS sets of array_record files.
 
-Everything that touches TFDS is here; it needs no TensorFlow for this.
+All use of TFDS is here, and none of it needs TensorFlow.
 """
 
 import bisect
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 VERSION = '1.0.0'
 
-_NAME = 'plankton_images'  # of the sets that are written for one run
+_NAME = 'plankton_images'  # of the sets written for a run
 _SPLIT = 'images'
 _DEEPEST = 'deepest.txt'  # the largest 16-bit value, beside the records
 _SHARD = 2**14  # images in a file
@@ -47,8 +47,8 @@ class Record(NamedTuple):
 class Records(Sequence[Record]):
   """Random access to the images of a prepared TFDS data set.
 
-  All its splits are joined, in the order of their names. An id is the feature
-  of that name, or 'split/row' where there is none.
+  Joins all its splits, in the order of their names. An id is the feature `id`,
+  or 'split/row' if the set has none.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder):
@@ -102,10 +102,10 @@ def store(
   """Writes a source's images as a TFDS data set into an empty folder.
 
   Args:
-    folder: is made.
-    source: its examples are read once.
+    folder: the folder to make.
+    source: the images; its examples are read once.
     name: of the data set.
-    texts: the examples' further fields, each a text.
+    texts: names of further text fields of the examples.
     **about: description, homepage, citation and license for TFDS.
 
   Returns:
@@ -183,36 +183,36 @@ def read(directory: Path) -> Records:
 def deepest(folder: Path) -> int:
   """Reads the largest 16-bit value of a stored set; 0 if it has none.
 
-  Sets that others prepared do not say: theirs is 65,535.
+  Sets prepared by others do not record it: they count as 65,535.
   """
   file = folder / _DEEPEST
   return int(file.read_text()) if file.exists() else 2**16 - 1
 
 
 def skipped(directory: Path) -> list[tuple[str, str]]:
-  """Lists (name, reason) of the images left out; [] in sets others prepared."""
+  """Lists (name, reason) of images left out; [] for sets prepared by others."""
   file = directory / 'skipped.json'
   pairs = json.loads(file.read_text()) if file.exists() else []
   return [(name, reason) for name, reason in pairs]
 
 
 def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-  """Finds a TFDS data set prepared before, ours or others'.
+  """Opens a TFDS data set that was prepared before, by us or by others.
 
   Raises:
-    InputError: not found, not prepared as array_record files, or without
-      image and class label.
+    InputError: it is not found, is not stored as array_record files, or lacks
+      an image or a class label.
   """
   if not name:
     raise InputError('data.name is empty: name the TFDS data set')
   root = os.path.expanduser(data_dir) if data_dir else None
   try:
     with _quiet():
-      # From the files alone: the code of a data set may ask for TensorFlow.
+      # From the files alone: the code of a data set may need TensorFlow.
       found = tfds.core.read_only_builder.builder_from_files(
         name, data_dir=root
       )
-  except Exception as error:  # A dozen types, some of them AssertionError.
+  except Exception as error:  # A dozen types, even AssertionError.
     place = root or "TFDS's default folder"
     remedy = 'set data.name and data.data_dir'
     if name in catalogue.SETS:
@@ -296,7 +296,7 @@ def _info(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps TFDS' own log lines away; ours say what matters."""
+  """Silences TFDS' own log; ours says what matters."""
   verbosity = absl_logging.get_verbosity()
   absl_logging.set_verbosity(absl_logging.WARNING)
   try:

@@ -14,17 +14,17 @@ RARE = ('gallery', 'other', 'drop')  # fates of a class too small to be split
 OTHER = 'other'  # the class that rare ones are merged into
 
 _FEWEST = 4  # two images to train on, one to validate, one to test
-_TRIES = 16  # orders of groups tried for the most classes on every side
+_TRIES = 16  # orders of groups tried, to get the most classes on every side
 
 
 class Split(NamedTuple):
-  """Sorted int64 rows of train, val, test, unseen and rare; and of none.
+  """Sorted int64 rows of train, val, test, unseen and rare, and those left out.
 
-  There are rows of 'rare' only where there is such a class.
+  'rare' has rows only if there is such a class.
   """
 
   rows: dict[str, np.ndarray]
-  dropped: np.ndarray  # copies of unseen images, and rare ones if so wanted
+  dropped: np.ndarray  # copies of unseen images, and rare ones for 'drop'
   rare: dict[str, str]  # class -> why it is not trained on
 
 
@@ -64,10 +64,11 @@ def make(
 ) -> Split:
   """Splits rows by class and seed; identical images and groups stay together.
 
-  Per seen class, `fractions` of its images (rounded, each at least one) go to
+  Of each seen class, `fractions` of the images (rounded, at least one) go to
   train and val, the rest to test. `group_regex` is searched in each id: its
-  first capture group, or the whole match, names the row's group; no or an
-  empty match leaves the row on its own. Groups bind seen rows alone.
+  first capture group, or the whole match, names the row's group; without a
+  match, or with an empty one, the row is on its own. Groups bind seen rows
+  only.
 
   A class that cannot have two images in train, one in val and one in test is
   rare: as `rare` says, its rows go to 'rare' ('gallery'), to the class 'other'
@@ -135,18 +136,18 @@ def take(
   num_seen: int,
   rare: str,
 ) -> Split:
-  """Takes a split that is there already.
+  """Takes a split as given.
 
   Args:
     labels: int [N], seen classes first.
     digests: uint64 [N], equal for identical images.
-    sides: [N], of NAMES each.
+    sides: [N], each one of NAMES.
     class_names: of the labels.
-    num_seen: classes that are seen.
-    rare: the fate of classes with fewer than two images in train.
+    num_seen: how many classes are seen.
+    rare: what becomes of classes with fewer than two images in train.
 
   Raises:
-    InputError: a side without images, or fewer than two classes in train.
+    InputError: a side has no images, or train fewer than two classes.
   """
   given = np.array(sides)
   for name in NAMES:
@@ -181,7 +182,7 @@ def take(
 def merge(
   labels: np.ndarray, rare: Collection[str], class_names: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-  """Gives rows of rare classes the label of 'other'; returns all names too."""
+  """Relabels rows of rare classes as 'other'; returns labels and names."""
   names = [*class_names, *([] if OTHER in class_names else [OTHER])]
   labels_of_rare = [names.index(name) for name in rare]
   merged = np.isin(labels, labels_of_rare)
@@ -196,7 +197,7 @@ def _divide(
   fractions: Sequence[float],
   seed: int,
 ) -> _Divided:
-  """Puts rows on sides, so that the most classes have images on each."""
+  """Assigns rows to sides so that the most classes have images on each."""
   counts = np.bincount(labels, minlength=num_classes)
   pairs = np.unique(np.stack([labels, bound]), axis=1)
   sets = np.bincount(pairs[0], minlength=num_classes)
@@ -207,7 +208,7 @@ def _divide(
   while True:
     kept = ~np.isin(labels, list(rare))
     side = np.full(len(labels), -1)
-    # Those left out keep their numbers, and no row.
+    # Groups that are left out keep their numbers but have no row.
     present = np.where(np.isin(np.arange(num_classes), list(rare)), 0, counts)
     own, sides = labels[kept], np.unique(bound[kept], return_inverse=True)[1]
     side[kept], lacking = min(
@@ -229,7 +230,7 @@ def _describe(images: int, sets: int) -> str:
 def _attempts(
   labels: np.ndarray, bound: np.ndarray, quota: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (sides, labels of classes that lack one); stops at a perfect one."""
+  """Yields (sides, labels of classes that lack one); stops once none does."""
   for attempt in range(_TRIES):
     rng = np.random.default_rng(seed if not attempt else (seed, attempt))
     side = _assign(labels, bound, quota, rng, shuffle=0.5 if attempt else 0.0)
@@ -254,13 +255,13 @@ def _groups(ids: np.ndarray, group_regex: str) -> np.ndarray:
 
 
 def _components(digests: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-  """Numbers the set of rows that each row must stay with, [N]."""
+  """Numbers the sets of rows that must stay together, [N]."""
   _, digests = np.unique(digests, return_inverse=True)
   if groups is None or not len(digests):
     return digests
   from scipy import sparse
 
-  # A graph of digests on one side, groups on the other; rows are its edges.
+  # A bipartite graph of digests and groups; rows are its edges.
   ends = (digests, groups + digests.max() + 1)
   nodes = ends[1].max() + 1
   graph = sparse.coo_array((np.ones(len(digests)), ends), (nodes, nodes))
@@ -269,9 +270,9 @@ def _components(digests: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 
 
 def _quota(counts: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
-  """Shares images out, int [C, 3]; val and test get one at least.
+  """Allots each class's images to sides, int [C, 3]; val and test get one.
 
-  A class without images has no share.
+  A class without images gets none.
   """
   train = np.rint(counts * fractions[0]).astype(int)
   val = np.maximum(np.rint(counts * fractions[1]).astype(int), 1)
@@ -288,10 +289,10 @@ def _assign(
   *,
   shuffle: float = 0.0,
 ) -> np.ndarray:
-  """Assigns rows to sides, int [N]: bound ones first, then single ones.
+  """Assigns rows to sides, int [N]: sets of bound rows first, then single rows.
 
-  The largest sets come first; `shuffle` is the standard deviation of noise on
-  the logarithm of their sizes.
+  Larger sets go first; `shuffle` is the standard deviation of noise on the
+  logarithm of their sizes.
   """
   side = np.empty(len(labels), int)
   sizes = np.bincount(bound)
@@ -302,7 +303,7 @@ def _assign(
   starts = np.flatnonzero(np.diff(bound[together], prepend=-1))
   members = np.split(together, starts[1:]) if len(together) else []
   counted = [np.unique(labels[m], return_counts=True) for m in members]
-  # Sets of rows not yet assigned that could still give a class to a side.
+  # Unassigned sets of rows that could still bring a class to a side.
   free = np.bincount(labels[single], minlength=len(quota))
   for classes, _ in counted:
     free[classes] += 1
@@ -313,7 +314,7 @@ def _assign(
   for i in sorted(order, key=lambda i: -size[i]):
     classes, counts = counted[i]
     score = counts @ left[classes]
-    # With no set to spare, a class must go where it is still missing.
+    # With no set to spare, a class must go where it is missing.
     missing = left[classes] == quota[classes]
     urgent = free[classes] <= missing.sum(1)
     if urgent.any():
@@ -335,8 +336,8 @@ def _fill(
 ) -> np.ndarray:
   """Counts the single rows that go to each side, [C, 3] summing to count.
 
-  That is what is left of the quota, unless bound rows overran a side; then the
-  largest gaps give way, and sides without any image of the class last.
+  They fill the rest of the quota. If bound rows overran a side, the largest
+  gaps are reduced, those of sides without an image of the class last.
   """
   fill = np.maximum(left, 0)
   for label in np.flatnonzero(fill.sum(1) > count):

@@ -1,4 +1,4 @@
-"""Work on many items at once, in threads or processes, yielded in order."""
+"""Works on many items in threads or processes, and yields results in order."""
 
 import concurrent.futures
 import functools
@@ -15,8 +15,8 @@ from plankton_jax.errors import InputError
 
 FEWEST = 2000  # items for which starting processes pays
 PART = 64  # items handed to a worker at once
-AHEAD = 4  # parts a worker in a block; two blocks are begun at once
-_PROCESSES = 16  # as many as one reader can feed
+AHEAD = 4  # parts for each worker in a block; two blocks run at once
+_PROCESSES = 16  # the most that one reader can feed
 
 
 def in_order(
@@ -41,20 +41,20 @@ def in_parts(
 ) -> Iterator[Any]:
   """Yields function(part) of each part of `items`, in order.
 
-  Shows a progress bar. Only a few parts are begun before they are read, so
-  that memory does not grow with the items.
+  Shows a progress bar. Begins only a few parts before they are read, so that
+  memory does not grow with the items.
 
   Args:
-    function: takes a slice of `items`. Processes get it pickled, with all it
-      holds, and unpickle it once each.
-    items: any number of them.
-    desc: of the progress bar.
-    processes: for Python that holds the GIL; threads otherwise. Few items are
-      always worked on in threads. The processes are loky's, which do not run
-      the caller's script again: notebooks and scripts may call this.
+    function: takes a slice of `items`. It is pickled, with all it holds, and
+      each process unpickles it once.
+    items: any number.
+    desc: labels the progress bar.
+    processes: whether to use processes, for Python that holds the GIL. Threads
+      always take few items. The processes are loky's, which do not run the
+      caller's script again, so that notebooks and scripts may call this.
 
   Raises:
-    InputError: a process was killed, by a user or for want of memory.
+    InputError: a process was killed, by a user or for lack of memory.
   """
   workers = os.cpu_count() or 1
   if not processes or workers == 1 or len(items) < FEWEST:
@@ -80,7 +80,7 @@ def _map(
   items: Sequence[Any],
   desc: str,
 ) -> Iterator[Any]:
-  """Maps by blocks: `Executor.map` alone would begin all parts at once."""
+  """Maps in blocks, as `Executor.map` alone would begin all parts at once."""
   block = PART * AHEAD * workers
   current: Iterator[tuple[Sequence[Any], Any]] = iter(())
   with tqdm(total=len(items), desc=desc, unit=' images', delay=2) as bar:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from plankton_jax.cli import command, host
+from plankton_jax import host
+from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string(
@@ -46,18 +47,18 @@ def export(
     license: for the card.
 
   Raises:
-    InputError: no encoder there, or one that cannot be written so.
+    InputError: there is no encoder, or it cannot be written in that format.
   """
-  from plankton_jax import checkpoints
-  from plankton_jax.export import card, folder, onnx, stablehlo
+  from plankton_jax import checkpoints, encoder_folder
+  from plankton_jax.export import card, onnx, stablehlo
 
   if format != 'safetensors' and out.is_dir():
     raise InputError(f'{out} is a folder; --out is the file to write')
   encoder = checkpoints.load_encoder(workdir, step)
-  encoder.config = folder.without_paths(encoder.config)
+  encoder.config = encoder_folder.without_paths(encoder.config)
   out.parent.mkdir(parents=True, exist_ok=True)
   if format == 'safetensors':
-    folder.save(
+    encoder_folder.save(
       out,
       variables=encoder.variables,
       config=encoder.config,
@@ -65,7 +66,9 @@ def export(
       step=encoder.step,
       card=card.write(encoder, workdir, license=license),
     )
-    print(f'{out}: {_size(out / folder.WEIGHTS)}, and README.md, its card')
+    print(
+      f'{out}: {_size(out / encoder_folder.WEIGHTS)}, and README.md, its card'
+    )
     return
   write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
   found = write(encoder, out)

@@ -1,15 +1,16 @@
-"""Writes the model card of an encoder: what it is, of what, and how good."""
+"""Writes the model card of an encoder: its data, classes and measures."""
 
 import json
 import math
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 
 from plankton_jax import retrieval
+from plankton_jax.data import split_file
 from plankton_jax.encoder import Encoder
+from plankton_jax.train import log
 
 _MEASURES = ('recall_at_1', 'map_at_r')
 
@@ -45,12 +46,10 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
 
 
 def _classes(encoder: Encoder, workdir: pathlib.Path) -> str:
-  """Lists the seen classes, and the unseen ones if the split is there."""
+  """Lists the seen classes, and the unseen ones if there is a split."""
   lines = [f'- {name}' for name in encoder.class_names]
-  split = workdir / 'split.json'
-  if split.is_file():
-    settings = json.loads(split.read_text(encoding='utf-8'))['settings']
-    unseen = settings['unseen_classes']
+  unseen = split_file.unseen_classes(workdir / 'split.json')
+  if unseen is not None:
     lines += ['', f'Held out wholly: {", ".join(unseen) or "none"}.']
   return '\n'.join(lines)
 
@@ -70,29 +69,27 @@ def _measures(encoder: Encoder, workdir: pathlib.Path) -> str:
     return 'None were made at this step.'
   table = ['| images | Recall@1 | MAP@R |', '|---|---|---|']
   for split, found in rows.items():
-    values = ' | '.join(_rounded(found.get(name)) for name in _MEASURES)
+    values = ' | '.join(
+      _rounded(log.column([found], name)[0]) for name in _MEASURES
+    )
     table.append(f'| {split} | {values} |')
   return '\n'.join(table)
 
 
 def _rounded(value: float | None) -> str:
-  """Rounds a measure; one that is not defined for the images is a dash."""
+  """Rounds a measure; writes a dash for one that is not defined."""
   return '–' if value is None or math.isnan(value) else f'{value:.3f}'
 
 
-def _logged(path: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
-  """Finds the log's validation and test of a step."""
-  if not path.is_file():
-    return {}
-  found = {}
-  for text in path.read_text('utf-8').splitlines():
-    try:
-      line = json.loads(text)
-    except ValueError:  # cut short when the run was killed
-      break
-    if line['split'] in ('val', 'test') and line['step'] == step:
-      found[line['split']] = line
-  return found
+def _logged(path: pathlib.Path, step: int) -> dict[str, log.Row]:
+  """Finds a step's validation and test in the log."""
+  by_split = log.read(path).by_split
+  return {
+    split: row
+    for split in ('val', 'test')
+    for row in by_split.get(split, [])
+    if row['step'] == step
+  }
 
 
 _TEMPLATE = """\

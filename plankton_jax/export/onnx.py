@@ -1,4 +1,4 @@
-"""Writes an encoder as ONNX by jax2onnx; docs/export.md has the reasons."""
+"""Writes an encoder as ONNX by jax2onnx; docs/export.md explains why."""
 
 import json
 import pathlib
@@ -14,12 +14,12 @@ from plankton_jax.export import plain
 
 
 def write(encoder: Encoder, path: pathlib.Path) -> float:
-  """Writes a model of input `images`, output `embeddings`.
+  """Writes a model with the input `images` and the output `embeddings`.
 
   The file's properties hold the encoder's config and class names as JSON.
 
   Returns:
-    The largest difference from the encoder, with onnxruntime on the CPU.
+    The largest difference from the encoder, in onnxruntime on the CPU.
 
   Raises:
     InputError: the converter is not installed or lacks an operation, or its
@@ -35,8 +35,8 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
       ' --requirement requirements-export.txt'
     ) from None
   spec = plain.image_spec(encoder)
-  # Traced here: jax2onnx would put operators of its own in place of Flax's
-  # layers, and mixes up their layouts.
+  # Traced here: jax2onnx would replace Flax's layers by operators of its own,
+  # and mix up their layouts.
   closed = jax.make_jaxpr(plain.embed_fn(encoder))(spec)
   try:
     model = jax2onnx.to_onnx(

@@ -1,4 +1,4 @@
-"""The encoder as one function of images, free of the project's own kernels."""
+"""Turns an encoder into one function of images, without kernels of our own."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ _TOLERANCE = 1e-5  # in any element of an embedding, whose length is 1
 
 
 def embed_fn(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-  """Returns uint8 [N, H, W, C] -> unit-norm float32 [N, D], weights within.
+  """Returns uint8 [N, H, W, C] -> unit-norm float32 [N, D], with its weights.
 
-  Convolutions are lax's own and computed in float32, whatever the encoder was
-  trained in: other runtimes have no kernels of ours.
+  Convolutions are lax's own and computed in float32, whatever type the encoder
+  was trained in: other runtimes lack our kernels.
   """
   fields = encoder.config['encoder'] | {'dtype': 'float32'}
   model = encoders.make(**fields, convolution=lax.conv_general_dilated)
@@ -45,13 +45,13 @@ def check(
   Args:
     encoder: the original.
     run: uint8 [N, H, W, C] -> embeddings [N, D] by the exported model.
-    what: names the converter in the error.
+    what: the converter, for the error.
 
   Returns:
-    The difference, over all elements.
+    The largest difference over all elements.
 
   Raises:
-    InputError: it is too large.
+    InputError: the difference is too large.
   """
   reference = Encoder(
     **encoder.variables,

@@ -1,4 +1,4 @@
-"""Bounds on how far the nearest rows lie, from a sample of the rows."""
+"""Bounds how far the nearest rows lie, from a sample of the rows."""
 
 from concurrent.futures import Executor
 
@@ -19,8 +19,8 @@ def estimate(
 ) -> tuple[np.ndarray, float]:
   """Estimates a bound that `depths` [N] products of each row likely keep.
 
-  The bound is float64 [N], −inf where the depth is 0. Also the mean share of a
-  row's products that are up to its bound or within the tolerance of it.
+  Returns bounds float64 [N], −inf where the depth is 0, and the mean share of a
+  row's products that lie up to its bound or within the tolerance of it.
   """
   count = len(depths)
   size = min(count, max(SAMPLE, count // SHARE))
@@ -37,7 +37,7 @@ def estimate(
       bounds[rows] = np.inf
       return size * len(rows)
     dists = space.query[rows] @ sample
-    # Minima of groups of columns are fewer to search.
+    # There are fewer minima of groups of columns to search.
     fold = int(np.clip(size // (GROUPS * rank), 1, 32))
     groups = dists[:, : size // fold * fold].reshape(len(rows), fold, -1)
     minima = groups.min(axis=1) if fold > 1 else groups[:, 0]
@@ -47,7 +47,7 @@ def estimate(
     limit = (bound + 2.0 * tolerance).astype(np.float32)
     return int(np.count_nonzero(dists <= limit[:, None]))
 
-  # Deepest first, so that the rows of a batch are alike.
+  # Deepest first, so that the rows of a batch have similar depths.
   rows = np.argsort(-depths, kind='stable')[: np.count_nonzero(depths)]
   starts = range(0, len(rows), BATCH)
   within = pool.map(batch_bounds, [rows[i : i + BATCH] for i in starts])

@@ -1,15 +1,16 @@
-"""The nearest rows of every row on an accelerator, tile by tile.
+"""Finds the nearest rows of every row on an accelerator, tile by tile.
 
 A tile holds the float32 products of some queries with all rows. The nearest
-of a query lie in the groups of columns with the least minima, so that a sort
-of the minima and one of these groups' columns take the place of one of the
-whole row. The exact order is left to float64 on the host, as for `tiles`.
+rows of a query lie in the groups of columns with the least minima, so that
+sorting the minima and then these groups' columns replaces sorting the whole
+row. The exact order is left to float64 on the host, as for `tiles`.
 """
 
 import collections
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,13 @@ LEAST_ROWS = 2**13  # fewer are found by the host while a tile is compiled
 TILE = 2**28  # products, of 4 bytes
 GROUP = 2**6  # columns
 QUERIES = 2**13  # of a tile, at most
-SPARE = 6  # entries beyond the depth, among which is who may be as near
+SPARE = 6  # entries beyond the depth, for rows that may be as near
 _AHEAD = 2  # tiles computed while the host orders others
 _THREADS = 8
 
 
 def serves(count: int) -> bool:
-  """Whether an accelerator is there and `count` rows are worth its while."""
+  """Tells whether there is an accelerator, and `count` rows are worth it."""
   return jax.default_backend() != 'cpu' and count >= LEAST_ROWS
 
 
@@ -38,20 +39,22 @@ def visit(
 ) -> Iterator[int]:
   """Shows `use` the nearest of all rows, as `tiles.visit` does.
 
-  A row has at least the `depths` [N] nearest of the others, and whatever is
-  within the tolerance of them; one of depth 0 has none and is not shown. `use`
-  is called in threads. Yields how many rows it has seen.
+  Each row is shown with at least its `depths` [N] nearest others, and all that
+  lie within the tolerance of them; rows of depth 0 are not shown. Calls `use`
+  in threads. Yields how many rows it has seen.
   """
   count = len(depths)
   group = min(GROUP, count)
   padding = -count % group
   gallery = jax.device_put(np.pad(space.gallery, ((0, padding), (0, 0))))
-  # Deepest last, so that the rows of a tile are alike.
+  # Deepest last, so that the rows of a tile have similar depths.
   waiting = np.argsort(depths, kind='stable')[np.count_nonzero(depths == 0) :]
   spare = SPARE
   with ThreadPoolExecutor(_THREADS) as pool:
     while len(waiting):
-      failed, shown = [], collections.deque()
+      failed: list[np.ndarray] = []
+      shown: collections.deque[tuple[Future[None], np.ndarray]]
+      shown = collections.deque()
       search = _tiles(space, gallery, depths, waiting, spare, group)
       for rows, found in search:
         nearest, again = _complete(space, rows, depths[rows], *found)
@@ -66,10 +69,10 @@ def visit(
 
 
 def nearest(embeddings: np.ndarray, count: int) -> np.ndarray:
-  """The `count` nearest others of each row of [N, D], [N, count] int64.
+  """Finds the `count` nearest others of each row of [N, D], [N, count] int64.
 
-  By float64 distance of the rows as given, ties to the lowest index. The
-  count is at most N - 1.
+  Orders them by float64 distance of the rows as given, ties by the lowest
+  index. The count is at most N - 1.
   """
   rows = len(embeddings)
   found = np.empty((rows, count), np.int64)
@@ -97,10 +100,10 @@ def _tiles(space, gallery, depths, waiting, spare, group):
   """Yields (rows [Q], (products, columns) [Q, K]), a few tiles ahead."""
   count = len(depths)
   size = max(1, min(QUERIES, TILE // len(gallery), len(waiting)))
-  pending = collections.deque()
+  pending: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
   for start in range(0, len(waiting), size):
     rows = waiting[start : start + size]
-    # Few widths, for each is compiled.
+    # Only a few widths, as each one is compiled.
     width = 1 << int(depths[rows].max() + spare - 1).bit_length()
     padded = np.pad(rows, (0, size - len(rows)), mode='edge')
     found = _nearest_of(
@@ -124,7 +127,7 @@ def _fetched(rows, found):
 
 @functools.partial(jax.jit, static_argnames=('count', 'width', 'group'))
 def _nearest_of(query, rows, gallery, *, count, width, group):
-  """The `width` least products of each query, ascending, and their columns.
+  """Finds the `width` least products of each query, ascending, with columns.
 
   Args:
     query: [Q, E] float32.
@@ -151,7 +154,7 @@ def _nearest_of(query, rows, gallery, *, count, width, group):
 
 
 def _complete(space, rows, depths, dists, columns):
-  """The entries of the rows that surely have all, and the other rows."""
+  """Splits rows into entries that are surely complete, and rows to repeat."""
   reach = dists[np.arange(len(rows)), depths - 1]
   tolerance = spaces.tolerance(space, rows, reach)
   limit = (reach + tolerance).astype(np.float32)

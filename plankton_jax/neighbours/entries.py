@@ -27,8 +27,8 @@ def pack(
 ) -> np.ndarray:
   """Packs int64 query, float32 product and int64 column of `count`; uint64 [K].
 
-  What rounding put below zero counts as positive, which brings it no farther
-  from the distance.
+  A product that rounding put below zero counts as positive, which is no
+  farther from the distance.
   """
   bits = column_bits(count)
   keys = _dist_bits(dists) << bits
@@ -47,9 +47,9 @@ def nearest(
 ) -> tuple[Iterator[Nearest], np.ndarray]:
   """Finds the nearest of `rows` [Q] among their keys, a cacheful at a time.
 
-  Sorts the keys in place: one long sort is vectorized, many short are not.
-  Rows of depth 0 are left out, and so are those whose entries up to `bound`
-  [Q] are fewer than `depths` [Q], which are returned.
+  Sorts the keys in place: one long sort is vectorized, many short ones are not.
+  Leaves out rows of depth 0, and those with fewer entries up to `bound` [Q]
+  than `depths` [Q], which it returns.
   """
   bits = column_bits(len(space.order))
   keys.sort()
@@ -61,7 +61,7 @@ def nearest(
   reach[enough] = _dists(keys[deepest[enough]], bits)
   enough &= reach <= bound
   tolerance = spaces.tolerance(space, rows, reach)
-  # What is within the tolerance of the deepest may belong before it.
+  # Entries within the tolerance of the deepest may belong before it.
   last = _dist_bits((reach + tolerance).astype(np.float32)) + 1
   stops = np.searchsorted(keys, firsts | (last << bits))
   used = np.flatnonzero(enough)

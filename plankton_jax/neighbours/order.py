@@ -1,4 +1,4 @@
-"""Hits and misses among the nearest rows, in the exact order."""
+"""Finds hits and misses among the nearest rows, in the exact order."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from plankton_jax.neighbours.spaces import Space
 class Nearest(NamedTuple):
   """The nearest rows of Q queries, one query after another, K in all.
 
-  By ascending product, which is the distance but for the tolerance.
+  In ascending order of the product, which is the distance up to the tolerance.
   """
 
   queries: np.ndarray  # [Q]
@@ -23,7 +23,7 @@ class Nearest(NamedTuple):
 
 
 def hits(space: Space, nearest: Nearest) -> np.ndarray:
-  """Whether each entry is of its query's class, in the exact order; bool [K].
+  """Tells which entries are of their query's class, exactly ordered; bool [K].
 
   Only products of a hit and a miss within the tolerance are compared again in
   float64. Equal distances go by row as given.
@@ -49,7 +49,7 @@ def hits(space: Space, nearest: Nearest) -> np.ndarray:
 
 
 def _contested(nearest: Nearest, found: np.ndarray) -> np.ndarray:
-  """Entries within the tolerance of one of the other kind.
+  """Finds entries within the tolerance of one of the other kind.
 
   Only hits and misses can change a measure by changing places. In ascending
   order the nearest of the other kind lie beside the run of one's own.
@@ -61,7 +61,7 @@ def _contested(nearest: Nearest, found: np.ndarray) -> np.ndarray:
   starts = np.flatnonzero(starting)
   lengths = np.diff(starts, append=len(found))
   owner = which[starts]
-  # Between each run and the next, if that is of the same query.
+  # Compare each run with the next one of the same query.
   last, first = dists[starts[1:] - 1], dists[starts[1:]]
   margin = tolerance[owner[1:]]
   close = (first - last <= margin) & (owner[1:] == owner[:-1])

@@ -1,4 +1,4 @@
-"""The nearest rows of each query, exact, for any two sets of rows."""
+"""Finds the nearest rows of each query, exactly, for any two sets of rows."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +10,8 @@ from tqdm import tqdm
 from plankton_jax.neighbours import spaces
 
 ENTRIES = 2**21  # float32 products of a block of queries, 8 MiB
-GROUPS = 8  # of columns, for each neighbour that is looked for
-MAX_THREADS = 8  # More wait for Python.
+GROUPS = 8  # of columns, for each neighbour sought
+MAX_THREADS = 8  # More threads would wait for Python.
 
 
 def nearest(
@@ -19,14 +19,14 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Finds the `count` nearest gallery rows of each query, nearest first.
 
-  By the float64 Euclidean distance of the rows as given; of equal distances
-  the lower row comes first. Float32 products only choose what is compared.
+  Orders by the float64 Euclidean distance of the rows as given, equal distances
+  by the lower row. Float32 products only choose which rows are compared.
 
   Args:
     queries: [Q, D].
-    gallery: [N, D]; None for the queries themselves, each of which is then
-      never its own neighbour.
-    count: neighbours of each query; fewer where there are fewer rows.
+    gallery: [N, D]; None takes the queries, none of which is then its own
+      neighbour.
+    count: neighbours of each query; fewer if there are fewer rows.
 
   Returns:
     Distances float64 [Q, K] and rows [Q, K].

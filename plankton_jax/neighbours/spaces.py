@@ -1,4 +1,4 @@
-"""Squared distances by float32 products, their error, and the exact ones."""
+"""Computes squared distances by float32 products with bounds, and exactly."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ CHUNK = 2**8  # Pairs compared in float64 at a time, to stay in cache.
 
 
 class Space(NamedTuple):
-  """N rows, in an order of our own.
+  """N rows, reordered.
 
   A row of `query` times a row of `gallery` is ‖z_q − z_g‖², in units of z.
   """
@@ -22,7 +22,7 @@ class Space(NamedTuple):
 
 
 def make(embeddings: np.ndarray, classes: np.ndarray) -> Space:
-  """z = embeddings / step − centre: the same ranking, little cancellation.
+  """Makes z = embeddings / step − centre: same ranking, less cancellation.
 
   The step is a power of two and the centre whole, so that few bits are lost.
   """
@@ -46,12 +46,12 @@ def make(embeddings: np.ndarray, classes: np.ndarray) -> Space:
 
 
 def ordered(space: Space, order: np.ndarray) -> Space:
-  """The same rows, those at `order` [N] of this space."""
+  """Reorders the rows: those at `order` [N] of this space."""
   return Space(space.rows, *(array[order] for array in space[1:]))
 
 
 def tolerance(space: Space, rows: np.ndarray, bound: np.ndarray) -> np.ndarray:
-  """How far apart two products must be to be in the order of the distances.
+  """Bounds how far apart two products must be to rank as the distances do.
 
   For products of `rows` [Q] up to about `bound` [Q], as float64 [Q].
   """
@@ -66,7 +66,7 @@ def tolerance(space: Space, rows: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 
 def exact(space: Space, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Squared distances of rows a [P] and b [P] as they were given, float64."""
+  """Computes squared distances of rows a [P] and b [P] as given, in float64."""
   dists = np.empty(len(a))
   a, b = space.order[a], space.order[b]
   for start in range(0, len(a), CHUNK):

@@ -1,8 +1,8 @@
-"""The nearest rows of every row, from square tiles of products.
+"""Finds the nearest rows of every row, from square tiles of products.
 
-A tile of rows I × J tells which rows J are near the rows I and which rows I
-are near the rows J, so that half of all tiles are enough. What is near waits
-until every tile of its query is there.
+A tile of rows I × J tells which rows J are near the rows I and which rows I are
+near the rows J, so that half of all tiles suffice. The near ones wait until
+every tile of their query has been computed.
 """
 
 import collections
@@ -19,7 +19,7 @@ from plankton_jax.neighbours.spaces import Space
 
 BLOCK = 2**9  # Rows of a tile, which then fits in cache.
 WAITING = 2**26  # Entries, of 8 bytes, that may wait for other tiles.
-MAX_THREADS = 8  # More wait for Python.
+MAX_THREADS = 8  # More threads would wait for Python.
 
 
 def visit(
@@ -27,9 +27,9 @@ def visit(
 ) -> Iterator[int]:
   """Shows `use` the nearest of all rows; yields how many it has seen.
 
-  A row has at least the `depths` [N] nearest of the others, and whatever is
-  within the tolerance of them; one of depth 0 has none and is not shown. `use`
-  is called in threads, with the rows of the space that it is given.
+  Each row is shown with at least its `depths` [N] nearest others, and all that
+  lie within the tolerance of them; rows of depth 0 are not shown. Calls `use`
+  in threads, with rows of the space that is given.
   """
   threads = min(os.cpu_count() or 1, MAX_THREADS)
   with _one_thread_a_product(), ThreadPoolExecutor(threads) as pool:
@@ -49,7 +49,7 @@ def visit(
 
 
 def _one_thread_a_product() -> contextlib.AbstractContextManager[object]:
-  """Leaves the cores to our own threads, where threadpoolctl is installed."""
+  """Leaves the cores to our own threads, if threadpoolctl is installed."""
   try:
     from threadpoolctl import threadpool_limits
   except ImportError:
@@ -60,7 +60,7 @@ def _one_thread_a_product() -> contextlib.AbstractContextManager[object]:
 def _in_order(
   pool: Executor, search: '_Search', threads: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Settles every block once those before are scanned; yields what it says."""
+  """Settles every block once those before are scanned; yields each result."""
   scans: collections.deque[tuple[int, Future]] = collections.deque()
   settled: collections.deque[Future] = collections.deque()
   for block in range(len(search.blocks)):
@@ -98,17 +98,17 @@ class _Search:
     self.blocks = [
       slice(start, min(start + size, count)) for start in range(0, count, size)
     ]
-    # Tiles are shared up to this far apart.
+    # Blocks share tiles up to this far apart.
     self._band = int(np.sqrt(2 * WAITING / near * count)) // size
-    # The last that counts may be at the bound, with others within tolerance.
+    # The deepest neighbour may be at the bound, with others within tolerance.
     limit = bound + spaces.tolerance(space, np.arange(count), bound)
     self._limits = [limit[block].max() for block in self.blocks]
     self._near: list[list[np.ndarray]] = [[] for _ in self.blocks]
 
   def scan(self, i: int) -> None:
-    """Finds what is near the rows of block i, and what of them is near others.
+    """Finds rows near those of block i, and which of these are near others.
 
-    Rows of later blocks reach farther: what is near is among what they see.
+    Rows of later blocks reach farther: they see whatever is near.
     """
     rows = self.blocks[i]
     height = rows.stop - rows.start
@@ -116,7 +116,7 @@ class _Search:
     marks = np.empty(BLOCK * height, bool)
     for j, columns in enumerate(self.blocks):
       if i - self._band <= j < i:
-        continue  # Block j has shared it.
+        continue  # Block j has already shared this tile.
       shared = i < j <= i + self._band
       limit = self._limits[j if shared else i]
       if limit == -np.inf:
@@ -142,13 +142,13 @@ class _Search:
       self._near[i].append(self._pack(a, dists, b + columns.start))
 
   def settle(self, i: int) -> tuple[int, np.ndarray]:
-    """Shows the rows of block i; how many, and those whose bound was low."""
+    """Shows the rows of block i; returns how many, and those to scan alone."""
     keys = np.concatenate([np.empty(0, np.uint64), *self._near[i]])
     self._near[i] = []
     return self._show(np.arange(len(self._bound))[self.blocks[i]], keys)
 
   def scan_alone(self, rows: np.ndarray) -> int:
-    """Shows rows whose bound was too low to be seen in tiles."""
+    """Shows rows whose bound was too low to find all neighbours in tiles."""
     dists = self._space.query[rows] @ self._space.gallery.T
     dists[np.arange(len(rows)), rows] = np.nan
     depths = self._depths[rows] - 1

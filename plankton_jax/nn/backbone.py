@@ -1,7 +1,7 @@
-"""Declares what every backbone offers: features, and where they come from.
+"""Declares the interface of backbones: features, stages, published weights.
 
-The head (`embedding`), the optimiser and pretrained weights know no more of a
-network than this, so that another architecture is one more file and a line in
+The head (`embedding`), the optimiser and pretrained weights use nothing else of
+a network, so that another architecture takes one file and a line in
 `encoders.BACKBONES`.
 """
 
@@ -13,15 +13,15 @@ Path = tuple[str, ...]  # of a module in the parameter tree, from the top
 
 
 class Published(NamedTuple):
-  """How published PyTorch weights call a backbone's layers.
+  """The names of a backbone's layers in published PyTorch weights.
 
   Attributes:
-    network: what messages call the architecture.
+    network: the architecture's name in messages.
     layers: the name in a `state_dict`, without '.weight', of each module.
     first: the layer that is given the image.
-    landmark: a whole name that tells the network; what precedes it in a file
-      is the prefix of every name there.
-    unused: regular expression of the names that are left out.
+    landmark: a full name that identifies the network; what precedes it in a
+      file is the prefix of all names there.
+    unused: regular expression of the names to leave out.
   """
 
   network: str
@@ -38,19 +38,19 @@ class Backbone(Protocol):
   module at its top level must not be called 'Dense_0'.
 
   Attributes:
-    freeze: stages that training leaves as they are: no gradient passes them,
-      and their norms use the running statistics.
+    freeze: how many stages stay untrained: no gradient passes them, and their
+      norms use the running statistics.
   """
 
   freeze: int
 
   @property
   def stages(self) -> tuple[tuple[str, ...], ...]:
-    """Names of the modules at the top level, by stage."""
+    """Names the modules at the top level, by stage."""
 
   @property
   def published(self) -> Published | None:
-    """Names in published weights, or None if there are none to read."""
+    """Names the layers in published weights; None if there are none to read."""
 
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Images [B, H, W, C] to features [B, ..., F], before pooling."""
+    """Maps images [B, H, W, C] to features [B, ..., F], before pooling."""

@@ -1,18 +1,12 @@
-"""The head of every encoder: features of any backbone to the unit sphere."""
+"""Embeds features of any backbone on the unit sphere: the encoder's head."""
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from plankton_jax.distances import unit_norm
 from plankton_jax.nn.backbone import Backbone
-
-
-def unit_norm(x: jax.Array) -> jax.Array:
-  """Scales rows [..., D] to length 1; zero stays zero, gradient finite."""
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def all_poses(images: jax.Array) -> jax.Array:
@@ -34,11 +28,11 @@ class Embedder(nn.Module):
   Attributes:
     backbone: images [B, H, W, C] to features [B, ..., F].
     embedding_dim: length of the embedding.
-    poses: 8 outside of training makes an embedding the mean direction of the
-      image's eight poses, at eight times the cost; 1 takes it as it is.
+    poses: 8 averages the image's eight poses outside of training, at eight
+      times the cost; 1 embeds the image as it is.
     centred: centres and scales the embedding by batch statistics before it is
       normalised (Luo et al. 2019, arXiv:1903.07071, figure 2, their BNNeck
-      without the affine map); if not, the projection has a bias.
+      without the affine map); otherwise the projection has a bias.
   """
 
   backbone: Backbone
@@ -67,7 +61,7 @@ class Embedder(nn.Module):
     )(x)
     if self.centred:
       # Pooled features are all positive, so that embeddings would begin in one
-      # narrow cone, and could end there; centred they fill the sphere.
+      # narrow cone, and could stay there; centring spreads them out.
       x = nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,

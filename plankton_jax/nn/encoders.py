@@ -1,4 +1,4 @@
-"""The table of backbones, and the encoder that a config names."""
+"""Lists the backbones, and builds the encoder that a config names."""
 
 from collections.abc import Callable
 
@@ -48,12 +48,12 @@ def make(
     poses: views that an embedding averages outside of training.
     centred: centre embeddings by batch statistics before they are normalised.
     pretrained: a file of weights, or ''.
-    freeze: stages that stay as they began.
-    convolution: computes what `lax.conv_general_dilated` does.
+    freeze: how many stages stay untrained.
+    convolution: a replacement of `lax.conv_general_dilated`.
 
   Raises:
-    InputError: an unknown name, stem, dtype or number of poses, more frozen
-      stages than there are, or pretrained weights that would not fit.
+    InputError: a name, stem, dtype or number of poses is unknown, there are
+      fewer stages than to freeze, or pretrained weights would not fit.
   """
   for field, value, known in (
     ('name', name, tuple(BACKBONES)),

@@ -1,13 +1,13 @@
-"""Encoders that begin from weights trained with PyTorch.
+"""Starts encoders from weights trained with PyTorch.
 
-The backbone declares what its layers are called there; ours compute what they
-do: BatchNorm alike, and the bottleneck's stride in its 3x3 convolution
-(torchvision's v1.5). The classifier is left out.
+The backbone declares the names of its layers there. Ours compute the same: the
+same BatchNorm, and the bottleneck's stride in its 3x3 convolution
+(torchvision's v1.5). The classifier is dropped.
 
-Such weights expect (image / 255 - mean) / std of each colour. Our images are
-taken off their own background in place of that mean, so that 0, with which
+Such weights expect (image / 255 - mean) / std of each colour. Our images have
+their own background subtracted instead of that mean, so that 0, with which
 convolutions pad, is the background; std is folded into the first kernel. Grey
-images are three equal colours: there the kernel is summed over them.
+images have three equal colours: for them the kernel is summed over colours.
 """
 
 import pathlib
@@ -38,15 +38,15 @@ Weights = dict[str, np.ndarray]  # by the names of a state_dict
 def begin(
   variables: dict[str, Any], *, backbone: Backbone, path: str
 ) -> dict[str, Any]:
-  """Replaces the backbone's weights by those of a file; the head's stay.
+  """Replaces the backbone's weights by those of a file, and keeps the head's.
 
   Args:
     variables: the encoder's fresh `params` and `batch_stats`.
     backbone: the encoder's, which declares the names in the file.
-    path: of the weights, .safetensors or what `torch.save` writes.
+    path: of the weights, as .safetensors or written by `torch.save`.
 
   Raises:
-    InputError: a file that cannot be read, or holds another network.
+    InputError: the file cannot be read, or holds another network.
   """
   published = backbone.published
   if published is None:
@@ -62,8 +62,8 @@ def read(path: pathlib.Path, published: Published) -> Weights:
   """Reads the arrays of a file, without the prefix that all names share.
 
   Raises:
-    InputError: no such file, one that is damaged or holds another network, or
-      .pth where PyTorch is not installed.
+    InputError: the file does not exist, is damaged, holds another network, or
+      is a .pth file and PyTorch is not installed.
   """
   if not path.is_file():
     raise InputError(f'encoder.pretrained: {path}: no such file')
@@ -74,7 +74,7 @@ def read(path: pathlib.Path, published: Published) -> Weights:
       raise _unreadable(path, error) from None
   else:
     arrays = _read_with_torch(path)
-  # Checkpoints of a training often put the network's own name before each.
+  # Training checkpoints often prefix each name with the network's.
   landmark = published.landmark
   prefix = next(
     (name[: -len(landmark)] for name in arrays if name.endswith(landmark)),
@@ -102,7 +102,7 @@ def _read_with_torch(path: pathlib.Path) -> Weights:
   try:
     # Code in the file is refused, not run.
     found = torch.load(path, map_location='cpu', weights_only=True)
-  except Exception as error:  # damaged bytes fail anywhere in the parser
+  except Exception as error:  # damaged bytes can fail anywhere in the parser
     raise _unreadable(path, error) from None
   if isinstance(found, dict):
     found = found.get('state_dict', found)
@@ -134,11 +134,11 @@ def convert(
       [h, w, C, F] says whether images are RGB or grey.
     weights: from `read`.
     published: the backbone's declaration.
-    source: what errors call the weights.
+    source: the name of the weights in errors.
 
   Raises:
-    InputError: a name that is missing or left over, a shape that does not
-      fit, or a value that is not finite.
+    InputError: a name is missing or left over, a shape does not fit, or a
+      value is not finite.
   """
   remedy = f'encoder.name must be the {published.network} of these weights'
   used = set()

@@ -1,4 +1,4 @@
-"""ResNets: the stem, the residual blocks and the four stages.
+"""Builds ResNets from a stem, residual blocks and four stages.
 
 He, Zhang, Ren and Sun 2016, Deep residual learning for image recognition,
 arXiv:1512.03385 (sizes: table 1; blocks: figure 5). The residual branch's last
@@ -53,7 +53,7 @@ class _ResidualBlock(nn.Module):
 
 
 class BasicBlock(_ResidualBlock):
-  """Two 3x3 convolutions."""
+  """Convolves twice by 3x3."""
 
   kernels = (3, 3)
   expansion = 1
@@ -93,8 +93,8 @@ class ResNet(nn.Module):
       with the paper's 7x7 and max-pooling.
     dtype: of the computation; parameters and the norms' statistics stay
       float32.
-    freeze: stages that training leaves as they are, the stem with the first.
-    convolution: computes what `lax.conv_general_dilated` does.
+    freeze: how many stages stay untrained, the stem with the first.
+    convolution: a replacement of `lax.conv_general_dilated`.
   """
 
   stage_sizes: Sequence[int]
@@ -107,7 +107,7 @@ class ResNet(nn.Module):
 
   @property
   def stages(self) -> tuple[tuple[str, ...], ...]:
-    """Names of the modules at the top level; the stem is in stage 1."""
+    """Names the modules at the top level by stage; the stem is in stage 1."""
     stem = tuple(
       f'{kind}_{i}'
       for i in range(len(_STEMS[self.stem]))
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
 
   @property
   def published(self) -> Published:
-    """The names that torchvision and timm share."""
+    """Gives the names that torchvision and timm share."""
     layers: dict[Path, str] = {('Conv_0',): 'conv1', ('BatchNorm_0',): 'bn1'}
     shortcut = len(self.block.kernels)
     names = _block_names(self.block, self.stage_sizes)
@@ -173,7 +173,8 @@ class ResNet(nn.Module):
       use_bias=False,
       dtype=self.dtype,
       kernel_init=nn.initializers.he_normal(),
-      promote_dtype=keep_kernel,
+      # Flax calls it with exactly these arguments, its protocol allows any.
+      promote_dtype=keep_kernel,  # type: ignore[arg-type]
       conv_general_dilated=self.convolution,
       **options,
     )
@@ -192,7 +193,7 @@ class ResNet(nn.Module):
 def _block_names(
   block: type[nn.Module], stage_sizes: Sequence[int]
 ) -> list[tuple[str, ...]]:
-  """Names of the blocks by stage, numbered through as saved runs have them."""
+  """Names the blocks by stage, numbered consecutively as in saved runs."""
   number = itertools.count()
   return [
     tuple(f'{block.__name__}_{next(number)}' for _ in range(size))
@@ -203,8 +204,8 @@ def _block_names(
 def max_pool(x: jax.Array) -> jax.Array:
   """Pools [B, H, W, C] by 3x3 with stride 2, along rows, then columns.
 
-  Slices have a gradient that the CPU computes several times faster than a
-  window's, and every exporter knows them.
+  On a CPU the gradient of slices is several times faster than that of a window,
+  and every exporter supports them.
   """
   for axis in (1, 2):
     part = functools.partial(lax.slice_in_dim, axis=axis)
@@ -232,7 +233,7 @@ def make(
   """Builds 'resnet10', 'resnet18', 'resnet34' or 'resnet50'.
 
   Raises:
-    InputError: an unknown stem, or pretrained weights for another shape.
+    InputError: the stem is unknown, or no pretrained weights fit the network.
   """
   if stem not in _STEMS:
     raise InputError(

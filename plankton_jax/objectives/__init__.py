@@ -1,4 +1,4 @@
-"""The losses that training minimises; `base` has their interface."""
+"""Makes the losses that training minimises; `base` declares their interface."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,14 +62,14 @@ def make(
 
   Args:
     name: of the objective.
-    stages: the curriculum's policies, for one that mines.
+    stages: the curriculum's policies, for an objective that mines.
     num_classes: N.
     embedding_dim: D.
-    class_counts: [N], training images, which class weights are made from.
+    class_counts: [N] training images of each class, for class weights.
     **hparams: the rest of the section.
 
   Raises:
-    InputError: an unknown name or choice.
+    InputError: a name or choice is unknown.
   """
   if name not in _OBJECTIVES:
     raise InputError(

@@ -1,4 +1,4 @@
-"""The interface of objectives: two functions, bound once.
+"""Declares the interface of objectives: two functions, bound once.
 
 `init(key) -> params` and `loss(params, embeddings, batch, *, stage, key) ->
 (scalar, metrics)`. A batch holds `label` [B] and `valid` [B]. Every metric is
@@ -19,15 +19,15 @@ class Objective(NamedTuple):
 
   init: Callable  # key -> params
   loss: Callable  # (params, embeddings, batch, *, stage, key) -> loss, metrics
-  # The loss of a space that has shrunk to a point, if it is one number.
+  # The loss once the space has shrunk to a point, if that is one number.
   collapsed_loss: float | None = None
 
 
 def without_padding(embeddings: jax.Array, valid: jax.Array) -> jax.Array:
-  """Embeddings [B, D] with zeros in the rows that are not `valid` [B].
+  """Zeroes the rows of embeddings [B, D] that are not `valid` [B].
 
-  A loss masks padded rows as well, but 0 times a slope that is not finite is
-  NaN: whatever such a row holds would reach every gradient.
+  Losses mask padded rows too, but 0 times a slope that is not finite is NaN, so
+  the content of such a row would reach every gradient.
   """
   return jnp.where(valid[:, None], embeddings, 0.0)
 
@@ -35,7 +35,7 @@ def without_padding(embeddings: jax.Array, valid: jax.Array) -> jax.Array:
 def masked_mean(
   x: jax.Array, where: jax.Array, axis: int | None = None
 ) -> jax.Array:
-  """Mean over `where`; 0 if nothing is selected."""
+  """Averages over `where`; 0 if nothing is selected."""
   total = jnp.sum(jnp.where(where, x, 0.0), axis)
   return total / jnp.maximum(jnp.sum(where, axis), 1)
 
@@ -43,7 +43,7 @@ def masked_mean(
 def log_one_plus_sum_exp(
   x: jax.Array, where: jax.Array, *, axis: int
 ) -> jax.Array:
-  """log(1 + Σ exp x) over `where` along an axis of a matrix.
+  """Computes log(1 + Σ exp x) over `where` along an axis of a matrix.
 
   Exactly 0, with zero gradient, if nothing is selected.
   """

@@ -1,7 +1,7 @@
-"""Losses over all pairs of a batch, on the cosines of unit vectors.
+"""Defines losses over all pairs of a batch, on the cosines of unit vectors.
 
-Their batches need several images of each class: batch.classes times
-batch.per_class where the classes are many.
+Their batches need several images of each class: with many classes, set
+batch.classes and batch.per_class.
 """
 
 import chex
@@ -18,11 +18,11 @@ from plankton_jax.objectives.base import (
 
 
 def supcon(*, temperature: float = 0.1) -> Objective:
-  """Supervised contrastive loss, L_out, the mean over anchors.
+  """Makes the supervised contrastive loss, L_out, averaged over anchors.
 
-  Khosla et al. 2020, arXiv:2004.11362, equation 2; of one view an image, so
-  that the positives are the other images of the class. A row is an anchor if
-  it has any. No anchors: exactly 0, with zero gradient.
+  Khosla et al. 2020, arXiv:2004.11362, equation 2, with one view of each image:
+  the positives are the other images of the class. A row is an anchor if it has
+  any. No anchors: exactly 0, with zero gradient.
 
   Args:
     temperature: τ, by which cosines are divided.
@@ -50,13 +50,13 @@ def multi_similarity(
   base: float = 0.5,
   epsilon: float = 0.1,
 ) -> Objective:
-  """Multi-similarity loss on the pairs that its own mining keeps.
+  """Makes the multi-similarity loss on the pairs that its own mining keeps.
 
-  Wang, Han, Huang, Dong and Scott 2019, arXiv:1904.06627, equation 15. Kept
-  are negatives more similar than the least similar positive less ε, and
-  positives less similar than the most similar negative plus ε. The mean is
-  over anchors, rows with a positive and a negative; others would add 0. No
-  anchors: exactly 0, with zero gradient.
+  Wang, Han, Huang, Dong and Scott 2019, arXiv:1904.06627, equation 15. Keeps
+  negatives more similar than the least similar positive less ε, and positives
+  less similar than the most similar negative plus ε. Averages over anchors,
+  which are rows with a positive and a negative; others would add 0. No anchors:
+  exactly 0, with zero gradient.
 
   Args:
     alpha: α, sharpness among positives.
@@ -82,7 +82,7 @@ def multi_similarity(
 
 
 def _mined_pairs(masks, cos, epsilon):
-  """Masks the pairs that the mining keeps; both sets are empty or neither."""
+  """Masks the pairs that the mining keeps: some of both kinds, or none."""
   farthest = jnp.min(cos, 1, where=masks.positive, initial=jnp.inf)[:, None]
   nearest = jnp.max(cos, 1, where=masks.negative, initial=-jnp.inf)[:, None]
   return PairMasks(
@@ -100,7 +100,7 @@ def _pairs(embeddings, batch):
 
 
 def _distances(masks, cos, anchor):
-  """Mean squared distances of unit vectors, as triplet loss logs them."""
+  """Averages squared distances of unit vectors, as triplet loss logs them."""
   dists = 2.0 - 2.0 * jax.lax.stop_gradient(cos)
   mean = lambda mask: masked_mean(masked_mean(dists, mask, axis=1), anchor)
   return {

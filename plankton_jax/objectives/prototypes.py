@@ -1,4 +1,4 @@
-"""Softmax losses on the cosines of embeddings and class prototypes."""
+"""Defines softmax losses on cosines of embeddings and class prototypes."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from plankton_jax.nn.embedding import unit_norm
+from plankton_jax.distances import unit_norm
 from plankton_jax.objectives.base import (
   Objective,
   masked_mean,
@@ -24,7 +24,7 @@ def arcface(
   scale: float = 64.0,
   class_weights: np.ndarray | None = None,
 ) -> Objective:
-  """Additive angular margin, s cos(θ + m) at the true class.
+  """Makes the additive angular margin loss, s cos(θ + m) at the true class.
 
   Deng, Guo, Xue and Zafeiriou 2019, ArcFace, arXiv:1801.07698, equation 3.
   Where θ + m > π the monotone continuation cos θ - m sin m is used, as in the
@@ -50,7 +50,7 @@ def subcenter_arcface(
   scale: float = 64.0,
   class_weights: np.ndarray | None = None,
 ) -> Objective:
-  """ArcFace with several prototypes a class, of which the nearest counts.
+  """Makes ArcFace with several prototypes a class, of which the nearest counts.
 
   Deng, Guo, Liu, Gong and Zafeiriou 2020, Sub-center ArcFace, ECCV: θ is
   arccos of the largest of a class's cosines.
@@ -75,7 +75,7 @@ def cosface(
   scale: float = 64.0,
   class_weights: np.ndarray | None = None,
 ) -> Objective:
-  """Additive cosine margin, s (cos θ - m) at the true class.
+  """Makes the additive cosine margin loss, s (cos θ - m) at the true class.
 
   Wang et al. 2018, CosFace, arXiv:1801.09414, equation 4. Accuracy uses the
   logits without margin.
@@ -99,7 +99,7 @@ def softmax(
   scale: float = 20.0,
   class_weights: np.ndarray | None = None,
 ) -> Objective:
-  """Softmax cross-entropy of s cos θ: the baseline without a margin.
+  """Makes the softmax cross-entropy of s cos θ: the baseline without a margin.
 
   Wang, Xiang, Cheng and Yuille 2017, NormFace, arXiv:1704.06369; scale is one
   over the temperature. `class_weights` as in `arcface`.
@@ -115,7 +115,7 @@ def _prototypes(
   scale: float,
   class_weights: np.ndarray | None,
 ) -> Objective:
-  """Cross-entropy of scaled cosines; `add_margin(cos, sin)` at the truth."""
+  """Makes a cross-entropy of cosines, `add_margin(cos, sin)` at the truth."""
   num_classes = shape[0]
 
   def loss(params, embeddings, batch, *, stage, key=None):
@@ -124,7 +124,7 @@ def _prototypes(
     chex.assert_type(embeddings, jnp.float32)
     valid = batch['valid']
     embeddings = without_padding(embeddings, valid)
-    # A padded row may carry any label: clip it, the mask drops it.
+    # A padded row may carry any label: clip it; the mask drops the row.
     label = jnp.clip(batch['label'], 0, num_classes - 1)
     prototypes = _centers(params)
     each_center = _each_cosine(prototypes, embeddings)  # [B, N, K]
@@ -148,17 +148,17 @@ def _prototypes(
 
 
 def init_prototypes(key: jax.Array, *shape: int) -> dict[str, jax.Array]:
-  """Standard normal, [..., D]: of length √D.
+  """Draws prototypes [..., D] from a standard normal: of length √D.
 
-  Their length does not enter a loss, but Adam's steps have one size: the
-  longer a prototype, the less a step turns it. With unit length all classes
+  Their length does not enter the loss, but Adam's steps have one size: the
+  longer a prototype, the less a step turns it. With unit length the prototypes
   would turn faster than their embeddings can follow.
   """
   return {'prototypes': jax.random.normal(key, shape)}
 
 
 def cosines(params: dict, embeddings: jax.Array) -> jax.Array:
-  """cos θ of embeddings [B, D] and an objective's prototypes, [B, N].
+  """Computes cos θ of embeddings [B, D] and an objective's prototypes, [B, N].
 
   Of several prototypes of a class, [N, K, D], the nearest counts.
   """
@@ -166,7 +166,7 @@ def cosines(params: dict, embeddings: jax.Array) -> jax.Array:
 
 
 def _centers(params):
-  """Unit prototypes [N, K, D]; K is 1 for one a class."""
+  """Normalises prototypes to [N, K, D]; K is 1 for one a class."""
   prototypes = unit_norm(params['prototypes'])
   return prototypes if prototypes.ndim == 3 else prototypes[:, None]
 
@@ -182,7 +182,7 @@ def _angular(margin):
 
 
 def _sine(x, y):
-  """sin of the angle of unit rows as |x - y| |x + y| / 2, [B].
+  """Computes the sine of unit rows' angle as |x - y| |x + y| / 2, [B].
 
   sqrt(1 - cos²) loses half of float32's digits near cos = ±1, which a scale
   of 64 would turn into errors of 1e-2 in the logit; this form does not.
@@ -194,7 +194,7 @@ def _sine(x, y):
 
 @jax.custom_jvp
 def _add_margin(cos, sin, margin):
-  """cos(θ + m) = cos θ cos m - sin θ sin m, or its continuation."""
+  """Computes cos(θ + m) = cos θ cos m - sin θ sin m, or its continuation."""
   inside = cos > -jnp.cos(margin)  # θ + m < π
   return jnp.where(
     inside,
@@ -205,7 +205,7 @@ def _add_margin(cos, sin, margin):
 
 @_add_margin.defjvp
 def _add_margin_jvp(primals, tangents):
-  """d sin θ / d cos θ = -cot θ, bounded where the angle is 0 or π."""
+  """Differentiates: d sin θ / d cos θ = -cot θ, bounded at 0 and π."""
   cos, sin, margin = primals
   inside = cos > -jnp.cos(margin)
   cotangent = cos / jnp.maximum(sin, 1e-3)

@@ -1,4 +1,4 @@
-"""Losses in which the prototypes of the classes are the anchors."""
+"""Defines losses whose anchors are the prototypes of the classes."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ def proxy_anchor(
   margin: float = 0.1,
   scale: float = 32.0,
 ) -> Objective:
-  """Proxy-anchor loss: each prototype pulls and pushes the whole batch.
+  """Makes the proxy-anchor loss: prototypes pull and push the whole batch.
 
   Kim, Kim, Cho and Kwak 2020, arXiv:2003.13911, equation 4. The first mean is
   over classes with an image in the batch, the second over all. No images:

@@ -1,4 +1,4 @@
-"""The triplet loss on mined triplets."""
+"""Defines the triplet loss on mined triplets."""
 
 import chex
 import jax
@@ -30,7 +30,7 @@ def triplet(
   fallback: str = 'nearest',
   distance: str = 'squared',
 ) -> Objective:
-  """Triplet loss, mean over anchors of relu(d_ap - d_an + margin).
+  """Makes the triplet loss, relu(d_ap - d_an + margin) averaged over anchors.
 
   Weinberger and Saul 2009, JMLR 10, in the form of Schroff et al. 2015,
   arXiv:1503.03832, section 3.1, on squared distances; on plain ones as in
@@ -48,12 +48,12 @@ def triplet(
     margin: in `distance` of unit vectors (0 to 4 squared, 0 to 2 plain).
     stages: (positive, negative) policies; `stage` indexes them.
     select: 'nearest', 'random' or 'all' of the negatives that meet the policy.
-    fallback: of an anchor without such a negative: the 'nearest' stands in,
-      or 'none', and the anchor is left out of the loss.
+    fallback: for an anchor without such a negative: 'nearest' takes the
+      nearest one, 'none' leaves the anchor out of the loss.
     distance: 'squared' or 'euclidean', of mining and of the loss.
 
   Raises:
-    InputError: a choice that does not exist, or a stage without a policy.
+    InputError: a choice is unknown, or a stage has no policy.
   """
   for field, value, known in (
     ('select', select, SELECTS),
@@ -122,10 +122,10 @@ def _rowwise_squared(x, y):
 
 
 def _means_over_all(x, positive, labels, valid, *, scale, negative, margin):
-  """Over the negatives that meet the policy of each row, [B] each.
+  """Averages over the negatives that meet the policy of each row, [B] each.
 
-  The mean hinge, the mean squared distance and whether there are any. Rows are
-  taken a tile at a time and computed anew for the gradient.
+  Returns the mean hinge, the mean squared distance and whether there are any.
+  Takes rows a tile at a time, and recomputes them for the gradient.
   """
 
   @jax.checkpoint
@@ -138,4 +138,4 @@ def _means_over_all(x, positive, labels, valid, *, scale, negative, margin):
     hinge = jax.nn.relu(dists[p] - dists + margin)
     return masked_mean(hinge, meets), masked_mean(squared, meets), meets.any()
 
-  return mining.map_rows(means, x, labels, positive, tile=mining.TILE)
+  return mining.map_row_tiles(means, x, labels, positive, tile=mining.TILE)

@@ -1,24 +1,24 @@
-"""How much an image of each class counts, for classes of unlike sizes."""
+"""Weighs the images of each class in the loss, for unbalanced classes."""
 
 import numpy as np
 
 from plankton_jax.errors import InputError
 
 CLASS_WEIGHTS = ('none', 'inverse', 'sqrt_inverse', 'effective')
-BETA = 0.999  # of the effective number: classes count alike from some 1000 on
+BETA = 0.999  # of the effective number; beyond 1000 images all weigh the same
 
 
 def class_weights(name: str, counts: np.ndarray) -> np.ndarray | None:
-  """A weight for each class, [N] float32, or None for 'none'.
+  """Computes a weight for each class, [N] float32, or None for 'none'.
 
   'inverse' is 1/n of a class's training images n, 'sqrt_inverse' 1/√n, and
   'effective' one over their effective number (1 - β^n) / (1 - β), β = 0.999:
   Cui, Jia, Lin, Song and Belongie 2019, arXiv:1901.05555, proposition 1.
-  Scaled so that the mean over the training images is 1, and the loss keeps its
-  size.
+  Weights are scaled to a mean of 1 over the training images, so that the loss
+  keeps its size.
 
   Raises:
-    InputError: an unknown name.
+    InputError: the name is unknown.
   """
   if name not in CLASS_WEIGHTS:
     raise InputError(

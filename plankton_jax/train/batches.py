@@ -34,15 +34,15 @@ def training(
 ) -> Iterator[dict[str, jax.Array]]:
   """Yields the batch of every step, made ahead in a thread.
 
-  Where every device can hold them, the images stay there and only row
-  numbers travel; else each batch is read and sent.
+  If every device can hold all images, they stay there and only row numbers are
+  sent; otherwise each batch is read and sent.
 
   Args:
     images: uint8 [N, H, W, C], memory-mapped.
     labels: [N].
-    rows: [M], those to train on.
+    rows: [M], the rows to train on.
     sampler: step -> positions in `rows`, [B].
-    steps: of the run, the next ones.
+    steps: the next steps of the run.
     mesh: from `sharding.make_mesh`.
   """
   size = len(rows) * images[:1].nbytes

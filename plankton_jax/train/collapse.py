@@ -1,7 +1,7 @@
 """Tells a collapsed space from a hard batch, and says what to try.
 
-A triplet loss that stays at its margin, or a space that shrinks to a point
-or a line, is the ordinary fate of hard mining: see Xuan, Stylianou, Liu and
+Hard mining often ends in a triplet loss that stays at its margin, or a space
+that shrinks to a point or a line: see Xuan, Stylianou, Liu and
 Pless 2020, Hard negative examples are hard, but useful, arXiv:2007.12749.
 """
 
@@ -21,13 +21,13 @@ def diagnose(
   embedding_dim: int,
   stage: str,
 ) -> str | None:
-  """Says what has collapsed over the recent steps, with the remedy, or None.
+  """Says what collapsed over the recent steps, and the remedy; None if nothing.
 
   Args:
-    recent: metrics of training steps, as logged; their means are judged.
+    recent: logged metrics of training steps; their means are judged.
     collapsed_loss: the objective's, `Objective.collapsed_loss`.
     embedding_dim: D.
-    stage: the curriculum stage's name, '' where there is none.
+    stage: the curriculum stage's name, or ''.
   """
   if not recent:
     return None

@@ -1,7 +1,7 @@
 """Checks a config's numbers and names before any data is read.
 
-The one table of what a field may be; `launch.py --help` shows it too. What
-depends on the data, or on several fields, is checked by what uses it.
+Holds the one table of allowed values, which `launch.py --help` shows too.
+Whatever depends on the data, or on several fields, is checked where it is used.
 """
 
 import math
@@ -12,15 +12,15 @@ from plankton_jax.errors import InputError
 
 
 class Range(NamedTuple):
-  """The finite numbers from `low` to `high`, less those left out."""
+  """The finite numbers from `low` to `high`, except those left out."""
 
   low: float
   high: float = math.inf
   whole: bool = False
-  without: tuple[float, ...] = ()  # single numbers that are out of it
+  without: tuple[float, ...] = ()  # single numbers that are excluded
 
   def holds(self, value: Any) -> bool:
-    """Whether a value is such a number; NaN and booleans never are."""
+    """Tells whether a value is such a number; NaN and booleans never are."""
     if isinstance(value, bool) or not isinstance(value, int | float):
       return False
     if self.whole and not isinstance(value, int):
@@ -29,7 +29,7 @@ class Range(NamedTuple):
     return inside and value not in self.without
 
   def __str__(self) -> str:
-    """Reads as in 'a whole number from 1' or 'a number above 0 below 1'."""
+    """Describes it: 'a whole number from 1', 'a number above 0 below 1'."""
     kind = 'a whole number' if self.whole else 'a number'
     shown = '{:d}' if self.whole else '{:.4g}'
     low = 'above' if self.low in self.without else 'from'
@@ -47,7 +47,7 @@ class Choice(NamedTuple):
   values: tuple[int | str, ...]
 
   def holds(self, value: Any) -> bool:
-    """Whether it is one of them; 1.0 and True are not 1."""
+    """Tells whether a value is one of them; 1.0 and True are not 1."""
     return any(type(value) is type(x) and value == x for x in self.values)
 
   def __str__(self) -> str:
@@ -72,7 +72,7 @@ FIELDS: dict[str, Range | Choice] = {
   'data.white': Range(0, 65535, whole=True),
   'data.pixel_um': Range(0),
   'batch.size': Range(2, whole=True),
-  # One class has no negatives, one image of a class no positive.
+  # A single class has no negatives, a single image of a class no positive.
   'batch.classes': Range(0, whole=True, without=(1,)),
   'batch.per_class': Range(0, whole=True, without=(1,)),
   'augment.rotate': _STRENGTH,
@@ -114,9 +114,9 @@ OBJECTIVES: dict[str, dict[str, Range | Choice]] = {
 
 
 def ranges(config: Config) -> dict[str, Range | Choice]:
-  """What each field of a config may be, by its dotted name.
+  """Lists the allowed values of each field of a config, by its dotted name.
 
-  An unknown objective has no ranges: `objectives.make` names it.
+  An unknown objective has no ranges: `objectives.make` reports it.
   """
   objective = config['objective']
   own = OBJECTIVES.get(objective['name'], {}) if 'name' in objective else {}
@@ -127,8 +127,8 @@ def check(config: Config) -> None:
   """Checks every number, and the values that name classes.
 
   Raises:
-    InputError: a field is missing or out of its range; the message names the
-      field, its value and what it may be.
+    InputError: a field is missing or out of range; the message names the
+      field, its value and the allowed ones.
   """
   for field, allowed in ranges(config).items():
     value: Any = config
@@ -157,15 +157,15 @@ def _check_fractions(value: Any) -> None:
 
 
 def class_names(field: str, value: Any) -> tuple[str, ...]:
-  """Reads a field that names classes; a folder may be named by a number.
+  """Reads a field that names classes; names may be whole numbers.
 
   Args:
     field: its dotted name.
-    value: names, or whole numbers that are names, in a tuple or a list; a
-      single name may come without the tuple.
+    value: a tuple or list of names, or of whole numbers that are names; or a
+      single name.
 
   Raises:
-    InputError: anything else.
+    InputError: the value is anything else.
   """
   if isinstance(value, str):
     return (value,) if value else ()
@@ -178,10 +178,10 @@ def class_names(field: str, value: Any) -> tuple[str, ...]:
 
 
 def unseen_classes(value: Any) -> int | tuple[str, ...]:
-  """Reads data.unseen_classes: a number alone is a count, else names.
+  """Reads data.unseen_classes: a number is a count, anything else names.
 
   Raises:
-    InputError: neither.
+    InputError: the value is neither.
   """
   if isinstance(value, int) and not isinstance(value, bool):
     if value < 0:

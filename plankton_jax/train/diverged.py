@@ -24,10 +24,10 @@ def check_step(
     values: the step's metrics.
     step: from 1.
     image_names: step -> ids of its batch; called if the step diverged.
-    workdir: gets diverged.txt, with these ids.
+    workdir: where to write diverged.txt, with these ids.
 
   Raises:
-    DivergedError: one is not finite.
+    DivergedError: the loss or the norm is not finite.
   """
   for name in ('loss', 'grad_norm'):
     if math.isfinite(values[name]):
@@ -52,12 +52,13 @@ def check_split(
 
   Args:
     split: its name.
-    finite: [N] bool, whether a row's embedding and its batch's loss are.
+    finite: [N] bool, whether a row's embedding and its batch's loss are
+      finite.
     ids: [N] of the images.
     step: of the state.
 
   Raises:
-    DivergedError: one is not finite.
+    DivergedError: a row is not finite.
   """
   if finite.all():
     return

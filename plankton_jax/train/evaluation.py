@@ -1,4 +1,4 @@
-"""Measures a split, by the objective and by retrieval."""
+"""Measures a split by the objective and by retrieval."""
 
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ from plankton_jax.train.state import TrainState
 if TYPE_CHECKING:  # reads image files, for which it needs more packages
   from plankton_jax.data import pipeline
 
-_RETRIEVAL_IMAGES = 5000  # at most, drawn once: it is quadratic in them
-_OF_ALL_ROWS = ('spread', 'effective_rank')  # whatever the objective counts
+_RETRIEVAL_IMAGES = 5000  # the most, drawn once: retrieval is quadratic in them
+_OF_ALL_ROWS = ('spread', 'effective_rank')  # means over all rows
 
 
 def evaluate(
@@ -25,18 +25,18 @@ def evaluate(
 ) -> dict[str, float]:
   """Computes the objective's metrics, Recall@1 and MAP@R of a split.
 
-  The loss mines hard+hard in batches. It falls when a space collapses, and
-  rises when training leaves its start; MAP@R does neither, which is why the
-  best checkpoint is chosen by it.
+  The loss mines hard+hard in batches. It falls when the space collapses, and
+  rises as training begins; MAP@R does neither, so it chooses the best
+  checkpoint.
 
   Returns:
     Metrics by name; NaN where the split does not define one, such as a
     triplet loss or MAP@R of images that are each alone in their class.
-    Recall@1 and MAP@R are of `retrieval_images` images, which is given where
-    these are not all.
+    Recall@1 and MAP@R are of `retrieval_images` images, which is listed if
+    they are not all.
 
   Raises:
-    DivergedError: a loss or an embedding that is not finite.
+    DivergedError: a loss or an embedding is not finite.
   """
   rows = data.splits[split]
   # A fixed shuffle: rows are sorted by class, and a batch must mix them.
@@ -72,21 +72,21 @@ def average(
 ) -> dict[str, float]:
   """Averages batches as if all their rows had been one batch.
 
-  Each metric weighs as many rows as it is a mean of: the loss `loss_count`
-  where an objective gives it, the spread all rows of the batch [batches], any
-  other metric `count`. NaN where that is no row at all.
+  Weighs each metric by the rows that it is a mean of: the loss by `loss_count`
+  if the objective gives it, the spread by `sizes`, all rows of the batch
+  [batches], any other metric by `count`. NaN if there is no such row.
 
   Returns:
-    The means, and `count`, the sum.
+    The means, and the sum of `count`.
   """
 
   def mean(name):
     if name in _OF_ALL_ROWS:
       weights = sizes
     elif name == 'loss' and 'loss_count' in metrics[0]:
-      weights = [values['loss_count'] for values in metrics]
+      weights = np.array([values['loss_count'] for values in metrics])
     else:
-      weights = [values['count'] for values in metrics]
+      weights = np.array([values['count'] for values in metrics])
     weights = np.asarray(weights, np.float64)
     if not weights.sum():
       return float('nan')
@@ -100,7 +100,7 @@ def average(
 
 
 def as_logged(values: dict[str, float]) -> dict[str, float]:
-  """Names metrics as the log does: a triplet batch's `count` is `anchors`."""
+  """Renames metrics for the log: a triplet batch's `count` is `anchors`."""
   kept = {
     name: value
     for name, value in values.items()

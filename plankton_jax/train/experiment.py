@@ -37,13 +37,13 @@ class Experiment(NamedTuple):
 
 
 def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
-  """Builds every part; the only place where sections meet functions.
+  """Builds every part from its section of the config.
 
-  Each section is splatted into the function that it configures, so that a
-  stray field is a TypeError and no default is written twice.
+  Passes each section as keywords to the function that it configures: a stray
+  field is then a TypeError, and no default is written twice.
 
   Raises:
-    InputError: a field that cannot be used with this data.
+    InputError: a field cannot be used with this data.
   """
   train_labels = data.labels[data.splits['train']]
   sampler = sampling.Sampler(
@@ -54,7 +54,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     num_classes=data.num_seen,
     embedding_dim=config['encoder']['embedding_dim'],
     class_counts=np.bincount(train_labels, minlength=data.num_seen),
-    # One stage more than is trained: validation is always hard+hard.
+    # One more stage than training has: validation is always hard+hard.
     stages=(*stages.policies, curriculum.VALIDATION),
     **config['objective'],
   )

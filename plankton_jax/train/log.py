@@ -8,18 +8,22 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from plankton_jax import atomic
+import numpy as np
+
+from plankton_jax import atomic, json_text
+from plankton_jax.errors import InputError
 
 Row = dict[str, Any]  # a line of the log
+BySplit = dict[str, list[Row]]  # in order of step, one line a step
 
 
 class Lines(NamedTuple):
   """The readable lines of a log."""
 
-  by_split: dict[str, list[Row]]  # in order of step, one line a step
+  by_split: BySplit
   broken: int  # lines that cannot be read
 
 
@@ -36,10 +40,22 @@ def read(path: pathlib.Path) -> Lines:
       broken += bool(text.strip())
     else:
       rows[row['split'], row['step']] = row
-  by_split: dict[str, list[Row]] = {}
+  by_split: BySplit = {}
   for split, step in sorted(rows):
     by_split.setdefault(split, []).append(rows[split, step])
   return Lines(by_split, broken)
+
+
+def column(rows: Sequence[Row], name: str) -> np.ndarray:
+  """One metric as float64 [rows]; NaN where a row has no number for it."""
+  return np.array([_number(row.get(name)) for row in rows], np.float64)
+
+
+def _number(value: Any) -> float:
+  try:
+    return float(value) if isinstance(value, int | float) else math.nan
+  except OverflowError:  # an integer of more than 308 digits
+    return math.nan
 
 
 def _parsed(path: pathlib.Path) -> Iterator[tuple[str, Row | None]]:
@@ -49,10 +65,10 @@ def _parsed(path: pathlib.Path) -> Iterator[tuple[str, Row | None]]:
   with path.open(encoding='utf-8', errors='replace') as file:
     for text in file:
       try:
-        row = json.loads(text)
-        good = isinstance(row['split'], str) and isinstance(row['step'], int)
-      except (ValueError, KeyError, TypeError):
-        good = False
+        row = json_text.parse(text)
+      except InputError:
+        row = {}
+      good = type(row.get('split')) is str and type(row.get('step')) is int
       yield text, row if good else None
 
 
@@ -107,7 +123,7 @@ class Log:
   def write(self, split: str, where: Row, values: Row) -> None:
     """Writes one line; `where` holds its step and epoch.
 
-    Lines of training steps reach the disk with the next line of another kind.
+    Lines of training steps are flushed with the next line of another kind.
     """
     row = {'split': split, **where, **values}
     self._file.write(json.dumps(_nan_as_null(row)) + '\n')
@@ -128,13 +144,13 @@ class Log:
 
 
 def _nan_as_null(row: Row) -> Row:
-  """JSON has no NaN."""
+  """Writes NaN as null, as JSON has no NaN."""
   undefined = lambda value: isinstance(value, float) and math.isnan(value)
   return {name: None if undefined(x) else x for name, x in row.items()}
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Drops lines of later steps, of the final test and cut ones."""
+  """Drops lines of later steps, of the final test, and cut ones."""
   kept = [
     text
     for text, row in _parsed(path)

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax import config_file, disk
-from plankton_jax.cli import host
+from plankton_jax import config_file, host, write_errors
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
@@ -58,16 +57,18 @@ def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
   """Loads a run's images, labels and splits, from the cache if it has them.
 
   Raises:
-    InputError: a field or file that cannot be used.
+    InputError: a field or file cannot be used.
   """
   data = dict(config['data'])
   for field, read in (
     ('classes', lambda names: config_check.class_names('data.classes', names)),
     ('unseen_classes', config_check.unseen_classes),
   ):
-    if field in data:  # another version's config may lack it, as `build` says
+    if field in data:  # configs of other versions may lack it
       data[field] = read(data[field])
-  with disk.explained(pathlib.Path(config['data']['cache_dir']).expanduser()):
+  with write_errors.explained(
+    pathlib.Path(config['data']['cache_dir']).expanduser()
+  ):
     return config_file.build(
       pipeline.load,
       config | {'data': data},
@@ -83,7 +84,7 @@ def check(
   """Checks a config before its data is read.
 
   Raises:
-    InputError: a field out of its range, or another config in the workdir.
+    InputError: a field is out of range, or the workdir has another config.
   """
   config_check.check(config)
   if not accept_changes:
@@ -104,20 +105,22 @@ def train_and_evaluate(
     The state after the last step.
 
   Raises:
-    InputError: a field or file that cannot be used, or another process trains
-      in the workdir.
-    DivergedError: a loss or gradient that is not finite, or a collapsed
-      space where `on_collapse` is 'stop'.
-    SystemExit: SIGTERM came; the state is saved, the status 143.
+    InputError: a field or file cannot be used, or another process trains in
+      the workdir.
+    DivergedError: a loss or gradient is not finite, or the space collapsed and
+      `on_collapse` is 'stop'.
+    SystemExit: SIGTERM arrived; the state is saved and the status 143.
   """
   workdir, config = pathlib.Path(workdir), config_file.complete(config)
   check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
-  with disk.explained(workdir), process.alone_on(workdir):
+  with write_errors.explained(workdir), process.alone_on(workdir):
     data = load_data(config, workdir)
     experiment = assemble(config, data)
     with (
-      disk.explained(workdir, need=_checkpoint_bytes(config, experiment)),
+      write_errors.explained(
+        workdir, need=_checkpoint_bytes(config, experiment)
+      ),
       store.open_manager(workdir) as manager,
     ):
       state, progress = _start(config, experiment, manager)
@@ -168,7 +171,7 @@ def _checkpoint_bytes(config: Config, experiment: Experiment) -> int:
 
 
 def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
-  """Trains from validation to validation, to the end or an early stop."""
+  """Trains and validates in turn, to the end or an early stop."""
   schedule = run.experiment.schedule
   patience = run.config['early_stop_validations']
   step, lap = int(state.step), _Lap(time.monotonic(), int(state.step))
@@ -262,7 +265,7 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
 def _explain_undefined(
   run: _Run, found: dict[str, float], measure: Measure
 ) -> None:
-  """Says what validation cannot measure, and what takes its place."""
+  """Warns of what validation cannot measure, and says what replaces it."""
   missing = [
     shown
     for name, shown in (('loss', 'the loss'), ('map_at_r', 'MAP@R'))
@@ -304,7 +307,7 @@ def _warn_or_stop(run: _Run, place: Place, text: str) -> None:
 
 
 class _Lap(NamedTuple):
-  """When an epoch, or what a resumed run does of it, began."""
+  """The beginning of an epoch, or of a resumed run's part of it."""
 
   seconds: float  # of the monotonic clock
   step: int  # the last one before it
@@ -317,7 +320,7 @@ def _finish_epoch(
   recent: list[dict[str, float]],
   found: dict[str, float],
 ) -> _Lap:
-  """Logs an epoch's summary and returns the next one's beginning."""
+  """Logs an epoch's summary, and begins the next lap."""
   now, experiment = time.monotonic(), run.experiment
   seconds = now - lap.seconds
   images = (place.step - lap.step) * experiment.sampler.size
@@ -339,7 +342,7 @@ def _finish_epoch(
 def _save(
   run: _Run, state: TrainState, progress: Progress, measure: Measure
 ) -> None:
-  """Saves in the background; the highest measure's checkpoint is kept."""
+  """Saves in the background; keeps the checkpoint with the best measure."""
   store.save(
     run.manager,
     state,
@@ -388,7 +391,7 @@ def _shown(values: dict[str, float]) -> str:
 
 
 def _announce(run: _Run, state: TrainState) -> None:
-  """Says what is trained, and where a resumed run goes on."""
+  """Logs what is trained, and from where a resumed run goes on."""
   data, schedule = run.data, run.experiment.schedule
   sizes = ', '.join(f'{len(rows):,} {n}' for n, rows in data.splits.items())
   leaves = jax.tree.leaves(state.params['encoder'])

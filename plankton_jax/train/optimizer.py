@@ -1,4 +1,4 @@
-"""The optimiser that a config's `optimizer` section names."""
+"""Builds the optimiser that a config's `optimizer` section describes."""
 
 from typing import Any
 
@@ -24,11 +24,11 @@ def make(
   """Builds Adam (Kingma and Ba 2015, arXiv:1412.6980) with a schedule.
 
   Args:
-    learning_rate: the peak of the schedule.
+    learning_rate: at the peak of the schedule.
     schedule: 'constant' or 'cosine' (to 0 at the last epoch).
     warmup_epochs: length of a linear rise from 0.
-    weight_decay: decays the encoder's kernels alone, apart from the gradient:
-      never norms, biases or prototypes (Loshchilov and Hutter 2019,
+    weight_decay: of the encoder's kernels only, decoupled from the gradient;
+      never of norms, biases or prototypes (Loshchilov and Hutter 2019,
       arXiv:1711.05101).
     objective_rate: the learning rate of the objective's own parameters, as a
       multiple of the head's.
@@ -39,8 +39,8 @@ def make(
     steps_per_epoch: turns epochs into steps.
 
   Raises:
-    InputError: an unknown schedule, a negative multiple, or a warm-up as long
-      as the run.
+    InputError: the schedule is unknown, a multiple negative, or the warm-up as
+      long as the run.
   """
   total, warmup = (
     epochs * steps_per_epoch,

@@ -1,4 +1,4 @@
-"""Guards a run's process: alone on its workdir, and saved before SIGTERM."""
+"""Keeps a run alone on its workdir, and lets it save at SIGTERM."""
 
 import contextlib
 import errno
@@ -18,16 +18,16 @@ try:
 except ImportError:  # not on Windows
   fcntl = None  # type: ignore[assignment]
 
-_LOCK = '.lock'  # in the workdir; stays there, and may be removed after a run
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system
+_LOCK = '.lock'  # stays in the workdir; may be deleted later
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # no locks there
 
 
 @contextlib.contextmanager
 def alone_on(workdir: pathlib.Path) -> Iterator[None]:
   """Keeps other processes from training in a workdir, which it creates.
 
-  The operating system drops the lock when the process ends, however it ends.
-  A file system that has no locks is left without one.
+  The operating system releases the lock when the process ends, however it ends.
+  On a file system without locks there is no guard.
 
   Raises:
     InputError: another process trains there; the message names it.
@@ -61,17 +61,17 @@ def _holder(file):
   try:
     found = json.load(file)
     return f'process {found["process"]} on {found["host"]}'
-  except (ValueError, KeyError, TypeError):  # it has not yet written its name
+  except (ValueError, KeyError, TypeError):  # it has not written its name yet
     return 'another process'
 
 
 @contextlib.contextmanager
 def sigterm_noticed() -> Iterator[Callable[[], bool]]:
-  """Yields a function that says whether SIGTERM has come.
+  """Yields a function that tells whether SIGTERM has arrived.
 
-  The first one is only noticed, for the caller to save and leave; a second one
-  ends the process at once. Outside of the main thread, which alone gets
-  signals, nothing is noticed.
+  The first SIGTERM is only noted, so that the caller can save and leave; a
+  second one ends the process at once. Does nothing outside of the main thread,
+  which alone receives signals.
   """
   noticed = threading.Event()
   if threading.current_thread() is not threading.main_thread():

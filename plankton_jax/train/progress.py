@@ -1,4 +1,4 @@
-"""How far a run is: the place of a step in it, and what validation showed."""
+"""Tracks how far a run is: each step's place, and its validations so far."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from plankton_jax.curriculum import Curriculum
 
 
 class Place(NamedTuple):
-  """Where a training step is in its run."""
+  """The place of a training step in its run."""
 
   step: int  # from 1
   epoch: int  # from 0
@@ -18,12 +18,12 @@ class Place(NamedTuple):
 
   @property
   def logged(self) -> dict[str, Any]:
-    """The fields that say in a line of the log where it belongs."""
+    """Returns the fields that place a line of the log."""
     return {'step': self.step, 'epoch': self.passed, 'stage': self.stage}
 
 
 class Schedule(NamedTuple):
-  """Which steps a run has; plain arithmetic on the host."""
+  """The steps of a run; plain arithmetic on the host."""
 
   epochs: int
   steps_per_epoch: int
@@ -36,13 +36,13 @@ class Schedule(NamedTuple):
 
   @property
   def total_validations(self) -> int:
-    """An epoch of fewer steps than validations validates after each step."""
+    """Counts validations; epochs with few steps validate after each step."""
     each = min(self.validations_per_epoch, self.steps_per_epoch)
     return self.epochs * each
 
   @property
   def first_validation(self) -> int:
-    """The step that is validated first."""
+    """Finds the step that is validated first."""
     return -(-self.steps_per_epoch // self.validations_per_epoch)
 
   def place(self, step: int) -> Place:
@@ -60,22 +60,22 @@ class Schedule(NamedTuple):
 
 
 class Measure(NamedTuple):
-  """What one validation is judged by; higher is better."""
+  """The measure of one validation; higher is better."""
 
   name: str
   value: float
 
 
 class Progress(NamedTuple):
-  """What the validations so far have shown; every checkpoint holds it."""
+  """The results of the validations so far; every checkpoint holds them."""
 
   best_measure: float = -math.inf
   best_loss: float = math.inf
   without_best: int = 0  # validations since the last new minimum of the loss
-  collapsed: bool = False  # and the run has said so
+  collapsed: bool = False  # whether the run has reported a collapse
 
   def after_validation(self, measure: Measure, loss: float) -> 'Progress':
-    """Counts a validation in; an undefined (NaN) loss does not count."""
+    """Adds a validation; an undefined (NaN) loss does not count."""
     best_measure = max(measure.value, self.best_measure)
     if math.isnan(loss):
       return self._replace(best_measure=best_measure)
@@ -87,7 +87,7 @@ class Progress(NamedTuple):
     )
 
   def stops_early(self, patience: int) -> bool:
-    """Whether that many validations brought no new minimum; never for 0."""
+    """Tells whether so many validations found no new minimum; never for 0."""
     return 0 < patience <= self.without_best
 
 
@@ -102,10 +102,10 @@ def from_meta(saved: dict[str, Any]) -> Progress:
 def measure_of(found: dict[str, float], step: int) -> Measure:
   """Picks the first measure of a validation that is defined.
 
-  MAP@R needs two images of one class, accuracy an objective with prototypes.
+  MAP@R needs two images of a class, accuracy an objective with prototypes.
   Without either the loss counts, and without a loss the newest step is best.
-  Which one it is depends on the split and the objective, so that a run is
-  judged by the same measure throughout.
+  The choice depends only on the split and the objective, so that a run keeps
+  one measure throughout.
 
   Args:
     found: from `evaluation.evaluate`; NaN is undefined.

@@ -1,4 +1,4 @@
-"""Brings the metrics of training steps back from the device, without stalls."""
+"""Reads the metrics of training steps back from the device, without stalls."""
 
 import collections
 from typing import Any
@@ -15,9 +15,8 @@ Step = tuple[Place, dict[str, float]]
 class InFlight:
   """The metrics of steps that the device may still be computing.
 
-  They are read once they are ready. Only where the host is several steps
-  ahead of the device does it wait, so that the steps it has dispatched do not
-  pile up.
+  They are read once they are ready. The host waits only when it is several
+  steps ahead of the device, so that dispatched steps do not pile up.
   """
 
   def __init__(self) -> None:
@@ -31,7 +30,7 @@ class InFlight:
     """Removes and returns the steps that are ready, the oldest first.
 
     Args:
-      wait: for all of them.
+      wait: whether to wait for all of them.
     """
     taken = []
     while self._steps and (

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax.cli import host
+from plankton_jax import host
 from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.train import batches, loop, sharding
@@ -16,8 +16,8 @@ from plankton_jax.train.experiment import Experiment, assemble
 from plankton_jax.train.state import TrainState
 
 _WARM = 2  # steps before the clock starts
-_STEPS, _SECONDS = 20, 10.0  # timed are at most so many, or for so long
-_SHOWN = 5  # images of those left out
+_STEPS, _SECONDS = 20, 10.0  # steps timed at the most, or for so many seconds
+_SHOWN = 5  # images shown of those left out
 
 
 class Pace(NamedTuple):
@@ -25,10 +25,10 @@ class Pace(NamedTuple):
 
   compiling: float  # seconds
   step: float  # seconds a step, batches and their transfer included
-  steps: int  # that were timed
+  steps: int  # steps that were timed
   memory: int  # bytes on each device: state, batch, outputs, temporaries
-  temporary: int  # bytes of these that a step needs and gives back
-  state: TrainState  # after the steps
+  temporary: int  # bytes of these that a step uses only while it runs
+  state: TrainState  # the state after the steps
 
 
 class Rehearsal(NamedTuple):
@@ -37,7 +37,7 @@ class Rehearsal(NamedTuple):
   seen: int  # classes
   unseen: int
   sizes: dict[str, int]  # images of each split
-  left_out: list[str]  # lines of what skipped.txt would hold
+  left_out: list[str]  # lines that skipped.txt would have
   parameters: dict[str, int]  # of the encoder and of the objective
   epochs: int
   steps_per_epoch: int
@@ -48,7 +48,7 @@ class Rehearsal(NamedTuple):
 
   @property
   def seconds(self) -> float:
-    """Of all steps and validations, without compiling."""
+    """Estimates the time of all steps and validations, without compilation."""
     steps = self.epochs * self.steps_per_epoch
     return steps * self.pace.step + self.validations * self.validation
 
@@ -61,11 +61,11 @@ def rehearse(
 ) -> Rehearsal:
   """Begins a run, does a few of its steps, and keeps nothing of it.
 
-  The caches of data and of compiled programs are filled, for the run to find.
-  A workdir that holds a split is read with it and stays as it is.
+  Fills the caches of data and of compiled programs, which the run then uses.
+  Uses the split of a workdir that has one, and leaves the workdir unchanged.
 
   Raises:
-    InputError: whatever the run would raise.
+    InputError: the run would raise it too.
   """
   workdir = pathlib.Path(workdir)
   loop.check(config, workdir, accept_changes=accept_changes)
@@ -100,7 +100,7 @@ def measure(
 ) -> Pace:
   """Compiles the first stage's training step and times it from a fresh state.
 
-  What the compiler says of memory is that of one device; images stay on disk.
+  The compiler's figure of memory is for one device; images stay on disk.
   """
   key = jax.random.key(config['seed'], impl='rbg')
   state = jax.jit(experiment.create)(key)
@@ -143,7 +143,7 @@ def measure(
 
 
 def describe(found: Rehearsal, batch_size: int) -> str:
-  """The rehearsal as lines of text."""
+  """Describes the rehearsal in lines of text."""
   pace, total = found.pace, found.epochs * found.steps_per_epoch
   sizes = ', '.join(f'{count:,} {name}' for name, count in found.sizes.items())
   counts = ', '.join(f'{n:,} {name}' for name, n in found.parameters.items())
@@ -173,14 +173,14 @@ def describe(found: Rehearsal, batch_size: int) -> str:
 
 
 def mebibytes(count: float) -> str:
-  """Bytes in MiB, or GiB from 1 GiB on."""
+  """Formats bytes in MiB, or in GiB from 1 GiB on."""
   if count < 2**30:
     return f'{count / 2**20:,.1f} MiB'
   return f'{count / 2**30:,.1f} GiB'
 
 
 def duration(seconds: float) -> str:
-  """Seconds as `50 s`, `12 min` or `3 h 20 min`."""
+  """Formats seconds as `50 s`, `12 min` or `3 h 20 min`."""
   minutes = round(seconds / 60)
   if seconds < 90:
     return f'{seconds:.0f} s'
@@ -192,7 +192,7 @@ def duration(seconds: float) -> str:
 def _data(
   config: Config, workdir: pathlib.Path
 ) -> tuple[pipeline.Data, list[str]]:
-  """The run's data; a split that is not there yet is made and forgotten."""
+  """Loads the run's data; a new split is not kept."""
   if (workdir / 'split.json').exists():
     return loop.load_data(config, workdir), _lines(workdir / 'skipped.txt')
   with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Which images make a batch: pure functions of (seed, step)."""
+"""Chooses the images of a batch: pure functions of (seed, step)."""
 
 import functools
 import logging
@@ -9,28 +9,28 @@ from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# The power of a class's size that its share of the draws is proportional to.
+# A class's share of the draws is its size to this power.
 SAMPLING = {'images': 1.0, 'sqrt': 0.5, 'uniform': 0.0}
 
 
 class Sampler:
-  """Batches of row numbers from labels [N]; no row twice in a batch.
+  """Draws batches of row numbers from labels [N]; no row twice in a batch.
 
   Args:
     labels: [N] integers of the training rows.
-    size: rows in a batch; all rows where there are fewer.
-    classes: P, classes in a batch, or all where there are fewer; 0 draws from
-      all images alike.
-    per_class: K, images of each of the P classes, P K being `size`; 0 shares
-      `size` among them. A class with fewer gives all it has; the others of the
-      batch share its places, and those of classes that there are not. Where
-      P classes hold fewer than `size`, further ones join.
-    sampling: 'images' draws all images alike, 'uniform' all classes alike,
-      'sqrt' classes by the square root of their size.
+    size: rows in a batch, or all rows if there are fewer.
+    classes: P, classes in a batch, or all if there are fewer; 0 draws from all
+      images alike.
+    per_class: K, images of each of the P classes, with P K = `size`; 0 shares
+      `size` among them. A class with fewer than K gives all it has. The other
+      classes of the batch share its places, and those of missing classes. If P
+      classes hold fewer than `size` images, further classes join.
+    sampling: 'images' draws all images with equal chance, 'uniform' all
+      classes, 'sqrt' classes by the square root of their size.
     seed: of every draw.
 
   Raises:
-    InputError: a batch that cannot be filled so.
+    InputError: a batch cannot be filled so.
   """
 
   def __init__(
@@ -63,7 +63,7 @@ class Sampler:
       )
       size = len(labels)
     self.size = size
-    # The remainder that makes no full batch differs from epoch to epoch.
+    # Each epoch leaves out another remainder that fills no batch.
     self.steps_per_epoch = len(labels) // size
     self._num_images = len(labels)
     share = counts ** SAMPLING[sampling]
@@ -81,28 +81,28 @@ class Sampler:
         return rng.permutation(len(labels))[: steps * size].reshape(-1, size)
       return _walk(labels, rng, choose, size=size, steps=steps)
 
-    # An epoch is planned as a whole and kept while it lasts.
+    # An epoch is planned as a whole, and the plan cached.
     self._plan = functools.lru_cache(maxsize=2)(
       lambda epoch: plan(np.random.default_rng((seed, epoch)))
     )
 
   def __call__(self, step: int) -> np.ndarray:
-    """The rows of batch `step`, [size] int64."""
+    """Returns the rows of batch `step`, [size] int64."""
     epoch, position = divmod(step, self.steps_per_epoch)
     return self._plan(epoch)[position]
 
   def coverage(self, epoch: int) -> float:
-    """Share of the images that the epoch visits."""
+    """Measures the share of the images that the epoch visits."""
     shown = np.zeros(self._num_images, bool)
     shown[self._plan(epoch)] = True
     return float(shown.mean())
 
 
 def _walk(labels, rng, choose, *, size, steps):
-  """Batches that walk through each class in a shuffled circle, [steps, size].
+  """Walks through each class in a shuffled circle, [steps, size].
 
-  `choose(rng, counts, shown, size=size)` says how many of each class make the
-  next batch, at most all of a class, so that no row is in it twice.
+  `choose(rng, counts, shown, size=size)` returns how many of each class are in
+  the next batch, at most all of them, so that no row is in it twice.
   """
   members = [
     rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)
@@ -122,10 +122,10 @@ def _walk(labels, rng, choose, *, size, steps):
 
 
 def _classes_by_images(rng, counts, shown, *, size, share, classes):
-  """As many images of each of P classes, or all that a small one has.
+  """Takes as many images of each of P classes, or all of a small one.
 
-  Classes are drawn in proportion to what their share of an epoch still holds,
-  so that the epoch covers as much as its batches can hold.
+  Draws classes in proportion to the images that an epoch still has to show of
+  them, so that the epoch covers as many images as its batches can hold.
   """
   left = np.maximum(share * counts.sum() - shown, 0) + 1e-3
   order = np.argsort(rng.exponential(size=len(counts)) / left)
@@ -141,7 +141,7 @@ def _classes_by_images(rng, counts, shown, *, size, share, classes):
 
 
 def _class_counts(rng, counts, shown, *, size, share):
-  """Images of classes drawn by their share; a full class is drawn no more."""
+  """Draws classes by their share, and no class beyond its size."""
   del shown
   quota = np.zeros(len(counts), int)
   while (missing := size - quota.sum()) > 0:

@@ -1,7 +1,7 @@
-"""Data parallelism: batches split over the devices, state on every one.
+"""Splits batches over the devices, and copies the state to each one.
 
 The step is written for the whole batch, so that norms, mining and losses see
-all of it whatever the number of devices; one device needs no mesh.
+all of it for any number of devices; a single device needs no mesh.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from plankton_jax.errors import InputError
 
-_SHARE = 0.25  # of a device's memory; a step's temporaries need the rest
+_SHARE = 0.25  # share of a device's memory; a step's temporaries need the rest
 
 
 def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
-  """A mesh of all devices along 'batch', or None where there is one.
+  """Makes a mesh of all devices along 'batch', or None for one device.
 
   Raises:
-    InputError: the batch does not divide by the number of devices.
+    InputError: the batch size is not a multiple of the number of devices.
   """
   count = jax.device_count()
   if count == 1:
@@ -41,9 +41,9 @@ def make_local_mesh() -> jax.sharding.Mesh | None:
 
 
 def fits_on_device(size: int) -> bool:
-  """Says whether every device can keep this many bytes throughout a run.
+  """Tells whether every device can keep this many bytes throughout a run.
 
-  Never on a CPU: its memory is the host's, which holds the data already.
+  Always False on a CPU: its memory is the host's, which holds the data already.
   """
   limits = [
     (device.memory_stats() or {}).get('bytes_limit', 0)

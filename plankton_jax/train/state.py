@@ -1,4 +1,4 @@
-"""The training state: arrays only."""
+"""Creates the training state, which holds arrays only."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from plankton_jax.nn import pretrained
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.objectives import Objective
 
-INIT, TRAIN = 0, 1  # what a key is for
+INIT, TRAIN = 0, 1  # the purposes of keys
 
 
 class TrainState(struct.PyTreeNode):
-  """Everything that a step changes; models and optimisers are closed over."""
+  """The arrays that a step changes; models and optimisers are closed over."""
 
   step: jax.Array
   params: dict[str, Any]  # {'encoder': ..., 'objective': ...}
@@ -38,8 +38,8 @@ def create(
 ) -> TrainState:
   """Draws a fresh state for images of shape [H, W, C].
 
-  Under `jax.eval_shape` this costs nothing: that is how checkpoints learn
-  what to restore.
+  Under `jax.eval_shape` it costs nothing, and tells checkpoints which shapes to
+  restore.
   """
   variables = init_encoder(key, encoder=encoder, image_shape=image_shape)
   params = {

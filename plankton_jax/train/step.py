@@ -1,4 +1,4 @@
-"""Makes the jitted steps: dependencies in, a pure function out."""
+"""Makes the jitted steps: takes dependencies, returns a pure function."""
 
 import functools
 from collections.abc import Callable
@@ -22,8 +22,8 @@ def make_train_step(
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
   `batch` holds `image` uint8 [B, H, W, C], `label` [B] and `valid` [B];
-  `key` is the run's own, the step folds its number in; `stage` is a Python
-  int and static, so that each stage is traced once. The state is donated.
+  `key` is the run's own, into which the step folds its number; `stage` is a
+  static Python int, so that each stage is traced once. The state is donated.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
@@ -121,13 +121,13 @@ def _variables(params, batch_stats):
 def spread(embeddings: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
   """Measures how much of the space a batch fills: both fall in a collapse.
 
-  `spread` is the mean over dimensions of the standard deviation;
-  `effective_rank` the participation ratio (Σλ)²/Σλ² of the covariance's
-  eigenvalues, computed as (tr C)²/tr C², without an eigendecomposition.
+  `spread` is the standard deviation, averaged over dimensions. `effective_rank`
+  is the participation ratio (Σλ)²/Σλ² of the covariance's eigenvalues, computed
+  as (tr C)²/tr C², without an eigendecomposition.
 
   Args:
-    embeddings: [B, D]; no gradient passes.
-    valid: [B]; other rows are left out.
+    embeddings: [B, D]; no gradient flows.
+    valid: [B]; rows to count.
   """
   embeddings = jax.lax.stop_gradient(embeddings)
   mean = jax.vmap(masked_mean, in_axes=(1, None))(embeddings, valid)

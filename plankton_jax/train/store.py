@@ -1,6 +1,8 @@
-"""Orbax checkpoints: a run's newest state and its best."""
+"""Saves and restores Orbax checkpoints: a run's newest state and its best."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,7 +10,30 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from plankton_jax import write_errors
+from plankton_jax.errors import InputError
 from plankton_jax.train.state import TrainState
+
+
+@contextlib.contextmanager
+def damage_named(folder: pathlib.Path) -> Iterator[None]:
+  """Turns a failure to read checkpoints into a line that names their folder.
+
+  Raises:
+    InputError: anything failed, except that the place cannot be written.
+  """
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:  # Orbax lets through what its parsers raise
+    if write_errors.explain(error) is not None:
+      raise
+    reason = ' '.join(str(error).split())[:200] or 'no reason given'
+    raise InputError(
+      f'{folder} cannot be read ({type(error).__name__}: {reason}); use another'
+      ' step, or train again in a new --workdir'
+    ) from error
 
 
 def open_manager(workdir: pathlib.Path) -> ocp.CheckpointManager:
@@ -55,9 +80,9 @@ def save(
     manager: from `open_manager`.
     state: the state.
     meta: plain JSON: config, class_names, progress.
-    splits: rows of each split; Orbax cannot save empty ones, which are left
+    splits: rows of each split; empty ones, which Orbax cannot save, are left
       out.
-    measure: of validation; the checkpoint with the highest is kept.
+    measure: of the validation; the checkpoint with the highest is kept.
   """
   filled = {name: rows for name, rows in splits.items() if len(rows)}
   manager.save(
@@ -77,18 +102,23 @@ def save(
 def restore(
   manager: ocp.CheckpointManager, abstract: TrainState, step: int
 ) -> tuple[TrainState, dict[str, Any]]:
-  """Restores the state of a step, shaped as `abstract`, and its meta."""
+  """Restores a step's state, shaped as `abstract`, and its meta.
+
+  Raises:
+    InputError: the checkpoint is damaged.
+  """
   target = _on_one_device(abstract)
-  found = manager.restore(
-    step,
-    args=ocp.args.Composite(
-      model=ocp.args.StandardRestore(
-        {'params': target.params, 'batch_stats': target.batch_stats}
+  with damage_named(_folder(manager, step)):
+    found = manager.restore(
+      step,
+      args=ocp.args.Composite(
+        model=ocp.args.StandardRestore(
+          {'params': target.params, 'batch_stats': target.batch_stats}
+        ),
+        optimizer=ocp.args.StandardRestore({'opt_state': target.opt_state}),
+        meta=ocp.args.JsonRestore(),
       ),
-      optimizer=ocp.args.StandardRestore({'opt_state': target.opt_state}),
-      meta=ocp.args.JsonRestore(),
-    ),
-  )
+    )
   state = TrainState(
     step=jax.numpy.asarray(step, jax.numpy.int32),
     params=found.model['params'],
@@ -101,20 +131,29 @@ def restore(
 def restore_model(
   manager: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Restores `params` and `batch_stats` as they were saved, and the meta."""
-  saved = manager.item_metadata(step).model.tree
-  found = manager.restore(
-    step,
-    args=ocp.args.Composite(
-      model=ocp.args.StandardRestore(_on_one_device(saved)),
-      meta=ocp.args.JsonRestore(),
-    ),
-  )
+  """Restores a step's `params` and `batch_stats` as saved, and the meta.
+
+  Raises:
+    InputError: the checkpoint is damaged.
+  """
+  with damage_named(_folder(manager, step)):
+    saved = manager.item_metadata(step).model.tree
+    found = manager.restore(
+      step,
+      args=ocp.args.Composite(
+        model=ocp.args.StandardRestore(_on_one_device(saved)),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
   return found.model, found.meta
 
 
+def _folder(manager: ocp.CheckpointManager, step: int) -> pathlib.Path:
+  return pathlib.Path(manager.directory) / str(step)
+
+
 def _on_one_device(tree: Any) -> Any:
-  """Describes every array as one whole on the first device."""
+  """Describes every array as a whole on the first device."""
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree

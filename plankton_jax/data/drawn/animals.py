@@ -1,4 +1,4 @@
-"""Drawn many-celled plankton: rng -> strokes in body lengths, head to +x."""
+"""Draws many-celled plankton: rng -> strokes in body lengths, head to +x."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from plankton_jax.data.drawn.drawing import (
 
 
 def appendicularian(rng: np.random.Generator) -> list[Stroke]:
-  """A compact trunk and a finned tail thrown into an S."""
+  """Draws a compact trunk and a finned tail thrown into an S."""
   s = np.linspace(0.0, 1.0, 36)
   swing = rng.uniform(1.0, 2.0) * np.sin(
     2.0 * np.pi * rng.uniform(0.75, 1.15) * s + rng.uniform(-0.6, 0.6)
@@ -37,7 +37,7 @@ def appendicularian(rng: np.random.Generator) -> list[Stroke]:
 
 
 def arrow_worm(rng: np.random.Generator) -> list[Stroke]:
-  """A long transparent dart with paired fins, a tail fan and a hooked head."""
+  """Draws a long clear dart with paired fins, a tail fan and a hooked head."""
   s = np.linspace(0.0, 1.0, 40)
   body = trail(rng.normal(0.0, 0.25) + rng.normal(0.0, 0.45) * s, 1.3)
   body -= body.mean(0)
@@ -78,7 +78,7 @@ def arrow_worm(rng: np.random.Generator) -> list[Stroke]:
 
 
 def copepod(rng: np.random.Generator) -> list[Stroke]:
-  """A teardrop body, a forked tail and two long antennae."""
+  """Draws a teardrop body, a forked tail and two long antennae."""
   s = np.linspace(0.0, 1.0, 24)
   spine = trail(np.pi + rng.normal(0.0, 0.25) * s, 0.62, (0.3, 0.0))
   girth = rng.uniform(0.09, 0.14)
@@ -119,7 +119,7 @@ def copepod(rng: np.random.Generator) -> list[Stroke]:
 
 
 def ctenophore(rng: np.random.Generator) -> list[Stroke]:
-  """A clear pear with beaded comb rows and two fringed tentacles."""
+  """Draws a clear pear with beaded comb rows and two fringed tentacles."""
   wide = rng.uniform(0.24, 0.34)
   angle = np.linspace(0.0, 2.0 * np.pi, 40)
   shape = np.stack([0.4 * np.cos(angle), wide * np.sin(angle)], -1)
@@ -151,7 +151,7 @@ def ctenophore(rng: np.random.Generator) -> list[Stroke]:
 
 
 def jellyfish(rng: np.random.Generator) -> list[Stroke]:
-  """A bell with canals, a manubrium and tentacles off its rim."""
+  """Draws a bell with canals, a manubrium and tentacles off its rim."""
   high, tilt = rng.uniform(0.2, 0.42), rng.uniform(0.03, 0.13)
   angle = np.linspace(-np.pi / 2, np.pi / 2, 24)
   dome = np.stack([high * np.cos(angle), 0.28 * np.sin(angle)], -1)
@@ -193,7 +193,7 @@ def jellyfish(rng: np.random.Generator) -> list[Stroke]:
 
 
 def pluteus(rng: np.random.Generator) -> list[Stroke]:
-  """A larva like an easel: a pointed body and stiff, diverging arms."""
+  """Draws a larva like an easel: a pointed body and stiff, diverging arms."""
   pairs = rng.integers(2, 5)
   spread = rng.uniform(0.3, 0.65)
   reach = rng.uniform(0.5, 0.75, pairs) * np.linspace(1.0, 0.7, pairs)

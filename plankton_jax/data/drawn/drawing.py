@@ -1,7 +1,7 @@
-"""Strokes that make up a drawn organism, and the imager that takes its crop.
+"""Draws the strokes of an organism, and photographs them to a crop.
 
-Organisms are drawn in body lengths around the origin, so that pose, size and
-focus are decided in one place, `photograph`, alike for every class.
+Organisms are drawn in body lengths around the origin: pose, size and focus are
+chosen in one place, `photograph`, in the same way for every class.
 """
 
 from typing import NamedTuple
@@ -109,7 +109,7 @@ def photograph(
 
 
 def _pose(rng: np.random.Generator) -> np.ndarray:
-  """Any rotation of either face, foreshortened along any direction."""
+  """Draws a rotation of either face, foreshortened along any direction."""
   tilt = rng.uniform(0.0, np.pi)
   foreshorten = np.diag([rng.uniform(0.65, 1.0), 1.0])
   face = np.diag([1.0, rng.choice([-1.0, 1.0])])
@@ -120,7 +120,7 @@ def _pose(rng: np.random.Generator) -> np.ndarray:
 def _crop(
   rng: np.random.Generator, placed: list[Stroke]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Corner and size (x, y) in px of a loose, sometimes cutting, box."""
+  """Draws corner and size (x, y), px, of a loose box that may cut the body."""
   low = np.min([s.paths.min((0, 1)) for s in placed], axis=0)
   high = np.max([s.paths.max((0, 1)) for s in placed], axis=0)
   extent = high - low
@@ -139,7 +139,7 @@ def _render(
   size: np.ndarray,
   focus: float,
 ) -> np.ndarray:
-  """Ink [H, W] in 0..1 of strokes in px, blurred by `focus` px."""
+  """Renders strokes in px as ink [H, W] in 0..1, blurred by `focus` px."""
   width, height = (int(side) * _OVERSAMPLING for side in size)
   canvas = Image.new('L', (width, height))
   draw = ImageDraw.Draw(canvas)
@@ -159,7 +159,7 @@ def _render(
 
 
 def _clutter(rng: np.random.Generator, size: np.ndarray) -> list[Stroke]:
-  """Specks, fragments and now and then a fibre, in px."""
+  """Draws specks, fragments and sometimes a fibre, in px."""
   strokes = []
   for _ in range(rng.poisson(3.0)):
     radii = rng.gamma(2.0, 0.6, 2) + 0.4
@@ -184,7 +184,7 @@ def _clutter(rng: np.random.Generator, size: np.ndarray) -> list[Stroke]:
 def _smooth_field(
   rng: np.random.Generator, size: np.ndarray, cells: int
 ) -> np.ndarray:
-  """A smooth field [H, W] of roughly unit variance, `cells` across."""
+  """Draws a smooth field [H, W] of about unit variance, `cells` across."""
   coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
   width, height = map(int, size)
   resized = coarse.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Drawn single cells and colonies: rng -> strokes in body lengths."""
+"""Draws single cells and colonies: rng -> strokes in body lengths."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from plankton_jax.data.drawn.drawing import (
 
 
 def chain(rng: np.random.Generator) -> list[Stroke]:
-  """Glassy cells end to end, each with a chloroplast, some with setae."""
+  """Draws glassy cells end to end, with chloroplasts, some with setae."""
   count = rng.integers(4, 15)
   pitch = 1.2 / count
   half = rng.uniform(0.03, 0.065) + 0.1 / count
@@ -53,7 +53,7 @@ def chain(rng: np.random.Generator) -> list[Stroke]:
 
 
 def filament_puff(rng: np.random.Generator) -> list[Stroke]:
-  """A dark tuft of straight filaments that cross near the middle."""
+  """Draws a dark tuft of straight filaments that cross near the middle."""
   count = rng.integers(70, 150)
   combed = rng.uniform(0.4, 3.0)
   angles = rng.normal(0.0, combed, count)
@@ -71,7 +71,7 @@ def filament_puff(rng: np.random.Generator) -> list[Stroke]:
 
 
 def horned_cell(rng: np.random.Generator) -> list[Stroke]:
-  """A girdled cell with one straight horn and two recurved ones."""
+  """Draws a girdled cell with one straight horn and two recurved ones."""
   s = np.linspace(0.0, 1.0, 20)
   taper = 1.0 - 0.85 * s**0.5
   thick = rng.uniform(0.05, 0.07)
@@ -109,7 +109,7 @@ def horned_cell(rng: np.random.Generator) -> list[Stroke]:
 
 
 def round_cell(rng: np.random.Generator) -> list[Stroke]:
-  """A balloon of clear sap, its nucleus hung from strands at one side."""
+  """Draws a balloon of clear sap, its nucleus hung on strands at one side."""
   angles = np.linspace(0.0, 2.0 * np.pi, 48, endpoint=False)
   dent = rng.uniform(0.0, 0.35) * np.exp(-((angles - np.pi) ** 2) / 0.12)
   shape = polar(angles, 0.45 * (1.0 - dent))
@@ -135,7 +135,7 @@ def round_cell(rng: np.random.Generator) -> list[Stroke]:
 
 
 def spiny_sphere(rng: np.random.Generator) -> list[Stroke]:
-  """A small dark sphere from which needles radiate in opposite pairs."""
+  """Draws a small dark sphere with needles radiating in opposite pairs."""
   pairs = rng.integers(5, 11)
   angles = np.arange(pairs) * np.pi / pairs + rng.normal(0.0, 0.1, pairs)
   angles = np.concatenate([angles, angles + np.pi])
@@ -157,7 +157,7 @@ def spiny_sphere(rng: np.random.Generator) -> list[Stroke]:
 
 
 def vase(rng: np.random.Generator) -> list[Stroke]:
-  """A flared cup on a stalk, its animal inside with a crown of cilia."""
+  """Draws a flared cup on a stalk, and in it an animal crowned with cilia."""
   x = np.array([-0.5, -0.3, -0.2, -0.1, 0.05, 0.2, 0.3, 0.34])
   belly, neck = rng.uniform(0.75, 1.15), rng.uniform(0.75, 1.0)
   radii = rng.uniform(0.11, 0.17) * np.array(

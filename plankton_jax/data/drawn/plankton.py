@@ -1,4 +1,4 @@
-"""Drawn plankton: labelled crops without a download, for demos and tests."""
+"""Draws labelled plankton for demos and tests, without a download."""
 
 import hashlib
 
@@ -32,8 +32,11 @@ CLASS_NAMES: tuple[str, ...] = tuple(sorted(_ORGANISMS))
 def draw(class_name: str, index: int, *, seed: int) -> np.ndarray:
   """Draws image `index` of a class, uint8 [H, W] with sides of 30 to 220 px.
 
-  It depends on (class_name, index, seed) alone. Raises InputError for a class
-  that is not among `CLASS_NAMES` and for a negative index or seed.
+  It depends on (class_name, index, seed) alone.
+
+  Raises:
+    InputError: the class is not among `CLASS_NAMES`, or the index or seed is
+      negative.
   """
   if class_name not in _ORGANISMS:
     known = ', '.join(CLASS_NAMES)
@@ -49,7 +52,7 @@ def source(per_class: int, seed: int) -> Source:
   """Draws `per_class` images of every class.
 
   Raises:
-    InputError: `per_class` below one.
+    InputError: `per_class` is below one.
   """
   if per_class < 1:
     raise InputError(f'data.per_class must be at least 1, not {per_class}')
@@ -60,7 +63,7 @@ def source(per_class: int, seed: int) -> Source:
     data = images.encode(draw(name, index, seed=seed))
     return Example(f'{name}/{index:06d}', label, data)
 
-  # The first of each class speak for all: they change with seed and code.
+  # Hashing the first of each class is enough: they change with seed and code.
   state = hashlib.blake2b(
     repr((CLASS_NAMES, per_class, seed)).encode(), digest_size=16
   )

@@ -14,7 +14,7 @@ from plankton_jax.errors import InputError
 
 
 def show_export(path: str) -> None:
-  """Prints an export's objects by state and class, and what is left out."""
+  """Prints an export's objects by state and class, and those left out."""
   export = read.export(path)
   print(f'{export.files.place}: {source.describe(export)}')
   states = [*read.STATES, read.UNCLASSIFIED]
@@ -59,7 +59,7 @@ def check_table(path: Path) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Shows the export or checks the table that is named; 1 if it is wrong."""
+  """Shows the named export or checks the table; returns 1 if it has errors."""
   if len(argv) != 2:
     raise InputError('name one EcoTaxa export, or one table to import')
   path = Path(argv[1]).expanduser()

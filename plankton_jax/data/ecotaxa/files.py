@@ -1,4 +1,4 @@
-"""The files of an EcoTaxa export, in folders and zip archives, by name."""
+"""Opens the files of an EcoTaxa export, in folders and zip archives."""
 
 import hashlib
 import os
@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
-# As its importer looks for them; lower case alone.
+# Names that its importer looks for, in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)')
 _DEEPEST = 3  # zip archives inside each other
 _LARGEST = 2**36  # bytes of an archive in another, unpacked
@@ -29,13 +28,13 @@ class Files(NamedTuple):
 
   place: Path
   tables: tuple[str, ...]
-  read: Callable[[str], bytes]  # ValueError with the reason if it cannot be
+  read: Callable[[str], bytes]  # raises ValueError with the reason
   digest: Callable[[str], bytes]  # of the content; b'' if it cannot be read
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of archives inside
 
 
 class _Entry(NamedTuple):
-  """One file: how to read it, and to tell its content apart."""
+  """One file: how to read it, and how to recognise its content."""
 
   read: Callable[[], bytes]
   digest: Callable[[], bytes]
@@ -44,10 +43,10 @@ class _Entry(NamedTuple):
 def open_export(path: str) -> Files:
   """Lists the files of a zip archive or of a folder.
 
-  Zip archives inside are read as folders of their names.
+  Zip archives inside it count as folders of their names.
 
   Raises:
-    InputError: neither, or one without a table.
+    InputError: it is neither, or holds no table.
   """
   if not path:
     raise InputError('data.path is empty: name the EcoTaxa export')
@@ -71,7 +70,7 @@ def open_export(path: str) -> Files:
   def entry(name: str) -> _Entry:
     if name in found:
       return found[name]
-    # Systems differ in case and in Unicode's composed and single characters.
+    # Systems differ in letter case and in how Unicode composes characters.
     others = alike.get(_fold(name), ())
     if not others:
       raise ValueError(_GONE)
@@ -94,7 +93,7 @@ def beside(table: str, image: str) -> str:
   """Resolves the path of an image, which starts at the table that names it.
 
   Raises:
-    ValueError: with the reason, if that is outside the export.
+    ValueError: the path leads outside the export.
   """
   image = archives.tidy(image)
   reason = archives.refusal(image)
@@ -106,11 +105,11 @@ def beside(table: str, image: str) -> str:
 def _of_folder(
   root: Path, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[str, _Entry]]:
-  """Walks a folder, links followed, and the zip archives in it."""
+  """Walks a folder, following links, and the zip archives in it."""
   seen: set[tuple[int, int]] = set()
   for place, folders, names in os.walk(root, followlinks=True):
     status = os.stat(place)
-    if (status.st_dev, status.st_ino) in seen:  # by a link, or in a circle
+    if (status.st_dev, status.st_ino) in seen:  # by a link
       folders.clear()
       continue
     seen.add((status.st_dev, status.st_ino))
@@ -152,7 +151,7 @@ def _of_zip(
   depth: int,
   skipped: list[tuple[str, str]],
 ) -> Iterator[tuple[str, _Entry]]:
-  """Lists an archive's files, and those of archives in it."""
+  """Lists an archive's files, and those of the archives in it."""
   for info in archive.infolist():
     if info.is_dir():
       continue
@@ -173,22 +172,20 @@ def _of_zip(
       reason = f'larger than {_LARGEST >> 30} GiB'
     if not reason:
       try:
-        inner = _unpacked(archive, info)
-      except (*_BROKEN, NotImplementedError) as error:
-        reason = _damage(error)
+        with archives.readable():
+          inner = _unpacked(archive, info)
+      except ValueError as error:
+        reason = str(error)
     if reason:
       skipped.append((name, reason))
       continue
     yield from _of_zip(inner, f'{name}/', depth + 1, skipped)
 
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
-
-
 def _unpacked(
   archive: zipfile.ZipFile, info: zipfile.ZipInfo
 ) -> zipfile.ZipFile:
-  """Opens an archive in another, from a file that goes when it is closed."""
+  """Opens an archive inside another, from a file that is deleted on closing."""
   number, path = tempfile.mkstemp(suffix='.zip')
   try:
     with os.fdopen(number, 'wb') as file, archive.open(info) as packed:
@@ -205,25 +202,13 @@ def _unpacker(
     reason = archives.zip_refusal(info)
     if reason:
       raise ValueError(reason)
-    try:
-      return archive.read(info)
-    except (*_BROKEN, NotImplementedError) as error:
-      raise ValueError(_damage(error)) from error
+    return archives.read_zipped(archive, info)
 
   return read
 
 
 def _counter(mark: str) -> Callable[[], bytes]:
   return lambda: mark.encode()
-
-
-def _damage(error: Exception) -> str:
-  if isinstance(error, NotImplementedError):
-    return (
-      'compressed by a method that Python cannot read: unpack the archive and'
-      ' pack it again by Deflate, as zip does'
-    )
-  return f'damaged in the archive ({error})'
 
 
 def _tables(names: Iterable[str]) -> tuple[str, ...]:
@@ -242,7 +227,7 @@ def _fold(name: str) -> str:
 
 
 def _alike(names: Iterable[str]) -> dict[str, list[str]]:
-  """Groups names that differ by case or Unicode form alone."""
+  """Groups names that differ only in case or Unicode form."""
   alike: dict[str, list[str]] = {}
   for name in sorted(names):
     alike.setdefault(_fold(name), []).append(name)

@@ -1,4 +1,4 @@
-"""The objects of an EcoTaxa export: taxon, state, sample and acquisition."""
+"""Reads the objects of an EcoTaxa export: taxon, state, sample, acquisition."""
 
 import posixpath
 import re
@@ -16,8 +16,8 @@ from plankton_jax.errors import InputError
 STATES = table.STATES
 UNCLASSIFIED = 'unclassified'
 
-# What binds ids of one sample, or one acquisition of a sample; an object
-# without either stays for itself.
+# Match the ids of one sample, or of one acquisition of a sample; an object
+# without either is a group of its own.
 GROUPS = {'sample': r'^([^/]+)/', 'acquisition': r'^([^/]*/[^/]+)/'}
 
 
@@ -67,10 +67,10 @@ class Export(NamedTuple):
 
   files: files.Files
   objects: tuple[Object, ...]  # sorted by id
-  further: int  # images of objects that another one represents
-  repeated: int  # rows that say again what another one says
+  further: int  # images that are not the one kept of their object
+  repeated: int  # rows that repeat another row
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
-  notes: tuple[str, ...]  # what was read unlike usual
+  notes: tuple[str, ...]  # what was read in an unusual way
   measures: Measures  # object_* columns of numbers, and pixel_um; of objects
 
 
@@ -99,15 +99,15 @@ def check_rank(image_rank: str | int) -> None:
 def export(path: str, image_rank: str | int = 'lowest') -> Export:
   """Reads all tables of an export, a zip archive or a folder.
 
-  An object with several images is represented by that of the lowest or highest
-  `img_rank`, or of a given one, and by the lowest where it has none of that
-  rank; the others are counted. Where tables give one id to different
-  images of one rank they are of different projects, and are kept apart by
+  Of an object with several images, the one with the lowest or highest
+  `img_rank` is kept, or the one of a given rank if it has that, else the
+  lowest; the others are counted. Tables that give one id to different images
+  of one rank come from different projects; their objects are told apart by
   their tables' names.
 
   Raises:
-    InputError: no export, no table that can be read, or one that gives an id
-      to different images of one rank.
+    InputError: there is no export, no table can be read, or one table gives an
+      id to different images of one rank.
   """
   check_rank(image_rank)
   opened = files.open_export(path)
@@ -170,12 +170,12 @@ def export(path: str, image_rank: str | int = 'lowest') -> Export:
 
 
 def object_id(id: str) -> str:
-  """Extracts EcoTaxa's own id of an object from its record's."""
+  """Extracts EcoTaxa's own id of an object from the id of its record."""
   return urllib.parse.unquote(id.split('/')[-1])
 
 
 def _read(opened: files.Files, name: str) -> table.Table:
-  """Reads a table of which the columns that are used can be told apart."""
+  """Reads a table, and checks that no column in use is there twice."""
   place = f'{opened.place}/{name}'
   try:
     found = table.parse(opened.read(name), place)
@@ -212,7 +212,7 @@ def _numbers(found: table.Table) -> dict[str, np.ndarray]:
 
 
 def _floats(values: Sequence[str]) -> np.ndarray | None:
-  """Reads numbers to float32 [N]; None if one of them is a text."""
+  """Parses float32 [N]; returns None if one of them is not a number."""
   try:
     return np.array(
       [float(v) if v.lower() not in _NO_NUMBER else np.nan for v in values],
@@ -239,9 +239,9 @@ def _measures(
 def _objects(
   found: table.Table, name: str
 ) -> Iterator[tuple[int, float, Object | str]]:
-  """Yields (line, rank, object or the reason against it) of each row.
+  """Yields (line, rank, object or why it is skipped) of each row.
 
-  A table without annotation holds unclassified objects.
+  Objects of a table without annotation are unclassified.
   """
   columns = zip(found.lines, *map(found.column, _COLUMNS), strict=True)
   for line, key, image, status, taxon, *others, rank in columns:
@@ -270,7 +270,7 @@ def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
 
 
 def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], set[str]]:
-  """Puts the table's name before the sample where tables collide."""
+  """Puts the table's name before the sample of objects whose tables collide."""
   apart = {
     row.table
     for rows in _collisions(rows)
@@ -305,7 +305,7 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
 
 
 def _before(rank: float, other: float, wanted: str | int) -> bool:
-  """Says whether an image of a rank is preferred to one of another."""
+  """Tells whether an image of one rank is preferred to one of another."""
   if wanted == 'highest':
     return rank > other
   return (rank != wanted, rank) < (other != wanted, other)

@@ -1,7 +1,7 @@
 """Checks a table as EcoTaxa's importer would; docs/ecotaxa.md has the sources.
 
-The checks are those of py/BO/TSVFile.py and py/BO/Bundle.py of
-github.com/ecotaxa/ecotaxa_back, the lengths those of its py/DB.
+The checks follow py/BO/TSVFile.py and py/BO/Bundle.py of
+github.com/ecotaxa/ecotaxa_back, the lengths its py/DB.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from plankton_jax.data.ecotaxa.table import STATES, TYPES, Table
 
-# Columns that EcoTaxa knows; any other one is free.
+# Columns that EcoTaxa defines; all others are free.
 NUMBERS = frozenset(
   (
     *('img_rank', 'object_annotation_category_id', 'object_depth_max'),
@@ -73,7 +73,7 @@ def problems(file_name: str, table: Table) -> Iterator[str]:
 
 
 def is_free(column: str) -> bool:
-  """Says whether EcoTaxa gives a column no meaning of its own."""
+  """Tells whether a column is free: EcoTaxa gives it no meaning."""
   return column not in NUMBERS | TEXTS
 
 
@@ -132,7 +132,7 @@ def _rows(table: Table) -> Iterator[str]:
   ids = table.column('object_id')
   pictures = table.column('img_file_name')
   states = table.column('object_annotation_status')
-  # The importer looks at the id only where there is no column of names.
+  # The importer uses the id only if there is no column of names.
   by = 'object_annotation_category'
   taxa = table.column(by if by in table.columns else f'{by}_id')
   seen: dict[tuple[str, str], int] = {}

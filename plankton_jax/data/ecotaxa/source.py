@@ -1,4 +1,4 @@
-"""An EcoTaxa export as a source of labelled images."""
+"""Turns an EcoTaxa export into a source of labelled images."""
 
 import collections
 import hashlib
@@ -25,14 +25,13 @@ def from_export(
 
   Args:
     path: a zip archive or a folder.
-    labelled_status: of `read.STATES`.
-    group_by: a key of `read.GROUPS`, by which the objects can be told apart
-      then; or ''.
-    image_rank: as `read.export` takes it.
+    labelled_status: states, of `read.STATES`.
+    group_by: a key of `read.GROUPS` that the objects must have, or ''.
+    image_rank: as in `read.export`.
 
   Raises:
-    InputError: no export, an unknown state, no object in such a state, or
-      none that names its sample or acquisition where that is asked for.
+    InputError: there is no export, a state is unknown, no object is in such a
+      state, or none names the sample or acquisition asked for.
   """
   if isinstance(labelled_status, str) or not labelled_status:
     raise InputError(
@@ -112,7 +111,7 @@ def objects(path: str, image_rank: str | int = 'lowest') -> Objects:
   """Takes every object of an export, annotated or not.
 
   Raises:
-    InputError: no export.
+    InputError: there is no export.
   """
   export = read.export(path, image_rank)
   for note in export.notes:

@@ -1,4 +1,4 @@
-"""Tables that EcoTaxa imports: predictions go back to where they are checked.
+"""Writes tables that EcoTaxa imports, so that experts can check predictions.
 
 rows = [
   predicted(
@@ -43,7 +43,7 @@ def predicted(
     object_id: EcoTaxa's, to update an object; any unique name for a new one.
     category: the taxon as EcoTaxa names it; '' leaves the object unclassified.
     score: in [0, 1].
-    neighbours: ids of the most similar labelled images, the nearest first.
+    neighbours: ids of the most similar labelled images, nearest first.
   """
   near = {
     NEIGHBOUR.format(i): id[-rules.TEXT_LENGTH :]
@@ -70,14 +70,14 @@ def write_tsv(path: Path, rows: Sequence[Row]) -> None:
 def encode(path: Path, rows: Sequence[Row]) -> bytes:
   """Encodes rows as a table that EcoTaxa's importer takes, for a file `path`.
 
-  Columns are EcoTaxa's: `img_file_name` and `object_id` must be there; known
-  are `object_annotation_category`, `object_annotation_status` and the others
-  of docs/ecotaxa.md; free ones begin with `object_`, `acq_`, `process_` or
-  `sample_`. A free `object_` column whose values are numbers is typed [f], any
-  other one [t]. A column may be missing from a row; None and NaN are empty.
+  Columns are EcoTaxa's. `img_file_name` and `object_id` are required;
+  docs/ecotaxa.md lists the others that it defines, such as
+  `object_annotation_category`. Free ones begin with `object_`, `acq_`,
+  `process_` or `sample_`. A free `object_` column of numbers is typed [f], any
+  other [t]. Rows may lack columns; None and NaN become empty cells.
 
   Raises:
-    InputError: a name, column or value that EcoTaxa would refuse.
+    InputError: EcoTaxa would refuse a name, column or value.
   """
   if not rows:
     raise InputError(f'{path}: there is no row to write')
@@ -89,7 +89,7 @@ def encode(path: Path, rows: Sequence[Row]) -> bytes:
   writer.writerow(types)
   for row in rows:
     writer.writerow([_text(row.get(name)) for name in columns])
-  # The mark at the start tells the importer, and spreadsheets, UTF-8.
+  # The byte order mark tells the importer and spreadsheets that it is UTF-8.
   data = text.getvalue().encode('utf-8-sig')
   found = list(rules.problems(path.name, table.parse(data, str(path))))
   if found:

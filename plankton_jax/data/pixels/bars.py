@@ -1,23 +1,23 @@
-"""Finds rows that are equal in most images of a set: scale bars, captions."""
+"""Finds rows that most images of a set share: scale bars and captions."""
 
 import collections
 from collections.abc import Sequence
 
 import numpy as np
 
-SAMPLE = 2048  # images that are looked at, the first of a set
+SAMPLE = 2048  # images examined, the first of a set
 
-_HEIGHT = 64  # rows at the bottom that are looked at
+_HEIGHT = 64  # rows examined at the bottom
 _WIDTH = 24  # columns at the left, where bars and captions begin
-_SHARE = 0.5  # of the images, which hold the same row
-_FEWEST = 20  # images of which a share says something
+_SHARE = 0.5  # share of images that must hold the same row
+_FEWEST = 20  # images at least, for a share to mean something
 _WEIGHTS = np.random.default_rng(0).integers(1, 2**63, _WIDTH, np.uint64)
 
 
 def bottom(pixels: np.ndarray) -> list[int]:
   """Hashes the lowest rows of an image [H, W] or [H, W, 3], the last first.
 
-  A row of one value alone is background and hashes to 0.
+  A row of a single value is background and hashes to 0.
   """
   corner = pixels[::-1][:_HEIGHT, :_WIDTH]
   if corner.ndim == 3:
@@ -29,7 +29,7 @@ def bottom(pixels: np.ndarray) -> list[int]:
 def find(bottoms: Sequence[Sequence[int]]) -> int:
   """Counts the rows from the bottom up to the highest that most images share.
 
-  0 if there is none, or if the images are few.
+  Returns 0 if there is none, or if the images are few.
   """
   if len(bottoms) < _FEWEST:
     return 0
@@ -43,7 +43,7 @@ def find(bottoms: Sequence[Sequence[int]]) -> int:
 
 
 def describe(rows: int) -> str:
-  """Warns of a bar of so many rows; '' if there is none."""
+  """Words a warning of a bar of so many rows; '' for 0."""
   if not rows:
     return ''
   return (

@@ -1,4 +1,4 @@
-"""The decoded cache: every readable image at one size, memory-mapped."""
+"""Caches every readable image decoded, at one size, memory-mapped."""
 
 import functools
 import hashlib
@@ -51,7 +51,7 @@ def key(
   white: int,
   crop: tuple[int, ...],
 ) -> str:
-  """Names a cache's folder, apart for each content, setting and version."""
+  """Names a cache's folder: one for each content, settings and version."""
   settings = (fingerprint, size, resize, channels, white, crop, images.VERSION)
   return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
 
@@ -69,17 +69,17 @@ def build(
 ) -> None:
   """Decodes all records on all cores into a new directory.
 
-  `skipped`, (name, reason), is what the records left out already.
+  `skipped` lists (name, reason) of what the records already left out.
 
   Raises:
-    InputError: no image is readable, or two have one id.
+    InputError: no image is readable, or two have the same id.
   """
   kept, skipped, bottoms = [], list(skipped), []
   with atomic.directory(directory) as building:
     pixels = building / 'images.npy'
     shape = (len(records), size, size, channels)
     offset = np.lib.format.open_memmap(pixels, 'w+', np.uint8, shape).offset
-    # Processes write the pixels themselves: through pipes they cost more.
+    # Processes write the pixels themselves: sending them by pipes costs more.
     decode = functools.partial(
       _decode,
       records,
@@ -143,15 +143,15 @@ def _decode(
 ) -> _Part:
   """Decodes and fits the records of some rows, into a file of all pixels.
 
-  Runs in processes, whose imports must stay clear of JAX. Digests are of the
-  original pixels. All records are read before the first is decoded: in turns,
-  each would clear the core's caches of the other's data.
+  Runs in processes, which must not import JAX. Digests are of the original
+  pixels. Reads all records before it decodes the first: alternating, each would
+  evict the other's data from the core's caches.
 
   Args:
     records: of (id, label, encoded image).
     part: rows that follow each other.
-    file: as long already as all pixels, so that parts come in any order.
-    offset: where row 0 begins, bytes; skipped rows become zeros.
+    file: already as long as all pixels, so that parts may come in any order.
+    offset: of row 0, bytes; skipped rows become zeros.
     size: as `images.fit` takes it.
     resize: as `images.fit` takes it.
     channels: as `images.fit` takes it.
@@ -184,9 +184,9 @@ def _decode(
 
 
 def _keep(path: Path, rows: Sequence[int]) -> None:
-  """Moves the rows, in ascending order, to the front, and ends the file there.
+  """Moves rows, in ascending order, to the front and truncates the file.
 
-  A few at a time, as memory may not hold them all.
+  Moves a few at a time, as memory may not hold them all.
   """
   images = np.lib.format.open_memmap(path, 'r+')
   if len(rows) == len(images):
@@ -195,7 +195,7 @@ def _keep(path: Path, rows: Sequence[int]) -> None:
     some = list(rows[start : start + 1024])
     images[start : start + len(some)] = images[some]
   os.truncate(path, images.offset + images[: len(rows)].nbytes)
-  with open(path, 'r+b') as file:  # The header has one length whatever N.
+  with open(path, 'r+b') as file:  # The header has the same length for any N.
     header = {
       'descr': '|u1',
       'fortran_order': False,

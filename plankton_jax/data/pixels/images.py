@@ -1,4 +1,4 @@
-"""One image: encoded bytes to pixels, and pixels to the configured size."""
+"""Decodes an image, and brings it to the configured size."""
 
 import hashlib
 import io
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Raise when the pixels that any image becomes change: records and caches of
-# another version are left aside, not reused.
+# Raise it when any image would decode to other pixels: records and caches of
+# another version are not reused.
 VERSION = 2
 
 EXTENSIONS = frozenset(
@@ -25,9 +25,9 @@ _ORIENTATION = 0x0112  # in Exif
 
 
 class Picture(NamedTuple):
-  """An image with its bytes, which cost a copy each time PIL gives them.
+  """An image with its bytes, which PIL would copy at each request.
 
-  The way from file to cache stays in PIL, which frees the GIL; the functions
+  From file to cache, images stay in PIL, which releases the GIL; the functions
   of this module on arrays are for all other callers.
   """
 
@@ -83,37 +83,37 @@ def decode(
 ) -> np.ndarray:
   """Decodes a file's bytes to uint8 [H, W] if grey, else [H, W, 3].
 
-  The image is turned as Exif says. What is transparent takes the median of
-  the opaque border pixels, palettes are looked up, and colour whose three
-  channels are equal is grey. Of several frames the first counts.
+  Turns the image as its Exif tag says, fills transparent pixels with the median
+  of the opaque border pixels, looks palettes up, and makes colour with three
+  equal channels grey. Takes the first of several frames.
 
   Args:
-    data: of a file.
-    white: the 16-bit value that becomes 255; 0 takes it by `white_of` from
-      the image alone. Images of one set should be given one value.
+    data: the bytes of a file.
+    white: the 16-bit value that becomes 255; 0 finds it from the image alone,
+      by `white_of`. Give all images of a set the same value.
 
   Raises:
-    ValueError: with the reason, if the bytes are no such image.
+    ValueError: the bytes are not an image that can be read, and why.
   """
   return np.asarray(Picture.decode(data, white, crop).image)
 
 
 def white_of(deepest: int) -> int:
-  """Finds the largest value of the depth that holds `deepest`.
+  """Finds the largest value of the camera depth that holds `deepest`.
 
-  Depths are those of cameras: 8, 10, 12, 14 and 16 bits.
+  Depths are 8, 10, 12, 14 and 16 bits.
   """
   return next(2**bits - 1 for bits in _DEPTHS if deepest < 2**bits)
 
 
 def deepest(data: bytes) -> int:
-  """Finds the largest value of a 16-bit image; 0 of others and of no image."""
+  """Finds the largest value of a 16-bit image; 0 for any other bytes."""
   try:
     with _open(data) as image:
       return (
         int(np.asarray(image).max()) if image.mode.startswith('I;16') else 0
       )
-  except Exception:  # It is named where it is decoded.
+  except Exception:  # The fault is named when it is decoded.
     return 0
 
 
@@ -122,17 +122,17 @@ class Normal(NamedTuple):
 
   data: bytes  # of a PNG or JPEG
   deepest: int  # the largest 16-bit value; 0 of 8-bit images
-  note: str  # what is not kept; '' if all is
+  note: str  # what is not kept; '' if all is kept
 
 
 def ingest(data: bytes) -> Normal:
   """Keeps grey or RGB PNG and JPEG bytes; encodes others as PNG.
 
-  16-bit grey stays so.
+  Grey of 16 bits stays so.
 
   Raises:
-    ValueError: with the reason, if no image is recognised. Damage further
-      into a PNG or JPEG shows in `decode` alone.
+    ValueError: no image is recognised, and why. Damage inside a PNG or JPEG
+      shows only in `decode`.
   """
   try:
     with _open(data) as image:
@@ -152,7 +152,7 @@ def ingest(data: bytes) -> Normal:
 
 
 def normalise(data: bytes) -> bytes:
-  """Gives the bytes that `ingest` keeps."""
+  """Returns the bytes that `ingest` keeps."""
   return ingest(data).data
 
 
@@ -172,7 +172,8 @@ def fit(
   """Brings pixels to uint8 [size, size, channels].
 
   `resize='pad'` keeps the aspect ratio and pads to a square with the median
-  of the image's border pixels; 'stretch' does neither. Antialiased (Lanczos).
+  of the image's border pixels; 'stretch' does neither. Both antialias by
+  Lanczos filtering.
   """
   picture = Picture.of(Image.fromarray(pixels))
   fitted = picture.fit(size=size, resize=resize, channels=channels)
@@ -248,7 +249,7 @@ def _from_16_bits(image: Image.Image, white: int) -> Image.Image:
 def _on_background(image: Image.Image) -> Image.Image:
   """Puts RGBA on the median colour of its opaque border pixels.
 
-  That of all opaque pixels if none is in the border; white if there is none.
+  If none is in the border, takes all opaque pixels; if there is none, white.
   """
   pixels = np.asarray(image)
   border = np.ones(pixels.shape[:2], bool)
@@ -267,7 +268,7 @@ def _on_background(image: Image.Image) -> Image.Image:
 def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
   if image.size == (width, height):
     return image
-  # Shrinking far is done first in whole steps, then antialiased.
+  # Shrink far in whole steps first, then antialias.
   return image.resize(
     (width, height), Image.Resampling.LANCZOS, reducing_gap=3.0
   )
@@ -289,7 +290,7 @@ def _background(picture: Picture) -> tuple[int, ...]:
 
 
 def _median(values: np.ndarray) -> int:
-  """Takes the median; of an even number the upper one."""
+  """Takes the median, for an even count the upper one."""
   return int(np.sort(values)[len(values) // 2])
 
 

@@ -1,4 +1,4 @@
-"""Lists the public plankton image sets, and gets and prepares one.
+"""Lists the public sets of plankton images, or prepares one.
 
   python -m plankton_jax.data.public                       all sets
   python -m plankton_jax.data.public NAME                  one set, its classes
@@ -42,7 +42,7 @@ def run(
   """Describes a set, and prepares it if asked to.
 
   Raises:
-    InputError: an unknown name, or an archive that cannot be had or read.
+    InputError: the name is unknown, or its archive cannot be fetched or read.
   """
   from plankton_jax.data import records  # brings in TFDS
   from plankton_jax.data.public import prepare
@@ -80,7 +80,7 @@ def _find(name: str) -> ImageSet:
 
 
 def _downloaded(about: ImageSet, root: Path, name: str, *, yes: bool) -> Path:
-  """Returns the archive in root/downloads, fetched if the user agrees."""
+  """Returns the archive in root/downloads; fetches it if the user agrees."""
   if not about.url:
     raise InputError(
       f'{name} cannot be downloaded: get its archives from'
@@ -95,7 +95,11 @@ def _downloaded(about: ImageSet, root: Path, name: str, *, yes: bool) -> Path:
 
 
 def _ask(about: ImageSet, file: Path, *, yes: bool) -> None:
-  """Returns if the user wants the download, by --yes or by typing y."""
+  """Asks for consent to the download: --yes, or y typed in.
+
+  Raises:
+    InputError: the user declines, or no one can be asked.
+  """
   size = download.size(about.url)
   amount = 'unknown size' if size is None else f'{size / 1e9:.2f} GB'
   print(f'{about.url}\n  {amount}, to {file}')
@@ -143,7 +147,7 @@ def _show_all() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Lists the sets, or describes and prepares the one that is named."""
+  """Lists the sets, or describes and prepares the named one."""
   if len(argv) < 2:
     _show_all()
     return

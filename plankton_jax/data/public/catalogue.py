@@ -1,7 +1,7 @@
-"""The public image sets: their facts, addresses and layouts.
+"""Lists the public image sets with their facts, addresses and layouts.
 
-In a layout, {class} names the class folder and {file} the image; any other
-name in braces stands for one folder that says nothing about the class.
+In a layout, {class} is the class folder and {file} the image; any other name in
+braces is a folder that does not matter for the class.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ class ImageSet(NamedTuple):
 
   title: str
   instrument: str
-  images: str  # how many, as its publisher says
+  images: str  # number of images, as its publisher says
   classes: str
   licence: str
   doi: str
-  url: str  # '': its archives are fetched by hand and given with --archive
+  url: str  # '': its archives are downloaded by hand and given with --archive
   layout: str  # of the images in the archive
 
   @property

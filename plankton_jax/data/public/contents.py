@@ -26,11 +26,11 @@ class Contents(NamedTuple):
 def scan(paths: Sequence[Path], layout: str) -> Contents:
   """Lists archives, without reading an image.
 
-  Hidden files, `__MACOSX` and files that are no images are ignored.
+  Ignores hidden files, `__MACOSX` and files other than images.
 
   Raises:
-    InputError: an archive that cannot be read, or holds no image where the
-      layout says.
+    InputError: an archive cannot be read, or holds no image where the layout
+      says.
   """
   pattern = _pattern(layout)
   ids: set[str] = set()
@@ -65,7 +65,7 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
 
 
 def examples(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
-  """Yields the images in the archives' order, one in memory at a time."""
+  """Yields the images in the order of the archives, one in memory at a time."""
   label = {name: i for i, name in enumerate(contents.class_names)}
   for path, wanted in zip(paths, contents.wanted, strict=True):
     read = set()
@@ -127,7 +127,7 @@ def _pattern(layout: str) -> re.Pattern:
 
 
 def _key(pattern: re.Pattern, name: str) -> str:
-  """Returns class/file of an image; '' if it does not lie as it should."""
+  """Returns class/file of an image; '' if its path does not fit the layout."""
   match = pattern.fullmatch(name)
   return f'{match["class"]}/{match["file"]}' if match else ''
 

@@ -1,7 +1,7 @@
-"""One large file over HTTP: resumed where it stopped, hashed once it is whole.
+"""Downloads a large file over HTTP: resumes where it stopped, hashes the whole.
 
-FILE.part grows beside FILE; FILE.sha256, as sha256sum writes it, is the record
-that later runs verify.
+FILE.part grows beside FILE. Later runs verify FILE against FILE.sha256, which
+is written as sha256sum does.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from plankton_jax import atomic
 from plankton_jax.errors import InputError
 
-PATIENCE = 5  # attempts in a row that bring nothing
+PATIENCE = 5  # attempts in a row without a byte
 PAUSE = (
   2.0  # seconds before the second attempt; doubled before each further one
 )
@@ -27,7 +27,7 @@ _LOST = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 
 def size(url: str) -> int | None:
-  """Asks for the size of a file, bytes; None where the server keeps quiet.
+  """Asks the server for the size of a file, bytes; None if it does not say.
 
   Raises:
     InputError: there is no such file, or no connection.
@@ -44,11 +44,11 @@ def size(url: str) -> int | None:
 
 
 def fetch(url: str, file: Path) -> None:
-  """Downloads a file, or verifies it where it is there already.
+  """Downloads a file, or verifies it if it is already there.
 
   Raises:
     InputError: the address is gone, the connection is lost for good, the disk
-      is too small, or the file is not what its record says.
+      is too small, or the file does not match its recorded hash.
   """
   if file.exists():
     verify(file)
@@ -82,10 +82,10 @@ def fetch(url: str, file: Path) -> None:
 
 
 def verify(file: Path) -> None:
-  """Checks a file against the record beside it, if there is one.
+  """Checks a file against the hash recorded beside it, if there is one.
 
   Raises:
-    InputError: it is another file than was recorded.
+    InputError: the file does not match.
   """
   record = _record(file)
   if not record.exists():
@@ -107,7 +107,7 @@ def sha256(file: Path) -> str:
 
 
 def _append(url: str, part: Path) -> None:
-  """Brings what is missing; returns only if the file is whole."""
+  """Downloads the rest of a file; returns only once it is whole."""
   done = part.stat().st_size if part.exists() else 0
   request = urllib.request.Request(url)
   tag = _tag(part).read_text() if _tag(part).exists() else ''
@@ -119,7 +119,7 @@ def _append(url: str, part: Path) -> None:
   except urllib.error.HTTPError as error:
     if error.code != 416:
       raise
-    # Nothing lies behind these bytes: they are all, or of another file.
+    # The server has no further bytes: the file is whole, or is another one.
     if error.headers.get('Content-Range') == f'bytes */{done}':
       return
     part.unlink()
@@ -149,9 +149,9 @@ def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
 
 
 def _version(answer: http.client.HTTPResponse) -> str:
-  """Returns the server's mark of this version of the file, or ''."""
+  """Returns the server's tag of this version of the file, or ''."""
   tag = answer.headers.get('ETag', '')
-  # A weak tag may name files that differ in their bytes.
+  # Files with one weak tag may differ in their bytes.
   return (
     tag if tag[:2] != 'W/' and tag else answer.headers['Last-Modified'] or ''
   )

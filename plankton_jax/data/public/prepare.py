@@ -1,4 +1,4 @@
-"""Prepares a public set: a TFDS data set with classes.csv and skipped.json."""
+"""Prepares a public set as a TFDS data set, classes.csv and skipped.json."""
 
 import collections
 import csv
@@ -19,7 +19,7 @@ Row = dict[str, str]
 
 
 def prepared_at(name: str, data_dir: str) -> Path:
-  """Says where a set is, or would be, prepared; '' is TFDS's own folder."""
+  """Returns the folder of a prepared set; a root of '' is TFDS's own folder."""
   root = Path(data_dir) if data_dir else records.default_root()
   return root.expanduser() / name / records.VERSION
 
@@ -30,8 +30,8 @@ def prepare(
   """Writes a set's records, classes.csv and skipped.json to a new folder.
 
   Raises:
-    InputError: an archive that cannot be read, holds no image where it should,
-      or not one that is readable.
+    InputError: an archive cannot be read, holds no image where it should, or
+      no readable one.
   """
   found = contents.scan(archives, about.layout)
   counts: collections.Counter[int] = collections.Counter()

@@ -1,4 +1,4 @@
-"""taxa.csv.gz of the SEANOE sets: object id, taxon, lineage, split."""
+"""Reads taxa.csv.gz of the SEANOE sets: object id, taxon, lineage, split."""
 
 import csv
 import gzip
@@ -13,7 +13,7 @@ FILE = 'taxa.csv.gz'
 
 
 class Taxon(NamedTuple):
-  """The file's words on one object; '' where it has none."""
+  """An object's row in the file; '' where a cell is empty."""
 
   taxon: str = ''
   lineage: str = ''
@@ -21,10 +21,10 @@ class Taxon(NamedTuple):
 
 
 def parse(data: bytes, place: str) -> Mapping[str, Taxon]:
-  """Taxa by object id, the name of the image without its extension.
+  """Parses taxa by object id, the image's name without its extension.
 
   Raises:
-    InputError: it is damaged or lacks a column.
+    InputError: the file is damaged or lacks a column.
   """
   try:
     text = gzip.decompress(data).decode('utf-8-sig')

@@ -1,7 +1,10 @@
-"""Reads tar, tar.gz and zip archives in place: nothing is ever unpacked."""
+"""Reads tar, tar.gz and zip archives in place, without unpacking them."""
 
+import contextlib
 import functools
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -11,13 +14,26 @@ from typing import IO, NamedTuple, cast
 
 from plankton_jax.errors import InputError
 
-MAX_BYTES = 2**28  # of one file; images.MAX_PIXELS take less
+MAX_BYTES = 2**28  # bytes of one file; images of MAX_PIXELS take fewer
 
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
+# What zipfile and tarfile raise of damaged bytes, at opening and at reading.
+_BROKEN = (
+  tarfile.TarError,
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  struct.error,
+  EOFError,
+  OSError,
+  RuntimeError,  # NotImplementedError among them: an unknown method
+  ValueError,
+  LookupError,
+  OverflowError,
+)
 
 
 class Content(NamedTuple):
-  """One file of an archive, or why it cannot be read."""
+  """A file of an archive, or why it cannot be read."""
 
   name: str
   data: bytes | None
@@ -25,7 +41,7 @@ class Content(NamedTuple):
 
 
 class Listing(NamedTuple):
-  """The contents of an archive, in its own order."""
+  """The contents of an archive, in order."""
 
   names: tuple[str, ...]  # of files, with forward slashes, without a leading ./
   refused: tuple[tuple[str, str], ...]  # (name, reason): links, hostile paths
@@ -37,10 +53,10 @@ def listing(path: Path, table: str = '') -> Listing:
 
   Args:
     path: the archive.
-    table: files of this name, in any folder, are read on the way.
+    table: also reads the files of this name, in any folder.
 
   Raises:
-    InputError: no such file, no archive, or one that is cut off.
+    InputError: the file does not exist, or is not a whole archive.
   """
   names, refused, tables = [], [], {}
   for name, reason, load in _members(path):
@@ -61,8 +77,8 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
   """Yields the wanted files in the archive's order, one in memory at a time.
 
   Raises:
-    InputError: as `listing` does. A file that is damaged inside a zip archive
-      is yielded with the reason.
+    InputError: as in `listing`. A file damaged inside a zip archive is yielded
+      with the reason instead.
   """
   for name, reason, load in _members(path):
     if not reason and name in wanted:
@@ -70,7 +86,7 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
 
 
 def is_zip(path: Path) -> bool:
-  """Says whether a file begins as zip archives do, whole or not."""
+  """Tells whether a file begins as zip archives do, even a damaged one."""
   with path.open('rb') as file:
     return file.read(4) in (b'PK\3\4', b'PK\5\6')
 
@@ -87,8 +103,32 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     raise _damaged(path, 'a zip archive', error) from error
 
 
+def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+  """Reads a file of a zip archive.
+
+  Raises:
+    ValueError: with the reason, if it is damaged or cannot be unpacked.
+  """
+  with readable():
+    return archive.read(info)
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+  """Turns what zipfile raises of a damaged file into a ValueError."""
+  try:
+    yield
+  except NotImplementedError as error:
+    raise ValueError(
+      'compressed by a method that Python cannot read: unpack the archive and'
+      ' pack it again by Deflate, as zip does'
+    ) from error
+  except _BROKEN as error:
+    raise ValueError(f'damaged in the archive ({_reason(error)})') from error
+
+
 def refusal(name: str) -> str:
-  """Says why a path inside an archive is not to be trusted; '' if it is."""
+  """Says why a path in an archive is refused as unsafe; '' if it is safe."""
   if name.startswith('/') or name[1:2] == ':':
     return 'an absolute path'
   if '..' in name.split('/'):
@@ -111,7 +151,7 @@ def zip_refusal(info: zipfile.ZipInfo) -> str:
 
 
 def tidy(name: str) -> str:
-  """Gives a name forward slashes and takes a leading ./ away."""
+  """Normalises a name: forward slashes, no leading ./."""
   name = name.replace('\\', '/')
   while name.startswith('./'):
     name = name[2:]
@@ -121,12 +161,14 @@ def tidy(name: str) -> str:
 def _content(name: str, load: Callable[[], bytes]) -> Content:
   try:
     return Content(name, load())
-  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
-    return Content(name, None, f'damaged in the archive ({e})')
+  except InputError:  # of a tar archive, which cannot be read any further
+    raise
+  except ValueError as error:
+    return Content(name, None, str(error))
 
 
 def _members(path: Path) -> Iterator[tuple]:
-  """Yields (name, reason to refuse it, function that reads it)."""
+  """Yields (name, why it is refused or '', function that reads it)."""
   if not path.is_file():
     raise InputError(f'{path}: no such archive')
   try:
@@ -142,7 +184,7 @@ def _in_zip(path: Path) -> Iterator[tuple]:
         shown = info.filename.encode(errors='backslashreplace').decode()
         reason = zip_refusal(info)
         name = shown if reason else tidy(info.filename)
-        yield name, reason, functools.partial(archive.read, info)
+        yield name, reason, functools.partial(read_zipped, archive, info)
 
 
 def _in_tar(path: Path) -> Iterator[tuple]:
@@ -154,7 +196,8 @@ def _in_tar(path: Path) -> Iterator[tuple]:
 
   def cut(error: Exception) -> InputError:
     return InputError(
-      f'{path} is cut off or damaged after {last} ({error}): get it again'
+      f'{path} is cut off or damaged after {last} ({_reason(error)}): get it'
+      ' again'
     )
 
   def load(info: tarfile.TarInfo) -> bytes:
@@ -188,13 +231,13 @@ def _tar_refusal(info: tarfile.TarInfo) -> str:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-  """Raises unless zeros end the archive: tarfile stops at any nonsense."""
+  """Raises EOFError unless the archive ends in zeros, as tarfile does not."""
   file = archive.fileobj
   file.seek(archive.offset)
   mark = file.read(tarfile.BLOCKSIZE)
   if len(mark) < tarfile.BLOCKSIZE or mark.strip(b'\0'):
     raise EOFError('no end mark')
-  while file.read(2**20):  # A compressed one may be cut off behind it.
+  while file.read(2**20):  # A compressed one may be cut off later.
     pass
 
 
@@ -204,7 +247,11 @@ def _too_large(size: int) -> str:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> InputError:
-  reason = str(error).splitlines()[0] if str(error) else type(error).__name__
   return InputError(
-    f'{path} is not {kind}, or is cut off or damaged ({reason}): get it again'
+    f'{path} is not {kind}, or is cut off or damaged ({_reason(error)}): get it'
+    ' again'
   )
+
+
+def _reason(error: Exception) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__

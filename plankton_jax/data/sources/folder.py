@@ -1,4 +1,4 @@
-"""A tree of image files, one folder a class."""
+"""Reads a tree of image files, one folder a class."""
 
 import collections
 import functools
@@ -20,14 +20,15 @@ from plankton_jax.data.sources.source import (
   Example,
   Source,
   describe,
+  one_line,
 )
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-LEVELS = ('auto', 'path', 'last')  # readings of the folders' names
+LEVELS = ('auto', 'path', 'last')  # ways to read the folders' names
 
-# Folders on top that are no classes, and what they are then.
+# Top-level folders that are not classes, and what they are.
 _SIDES = {
   'train': 'train',
   'training': 'train',
@@ -48,29 +49,30 @@ class Listing(NamedTuple):
   ids: tuple[str, ...]  # Paths relative to the root, with forward slashes.
   labels: np.ndarray  # int32 [N]; -1 for images in the root itself.
   class_names: tuple[str, ...]
-  empty: tuple[str, ...]  # Folders with no image in or below them.
+  empty: tuple[str, ...]  # Folders without an image in or below them.
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
-  understood: str = ''  # in words, where folders on top are no classes
+  understood: str = ''  # says what top-level folders are, if not classes
   others: Mapping[str, int] = types.MappingProxyType({})  # ending -> files
 
 
 def scan(
   path: str, *, class_level: str = 'path', field: str = 'data.path'
 ) -> Listing:
-  """Lists every image below a folder, links followed.
+  """Lists every image below a folder, following links.
 
-  Hidden files, `__MACOSX` and other extensions are ignored.
+  Ignores hidden files, `__MACOSX` and other extensions.
 
   Args:
     path: the folder.
     class_level: 'path' names a class by its folder's path from the root,
-      'last' by the innermost folder alone. 'auto' is 'path', but for folders
-      on top that are all called train, val and test, or all years: the path
-      below them counts then.
-    field: the name that errors give the path.
+      'last' by the innermost folder alone. 'auto' is 'path', except that
+      top-level folders are dropped from it if they are called train, val and
+      test, or are all years.
+    field: the name of the path in errors.
 
   Raises:
-    InputError: no such folder, no image in it, or an unknown level.
+    InputError: there is no such folder, no image in it, or the level is
+      unknown.
   """
   if class_level not in LEVELS:
     known = ', '.join(map(repr, LEVELS))
@@ -118,7 +120,7 @@ def scan(
 
 
 def side(id: str) -> str:
-  """Names the split that an image's folder on top stands for; '' if none."""
+  """Names the split that an image's top-level folder means; '' if none."""
   return _SIDES.get(id.partition('/')[0].lower(), '')
 
 
@@ -128,25 +130,25 @@ def scan_classes(
   """Lists a folder as `scan` does, insisting on one folder a class.
 
   Raises:
-    InputError: an image outside any class folder, or a folder without images.
+    InputError: an image lies outside any class folder, or a folder has none.
   """
   listing = scan(path, class_level=class_level, field=field)
   if (listing.labels < 0).any():
     loose = listing.ids[int(np.argmin(listing.labels))]
     raise InputError(
-      f'{listing.root / loose} lies in no class folder: '
+      f'{one_line(listing.root / loose)} lies in no class folder: '
       'move the images into one folder per class'
     )
   if listing.empty:
     raise InputError(
-      f'{listing.root / listing.empty[0]} holds no image: '
+      f'{one_line(listing.root / listing.empty[0])} holds no image: '
       'remove the folder or put the images of its class there'
     )
   return listing
 
 
 def source(path: str, class_level: str = 'path') -> Source:
-  """Takes one folder a class; see `scan_classes` for what it refuses."""
+  """Makes a source of one folder a class; refuses what `scan_classes` does."""
   listing = scan_classes(path, class_level=class_level)
   if listing.understood:
     log.info('%s: %s', listing.root, listing.understood)
@@ -176,7 +178,7 @@ def source(path: str, class_level: str = 'path') -> Source:
 
 
 def objects(listing: Listing) -> Objects:
-  """Takes every image of a listing, whatever its folder."""
+  """Makes objects of every image of a listing, whatever its folder."""
 
   def read(row: int) -> bytes:
     try:
@@ -191,14 +193,14 @@ def objects(listing: Listing) -> Objects:
 
 
 def fingerprint(listing: Listing) -> str:
-  """Hashes every path, content and reading of classes to 32 hex digits."""
+  """Hashes every path, content and class to 32 hex digits."""
 
   def hash_file(name: str) -> bytes:
     try:
       with open(listing.root / name, 'rb') as file:
         return hashlib.file_digest(file, 'blake2b').digest()
     except OSError:
-      return b''  # Listed as skipped when it is read for the records.
+      return b''  # It is listed as skipped when the records are written.
 
   state = hashlib.blake2b(digest_size=16)
   hashes = workers.in_order(hash_file, listing.ids, desc='read')
@@ -220,11 +222,11 @@ def decoded(
   crop: Sequence[int] = images.NO_CROP,
   desc: str,
 ) -> Iterator[np.ndarray | str]:
-  """Yields each listed image, uint8 [size, size, C], or why it has none.
+  """Yields each listed image, uint8 [size, size, C], or why it is unreadable.
 
-  In order, with a progress bar called `desc`, and without a cache. `white` and
-  `crop` are as `images.decode` takes them; a white of 0 is found from the
-  largest value of all images.
+  Keeps the order, shows a progress bar called `desc`, and uses no cache.
+  `white` and `crop` are as in `images.decode`, but a white of 0 is found from
+  the largest value of all images.
   """
   white = white or find_white(listing)
   fitted = functools.partial(
@@ -267,7 +269,7 @@ def _fitted(
   white: int,
   crop: Sequence[int],
 ) -> bytes | str:
-  """Reads and fits one image; the reason if it cannot be read."""
+  """Reads and fits one image; returns the reason if it cannot be read."""
   try:
     data = (root / name).read_bytes()
     picture = images.Picture.decode(data, white, crop)
@@ -277,7 +279,7 @@ def _fitted(
 
 
 def _recognise(classes: Sequence[str]) -> str:
-  """Describes folders on top that are no classes; '' where they are."""
+  """Says what top-level folders are, if not classes; '' if they are classes."""
   tops = sorted({name.partition('/')[0] for name in classes})
   below = {name.partition('/')[2] for name in classes} - {''}
   if not below:
@@ -302,13 +304,13 @@ def _walk(
 ) -> None:
   status = folder.stat()
   here = (status.st_dev, status.st_ino)
-  if here in ancestors:  # A link back up.
+  if here in ancestors:  # A link back up the tree.
     return
   before = len(found), len(empty)
   try:
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
-    raise InputError(f'{folder}: {error.strerror}') from error
+    raise InputError(f'{one_line(folder)}: {error.strerror}') from error
   for entry in entries:
     name = prefix + entry.name
     if entry.name.startswith('.') or entry.name == '__MACOSX':
@@ -333,7 +335,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _links_to_file(entry: os.DirEntry) -> bool:
-  """Dangling links count, to be listed as unreadable; pipes do not."""
+  """Tells whether it leads to a file; counts dangling links, but not pipes."""
   if not entry.is_symlink():
     return False
   return os.path.isfile(entry.path) or not os.path.exists(entry.path)

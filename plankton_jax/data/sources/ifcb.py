@@ -1,10 +1,9 @@
-"""Raw bins of the Imaging FlowCytobot: regions in .roi, their table in .adc.
+"""Reads raw bins of the Imaging FlowCytobot: .roi regions, .adc tables.
 
-Two generations are read, told apart by the names that the instruments give.
-Bins of the first, IFCBn_YYYY_DDD_HHMMSS, may cut one cell into two adjacent
-regions of a trigger, which are stitched; those of the second,
-DYYYYMMDDTHHMMSS_IFCBnnn, are not. The formats are those that pyifcb reads,
-https://github.com/joefutrelle/pyifcb.
+Reads two generations, recognised by the names of their bins. Those of the
+first, IFCBn_YYYY_DDD_HHMMSS, may cut a cell into two adjacent regions of a
+trigger, which are stitched; those of the second, DYYYYMMDDTHHMMSS_IFCBnnn, do
+not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
 """
 
 import functools
@@ -23,7 +22,7 @@ from plankton_jax.errors import InputError
 EMPTY = 'trigger without a region'
 STITCHED = 'second region of a stitched pair'
 
-_OVERLAP = 2  # px that regions of one cell share at least, and one more
+_OVERLAP = 2  # px that the regions of a cell overlap at least, plus one
 
 
 class _Format(NamedTuple):
@@ -53,7 +52,7 @@ class Region(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """One region, or two that are stitched."""
+  """One region, or two to be stitched."""
 
   bin: Path  # without ending
   regions: tuple[Region, ...]
@@ -65,13 +64,13 @@ class Cell(NamedTuple):
 
 
 def is_bin(path: Path) -> bool:
-  """Says whether a file belongs to a bin, by its name."""
+  """Tells by its name whether a file belongs to a bin."""
   known = any(form.name.fullmatch(path.stem) for form in _FORMATS)
   return known and path.suffix.lower() in ('.adc', '.hdr', '.roi')
 
 
 def objects(path: str) -> Objects:
-  """Lists the cells of one bin, given by any of its files, or of a folder's.
+  """Lists the cells of a bin, named by any of its files, or of a folder's bins.
 
   Raises:
     InputError: there is no bin.
@@ -110,12 +109,12 @@ def objects(path: str) -> Objects:
 def pixels(cell: Cell) -> np.ndarray:
   """Reads a cell's image, uint8 [H, W].
 
-  Pixels of a stitched image that neither region holds get the mean of those
-  beside them.
+  Pixels of a stitched image outside both regions get the mean of those beside
+  them.
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: with the reason, if it ends too early.
+    ValueError: the file ends too early, and where.
   """
   left = min(region.x for region in cell.regions)
   top = min(region.y for region in cell.regions)
@@ -193,7 +192,7 @@ def _overlap(a: Region, b: Region) -> bool:
 
 
 def _beside(mask: np.ndarray) -> np.ndarray:
-  """Marks the pixels beside marked ones, above, below, left and right."""
+  """Marks the pixels above, below, left and right of marked ones."""
   wide = np.pad(mask, 1)
   return wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
@@ -203,7 +202,7 @@ def _format(bin: Path) -> _Format:
 
 
 def _file(bin: Path, ending: str) -> Path:
-  """Finds a bin's file, whose ending may be in capitals."""
+  """Finds a bin's file, whose extension may be in capitals."""
   path = bin.with_name(bin.name + ending)
   capital = bin.with_name(bin.name + ending.upper())
   return capital if capital.exists() and not path.exists() else path

@@ -18,7 +18,7 @@ _SHOWN = 5  # names given of a kind
 
 
 class Inspection(NamedTuple):
-  """Lines of text: contents, things to know, things to put right."""
+  """Lines of text: contents, notes, and problems to fix."""
 
   contents: list[str]
   notes: list[str]
@@ -32,12 +32,12 @@ class _Image(NamedTuple):
 
 
 def inspect(path: str) -> Inspection:
-  """Reads every image below a folder; whatever it finds is in the result.
+  """Reads every image below a folder, and reports what it finds.
 
   Problems are files that cannot be read, images outside any class, classes
-  without images, fewer than two that can be trained on, and one image in
-  several classes. Small classes and copies within a class are only noted: the
-  first are kept as data.rare says, the others on one side of the split.
+  without images, fewer than two classes to train on, and one image in several
+  classes. Small classes and copies within a class are only noted: data.rare
+  covers the first, and copies stay on one side of the split.
   """
   try:
     listing = folder.scan(path, class_level='auto')
@@ -46,7 +46,7 @@ def inspect(path: str) -> Inspection:
   except RecursionError:
     return Inspection([], [], [f'{path}: folders are nested too deeply'])
   except (OSError, RuntimeError, ValueError) as error:
-    # The last two: a `~name` without a home, a path no system would take.
+    # The last two: a `~name` without a home, and an impossible path.
     return Inspection([], [], [f'{path}: {describe(error)}'])
   read = workers.in_order(
     lambda name: _read(listing, name), listing.ids, desc='inspect'
@@ -120,7 +120,7 @@ def _read(listing: folder.Listing, name: str) -> _Image | str:
 
 
 def _copies(found: dict[str, _Image]) -> list[list[str]]:
-  """Names of identical images, in sets of two and more."""
+  """Groups the names of identical images, in sets of two or more."""
   same = collections.defaultdict(list)
   for name, image in found.items():
     same[image.digest].append(name)
@@ -144,7 +144,7 @@ def _contents(
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
-  """One line that counts and names a few, or none."""
+  """Yields one line that counts the names and gives a few, if there are any."""
   if not names:
     return []
   more = ', ...' if len(names) > _SHOWN else ''

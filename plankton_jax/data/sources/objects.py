@@ -1,4 +1,4 @@
-"""Objects without a need for labels: to be embedded, searched and predicted."""
+"""Reads objects that need no label: to embed, to search, to predict."""
 
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +17,13 @@ from plankton_jax.data.sources.source import NO_MEASURES, Measures
 
 
 class Objects(NamedTuple):
-  """Images that are read when they are wanted."""
+  """Images that are read on demand."""
 
   place: str  # for messages
   ids: tuple[str, ...]
-  read: Callable[[int], bytes]  # of a row; ValueError with the reason
+  read: Callable[[int], bytes]  # of a row; raises ValueError with the reason
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
-  # reason -> number of objects that are left out for it and not named
+  # reason -> number of objects left out for it without a name
   left_aside: Mapping[str, int] = types.MappingProxyType({})
   measures: Measures = NO_MEASURES
 
@@ -43,11 +43,11 @@ def decoded(
   crop: Sequence[int] = NO_CROP,
   desc: str,
 ) -> Iterator[np.ndarray | str]:
-  """Yields each image, uint8 [size, size, C], or the reason for its lack.
+  """Yields each image, uint8 [size, size, C], or why it is unreadable.
 
-  In order, with a progress bar called `desc`, and without a cache. `white` and
-  `crop` are as `images.decode` takes them; a white of 0 is found from the
-  largest value of all images.
+  Keeps the order, shows a progress bar called `desc`, and uses no cache.
+  `white` and `crop` are as in `images.decode`, but a white of 0 is found from
+  the largest value of all images.
   """
   rows = range(len(objects.ids))
 

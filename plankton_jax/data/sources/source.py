@@ -1,4 +1,4 @@
-"""A source: labelled images known by content, on their way to the records."""
+"""Defines a source: labelled images, identified by content, for the records."""
 
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from plankton_jax.errors import InputError
 
 
 class Example(NamedTuple):
-  """One image on its way into the records, or the reason for its lack."""
+  """One image on its way into the records, or the reason why it is missing."""
 
   id: str
   label: int
@@ -18,15 +18,15 @@ class Example(NamedTuple):
   reason: str = ''
   texts: Mapping[str, str] = types.MappingProxyType({})  # further fields
   deepest: int = 0  # largest 16-bit value of the image; 0 if it has 8 bits
-  note: str = ''  # what of the file is not in the image
+  note: str = ''  # what the image lost of its file
 
 
 class Measures(NamedTuple):
-  """Numbers that a source knows of its objects."""
+  """Measurements that a source has of its objects."""
 
   names: tuple[str, ...]  # K of them
   ids: tuple[str, ...]  # of N objects
-  values: np.ndarray  # float32 [N, K], NaN where it is not known
+  values: np.ndarray  # float32 [N, K], NaN where unknown
 
 
 NO_MEASURES = Measures((), (), np.zeros((0, 0), np.float32))
@@ -41,7 +41,7 @@ class Source(NamedTuple):
   examples: Callable[[], Iterator[Example]]
   total: int  # of examples
   skipped: tuple[tuple[str, str], ...]  # (name, reason), known beforehand
-  # reason -> number of objects that are left out for it and not named
+  # reason -> number of objects left out for it without a name
   left_aside: Mapping[str, int] = types.MappingProxyType({})
   measures: Measures = NO_MEASURES
 
@@ -52,16 +52,24 @@ class Source(NamedTuple):
 
 
 def describe(error: Exception) -> str:
-  """Gives an error's reason alone: the file is named beside it."""
+  """Returns an error's reason alone, for messages that name the file."""
   return getattr(error, 'strerror', None) or str(error)
+
+
+def one_line(name: object) -> str:
+  """Escapes what would tear a line that gives a name: breaks, tabs, controls.
+
+  Surrogates, of names that are not UTF-8, are escaped too.
+  """
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
 
 
 def none_readable(
   place: object, skipped: Sequence[tuple[str, str]]
 ) -> InputError:
-  """Builds the error for a source whose every image is broken."""
+  """Builds the error for a source without a readable image."""
   name, reason = skipped[0]
   return InputError(
-    f'none of the {len(skipped)} images in {place} can be read, '
-    f'the first being {name}: {reason}'
+    f'none of the {len(skipped)} images in {one_line(place)} can be read, '
+    f'the first being {one_line(name)}: {reason}'
   )

@@ -1,14 +1,15 @@
-"""Convolution as each backend runs it fastest; accelerators keep lax.
+"""Convolves as each backend runs it fastest; accelerators keep lax.
 
-XLA's CPU convolution is several times slower than its matrix product, and
-slowest in the gradients, so that on the CPU it is left to oneDNN where that is
-installed. Shapes that a matrix product suits better are written as one. The
-numbers are those of lax to the rounding of their type, with sums in float32;
-tests/test_conv.py holds them to it.
+XLA's CPU convolution is several times slower than its matrix product, most so
+in the gradients. On a CPU oneDNN convolves if it is installed, and shapes that
+suit a matrix product are written as one. Results equal lax's up to the rounding
+of their type, with sums in float32; tests/test_conv.py checks it.
 """
 
 import functools
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from plankton_jax.nn.conv import onednn, products
 
 log = logging.getLogger(__name__)
 
-# Without oneDNN lax wins where channels are many and the image is not tiny.
+# Without oneDNN lax wins for many channels, unless the image is tiny.
 _LAX_CHANNELS = 128
 _LAX_SIDE = 4
 
@@ -28,17 +29,17 @@ def conv_general_dilated(
   kernel: jax.Array,
   strides: tuple[int, int],
   padding: str | tuple[tuple[int, int], tuple[int, int]],
-  **options,
+  **options: Any,
 ) -> jax.Array:
-  """`lax.conv_general_dilated` for `nn.Conv(conv_general_dilated=...)`.
+  """Convolves as `lax.conv_general_dilated`; for Flax's option of that name.
 
   Args:
     inputs: [B, H, W, C].
     kernel: [h, w, C, F], float32 or of the inputs' type, to which it is
-      rounded. A float32 kernel receives a gradient that is never rounded.
-    strides: of both sides.
-    padding: 'SAME', 'VALID', or pairs.
-    **options: what Flax passes besides; handed to lax. Dilations and feature
+      rounded. A float32 kernel receives a gradient without rounding.
+    strides: down and across.
+    padding: 'SAME', 'VALID', or (before, after) pairs.
+    **options: further options of Flax, passed to lax. Dilations and feature
       groups other than 1 always run in lax.
 
   Returns:
@@ -55,12 +56,13 @@ def conv_general_dilated(
   )
   if not plain:
     return by_lax(inputs, kernel)
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(
-      inputs.shape[1:3], kernel.shape[:2], strides, padding
-    )
-  padding = tuple(tuple(pair) for pair in padding)
-  on_cpu = _host_way(inputs, kernel, tuple(strides), padding) or by_lax
+  pairs: Sequence[tuple[int, int]] = (
+    lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
+    if isinstance(padding, str)
+    else padding
+  )
+  sides = tuple(tuple(pair) for pair in pairs)
+  on_cpu = _host_way(inputs, kernel, tuple(strides), sides) or by_lax
   return lax.platform_dependent(inputs, kernel, cpu=on_cpu, default=by_lax)
 
 
@@ -73,7 +75,7 @@ def keep_kernel(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Casts all but the kernel, for `nn.Conv(promote_dtype=...)`.
 
-  `conv_general_dilated` rounds the kernel itself where it has to.
+  `conv_general_dilated` rounds the kernel itself if needed.
   """
   return (
     images.astype(dtype),
@@ -84,11 +86,10 @@ def keep_kernel(
 
 @functools.cache
 def computing_dtype(name: str) -> jnp.dtype:
-  """The type in which a network asked for in `name` computes.
+  """Returns the type to compute in when `name` is asked for.
 
-  On a CPU bfloat16 pays only where oneDNN multiplies it; elsewhere there it
-  would be several times slower than float32, which takes its place and is
-  logged.
+  On a CPU bfloat16 pays only if oneDNN multiplies it. Otherwise it would be
+  several times slower than float32, which then replaces it, with a warning.
 
   Args:
     name: 'float32' or 'bfloat16'.
@@ -107,7 +108,7 @@ def computing_dtype(name: str) -> jnp.dtype:
 
 
 def _no_bfloat16():
-  """Why bfloat16 would be slow on this CPU."""
+  """Explains why bfloat16 would be slow on this CPU."""
   if not onednn.available():
     return 'oneDNN is not installed'
   if jax.device_count() > 1:
@@ -116,7 +117,7 @@ def _no_bfloat16():
 
 
 def _host_way(inputs, kernel, strides, padding):
-  """How the CPU does it, as a function of both arrays; None for lax."""
+  """Picks the CPU's method, a function of both arrays; None for lax."""
 
   def by(way, dtype, **options):
     return lambda inputs, kernel: way(
@@ -148,7 +149,7 @@ def _by_onednn(inputs, kernel, strides, padding):
 
 
 def _onednn_serves(dtype):
-  """In one process's one device alone: a custom call is not partitioned."""
+  """Tells whether oneDNN serves: custom calls take one process and device."""
   if jax.default_backend() != 'cpu' or jax.device_count() != 1:
     return False
   if dtype == jnp.bfloat16:

@@ -1,14 +1,14 @@
-"""Python functions as handlers of XLA's custom calls, by its C interface.
+"""Registers Python functions as handlers of XLA's custom calls, in C.
 
-The structures are those of xla/ffi/api/c_api.h, which jaxlib ships; they stay
-as they are for as long as its major version, which is checked, does.
+The structures follow xla/ffi/api/c_api.h, which jaxlib ships. They change only
+with its major version, which is checked.
 """
 
 import ctypes
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -34,7 +34,7 @@ Function = Callable[[Sequence[Buffer], Sequence[int]], None]
 
 
 def _structure(*fields):
-  """A structure of the interface: each begins with its size and extensions."""
+  """Makes a structure of the interface: size and extensions, then fields."""
   head = [('struct_size', ctypes.c_size_t), ('extension', ctypes.c_void_p)]
   return type('_', (ctypes.Structure,), {'_fields_': [*head, *fields]})
 
@@ -106,14 +106,14 @@ _Frame = _structure(
   ('attributes', _Attributes),
 )
 _Handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))
-_kept = []  # handlers are called for as long as the process lives
+_kept: list[Any] = []  # handlers may be called as long as the process lives
 
 
 def check_interface() -> None:
-  """Compares the interface of the installed jaxlib with this module's.
+  """Compares the installed jaxlib's interface with this module's.
 
   Raises:
-    InterfaceError: its major version is another, or cannot be read.
+    InterfaceError: its major version differs, or cannot be read.
   """
   path = pathlib.Path(jax.ffi.include_dir(), _HEADER)
   try:
@@ -133,22 +133,21 @@ def register(name: str, function: Function) -> None:
 
   Args:
     name: for `jax.ffi.ffi_call`, whose one attribute must be int64 numbers.
-    function: called with the arguments and then the results, float32 or
-      bfloat16, and with the numbers; from any thread. An exception in it fails
-      the computation.
+    function: takes arguments, then results, float32 or bfloat16, then the
+      numbers; called from any thread. An exception in it fails the computation.
   """
 
   def handle(pointer):
     frame = pointer.contents
     api = frame.api.contents
     try:
-      if frame.extension:  # asked at registration what it was made for
+      if frame.extension:  # at registration XLA asks for its version
         _answer(frame.extension, api.version)
       else:
         buffers = [*_read(frame.arguments), *_read(frame.results)]
         array = frame.attributes.items[0].contents
         function(buffers, array.data[: array.count])
-    except Exception as error:  # nothing may pass through XLA's frames
+    except Exception as error:  # no exception may pass through XLA's frames
       return _failure(api, f'{name}: {error}')
     return None
 

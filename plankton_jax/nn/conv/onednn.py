@@ -1,4 +1,4 @@
-"""Convolution by oneDNN inside a jitted program, with its gradient."""
+"""Convolves by oneDNN inside a jitted program, with gradients."""
 
 import functools
 import logging
@@ -15,7 +15,7 @@ _TARGET = 'plankton_jax.convolution.{}'
 
 @functools.cache
 def available() -> bool:
-  """Whether oneDNN and XLA's custom calls are there; logs why they are not."""
+  """Tells whether oneDNN and XLA's custom calls work; logs why not."""
   try:
     onednn_library.load()
     handler.check_interface()
@@ -26,7 +26,7 @@ def available() -> bool:
 
 
 def multiplies_bfloat16() -> bool:
-  """Whether it is available and the processor multiplies bfloat16."""
+  """Tells whether oneDNN is available and multiplies bfloat16 natively."""
   return available() and onednn_library.multiplies_bfloat16()
 
 
@@ -34,7 +34,7 @@ def multiplies_bfloat16() -> bool:
 def _register():
   """Registers the three passes as handlers of custom calls, once."""
   for kind, order in (
-    # Where images, kernel and outputs are among arguments and result.
+    # Positions of images, kernel and outputs among arguments and result.
     ('forward', (0, 1, 2)),
     ('backward_data', (2, 1, 0)),
     ('backward_weights', (0, 2, 1)),
@@ -63,7 +63,7 @@ def convolution(
   strides: tuple[int, int],
   padding: tuple[int, int, int, int],
 ) -> jax.Array:
-  """Convolves on the CPU, where oneDNN is `available`.
+  """Convolves on the CPU; needs oneDNN to be `available`.
 
   Args:
     images: [B, H, W, C], float32, or bfloat16 if `multiplies_bfloat16`.
@@ -73,7 +73,7 @@ def convolution(
 
   Returns:
     [B, H', W', F] of the images' type, summed in float32. The kernel's
-    gradient is float32 without any rounding in between.
+    gradient is float32, without intermediate rounding.
   """
   top, bottom, left, right = padding
   (batch, *sides, _), features = images.shape, kernel.shape[-1]
@@ -87,9 +87,9 @@ def convolution(
 
 
 def product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
-  """[N, K] @ [K, M] as a convolution of 1x1 over one image of N pixels.
+  """Multiplies [N, K] @ [K, M] as a 1x1 convolution of an image of N pixels.
 
-  Types are those of `convolution`, the matrix being its kernel.
+  Types are those of `convolution`, with the matrix as its kernel.
   """
   out = convolution(rows[None, None], matrix[None, None], (1, 1), (0, 0, 0, 0))
   return out[0, 0]

@@ -1,10 +1,11 @@
-"""oneDNN's convolutions, by the C interface of oneDNN 3 (dnnl.h)."""
+"""Calls oneDNN's convolutions by the C interface of oneDNN 3 (dnnl.h)."""
 
 import ctypes
 import functools
 import importlib.metadata
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 _PACKAGE, _FILE = 'onednn-cpu-gomp', 'libdnnl.so.3'
 
@@ -14,7 +15,7 @@ _TYPES = {'bfloat16': 2, 'float32': 3}
 _BFLOAT16_ISA = 0xE7  # dnnl_cpu_isa_avx512_core_bf16; AMX's includes its bits
 _TRAINING, _DIRECT, _OWN_SCRATCHPAD = 64, 1, 1
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
-# What a pass calls its images, kernel and outputs; the kernel's layout.
+# The names of images, kernel and outputs in each pass; the kernel's layout.
 _PASSES = {
   'forward': ((1, 33, 17), 131),
   'backward_data': ((129, 33, 145), 131),
@@ -52,19 +53,19 @@ def load() -> ctypes.CDLL:
 
 
 def multiplies_bfloat16() -> bool:
-  """Whether oneDNN multiplies bfloat16 by the processor's instructions.
+  """Tells whether oneDNN multiplies bfloat16 by the processor's instructions.
 
-  These are AVX512_BF16 or AMX; they accumulate in float32.
+  These are AVX512_BF16 or AMX, which accumulate in float32.
 
   Raises:
-    OSError: as `load`.
+    OSError: as in `load`.
   """
   found = load().dnnl_get_effective_cpu_isa()
   return found & _BFLOAT16_ISA == _BFLOAT16_ISA
 
 
 class Convolution:
-  """One pass of a convolution of arrays of fixed shapes and types.
+  """One pass of a convolution, for arrays of fixed shapes and types.
 
   The kernel and its gradient are float32. Products are taken in the images'
   type and summed in float32.
@@ -79,7 +80,7 @@ class Convolution:
     dtype: of images and outputs, 'float32' or 'bfloat16'.
 
   Raises:
-    RuntimeError: a convolution that oneDNN cannot make.
+    RuntimeError: oneDNN cannot make this convolution.
   """
 
   def __init__(
@@ -113,8 +114,8 @@ class Convolution:
         ),
       ),
     )
-    # oneDNN keeps kernels in blocks, in the images' type: ours is copied
-    # there, or the gradient back.
+    # oneDNN keeps kernels in blocks, in the images' type: our kernel is copied
+    # there, and the gradient back.
     if kind == 'backward_weights':
       self._steps = (run, _copy(blocked, inner, dense, self._kernel))
     else:
@@ -148,7 +149,7 @@ def _call(name, *arguments):
 
 
 def _made(name, *arguments):
-  """What a function leaves at the address that it takes first."""
+  """Calls a function, and returns what it writes to its first argument."""
   made = _Handle()
   _call(name, ctypes.byref(made), *arguments)
   return made
@@ -203,10 +204,10 @@ def _any_layout(axes, dtype):
 
 
 def _plan(kind, images, outputs, kernel_axes, strides, padding, dtype):
-  """The primitive's description, the kernel's layout being oneDNN's choice."""
+  """Describes the primitive, and lets oneDNN choose the kernel's layout."""
   kernel = _any_layout(kernel_axes, dtype)
   attributes = _made('primitive_attr_create')
-  # The library's own would be the calling thread's, and threads vary.
+  # The library's default belongs to the calling thread, and threads vary.
   _call('primitive_attr_set_scratchpad_mode', attributes, _OWN_SCRATCHPAD)
   top, bottom, left, right = padding
   geometry = (
@@ -222,7 +223,7 @@ def _plan(kind, images, outputs, kernel_axes, strides, padding, dtype):
   )
   if kind == 'forward':
     return forward
-  arrays = (images, kernel, outputs)
+  arrays: tuple[Any, ...] = (images, kernel, outputs)
   if kind == 'backward_weights':
     gradient = _any_layout(kernel_axes, 'float32')
     arrays = (images, gradient, no_bias, outputs)

@@ -1,4 +1,4 @@
-"""Convolutions written as matrix products, which XLA runs well on the CPU."""
+"""Writes convolutions as matrix products, which XLA runs well on the CPU."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def by_patches(
   strides: Sides,
   padding: tuple[Sides, Sides],
 ) -> jax.Array:
-  """out[b,i,j,f] = Σ_uvc in[b, s i + u, s j + v, c] kernel[u,v,c,f].
+  """Sums over patches: out[bijf] = Σ_uvc in[b, s i + u, s j + v, c] k[uvcf].
 
   Args:
     images: [B, H, W, C].
@@ -47,7 +47,7 @@ def sees_all(
   strides: Sides,
   padding: tuple[Sides, Sides],
 ) -> bool:
-  """Whether the kernel lies over the whole image wherever it is put."""
+  """Tells whether the kernel covers the whole image at every position."""
   outputs = output_sides(images, kernel, strides, padding)
   return all(
     before >= (count - 1) * stride and side - 1 + before < reach
@@ -66,11 +66,10 @@ def by_whole_images(
   *,
   product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
 ) -> jax.Array:
-  """Images [B, H W C] times one matrix [H W C, H' W' F], where `sees_all`.
+  """Multiplies images [B, H W C] by a matrix [H W C, H' W' F], if `sees_all`.
 
-  An image of 2x2 under a kernel of 3x3 meets 4 of its 9 taps at each output:
-  the others would be multiplied by padding. `product` multiplies the two
-  matrices.
+  A 2x2 image meets only 4 of a 3x3 kernel's 9 taps at each output; the others
+  would multiply padding. `product` multiplies the two matrices.
   """
   batch, height, width, channels = images.shape
   rows, columns = output_sides(images, kernel, strides, padding)
@@ -87,11 +86,17 @@ def by_whole_images(
   return out.reshape(batch, rows, columns, features)
 
 
-def output_sides(images, kernel, strides, padding) -> Sides:
-  """H' and W'."""
-  return tuple(
+def output_sides(
+  images: jax.Array,
+  kernel: jax.Array,
+  strides: Sides,
+  padding: tuple[Sides, Sides],
+) -> Sides:
+  """Computes H' and W'."""
+  height, width = (
     (side + sum(pads) - reach) // stride + 1
     for side, pads, reach, stride in zip(
       *(images.shape[1:3], padding, kernel.shape[:2], strides), strict=True
     )
   )
+  return height, width

@@ -1,4 +1,4 @@
-"""Hands an encoder on as a folder: weights with their config, and a card."""
+"""Reads and writes an encoder as a folder: its weights and a card."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from plankton_jax import atomic, weight_file
+from plankton_jax import atomic, json_text, weight_file
 from plankton_jax.errors import InputError
 
 WEIGHTS = 'encoder.safetensors'
@@ -26,12 +26,12 @@ def save(
   """Writes FOLDER/encoder.safetensors and FOLDER/README.md.
 
   Args:
-    folder: a new one.
+    folder: the folder to make.
     variables: {'params': ..., 'batch_stats': ...}.
     config: the run's.
     class_names: the seen classes.
     step: the checkpoint's.
-    card: Markdown that says what the encoder is.
+    card: Markdown that describes the encoder.
 
   Raises:
     InputError: the folder exists.
@@ -58,7 +58,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   """Reads `params`, `batch_stats`, `config`, `class_names` and `step`.
 
   Raises:
-    InputError: the file is damaged, or not one that `save` wrote.
+    InputError: the file is damaged, or was not written by `save`.
   """
   path = folder / WEIGHTS
   try:
@@ -84,27 +84,24 @@ def _field(header: dict[str, str], name: str, kind: type) -> Any:
   """Parses a field of the header.
 
   Raises:
-    InputError: it is missing, no JSON, or of another type.
+    InputError: it is missing, is not JSON, or is of another type.
   """
   if name not in header:
     raise InputError(f'no {name!r} in its header')
   try:
-    value = json.loads(header[name])
-  except ValueError as error:
+    return json_text.parse(header[name], kind)
+  except InputError as error:
     raise InputError(f'{name}: {error}') from None
-  if type(value) is not kind:
-    raise InputError(f'{name} is no {kind.__name__}')
-  return value
 
 
 def _tree(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
   """Nests arrays by their names, `params` and `batch_stats` on top.
 
   Raises:
-    InputError: names that `save` does not write.
+    InputError: the names are not those that `save` writes.
   """
-  # Objectives without parameters and networks without statistics leave no
-  # trace among arrays.
+  # Objectives without parameters and networks without statistics have no
+  # arrays.
   tree: dict[str, Any] = {
     'params': {'encoder': {}, 'objective': {}},
     'batch_stats': {},

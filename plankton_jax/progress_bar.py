@@ -1,4 +1,4 @@
-"""A progress bar where tqdm is installed; training needs none."""
+"""Shows a progress bar if tqdm is installed, which training does without."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def bar(total: int, *, name: str, unit: str) -> Iterator[Callable[[int], None]]:
-  """Yields `update(count)`; the bar is shown after two seconds."""
+  """Yields `update(count)`; shows the bar after two seconds."""
   try:
     from tqdm import tqdm
   except ImportError:

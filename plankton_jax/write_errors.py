@@ -1,4 +1,4 @@
-"""Explains in one line why a place cannot be written, and what would do."""
+"""Explains in one line why a place cannot be written, and what to do."""
 
 import contextlib
 import errno
@@ -29,12 +29,12 @@ def explained(place: pathlib.Path, need: int | None = None) -> Iterator[None]:
   """Turns a refusal to write below `place` into a line that a user can act on.
 
   Args:
-    place: what is written, as far as it is known.
-    need: bytes of it.
+    place: what is written, as far as known.
+    need: its size in bytes.
 
   Raises:
-    InputError: the disk is full, the quota used, or the place read-only;
-      whichever exception a library made of that.
+    InputError: the disk is full, the quota used, or the place read-only,
+      whichever exception a library made of it.
   """
   try:
     yield
@@ -57,8 +57,8 @@ def explain(
 
   Args:
     error: the exception, or one that a library raised from it.
-    place: what was written, where the exception does not say.
-    need: bytes of it.
+    place: what was written, if the exception does not say.
+    need: its size in bytes.
   """
   for cause in _chain(error):
     number = cause.errno if isinstance(cause, OSError) else None
@@ -75,7 +75,7 @@ def explain(
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-  """Yields an exception and those that it was raised from."""
+  """Yields an exception and its causes."""
   seen: set[int] = set()
   current: BaseException | None = error
   while current is not None and id(current) not in seen:

@@ -16,7 +16,7 @@ from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
 from plankton_jax.errors import InputError
 
-if TYPE_CHECKING:  # TFDS is imported only where records are touched.
+if TYPE_CHECKING:  # TFDS is imported only when records are used.
   from plankton_jax.data.records import Record
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Read(NamedTuple):
 
 
 class Selected(NamedTuple):
-  """A source whose records are written only if they are asked for."""
+  """A source whose records are written only on demand."""
 
   class_names: tuple[str, ...]
   fingerprint: str
@@ -60,7 +60,7 @@ def source(
   """Selects the source of `config.data`.
 
   Raises:
-    InputError: an unknown source, or one that cannot be read.
+    InputError: the source is unknown, or cannot be read.
   """
   started = time.monotonic()
   if source == 'folder':
@@ -96,13 +96,13 @@ def source(
 
 
 def objects(path: str) -> Objects:
-  """Opens whatever holds images, labelled or not, as objects.
+  """Opens anything that holds images, labelled or not, as objects.
 
-  That is an IFCB bin or a folder of them, an EcoTaxa export, zipped or not,
-  or any folder of images.
+  Takes an IFCB bin or a folder of them, an EcoTaxa export, zipped or not, or
+  any folder of images.
 
   Raises:
-    InputError: none of these.
+    InputError: it is none of the three.
   """
   from plankton_jax.data.ecotaxa import source as ecotaxa
 
@@ -113,7 +113,7 @@ def objects(path: str) -> Objects:
     return ifcb.objects(path)
   if any(place.rglob('ecotaxa*')):
     return ecotaxa.objects(path)
-  if any(place.rglob('*.zip')):  # An export may be in it, or anything else.
+  if any(place.rglob('*.zip')):  # It may hold an export, or anything else.
     try:
       return ecotaxa.objects(path)
     except InputError as error:
@@ -122,7 +122,7 @@ def objects(path: str) -> Objects:
 
 
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
-  """Keeps a source's images of the wanted classes; of all if none is named.
+  """Keeps a source's images of the wanted classes, or all if none is named.
 
   Raises:
     InputError: an unknown class.
@@ -145,10 +145,10 @@ def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
 
 
 def group_regex(source: str, group_by: str, regex: str) -> str:
-  """Selects the expression that finds an id's group.
+  """Selects the regular expression that finds an id's group.
 
   Raises:
-    InputError: `group_by` is unknown, or does not go with the other fields.
+    InputError: `group_by` is unknown, or conflicts with other fields.
   """
   if not group_by:
     return regex
@@ -168,7 +168,7 @@ def group_regex(source: str, group_by: str, regex: str) -> str:
 
 
 class _Chosen(Sequence['Record']):
-  """The records whose label is a key of `label`, which gives its new one."""
+  """The records whose label is a key of `label`, with the new label."""
 
   def __init__(self, everything: Sequence['Record'], label: dict[int, int]):
     self._everything = everything

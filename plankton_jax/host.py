@@ -8,8 +8,8 @@ import sys
 import absl.logging
 
 _STARTED_IN = os.getcwd()  # relative paths of the command line begin there
-# Huge pages, and one heap that keeps what it has: a step's temporaries are
-# then the last step's memory, and not fresh pages from the system.
+# Huge pages, and one heap that never shrinks: a step's temporaries then reuse
+# the last step's memory instead of fresh pages from the system.
 _TUNABLES = ':'.join(
   f'glibc.malloc.{name}={value}'
   for name, value in {
@@ -24,12 +24,12 @@ _TUNABLES = ':'.join(
 def use_fast_settings() -> None:
   """Restarts a command once with settings that make the CPU fast, and says so.
 
-  For commands alone: a library must not restart the process that uses it. A
-  training step on the CPU is bound by page faults on fresh temporaries,
-  which malloc can be told to spare; and oneDNN's threads would by default spin
-  between convolutions on the cores that XLA's need. Both are read from the
-  environment at start-up only. Elsewhere than on Linux, or where the variables
-  are set already (malloc.hugetlb among the tunables), nothing happens.
+  Only for commands: a library must not restart the process that uses it. On a
+  CPU a training step is bound by page faults on fresh temporaries, which malloc
+  can avoid; and oneDNN's threads would by default spin between convolutions on
+  the cores that XLA's threads need. Both settings are read from the environment
+  at start-up only. Does nothing outside Linux, or if the variables are already
+  set (malloc.hugetlb among the tunables).
   """
   if not sys.platform.startswith('linux'):
     return
@@ -48,7 +48,7 @@ def use_fast_settings() -> None:
 
 
 def _command_line() -> list[str]:
-  """The command that started this process, its script by absolute path."""
+  """Rebuilds the command that started this process, its script absolute."""
   line = [sys.executable, *sys.orig_argv[1:]]
   script = len(line) - len(sys.argv)  # its arguments follow it
   if line[script - 1] not in ('-m', '-c'):
@@ -57,8 +57,8 @@ def _command_line() -> list[str]:
 
 
 def show_log(level: int) -> None:
-  """Prints plankton_jax's log from a level up, without the libraries' own."""
-  # Orbax is loud, and logs with its traceback what it raises as well.
+  """Prints plankton_jax's own log from a level up, and no library's."""
+  # Orbax logs a lot, and repeats with a traceback what it also raises.
   absl.logging.set_verbosity(absl.logging.FATAL)
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(message)s'))
@@ -72,7 +72,7 @@ def use_compilation_cache(folder: str) -> None:
   """Keeps compiled programs in `folder` from one process to the next.
 
   Args:
-    folder: `~` is expanded; '' keeps nothing.
+    folder: where to keep them; `~` is expanded, '' keeps nothing.
   """
   import jax
 
