@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 import reference
 from objective_batches import CASES, unit
 
-from plankton_jax import objectives
+from plankton_jax import mining, objectives
+from plankton_jax.objectives import pairs
 
 MS = {'alpha': 2.0, 'beta': 50.0, 'base': 0.5, 'epsilon': 0.1}
 
@@ -114,3 +117,24 @@ def test_supcon_by_hand():
   assert metrics['count'] == 2
   np.testing.assert_allclose(metrics['d_ap'], 2.0)
   np.testing.assert_allclose(metrics['d_an'], (4.0 + 2.0) / 2)
+
+
+@pytest.mark.parametrize(('epsilon', 'kept'), [(0.25, False), (0.5, True)])
+def test_pairs_at_the_bound_of_the_mining_are_left_out(epsilon, kept):
+  # An anchor, its positive and its negative, their cosines 0.25 apart.
+  masks = mining.PairMasks(
+    positive=jnp.array([[False, True, False]]),
+    negative=jnp.array([[False, False, True]]),
+  )
+  found = pairs._mined_pairs(masks, jnp.array([[1.0, 0.5, 0.25]]), epsilon)
+  assert found.positive.tolist() == [[False, kept, False]]
+  assert found.negative.tolist() == [[False, False, kept]]
+
+
+@pytest.mark.parametrize(
+  ('name', 'defaults'),
+  [('supcon', {'temperature': 0.1}), ('multi_similarity', MS)],
+)
+def test_defaults_are_the_published_ones(name, defaults):
+  parameters = inspect.signature(getattr(objectives, name)).parameters
+  assert {n: p.default for n, p in parameters.items()} == defaults

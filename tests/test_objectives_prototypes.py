@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import reference
 from objective_batches import CASES, random, unit
 
 from plankton_jax import objectives
+from plankton_jax.objectives import prototypes as heads
 
 # Each objective, with what the reference calls its hyperparameters.
 KINDS = {
@@ -214,3 +217,44 @@ def test_init_gives_prototypes_that_differ():
   )
   prototypes = np.asarray(params['prototypes'])
   assert np.linalg.matrix_rank(prototypes) == 7
+
+
+def test_the_slope_of_the_angular_margin_is_bounded_at_the_poles():
+  slope = jax.grad(heads._add_margin)
+  margin = jnp.float32(0.5)
+  # The sine is taken as 0.001 at least, where the cotangent has no bound.
+  for sin in (0.0, 0.0005, 0.001):
+    found = slope(jnp.float32(1.0), jnp.float32(sin), margin)
+    np.testing.assert_allclose(
+      found, np.cos(0.5) + 1000 * np.sin(0.5), rtol=1e-5
+    )
+  found = slope(jnp.float32(1.0), jnp.float32(0.00125), margin)
+  np.testing.assert_allclose(found, np.cos(0.5) + 800 * np.sin(0.5), rtol=1e-5)
+
+
+def test_the_continuation_begins_where_the_angle_and_margin_are_pi():
+  margin = jnp.float32(0.5)
+  cos, sin = -jnp.cos(margin), jnp.sin(margin)
+  value, slope = jax.value_and_grad(heads._add_margin)(cos, sin, margin)
+  np.testing.assert_allclose(value, cos - 0.5 * np.sin(0.5), rtol=1e-6)
+  assert slope == 1.0
+  inside = jnp.nextafter(cos, jnp.float32(1.0))
+  np.testing.assert_allclose(
+    heads._add_margin(inside, sin, margin), -1.0, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'defaults'),
+  [
+    ('arcface', {'margin': 0.5, 'scale': 64.0}),
+    ('subcenter_arcface', {'margin': 0.5, 'scale': 64.0, 'centers': 3}),
+    ('cosface', {'margin': 0.35, 'scale': 64.0}),
+    ('softmax', {'scale': 20.0}),
+    ('proxy_anchor', {'margin': 0.1, 'scale': 32.0}),
+  ],
+)
+def test_defaults_are_the_published_ones(name, defaults):
+  parameters = inspect.signature(getattr(objectives, name)).parameters
+  found = {n: p.default for n, p in parameters.items()}
+  assert {n: found[n] for n in defaults} == defaults

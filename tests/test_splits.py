@@ -172,6 +172,22 @@ def test_groups_leave_the_most_classes_on_every_side():
       assert len(set(side[:309][haul == h]) - {'rare'}) == 1
 
 
+def test_orders_of_groups_are_tried_until_no_class_is_lacking():
+  # Found by search: the largest groups first leave a class off a side.
+  labels = np.array([0, 0, 2, 2, 1, 2, 1, 2, 1, 1, 0, 0, 1])
+  bound = np.array([2, 4, 1, 0, 4, 0, 0, 4, 4, 5, 3, 1, 1])
+  quota = splits._quota(np.bincount(labels), FRACTIONS)
+  lacking = [len(a[1]) for a in splits._attempts(labels, bound, quota, 0)]
+  assert len(lacking) > 1 and all(lacking[:-1]) and not lacking[-1]
+  divided = splits._divide(
+    labels, num_classes=3, bound=bound, fractions=FRACTIONS, seed=0
+  )
+  assert not divided.rare
+  for label in range(3):
+    on = np.bincount(divided.side[labels == label], minlength=3)
+    assert on[0] >= 2 and on[1] >= 1 and on[2] >= 1
+
+
 def test_a_class_that_its_groups_cannot_spare_is_rare():
   # All in three hauls, each of both classes: one has two images in train.
   labels = np.array([0] * 6 + [1] * 4 + [2] * 40 + [3] * 40)
