@@ -8,16 +8,18 @@ import logging
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from analysis.files import folders, inputs, tables
 from analysis.files.command import IMAGES, OUT, WORKDIR
-from plankton_jax import atomic, host
+from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 STEP = flags.DEFINE_integer(
   'step', None, 'The checkpoint [the best by validation].'
@@ -57,15 +59,14 @@ def write(
   }
   if path.suffix == '.npz':
     with atomic.file(path) as building, building.open('wb') as file:
-      np.savez(
-        file,
-        embedding=rows.embedding.astype(np.float32),
-        label=rows.label.astype(np.int32),
-        id=np.asarray(rows.id, np.str_),
-        class_names=np.asarray(rows.class_names, np.str_),
-        step=np.int64(step),
-        **known,
-      )
+      arrays: dict[str, Any] = {
+        'embedding': rows.embedding.astype(np.float32),
+        'label': rows.label.astype(np.int32),
+        'id': np.asarray(rows.id, np.str_),
+        'class_names': np.asarray(rows.class_names, np.str_),
+        'step': np.int64(step),
+      }
+      np.savez(file, **arrays, **known)
   else:
     names = [*rows.class_names, '']
     tables.write_parquet(

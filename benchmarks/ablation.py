@@ -17,9 +17,9 @@ from absl import flags
 
 from benchmarks import cells, recipes
 from benchmarks.ablation_plan import TABLES, Configs, Table
-from plankton_jax import atomic
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 COLUMNS = (
   'unseen MAP@R',

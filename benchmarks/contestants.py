@@ -18,9 +18,9 @@ from analysis.files import inputs, tables
 from analysis.measures import curves
 from benchmarks import cells, contest
 from plankton_jax import checkpoints, retrieval
-from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.files.config_file import Config
 from plankton_jax.train import collapse, log, loop
 from plankton_jax.train.step import spread
 

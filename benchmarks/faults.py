@@ -31,9 +31,10 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import fuzz_readers
-from plankton_jax import atomic, host
+from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 KILLS = flags.DEFINE_integer('kills', 30, 'How many.', lower_bound=1)
 MOMENTS = flags.DEFINE_integer('moments', 0, 'Seed of the moments.')

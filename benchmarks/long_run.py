@@ -20,8 +20,8 @@ import numpy as np
 from absl import flags
 
 from configs import smoke
-from plankton_jax import atomic
 from plankton_jax.cli import command
+from plankton_jax.files import atomic
 
 STEPS = flags.DEFINE_integer('steps', 5000, 'At least.', lower_bound=1)
 PLACE = flags.DEFINE_string('place', 'runs/long', 'Folder of the run.')

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from plankton_jax.config_file import Config
 from plankton_jax.data import classes
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
+from plankton_jax.files.config_file import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -68,11 +68,8 @@ def get_config() -> ConfigDict:
   # Classes that training never sees: a tuple of names, or how many to draw.
   # Numbers in a tuple are names, as in (84963,); a number alone is a count.
   data.unseen_classes = config_dict.FieldReference(3, field_type=object)
-  data.fractions = (
-    0.75,
-    0.05,
-    0.20,
-  )  # train, val, test shares of a class
+  # Shares of each seen class: train, val, test.
+  data.fractions = (0.75, 0.05, 0.20)
   # folder: whether top-level folders train, val and test are the split.
   data.own_split = False
   # ecotaxa: keep images of one 'sample' or 'acquisition' on the same side of

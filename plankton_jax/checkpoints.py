@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from plankton_jax import encoder_folder
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
+from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from plankton_jax import config_file, objectives
-from plankton_jax.config_file import Config
+from plankton_jax import objectives
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file
+from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.nn.embedding import Embedder

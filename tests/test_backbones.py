@@ -13,9 +13,10 @@ import optax
 import pytest
 import safetensors.numpy
 
-from plankton_jax import augment, checkpoints, encoder_folder, objectives
+from plankton_jax import augment, checkpoints, objectives
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, plain, stablehlo
+from plankton_jax.files import encoder_folder
 from plankton_jax.nn import embedding, encoders, pretrained
 from plankton_jax.nn.backbone import Published
 from plankton_jax.train import loop, optimizer, state, step

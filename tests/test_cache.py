@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from plankton_jax import atomic
 from plankton_jax.data import records, workers
 from plankton_jax.data.pixels import cache, images
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 SETTINGS = {
   'size': 8,

@@ -237,7 +237,7 @@ def test_untrained_is_what_the_run_began_from(
 def test_loading_and_exporting_do_not_import_each_other():
   """checkpoints -> encoder_folder, and export -> encoder; no way back."""
   script = (
-    'import sys; import plankton_jax.encoder_folder;'
+    'import sys; import plankton_jax.files.encoder_folder;'
     'from plankton_jax.export import card, onnx, plain, stablehlo;'
     "assert 'plankton_jax.checkpoints' not in sys.modules"
   )

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from plankton_jax import host, write_errors
+from plankton_jax import host
 from plankton_jax.cli import command
-from plankton_jax.config_file import default_workdir
 from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.files import write_errors
+from plankton_jax.files.config_file import default_workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from configs import smoke
-from plankton_jax import config_file
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file
 from plankton_jax.nn import encoders
 
 

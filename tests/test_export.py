@@ -12,10 +12,11 @@ import safetensors.numpy
 from test_pretrained import of_type
 
 from configs import arcface, smoke
-from plankton_jax import checkpoints, encoder_folder
+from plankton_jax import checkpoints
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, onnx, plain, stablehlo
+from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders
 from plankton_jax.train import evaluation
 

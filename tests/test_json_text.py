@@ -1,7 +1,7 @@
 import pytest
 
-from plankton_jax import json_text
 from plankton_jax.errors import InputError
+from plankton_jax.files import json_text
 
 
 def test_a_value_of_the_type_is_returned():

@@ -8,9 +8,9 @@ import chex
 import numpy as np
 import pytest
 
-from plankton_jax import config_file
 from plankton_jax.checkpoints import load_encoder
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file
 from plankton_jax.train import loop
 
 RELEASED = pathlib.Path(__file__).parent / 'released'

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax import config_file
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file
 
 SPLITS = ('train', 'val', 'test', 'unseen')
 RARE = 'rare'  # a split of classes too small to train on, if there is one

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.files import tables
 from analysis.files.tables import Row
-from plankton_jax import atomic
+from plankton_jax.files import atomic
 
 if TYPE_CHECKING:  # Matplotlib is imported only where something is drawn.
   from matplotlib.figure import Figure

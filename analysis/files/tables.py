@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plankton_jax import atomic
+from plankton_jax.files import atomic
 
 Row = Mapping[str, Any]
 

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.accelerator import contestants, rows
-from plankton_jax import atomic
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 REPEATS = 5
 ENOUGH = 15.0  # seconds after which a row is timed no further

@@ -7,8 +7,9 @@ from typing import Any, NoReturn
 
 from absl import app
 
-from plankton_jax import host, write_errors
+from plankton_jax import host
 from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.files import write_errors
 
 HELP = ('--help', '-help', '-h')
 

@@ -25,9 +25,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from plankton_jax import config_file, host
+from plankton_jax import host
 from plankton_jax.cli import command, config_help
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file
 from plankton_jax.train import config_check
 
 CONFIG = config_flags.DEFINE_config_file(

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.data.splits import Split
+from plankton_jax.files import atomic
 
 log = logging.getLogger(__name__)
 

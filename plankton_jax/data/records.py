@@ -20,10 +20,10 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core import dataset_info, sequential_writer
 
-from plankton_jax import atomic
 from plankton_jax.data.public import catalogue
 from plankton_jax.data.sources.source import Source, none_readable
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 log = logging.getLogger(__name__)
 

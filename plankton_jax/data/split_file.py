@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic, json_text
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.data.splits import NAMES, Split
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic, json_text
 
 # Settings that files of version 0.1 lack, as those splits were made.
 _EARLIER = {'own_split': False, 'rare': 'gallery'}

@@ -49,8 +49,9 @@ def export(
   Raises:
     InputError: there is no encoder, or it cannot be written in that format.
   """
-  from plankton_jax import checkpoints, encoder_folder
+  from plankton_jax import checkpoints
   from plankton_jax.export import card, onnx, stablehlo
+  from plankton_jax.files import encoder_folder
 
   if format != 'safetensors' and out.is_dir():
     raise InputError(f'{out} is a folder; --out is the file to write')

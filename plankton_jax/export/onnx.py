@@ -7,10 +7,10 @@ import jax
 import jax.extend
 import numpy as np
 
-from plankton_jax import atomic
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.export import plain
+from plankton_jax.files import atomic
 
 
 def write(encoder: Encoder, path: pathlib.Path) -> float:

@@ -5,9 +5,9 @@ import pathlib
 import jax
 import numpy as np
 
-from plankton_jax import atomic
 from plankton_jax.encoder import Encoder
 from plankton_jax.export import plain
+from plankton_jax.files import atomic
 
 _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 

@@ -17,8 +17,8 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from plankton_jax import weight_file
 from plankton_jax.errors import InputError
+from plankton_jax.files import weight_file
 from plankton_jax.nn.backbone import Backbone, Published
 
 _STD = np.array([0.229, 0.224, 0.225], np.float32)  # of ImageNet's RGB / 255

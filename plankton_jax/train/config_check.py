@@ -7,8 +7,8 @@ Whatever depends on the data, or on several fields, is checked where it is used.
 import math
 from typing import Any, NamedTuple
 
-from plankton_jax.config_file import Config
 from plankton_jax.errors import InputError
+from plankton_jax.files.config_file import Config
 
 
 class Range(NamedTuple):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from plankton_jax import atomic
 from plankton_jax.errors import DivergedError
+from plankton_jax.files import atomic
 
 _FILE = 'diverged.txt'  # of the workdir: the images of the step that diverged
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from plankton_jax import augment, curriculum, objectives
-from plankton_jax.config_file import Config
+from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import (

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic, json_text
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic, json_text
 
 Row = dict[str, Any]  # a line of the log
 BySplit = dict[str, list[Row]]  # in order of step, one line a step

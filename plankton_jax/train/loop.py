@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from plankton_jax import config_file, host, write_errors
-from plankton_jax.config_file import Config
+from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
+from plankton_jax.files import config_file, write_errors
+from plankton_jax.files.config_file import Config
 from plankton_jax.train import (
   batches,
   collapse,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 
 from plankton_jax import host
-from plankton_jax.config_file import Config
 from plankton_jax.data import pipeline
+from plankton_jax.files.config_file import Config
 from plankton_jax.train import batches, loop, sharding
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.experiment import Experiment, assemble

@@ -10,8 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from plankton_jax import write_errors
 from plankton_jax.errors import InputError
+from plankton_jax.files import write_errors
 from plankton_jax.train.state import TrainState
 
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plankton_jax import atomic
 from plankton_jax.data.ecotaxa import rules, table
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 Row = Mapping[str, Any]
 

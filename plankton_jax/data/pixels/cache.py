@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax import atomic
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels.images import Picture
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 _ARRAYS = ('images', 'labels', 'ids', 'digests', 'rows', 'sizes')
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from plankton_jax import atomic
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
 
 PATIENCE = 5  # attempts in a row without a byte
 PAUSE = (

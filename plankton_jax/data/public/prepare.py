@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from plankton_jax import atomic
 from plankton_jax.data import records
 from plankton_jax.data.public import contents, taxa
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.data.sources.source import Example, Source
+from plankton_jax.files import atomic
 
 Row = dict[str, str]
 

@@ -8,8 +8,8 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from plankton_jax import atomic, json_text, weight_file
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic, json_text, weight_file
 
 WEIGHTS = 'encoder.safetensors'
 

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from plankton_jax import atomic, json_text
 from plankton_jax.errors import InputError
+from plankton_jax.files import atomic, json_text
 
 Config = dict[str, Any]  # plain, with the fields of configs/base.py
 Built = TypeVar('Built')
