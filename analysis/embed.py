@@ -66,7 +66,7 @@ def write(
         'class_names': np.asarray(rows.class_names, np.str_),
         'step': np.int64(step),
       }
-      np.savez(file, **arrays, **known)
+      np.savez(file, **arrays | known)
   else:
     names = [*rows.class_names, '']
     tables.write_parquet(
