@@ -60,8 +60,9 @@ def find(source: Source, rows: Rows, query: str) -> Query:
       f'--query={query}: neither a file nor the id of an image; ids are such'
       f' as {rows.id[0]}'
     )
-  pixels = folders.read(path)
-  return Query(folders.embed_one(folders.encoder(source), pixels), -1, pixels)
+  encoder = folders.encoder(source)
+  pixels = folders.read(path, encoder)
+  return Query(folders.embed_one(encoder, pixels), -1, pixels)
 
 
 def similar(rows: Rows, query: Query, count: int) -> list[Row]:

@@ -2,14 +2,17 @@
 
 import csv
 import math
+import types
 
 import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from PIL import Image
 
 from analysis import neighbors
 from analysis.files import folders, inputs, originals
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from tests import shades
 from tests.analysis_runs import blobs, empty, source
@@ -145,3 +148,26 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='takes one --workdir'):
       neighbors.asked([run._replace(workdir=None)])
   assert called == [{'query': 'x', 'count': 12}]
+
+
+def test_a_query_is_scaled_and_cropped_as_in_training(tmp_path, monkeypatch):
+  deep = np.random.default_rng(0).integers(0, 900, (20, 16), np.uint16)
+  Image.fromarray(deep).save(tmp_path / 'x.png')
+  shape = {'size': 8, 'resize': 'pad', 'channels': 1}
+  settings = {'white': 4095, 'crop': (0, 0, 4, 0)}
+  seen = []
+
+  def embed(images):
+    seen.append(images)
+    return np.ones((len(images), 2), np.float32)
+
+  encoder = types.SimpleNamespace(
+    config={'data': {**shape, **settings}}, embed=embed
+  )
+  monkeypatch.setattr(folders, 'encoder', lambda source: encoder)
+  rows = inputs.Rows(np.ones((1, 2)), *(np.array(['a']) for _ in range(3)))
+  found = neighbors.find(None, rows, str(tmp_path / 'x.png'))
+  listing = folder.scan(str(tmp_path))
+  (trained,) = folder.decoded(listing, **shape, **settings, desc='test')
+  np.testing.assert_array_equal(seen[0][0], trained)
+  assert found.pixels.shape == (16, 16) and found.pixels.max() < 57

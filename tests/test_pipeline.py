@@ -374,6 +374,23 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
     np.testing.assert_array_equal(pixels[..., 0], expected)
     original = data.originals.read(str(data.ids[row]))
     np.testing.assert_array_equal(original, expected)
+  assert data.white == 4095
+  # Given the white that was found, nothing is rebuilt.
+  same = load('work', unseen_classes=(), white=data.white)
+  assert same.images.filename == data.images.filename and same.white == 4095
+  # Images embedded later that hold no value as high are scaled alike.
+  for name in data.ids.tolist():
+    if given[name].max() > 900:
+      (tmp_path / 'images' / name).unlink()
+  listing = folder.scan(str(tmp_path / 'images'))
+  dark = folder.decoded(
+    listing, size=8, resize='pad', channels=1, white=data.white, desc='test'
+  )
+  row = {name: k for k, name in enumerate(data.ids.tolist())}
+  for name, pixels in zip(listing.ids, dark, strict=True):
+    np.testing.assert_array_equal(pixels, data.images[row[name]])
+  for name, deep in given.items():
+    Image.fromarray(deep).save(tmp_path / 'images' / name)
   old = load('old', unseen_classes=(), white=65535)
   expected = np.floor(given['a/00.tif'] / 65535 * 255 + 0.5)
   np.testing.assert_array_equal(old.images[0, ..., 0], expected)

@@ -61,14 +61,7 @@ def embed(
   block, filled, done = np.empty(shape, np.uint8), 0, 0
   kept: list[int] = []
   skipped = list(listing.skipped)
-  data = encoder.config['data']
-  decoded = folder.decoded(
-    listing,
-    **fields,
-    white=data.get('white', 65535),
-    crop=data.get('crop', (0, 0, 0, 0)),
-    desc=desc,
-  )
+  decoded = folder.decoded(listing, **fields, **_decoding(encoder), desc=desc)
   for row, pixels in enumerate(decoded):
     if isinstance(pixels, str):
       skipped.append((listing.ids[row], pixels))
@@ -102,13 +95,24 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
   return {name: data[name] for name in ('size', 'resize', 'channels')}
 
 
-def read(path: pathlib.Path) -> np.ndarray:
+def _decoding(encoder: 'Encoder') -> dict[str, Any]:
+  data = encoder.config['data']
+  return {
+    'white': data.get('white', 65535),  # of configs that name none
+    'crop': data.get('crop', images.NO_CROP),
+  }
+
+
+def read(path: pathlib.Path, encoder: 'Encoder | None' = None) -> np.ndarray:
   """Reads one image file, uint8 [H, W] or [H, W, 3].
+
+  It is scaled and cropped as the images of `encoder` are, if one is given.
 
   Raises:
     InputError: it cannot be read.
   """
   try:
-    return images.decode(path.read_bytes())
+    fields = _decoding(encoder) if encoder else {}
+    return images.decode(path.read_bytes(), **fields)
   except (OSError, ValueError) as error:
     raise InputError(f'{path}: {folder.describe(error)}') from None

@@ -67,6 +67,8 @@ class Data(NamedTuple):
   # float32 [N] each, NaN where not known: height and width before resizing, px;
   # pixel_um, a pixel's side; and the object_* columns of an export
   measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
+  # 16-bit value that became white, given or found; 0 if all are of 8 bits
+  white: int = 0
 
 
 def load(
@@ -228,6 +230,7 @@ def load(
     selected.fingerprint,
     Originals(selected, decoded, crop),
     _measures(decoded, selected.measures, pixel_um),
+    white or (decoded.white if decoded.white > 255 else 0),
   )
 
 
@@ -320,11 +323,17 @@ def _decoded(
   white: int,
   **settings: Any,  # size, resize, channels, crop
 ) -> decoded_cache.Cache:
-  directory = (
-    cache_dir
-    / 'decoded'
-    / decoded_cache.key(selected.fingerprint, white=white, **settings)
-  )
+
+  def place(white: int) -> Path:
+    key = decoded_cache.key(selected.fingerprint, white=white, **settings)
+    return cache_dir / 'decoded' / key
+
+  directory = place(white)
+  # Given the white that was found before, the pixels are the same.
+  if (
+    white and place(0).is_dir() and decoded_cache.read(place(0)).white == white
+  ):
+    directory = place(0)
   started, reused = time.monotonic(), directory.is_dir()
   try:
     cache_dir.mkdir(parents=True, exist_ok=True)
