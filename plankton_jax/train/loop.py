@@ -343,12 +343,18 @@ def _finish_epoch(
 def _save(
   run: _Run, state: TrainState, progress: Progress, measure: Measure
 ) -> None:
-  """Saves in the background; keeps the checkpoint with the best measure."""
+  """Saves in the background; keeps the checkpoint with the best measure.
+
+  The saved config names the white that the data was scaled by, so that images
+  embedded later are scaled alike.
+  """
+  data = run.config['data']
+  white = run.data.white or data['white']
   store.save(
     run.manager,
     state,
     meta={
-      'config': run.config,
+      'config': {**run.config, 'data': {**data, 'white': white}},
       'class_names': run.data.class_names[: run.data.num_seen],
       'progress': progress._asdict(),
     },
