@@ -174,3 +174,15 @@ def test_a_zip_whose_directory_is_nonsense_is_refused_in_a_line(tmp_path):
   with pytest.raises(InputError) as refused:
     archives.listing(path)
   assert '\n' not in str(refused.value)
+
+
+def test_a_file_in_a_zip_without_a_name_is_refused(tmp_path):
+  path = tmp_path / 'a.zip'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('sound', b'1')
+    archive.writestr('QQQ', b'2')
+  # A name ends at its first NUL.
+  path.write_bytes(path.read_bytes().replace(b'QQQ', b'\0QQ'))
+  found = archives.listing(path)
+  assert found.names == ('sound',)
+  assert found.refused == (('', 'no file name'),)

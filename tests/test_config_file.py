@@ -61,3 +61,10 @@ def test_a_section_that_is_no_dict_is_named(section, config):
   del saved['encoder']
   with pytest.raises(InputError, match="no section 'encoder'"):
     config_file.build(encoders.make, saved, 'encoder', convolution=None)
+
+
+def test_a_field_whose_name_is_no_line_is_quoted(config, tmp_path):
+  saved = config | {'x\ny': 1}
+  (tmp_path / 'config.json').write_text(json.dumps(saved))
+  with pytest.raises(InputError, match=r"\('x\\ny': 1 there, None now\)"):
+    config_file.compare(config, tmp_path)

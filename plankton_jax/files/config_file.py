@@ -72,7 +72,8 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
   old = _flat(complete(read(workdir)))
   new = _flat(_plain(complete(config)))
   changed = [
-    f'{name}: {old.get(name)!r} there, {new.get(name)!r} now'
+    f'{name if name.isprintable() else repr(name)}:'
+    f' {old.get(name)!r} there, {new.get(name)!r} now'
     for name in sorted(old.keys() | new.keys())
     if old.get(name) != new.get(name)
   ]

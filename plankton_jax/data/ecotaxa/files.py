@@ -153,7 +153,7 @@ def _of_zip(
 ) -> Iterator[tuple[str, _Entry]]:
   """Lists an archive's files, and those of the archives in it."""
   for info in archive.infolist():
-    if info.is_dir():
+    if info.filename.endswith('/'):
       continue
     tidy = archives.tidy(info.filename)
     name = prefix + tidy

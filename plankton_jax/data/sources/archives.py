@@ -129,6 +129,8 @@ def readable() -> Iterator[None]:
 
 def refusal(name: str) -> str:
   """Says why a path in an archive is refused as unsafe; '' if it is safe."""
+  if not name:
+    return 'no file name'
   if name.startswith('/') or name[1:2] == ':':
     return 'an absolute path'
   if '..' in name.split('/'):
@@ -180,7 +182,8 @@ def _members(path: Path) -> Iterator[tuple]:
 def _in_zip(path: Path) -> Iterator[tuple]:
   with open_zip(path) as archive:
     for info in archive.infolist():
-      if not info.is_dir():
+      # is_dir of Python 3.11 raises IndexError where there is no name.
+      if not info.filename.endswith('/'):
         shown = info.filename.encode(errors='backslashreplace').decode()
         reason = zip_refusal(info)
         name = shown if reason else tidy(info.filename)
