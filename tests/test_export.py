@@ -291,8 +291,13 @@ def test_the_card_holds_data_classes_licence_measures_and_config(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(
     ''.join(json.dumps(line) + '\n' for line in lines) + '{"spl'
   )
-  settings = {'settings': {'unseen_classes': ['Radiolaria', 'Salpida']}}
-  (tmp_path / 'split.json').write_text(json.dumps(settings))
+  split = {
+    'fingerprint': '',
+    'settings': {'unseen_classes': ['Radiolaria', 'Salpida']},
+    'splits': {'train': [], 'val': [], 'test': [], 'unseen': []},
+    'dropped': [],
+  }
+  (tmp_path / 'split.json').write_text(json.dumps(split))
   (tmp_path / 'embeddings').mkdir()
   rows = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
   np.savez(
