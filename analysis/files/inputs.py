@@ -78,7 +78,11 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
     raise InputError(f'{path}: not a readable .npz; write it with np.savez')
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    # NumPy leaves a file that it opened itself open where it is damaged.
+    with (
+      path.open('rb') as file,
+      np.load(file, allow_pickle=False) as arrays,
+    ):
       found = {name: arrays[name] for name in arrays.files}
   except _UNREADABLE as error:
     pickled = 'allow_pickle' in str(error)
