@@ -19,7 +19,19 @@ from plankton_jax.nn.backbone import Published
 CASES = {'images': 10, 'folder': 20, 'checkpoint': 15, 'overrides': 6}
 
 
-@pytest.mark.parametrize('name', READERS)
+# Orbax's own tasks may still run when a damaged file has ended the reading.
+_LATE = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=_LATE) if name == 'checkpoint' else name
+    for name in READERS
+  ],
+)
 def test_hostile_files_are_read_or_refused_in_one_line(name):
   reader = READERS[name]
   some = itertools.islice(fuzz.cases(reader, seed=0), CASES.get(name, 100))

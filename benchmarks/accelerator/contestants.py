@@ -75,6 +75,7 @@ class Worker:
     except queue.Empty:
       raise InputError(f'{self.name}: no answer in {seconds:.0f} s') from None
     if line is None:
+      self._threads[1].join(timeout=5)  # or its last words are not read yet
       last = self._said[-1].strip() if self._said else 'it said nothing'
       raise InputError(f'{self.name} ended: {last}')
     return json.loads(line)
