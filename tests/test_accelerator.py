@@ -37,6 +37,8 @@ MISSING = (
   'orbax',
   'sklearn',
   'matplotlib',
+  'safetensors',
+  'pyarrow',
 )
 BLOCKED = f"""
 import sys

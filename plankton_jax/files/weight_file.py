@@ -4,7 +4,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
 
 from plankton_jax.errors import InputError
 
@@ -28,6 +27,8 @@ def read(path: pathlib.Path) -> Contents:
     InputError: the file is damaged, or holds a type that NumPy lacks. The
       message gives the reason alone: the caller names the file.
   """
+  import safetensors  # training from nothing needs none
+
   arrays = {}
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
