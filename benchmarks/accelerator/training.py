@@ -62,7 +62,7 @@ def step(
     batch: images.
     objective: 'arcface', or a mining policy as 'hard+hard'.
   """
-  config = published.config(batch=batch, **fields)
+  config = published.config(batch=batch, **{'centred': True} | fields)
   for field, value in config['augment'].items():
     config['augment'][field] = type(value)(0)
   if objective == 'arcface':
@@ -92,7 +92,7 @@ def step(
 
 def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
   """Embeds images that are on the device."""
-  config = published.config(**fields)
+  config = published.config(**{'centred': True} | fields)
   model = encoders.make(**config['encoder'])
   images = jax.device_put(inputs.images(batch, side))
   variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(
