@@ -57,7 +57,8 @@ def step(
   """Trains a step on one resident batch, without augmentation.
 
   Args:
-    fields: of the encoder, if not the published ones.
+    fields: of the encoder, if not the published ones; its head is centred, as
+      the peer's is.
     side: of the images, px.
     batch: images.
     objective: 'arcface', or a mining policy as 'hard+hard'.
@@ -155,7 +156,8 @@ def published_run(
   """Makes config, data, parts and `create` of a run, or returns the last ones.
 
   Args:
-    fields: of the encoder, if not the published ones.
+    fields: of the encoder, if not the published ones; its head is centred, as
+      the peer's is.
     side: of the images, px.
     batch: images in a step.
     epochs: passes over the training images.
