@@ -20,6 +20,7 @@ from plankton_jax.files import encoder_folder
 from plankton_jax.nn import embedding, encoders, pretrained
 from plankton_jax.nn.backbone import Published
 from plankton_jax.train import loop, optimizer, state, step
+from tests.tiny_encoder import TINY
 
 
 class Patches(nn.Module):
@@ -68,20 +69,10 @@ def _make_patches(*, name, width, dtype, freeze, **others):
   return Patches(width=width, freeze=freeze, dtype=dtype)
 
 
-FIELDS = {
-  'name': 'patches',
-  'width': 8,
-  'stem': 'half',
-  'embedding_dim': 6,
-  'dtype': 'float32',
-  'pretrained': '',
-  'freeze': 0,
-  'poses': 1,
-  'centred': True,
-}
+FIELDS = TINY | {'name': 'patches', 'width': 8}
 
 
-RESNET = FIELDS | {'name': 'resnet10', 'width': 4}
+RESNET = TINY
 
 
 @pytest.fixture(autouse=True)

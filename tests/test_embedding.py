@@ -5,32 +5,7 @@ import numpy as np
 
 from plankton_jax import distances
 from plankton_jax.nn import embedding, encoders
-
-TINY = {
-  'name': 'resnet10',
-  'width': 4,
-  'stem': 'half',
-  'embedding_dim': 6,
-  'dtype': 'float32',
-  'pretrained': '',
-  'freeze': 0,
-  'poses': 1,
-  'centred': True,
-}
-
-
-def _apply(images, **fields):
-  model = encoders.make(**(TINY | fields))
-  variables = jax.jit(lambda k: model.init(k, images, train=False))(
-    jax.random.key(0, impl='rbg')
-  )
-  embed = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  return embed, variables, embed(variables, images)
-
-
-def _images(side, channels=1, count=3):
-  rng = np.random.default_rng(0)
-  return jnp.asarray(rng.normal(size=(count, side, side, channels)), 'float32')
+from tests.tiny_encoder import TINY, apply, make_images
 
 
 def test_unit_norm_has_finite_gradient_at_zero():
@@ -47,8 +22,8 @@ def test_unit_norm_has_finite_gradient_at_zero():
 
 
 def test_a_plain_embedding_is_a_linear_layers_direction():
-  images = _images(32)
-  _, variables, centred = _apply(images)
+  images = make_images(32)
+  _, variables, centred = apply(images)
   plain = encoders.make(**(TINY | {'centred': False}))
   dense = variables['params']['Dense_0']
   with_bias = lambda bias: {
@@ -73,8 +48,8 @@ def test_a_plain_embedding_is_a_linear_layers_direction():
 
 
 def test_evaluation_of_an_image_does_not_depend_on_its_batch():
-  images = _images(32, count=4)
-  embed, variables, together = _apply(images)
+  images = make_images(32, count=4)
+  embed, variables, together = apply(images)
   alone = embed(variables, images[1:2])
   np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
 
@@ -90,8 +65,8 @@ def test_an_image_has_eight_poses():
 
 
 def test_an_embedding_of_eight_poses_is_their_mean_direction():
-  images = _images(32)
-  embed, variables, alone = _apply(images)
+  images = make_images(32)
+  embed, variables, alone = apply(images)
   mean = np.mean([embed(variables, x) for x in embedding.all_poses(images)], 0)
   wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
   posed = encoders.make(**(TINY | {'poses': 8}))

@@ -7,32 +7,7 @@ import numpy as np
 import pytest
 
 from plankton_jax.nn import embedding, encoders, resnet
-
-TINY = {
-  'name': 'resnet10',
-  'width': 4,
-  'stem': 'half',
-  'embedding_dim': 6,
-  'dtype': 'float32',
-  'pretrained': '',
-  'freeze': 0,
-  'poses': 1,
-  'centred': True,
-}
-
-
-def _apply(images, **fields):
-  model = encoders.make(**(TINY | fields))
-  variables = jax.jit(lambda k: model.init(k, images, train=False))(
-    jax.random.key(0, impl='rbg')
-  )
-  embed = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  return embed, variables, embed(variables, images)
-
-
-def _images(side, channels=1, count=3):
-  rng = np.random.default_rng(0)
-  return jnp.asarray(rng.normal(size=(count, side, side, channels)), 'float32')
+from tests.tiny_encoder import TINY, apply, make_images
 
 
 # torchvision's weights but for the classifier: 'imagenet' stem, width 64, RGB.
@@ -62,7 +37,7 @@ def test_parameters_are_those_of_the_paper(name, torchvision):
 
 @pytest.mark.parametrize('stem', ['full', 'half', 'quarter', 'imagenet'])
 def test_every_stem_tells_images_apart_on_the_sphere(stem):
-  _, _, out = _apply(_images(45), stem=stem)
+  _, _, out = apply(make_images(45), stem=stem)
   np.testing.assert_allclose(jnp.linalg.norm(out, axis=1), 1.0, rtol=1e-5)
   assert jnp.abs(out[0] - out[1]).max() > 1e-3
 
@@ -84,7 +59,7 @@ def test_max_pooling_and_its_gradient_are_those_of_a_window(side):
 @pytest.mark.parametrize('freeze', [0, 2, 4])
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze):
   model = encoders.make(**(TINY | {'freeze': freeze}))
-  images = _images(32, count=4)
+  images = make_images(32, count=4)
   variables = jax.jit(lambda k: model.init(k, images, train=False))(
     jax.random.key(0, impl='rbg')
   )
@@ -118,9 +93,9 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze):
 
 
 def test_bfloat16_stays_close_and_gives_float32():
-  images = _images(32, channels=3)
-  _, _, exact = _apply(images)
-  _, variables, rough = _apply(images, dtype='bfloat16')
+  images = make_images(32, channels=3)
+  _, _, exact = apply(images)
+  _, variables, rough = apply(images, dtype='bfloat16')
   assert rough.dtype == jnp.float32
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
   np.testing.assert_allclose(rough, exact, atol=0.05)
@@ -128,9 +103,9 @@ def test_bfloat16_stays_close_and_gives_float32():
 
 
 def test_training_mode_updates_the_running_statistics():
-  images = _images(32, count=8) + 3.0
+  images = make_images(32, count=8) + 3.0
   model = encoders.make(**TINY)
-  _, variables, _ = _apply(images)
+  _, variables, _ = apply(images)
   _, updated = jax.jit(
     lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats'])
   )(variables, images)

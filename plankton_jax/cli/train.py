@@ -135,7 +135,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
 
 
 def _raised_in_ml_collections(error: Exception) -> bool:
-  """Whether an error is of the flags, not of the config file's own code."""
+  """Tells an error of the flags from one of the config file's own code."""
   *_, last = traceback.extract_tb(error.__traceback__)
   return 'ml_collections' in pathlib.Path(last.filename).parts
 

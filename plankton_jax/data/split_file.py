@@ -18,7 +18,7 @@ _SPLITS = (*NAMES, 'unseen')
 
 
 class _Content(NamedTuple):
-  """What a file says, its shape checked."""
+  """Holds the content of a split file, its shape checked."""
 
   fingerprint: str
   settings: dict[str, Any]

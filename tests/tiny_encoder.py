@@ -1,0 +1,35 @@
+"""A small encoder and its images, for tests of the network's parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from plankton_jax.nn import encoders
+
+TINY = {
+  'name': 'resnet10',
+  'width': 4,
+  'stem': 'half',
+  'embedding_dim': 6,
+  'dtype': 'float32',
+  'pretrained': '',
+  'freeze': 0,
+  'poses': 1,
+  'centred': True,
+}
+
+
+def apply(images, **fields):
+  """Initialises an encoder; returns it jitted, its variables, its output."""
+  model = encoders.make(**(TINY | fields))
+  variables = jax.jit(lambda k: model.init(k, images, train=False))(
+    jax.random.key(0, impl='rbg')
+  )
+  embed = jax.jit(lambda v, x: model.apply(v, x, train=False))
+  return embed, variables, embed(variables, images)
+
+
+def make_images(side, channels=1, count=3):
+  """Draws normal images [count, side, side, channels]."""
+  rng = np.random.default_rng(0)
+  return jnp.asarray(rng.normal(size=(count, side, side, channels)), 'float32')
