@@ -127,8 +127,6 @@ def whole(tmp_path_factory):
   return workdir
 
 
-# Orbax's own tasks may still run when a damaged file has ended the reading.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('damage', [None, b'', b'{"a', b'\xff' * 40, b'[]'])
 @pytest.mark.parametrize(
   'name',
