@@ -22,7 +22,8 @@ ADDED: dict[str, Config] = {
     'pixel_um': 0.0,
     'rare': 'gallery',
     'white': 65535,
-  }
+  },
+  'encoder': {'size': False, 'measures': []},
 }
 
 
