@@ -18,6 +18,7 @@ def make_train_step(
   augment: Callable,
   tx: optax.GradientTransformation,
   objective: Objective,
+  views: int,
 ) -> Callable:
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
@@ -25,6 +26,7 @@ def make_train_step(
   encoder that takes them, `measures` [B, M], NaN where unknown; `key` is the
   run's own, into which the step folds its number; `stage` is a static Python
   int, so that each stage is traced once. The state is donated.
+  Each image is augmented `views` times, and all [B * views] rows count alike.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
@@ -33,6 +35,8 @@ def make_train_step(
     augment_key, objective_key = jax.random.split(key)
     # The third beside the two, which draw what they did without measures.
     measures_key = jax.random.fold_in(key, 2)
+    if views > 1:
+      batch = jax.tree.map(lambda x: jnp.repeat(x, views, axis=0), batch)
     images = augment(augment_key, batch['image'])
 
     def loss_fn(params):
