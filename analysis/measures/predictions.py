@@ -3,7 +3,6 @@
 A `Prediction` holds all that another format needs; `rows` is an example.
 """
 
-import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,9 +10,16 @@ import numpy as np
 
 from analysis.measures.labeller import Labeller, Labels
 from analysis.measures.openset import UNKNOWN
-from plankton_jax.data.ecotaxa.write import predicted
+from plankton_jax.data.sources.objects import Object
 
 NEIGHBOURS = 5
+# What a table says of an object, and the column that repeats it.
+TABLED = {
+  'sample': 'sample',
+  'acquisition': 'acquisition',
+  'status': 'status',
+  'taxon': 'annotated_as',
+}
 
 
 class Neighbour(NamedTuple):
@@ -27,8 +33,10 @@ class Neighbour(NamedTuple):
 class Prediction(NamedTuple):
   """One image."""
 
-  file: str  # path below the folder, with forward slashes
-  object_id: str  # the same without its extension, unless two would share it
+  id: (
+    str  # of its record: the path below a folder, or sample/acquisition/object
+  )
+  item: Object  # what its source says of it
   name: str  # class, or UNKNOWN
   confidence: float  # of the nearest class, if the image is of a known one
   nearest: str  # class whose centre is nearest
@@ -39,39 +47,53 @@ class Prediction(NamedTuple):
   neighbours: tuple[Neighbour, ...]  # nearest first, at most NEIGHBOURS
 
   @property
+  def file(self) -> str:
+    """The image's path below its folder or in its export."""
+    return self.item.image
+
+  @property
+  def object_id(self) -> str:
+    """EcoTaxa's id; of a file its path without ending, if that is unique."""
+    return self.item.object_id
+
+  @property
   def known(self) -> bool:
     """Tells whether it is near enough; a class may be called `unknown`."""
     return self.distance <= self.threshold
 
+  @property
+  def taxon(self) -> str:
+    """Names what the image is taken for; '' if it is unknown."""
+    return self.name if self.known else ''
 
-def object_ids(files: Sequence[str]) -> list[str]:
-  """Strips the extensions of files; keeps those that make names unique."""
-  stems = [file.rpartition('.')[0] for file in files]
-  counts = collections.Counter(stems)
-  return [
-    stem if counts[stem] == 1 else file
-    for stem, file in zip(stems, files, strict=True)
-  ]
+  @property
+  def ranked(self) -> list[tuple[str, float]]:
+    """Lists the likeliest classes with their confidences."""
+    found = [(self.nearest, self.confidence)]
+    return found + ([(self.second, self.second_confidence)] * bool(self.second))
 
 
 def collect(
-  files: Sequence[str], labeller: Labeller, labels: Labels
+  ids: Sequence[str],
+  items: Sequence[Object],
+  labeller: Labeller,
+  labels: Labels,
 ) -> list[Prediction]:
-  """Collects a prediction for each of N files."""
+  """Collects a prediction for each of N images."""
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
   alone = len(labeller.means) < 2
   found = []
-  for file, object_id, first, sure, second, rest, far, limit, rows, gaps in zip(
-    files,
-    object_ids(files),
+  for id, item, first, sure, second, rest, far, limit, rows, gaps in zip(
+    ids,
+    items,
     *(part.tolist() for part in labels),
     strict=True,
   ):
     found.append(
       Prediction(
-        file,
-        object_id,
+        id,
+        item,
         names[first] if far <= limit else UNKNOWN,
         sure,
         names[first],
@@ -99,11 +121,18 @@ def uncertain(found: Sequence[Prediction]) -> list[Prediction]:
 
 
 def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
-  """Tabulates predictions; neighbours become columns."""
+  """Tabulates predictions; neighbours become columns.
+
+  Columns that a table gives are there if any image has a value.
+  """
+  given = [
+    field for field in TABLED if any(getattr(one.item, field) for one in found)
+  ]
   for one in found:
     line = {
       'file': one.file,
       'object_id': one.object_id,
+      **{TABLED[field]: getattr(one.item, field) for field in given},
       'class': one.name,
       'confidence': one.confidence,
       'nearest_class': one.nearest,
@@ -152,17 +181,3 @@ def columns(found: Sequence[Prediction]) -> dict[str, list[Any]]:
   """Turns the lines of `rows` into columns."""
   lines = list(rows(found))
   return {field: [line[field] for line in lines] for field in lines[0]}
-
-
-def ecotaxa(found: Sequence[Prediction]) -> list[dict[str, Any]]:
-  """Makes rows that EcoTaxa imports; unknown images stay unclassified."""
-  return [
-    predicted(
-      img_file_name=one.file,
-      object_id=one.object_id,
-      category=one.name if one.known else '',
-      score=one.confidence,
-      neighbours=[other.id for other in one.neighbours],
-    )
-    for one in found
-  ]
