@@ -55,6 +55,7 @@ def page(tmp_path_factory):
     notes=[HOSTILE],
     added=True,
     classes=[],
+    ranks=[],
     measures={'acceptance': 0.95, 'temperature': 0.3},
     reliability=None,
     skipped=[(HOSTILE, 'empty file')],

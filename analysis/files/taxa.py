@@ -53,6 +53,9 @@ class Taxa(NamedTuple):
     }
 
 
+NONE = Taxa({})
+
+
 def read(path: pathlib.Path) -> Taxa:
   """Reads a table of taxa: CSV or tab-separated, may be gzipped.
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.measures.labeller import Labeller, Labels
+from analysis.measures.lineages import Placed
 from analysis.measures.openset import UNKNOWN
 from plankton_jax.data.sources.objects import Object
 
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
   distance: float  # Euclidean, to the nearest centre
   threshold: float  # beyond it the image is unknown; inf without thresholds
   neighbours: tuple[Neighbour, ...]  # nearest first, at most NEIGHBOURS
+  placed: Placed | None = None  # where it is sure, if lineages are known
 
   @property
   def file(self) -> str:
@@ -63,14 +65,26 @@ class Prediction(NamedTuple):
 
   @property
   def taxon(self) -> str:
-    """Names what the image is taken for; '' if it is unknown."""
-    return self.name if self.known else ''
+    """Names the class, or the node above it that is sure; '' if unknown."""
+    if not self.known:
+      return ''
+    return self.placed.name if self.placed else self.name
+
+  @property
+  def score(self) -> float:
+    """The probability of what `taxon` names."""
+    return self.placed.confidence if self.placed else self.confidence
 
   @property
   def ranked(self) -> list[tuple[str, float]]:
-    """Lists the likeliest classes with their confidences."""
-    found = [(self.nearest, self.confidence)]
-    return found + ([(self.second, self.second_confidence)] * bool(self.second))
+    """Lists `taxon` and the likeliest classes with their probabilities."""
+    found = {self.nearest: self.confidence}
+    if self.second:
+      found[self.second] = self.second_confidence
+    if self.taxon:
+      found = {self.taxon: self.score} | found
+      found[self.taxon] = self.score
+    return list(found.items())
 
 
 def collect(
@@ -78,15 +92,20 @@ def collect(
   items: Sequence[Object],
   labeller: Labeller,
   labels: Labels,
+  placed: Sequence[Placed | None] = (),
 ) -> list[Prediction]:
-  """Collects a prediction for each of N images."""
+  """Collects a prediction for each of N images.
+
+  `placed` gives the node of each, if the classes have lineages.
+  """
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
   alone = len(labeller.means) < 2
   found = []
-  for id, item, first, sure, second, rest, far, limit, rows, gaps in zip(
+  for id, item, node, first, sure, second, rest, far, limit, rows, gaps in zip(
     ids,
     items,
+    placed or [None] * len(ids),
     *(part.tolist() for part in labels),
     strict=True,
   ):
@@ -105,6 +124,7 @@ def collect(
           Neighbour(keys[row], names[classes[row]], gap)
           for row, gap in zip(rows, gaps, strict=True)
         ),
+        node,
       )
     )
   return found
@@ -141,6 +161,12 @@ def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
       'distance': one.distance,
       'threshold': one.threshold,
     }
+    if one.placed:
+      line |= {
+        'taxon': one.taxon,
+        'rank': one.placed.rank if one.known else '',
+        'taxon_confidence': one.score,
+      }
     for place, other in enumerate(one.neighbours, 1):
       line |= {
         f'neighbour_{place}': other.id,

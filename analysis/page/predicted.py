@@ -1,7 +1,7 @@
 """Renders the page of new images, least certain first, with neighbours."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.files import folders, inputs, originals
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
 
 SHOWN = 150  # unknown images, and as many others
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def render(
@@ -31,6 +31,7 @@ def render(
   examples: Embedded | None,
   found: Sequence[Prediction],
   classes: Sequence[Row],
+  ranks: Sequence[Row],
   measures: Row,
   notes: Sequence[str],
   reliability: Picture | None,
@@ -53,6 +54,7 @@ def render(
     notes=notes,
     added=examples is not None,
     classes=classes,
+    ranks=ranks,
     measures=measures,
     reliability=html.figure(reliability) if reliability else None,
     skipped=new.skipped,
@@ -120,6 +122,8 @@ def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
     details = f'{one.confidence:.2f}'
     if one.second:
       details += f', or {one.second} {one.second_confidence:.2f}'
+    if one.placed and one.taxon != one.name:
+      details += f'; sure of {one.taxon or "nothing"}'
   else:
     details = (
       f'{one.distance:.3f} from {one.nearest}, threshold {one.threshold:.3f}'

@@ -33,7 +33,7 @@ def of_new(found: Sequence[Prediction]) -> Files:
       img_file_name=one.file,
       object_id=one.object_id,
       category=one.taxon,
-      score=one.confidence,
+      score=one.score,
       neighbours=[other.id for other in one.neighbours],
     )
     for one in found
