@@ -1,6 +1,6 @@
 """Lists the backbones, and builds the encoder that a config names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -33,6 +33,8 @@ def make(
   centred: bool,
   pretrained: str,
   freeze: int,
+  size: bool = False,
+  measures: Sequence[str] = (),
   convolution: Callable[..., jax.Array] = conv_general_dilated,
 ) -> Embedder:
   """Builds the encoder of a config's `encoder` section.
@@ -49,6 +51,8 @@ def make(
     centred: centre embeddings by batch statistics before they are normalised.
     pretrained: a file of weights, or ''.
     freeze: how many stages stay untrained.
+    size: whether the original size is an input.
+    measures: names of further measures that are.
     convolution: a replacement of `lax.conv_general_dilated`.
 
   Raises:
@@ -89,4 +93,6 @@ def make(
     embedding_dim=embedding_dim,
     poses=poses,
     centred=centred,
+    size=size,
+    others=tuple(measures),
   )
