@@ -165,6 +165,12 @@ def fit(
   return Labeller(gallery, means, scale, limits)
 
 
+def probabilities(labeller: Labeller, embedding: np.ndarray) -> np.ndarray:
+  """Computes the probability of each class, [N, D] -> [N, C], if known."""
+  distance = squared(embedding, labeller.means)
+  return calibration.softmax(-distance, labeller.temperature)
+
+
 def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:
   """Labels rows [N, D], with the `count` nearest rows of the gallery."""
   found = []

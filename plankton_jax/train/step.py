@@ -25,8 +25,8 @@ def make_train_step(
   `batch` holds `image` uint8 [B, H, W, C], `label` [B], `valid` [B] and, for an
   encoder that takes them, `measures` [B, M], NaN where unknown; `key` is the
   run's own, into which the step folds its number; `stage` is a static Python
-  int, so that each stage is traced once. The state is donated.
-  Each image is augmented `views` times, and all [B * views] rows count alike.
+  int, so that each stage is traced once. The state is donated. Each image is
+  augmented `views` times, and all [B * views] rows count alike.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
