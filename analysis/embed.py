@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from analysis.files import folders, inputs, tables
-from analysis.files.command import IMAGES, OUT, WORKDIR
+from analysis.files.command import IMAGES, OUT, PIXEL_UM, WORKDIR
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
@@ -95,28 +95,36 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)
   for split, at in data.splits.items():
+    measures = {name: values[at] for name, values in data.measures.items()}
     rows = inputs.Embeddings(
-      encoder.embed(data.images[at]),
+      encoder.embed(data.images[at], measures=measures),
       data.labels[at],
       data.ids[at],
       data.class_names,
     )
-    measures = {name: values[at] for name, values in data.measures.items()}
     for ending in ('npz', 'parquet'):
       file = workdir / 'embeddings' / f'{split}.{ending}'
       write(file, rows, encoder.step, measures)
 
 
 def embed_folder(
-  workdir: pathlib.Path, step: int | None, images: str, out: pathlib.Path
+  workdir: pathlib.Path,
+  step: int | None,
+  images: str,
+  out: pathlib.Path,
+  pixel_um: float | None = None,
 ) -> None:
-  """Embeds any folder into a file; images in its root get label -1."""
+  """Embeds any folder into a file; images in its root get label -1.
+
+  `pixel_um` is the side of their pixels, µm; None takes the run's.
+  """
   from plankton_jax import checkpoints
 
   check(out)
   listing = folder.scan(images, field='--images')
   encoder = checkpoints.load_encoder(workdir, step)
-  write(out, folders.embed(encoder, listing).rows, encoder.step)
+  found = folders.embed(encoder, listing, pixel_um=pixel_um)
+  write(out, found.rows, encoder.step, found.measures)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -132,7 +140,9 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('--images takes one --workdir')
   host.show_log(logging.INFO)
   if images and out:
-    embed_folder(workdirs[0], STEP.value, images, pathlib.Path(out))
+    embed_folder(
+      workdirs[0], STEP.value, images, pathlib.Path(out), PIXEL_UM.value
+    )
     return
   for workdir in workdirs:
     embed_run(workdir, STEP.value)

@@ -26,7 +26,7 @@ QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
-for name in ('workdir', 'out'):
+for name in ('workdir', 'pixel_um', 'out'):
   flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure
@@ -45,8 +45,10 @@ class Query(NamedTuple):
   pixels: np.ndarray | None  # of a file, uint8 [H, W] or [H, W, 3]
 
 
-def find(source: Source, rows: Rows, query: str) -> Query:
-  """Finds the query by its id, or by its file.
+def find(
+  source: Source, rows: Rows, query: str, pixel_um: float | None = None
+) -> Query:
+  """Finds the query by its id, or by its file, with pixels of `pixel_um`.
 
   Raises:
     InputError: there is neither, or the file cannot be read.
@@ -62,7 +64,8 @@ def find(source: Source, rows: Rows, query: str) -> Query:
     )
   encoder = folders.encoder(source)
   pixels = folders.read(path, encoder)
-  return Query(folders.embed_one(encoder, pixels), -1, pixels)
+  embedding = folders.embed_one(encoder, pixels, pixel_um)
+  return Query(embedding, -1, pixels)
 
 
 def similar(rows: Rows, query: Query, count: int) -> list[Row]:
@@ -125,8 +128,16 @@ def draw(
   return figure
 
 
-def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
+def analyse(
+  sources: Sequence[Source],
+  *,
+  query: str,
+  count: int,
+  pixel_um: float | None = None,
+) -> Result:
   """Finds and draws the `count` images most similar to a query.
+
+  `pixel_um` is the side of a queried file's pixels, µm; None takes the run's.
 
   Raises:
     InputError: there is not one run, no such query, a count below 1, or only
@@ -138,7 +149,7 @@ def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
   rows = inputs.together(source.name, source.splits)
   if not len(rows.id):
     raise InputError(f'{source.name}: its splits hold no images')
-  wanted = find(source, rows, query)
+  wanted = find(source, rows, query, pixel_um)
   found = similar(rows, wanted, count)
   if not found:
     raise InputError(f'{source.name}: {query} is its only image')
@@ -174,7 +185,12 @@ def asked(sources: Sequence[Source]) -> Result:
   command.one_run(sources, 'neighbors')
   if not QUERY.value:
     raise InputError('--query is missing: an image file, or the id of an image')
-  return analyse(sources, query=QUERY.value, count=COUNT.value)
+  return analyse(
+    sources,
+    query=QUERY.value,
+    count=COUNT.value,
+    pixel_um=command.PIXEL_UM.value,
+  )
 
 
 if __name__ == '__main__':

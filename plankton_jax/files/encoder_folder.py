@@ -39,7 +39,7 @@ def save(
   if folder.exists():
     raise InputError(f'{folder} exists; choose a new --out')
   arrays = {
-    name: np.ascontiguousarray(array)
+    name: np.asarray(array, order='C')
     for name, array in flax.traverse_util.flatten_dict(
       variables, sep='/'
     ).items()
