@@ -4,7 +4,8 @@
 gives each image the class whose centre is nearest in the embedding, or
 `unknown` if it lies too far from every class, with a calibrated confidence and
 its nearest labelled images. --examples holds a folder with a few images for
-each class to add without training.
+each class to add without training; with `--encoder=plankton` in place of the
+workdir these are all that is known.
 """
 
 import functools
@@ -30,7 +31,7 @@ from plankton_jax.errors import InputError
 EXAMPLES = flags.DEFINE_string(
   'examples', None, 'A folder of labelled images, one folder a class, to add.'
 )
-for name in ('workdir', 'images', 'out', 'acceptance'):
+for name in ('workdir', 'encoder', 'images', 'out', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 ECOTAXA = 'ecotaxa_predictions.tsv'
@@ -82,8 +83,9 @@ def analyse(
   """Predicts every readable image of a folder.
 
   Raises:
-    InputError: there is not one run, the folder has no readable image,
-      embeddings or a checkpoint are missing, or acceptance is outside 0 … 1.
+    InputError: there is not one run, or an encoder without examples; the folder
+      has no readable image, embeddings or a checkpoint are missing, or
+      acceptance is outside 0 … 1.
   """
   # Inputs.
   source = command.one_run(sources, 'predict')
@@ -93,23 +95,37 @@ def analyse(
   if examples:
     further = folder.scan_classes(examples, field='--examples')
   encoder = folders.encoder(source)
-  added = further and folders.embed(encoder, further, desc='examples')
+  added = None
+  if source.encoder is not None:
+    if further is None:
+      raise InputError(
+        '--examples is missing: --encoder takes a folder of labelled images,'
+        ' one folder a class'
+      )
+    source = folders.collect(source, encoder, further, 'train')
+  elif further is not None:
+    added = folders.embed(encoder, further, desc='examples')
 
   # Centres from train images and examples, thresholds from validation images.
   gallery, rows, notes = labeller.gallery(source, added)
-  (val, no_val), (held_out, no_test) = (
-    labeller.split(source, split, gallery.class_names) for split in LOST
-  )
-  notes += no_val + no_test
-  remarks = [
-    f'No {split} images: {lost}.'
-    for (split, lost), found in zip(LOST.items(), (val, held_out), strict=True)
-    if found is None
-  ]
+  val = held_out = None
+  remarks = []
+  if source.encoder is not None:
+    rows = np.arange(len(gallery.label))  # it was trained on none of them
+  else:
+    (val, no_val), (held_out, no_test) = (
+      labeller.split(source, split, gallery.class_names) for split in LOST
+    )
+    notes += no_val + no_test
+    missing = {'val': val is None, 'test': held_out is None}
+    remarks += [f'No {s} images: {LOST[s]}.' for s in LOST if missing[s]]
+    if val is None:
+      rows = rows[:0]
   fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
-  if val is not None and fitted.limits is None:
+  if fitted.limits is None and (source.encoder or val is not None):
+    few = 'examples' if val is None else 'validation images'
     remarks.append(
-      f'Too few validation images for thresholds at {acceptance:.0%}'
+      f'Too few {few} for thresholds at {acceptance:.0%}'
       f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
     )
   tested = Tested({}, {})
@@ -198,4 +214,4 @@ def asked(sources: Sequence[Source]) -> Result:
 
 
 if __name__ == '__main__':
-  command.run('predict', asked, folder='predict', fast=True)
+  command.run('predict', asked, folder='predict', untrained=True, fast=True)
