@@ -96,6 +96,9 @@ def get_config() -> ConfigDict:
   # Draw all 'images' with equal chance, classes by the 'sqrt' of their size, or
   # all classes with equal chance ('uniform').
   batch.sampling = 'images'
+  # How often each image of a batch is in it, augmented each time by other
+  # draws; a step takes so many times as long.
+  batch.views = 1
 
   config.augment = augment = ConfigDict()  # a strength of 0 turns it off
   # Mirror left-right, top-bottom and about the diagonal, each for half of the

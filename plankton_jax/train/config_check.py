@@ -75,6 +75,7 @@ FIELDS: dict[str, Range | Choice] = {
   # A single class has no negatives, a single image of a class no positive.
   'batch.classes': Range(0, whole=True, without=(1,)),
   'batch.per_class': Range(0, whole=True, without=(1,)),
+  'batch.views': _COUNT,
   'augment.rotate': _STRENGTH,
   'augment.scale': _STRENGTH,
   'augment.translate': Range(0, 1, without=(1,)),

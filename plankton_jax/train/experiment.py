@@ -46,9 +46,9 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     InputError: a field cannot be used with this data.
   """
   train_labels = data.labels[data.splits['train']]
-  sampler = sampling.Sampler(
-    train_labels, seed=config['seed'], **config['batch']
-  )
+  views, batch = config['batch']['views'], dict(config['batch'])
+  del batch['views']  # of the step; the others are the sampler's
+  sampler = sampling.Sampler(train_labels, seed=config['seed'], **batch)
   stages = curriculum.make(config['curriculum'])
   objective = objectives.make(
     num_classes=data.num_seen,
@@ -90,6 +90,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
       augment=augment.make(**config['augment']),
       tx=tx,
       objective=objective,
+      views=views,
     ),
     eval_step=step.make_eval_step(
       apply_fn=model.apply, objective=objective, stage=len(stages.policies)

@@ -18,18 +18,22 @@ def make_train_step(
   augment: Callable,
   tx: optax.GradientTransformation,
   objective: Objective,
+  views: int,
 ) -> Callable:
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
   `batch` holds `image` uint8 [B, H, W, C], `label` [B] and `valid` [B];
   `key` is the run's own, into which the step folds its number; `stage` is a
   static Python int, so that each stage is traced once. The state is donated.
+  Each image is augmented `views` times, and all [B * views] rows count alike.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
   def train_step(state, batch, key, *, stage: int):
     key = jax.random.fold_in(key, state.step)
     augment_key, objective_key = jax.random.split(key)
+    if views > 1:
+      batch = jax.tree.map(lambda x: jnp.repeat(x, views, axis=0), batch)
     images = augment(augment_key, batch['image'])
 
     def loss_fn(params):
