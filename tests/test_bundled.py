@@ -1,12 +1,14 @@
 """Encoders that are used by their name, without a run."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import safetensors.numpy
 from absl import flags
 from absl.testing import flagsaver
 
-from analysis import neighbors, predict
+from analysis import embed, neighbors, predict, retrieval
 from analysis.files import command, folders, inputs, originals
 from plankton_jax import checkpoints
 from plankton_jax.data.sources import folder
@@ -159,3 +161,84 @@ def test_an_encoder_is_a_source_where_the_command_embeds(bundled):
     pytest.raises(InputError, match='give --workdir=DIR, --encoder=NAME or'),
   ):
     command.given(untrained=True)
+
+
+def _embed(images):
+  # Not within a flagsaver, which would take array_record's flags away again.
+  workdir = pathlib.Path('runs/cruise')
+  encoder = checkpoints.load_encoder('tiny')
+  embed.embed_images(encoder, images, workdir, run=False)
+
+
+@pytest.fixture
+def collection(tmp_path, monkeypatch):
+  """A folder of two classes, embedded without training; and its workdir."""
+  monkeypatch.setenv('HOME', str(tmp_path))  # where images are cached
+  monkeypatch.chdir(tmp_path)
+  _write(tmp_path / 'cruise', 10, dark=10, light=150)
+  _embed('cruise')
+  return tmp_path / 'cruise', tmp_path / 'runs' / 'cruise'
+
+
+def test_a_labelled_folder_becomes_a_workdir(bundled, collection):
+  images, workdir = collection
+  (source,) = inputs.from_workdirs([workdir])
+  counts = {name: len(rows.id) for name, rows in source.splits.items()}
+  assert counts == {'train': 12, 'val': 4, 'test': 4, 'unseen': 0}
+  test = source.splits['test']
+  assert test.class_names == ('dark', 'light')
+  read = originals.reader(source)
+  for key, label, row in zip(test.id, test.label, test.embedding, strict=True):
+    assert key.startswith(test.class_names[label])
+    pixels = folders.read(images / key)
+    np.testing.assert_array_equal(read(key), pixels)
+    encoder = checkpoints.load_encoder('tiny')
+    want = folders.embed_one(encoder, pixels)
+    np.testing.assert_allclose(row, want, atol=1e-5)
+  # Every analysis takes it; its encoder has no head of these classes.
+  encoder = folders.encoder(source)
+  assert encoder.scores(test.embedding) is None
+  assert encoder.class_names == ('ant', 'bee')
+  found = retrieval.analyse([source])
+  assert 'test' in str(found.tables)
+
+
+def test_a_workdir_is_made_once_and_never_over_another(bundled, collection):
+  _, workdir = collection
+  before = (workdir / 'split.json').read_bytes()
+  _embed('cruise')
+  assert (workdir / 'split.json').read_bytes() == before
+  _write(pathlib.Path('other/cruise'), 4, dark=10, light=150)
+  with pytest.raises(InputError, match=r'runs/cruise holds something else'):
+    _embed('other/cruise')
+
+
+def test_images_without_classes_go_to_a_file(bundled, tmp_path):
+  shades.write(tmp_path / 'pile' / 'a.png', 90)
+  asked = {'encoder': 'tiny', 'images': str(tmp_path / 'pile')}
+  with (
+    flagsaver.flagsaver(**asked, out=str(tmp_path / 'run')),
+    pytest.raises(InputError, match=r'no class folder.*give --out=FILE\.npz'),
+  ):
+    embed.main([])
+  with flagsaver.flagsaver(**asked, out=str(tmp_path / 'pile.npz')):
+    embed.main([])
+  rows = inputs.read_embeddings(tmp_path / 'pile.npz')
+  assert rows.id.tolist() == ['a.png'] and rows.label.tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+  ('asked', 'message'),
+  [
+    ({}, 'give --workdir'),
+    ({'encoder': 'tiny', 'workdir': ['run']}, 'give --workdir'),
+    ({'encoder': 'tiny'}, '--images is missing'),
+    ({'encoder': 'huge', 'images': 'x'}, '--encoder=huge: no folder'),
+  ],
+)
+def test_embed_refuses_flags_that_do_not_fit(bundled, asked, message):
+  with (
+    flagsaver.flagsaver(**asked),
+    pytest.raises(InputError, match=message),
+  ):
+    embed.main([])
