@@ -132,6 +132,12 @@ def get_config() -> ConfigDict:
   encoder.pretrained = ''
   # How many stages stay untrained, the stem with the first; 0: none, 4: all.
   encoder.freeze = 0
+  # Whether the encoder sees the original size beside the image: sqrt(h w), in
+  # micrometres if the pixel of every training image is known, else in pixels;
+  # and the ratio of the sides. It embeds images of unknown size too.
+  encoder.size = False
+  # Names of further measures that it sees, such as an export's 'object_area'.
+  encoder.measures = ()
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 1.4e-3  # of Adam, at the peak of the schedule
@@ -194,6 +200,7 @@ PLANKTON_NETWORK = {
   'encoder.width': 32,
   'encoder.stem': 'quarter',
   'encoder.embedding_dim': 256,
+  'encoder.size': True,
 }
 
 

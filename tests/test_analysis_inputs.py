@@ -89,7 +89,10 @@ def test_refuses_files_that_are_no_embeddings(tmp_path):
   path.write_bytes(b'PK not really a zip')
   with pytest.raises(InputError, match='not a readable'):
     inputs.read_embeddings(path)
-  np.savez(path, embedding=np.zeros((1, 2)))
+  np.savez(path, label=np.zeros(1, int))
+  with pytest.raises(InputError, match="'embedding' is missing"):
+    inputs.read_embeddings(path)
+  np.savez(path, embedding=np.zeros((1, 2)), label=np.zeros(1, int))
   with pytest.raises(InputError, match="'class_names' is missing"):
     inputs.read_embeddings(path)
 

@@ -91,14 +91,14 @@ def test_examples_alone_label_and_judge_new_images(grey, tmp_path):
     predict,
     [grey],
     tmp_path / 'out',
-    images=str(tmp_path / 'new'),
-    examples=str(tmp_path / 'known'),
-    acceptance=0.9,
+    asked=predict.Asked(
+      str(tmp_path / 'new'), examples=str(tmp_path / 'known'), acceptance=0.9
+    ),
   )
   names = [row['class'] for row in found.tables['predictions.csv']]
   assert names == ['dark', 'light', 'unknown']
   near = found.tables['predictions.csv'][0]
-  assert near['neighbour_1'].startswith('dark/')
+  assert near['neighbour_1'].startswith('known/dark/')
   assert np.isfinite(near['threshold'])
   # Each example is left out of its centre: n / (n - 1) times as far.
   assert found.values['calibration.json']['temperature'] != 1.0
@@ -110,18 +110,17 @@ def test_examples_alone_label_and_judge_new_images(grey, tmp_path):
 def test_few_examples_judge_nothing_unknown(grey, tmp_path):
   _write(tmp_path / 'known', 1, dark=10, light=200)
   _write(tmp_path / 'new', 1, x=120)
-  options = {'images': str(tmp_path / 'new'), 'acceptance': 0.95}
+  asked = predict.Asked(str(tmp_path / 'new'))
   found = run_analysis(
     predict,
     [grey],
     tmp_path / 'out',
-    examples=str(tmp_path / 'known'),
-    **options,
+    asked=asked._replace(examples=str(tmp_path / 'known')),
   )
   assert found.tables['predictions.csv'][0]['class'] in ('dark', 'light')
   assert any('Too few examples' in note for note in found.notes)
   with pytest.raises(InputError, match='--examples is missing'):
-    predict.analyse([grey], examples=None, **options)
+    predict.analyse([grey], asked)
 
 
 def test_neighbours_of_a_folder_with_its_own_pictures(grey, tmp_path):

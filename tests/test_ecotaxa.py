@@ -71,9 +71,10 @@ def test_what_a_row_says(tmp_path, kind, types):
   assert len(export.objects) == 9 and not export.skipped
   by_id = {item.object_id: item for item in export.objects}
   item = by_id['o05']
-  assert item == (
+  assert item[:7] == (
     'o05', 'images/5.png', 'validated', 'Ж', 'living>Ж', 'S1', 'A5'
   )  # fmt: skip
+  assert set(item[7:]) == {''}
   assert item.id == 'S1/A5/o05' and read.object_id(item.id) == 'o05'
   assert export.files.read(item.image) == packing.picture(5)
 
@@ -299,7 +300,7 @@ def test_truncated_zip_and_other_files(tmp_path, load):
   ):
     load(source='ecotaxa', path=str(path))
   (tmp_path / 'a.tsv').write_text('x')
-  with pytest.raises(InputError, match='neither a folder nor a zip archive'):
+  with pytest.raises(InputError, match='neither a folder, a zip arch'):
     load(source='ecotaxa', path=str(tmp_path / 'a.tsv'))
 
 

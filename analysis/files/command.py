@@ -36,6 +36,10 @@ ACCEPTANCE = flags.DEFINE_float(
   'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
 )
 
+TAXA = flags.DEFINE_string(
+  'taxa', None, 'A table of taxa: lineage, EcoTaxa and WoRMS numbers.'
+)
+
 
 def given(*, untrained: bool = False) -> tuple[list[Source], pathlib.Path]:
   """Reads the sources that the flags name; returns them and the folder to fill.
@@ -69,6 +73,13 @@ def given(*, untrained: bool = False) -> tuple[list[Source], pathlib.Path]:
   sources += [inputs.from_files(files)] if files else []
   default = (workdirs or [files[0].parent])[0] / 'analysis'
   return sources, pathlib.Path(OUT.value) if OUT.value else default
+
+
+def one_source(sources: Sequence[Source], name: str) -> Source:
+  """Returns the only source, or raises InputError."""
+  if len(sources) > 1:
+    raise InputError(f'{name} takes one --workdir')
+  return sources[0]
 
 
 def one_run(sources: Sequence[Source], name: str) -> Source:

@@ -57,12 +57,18 @@ def gallery(
     The rows, which of them are not from train, and notes on what is left out.
 
   Raises:
-    InputError: there are no labelled train images.
+    InputError: there are no labelled train images; an encoder without a run
+      needs none beside examples.
   """
-  train, notes = inputs.labelled(source, 'train')
-  if train is None:
-    raise InputError(f'{source.name}: no labelled train images to predict from')
-  splits = {'train': train}
+  splits: dict[str, Embeddings] = {}
+  notes: list[str] = []
+  if source.encoder is None or not examples:
+    train, notes = inputs.labelled(source, 'train')
+    if train is None:
+      raise InputError(
+        f'{source.name}: no labelled train images to predict from'
+      )
+    splits['train'] = train
   if inputs.RARE in source.splits:
     rare, missing = inputs.labelled(source, inputs.RARE)
     notes += missing
@@ -165,6 +171,12 @@ def fit(
     judged = judge(np.sqrt(distance))
     limits = thresholds.calibrate(judged, labels, acceptance=acceptance)
   return Labeller(gallery, means, scale, limits)
+
+
+def probabilities(labeller: Labeller, embedding: np.ndarray) -> np.ndarray:
+  """Computes the probability of each class, [N, D] -> [N, C], if known."""
+  distance = squared(embedding, labeller.means)
+  return calibration.softmax(-distance, labeller.temperature)
 
 
 def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:

@@ -1,6 +1,6 @@
 """Lists the backbones, and builds the encoder that a config names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -34,6 +34,8 @@ def make(
   centred: bool,
   pretrained: str,
   freeze: int,
+  size: bool = False,
+  measures: Sequence[str] = (),
   convolution: Callable[..., jax.Array] = conv_general_dilated,
 ) -> Embedder:
   """Builds the encoder of a config's `encoder` section.
@@ -50,6 +52,8 @@ def make(
     centred: centre embeddings by batch statistics before they are normalised.
     pretrained: a file of published weights, an encoder of this project, or ''.
     freeze: how many stages stay untrained.
+    size: whether the original size is an input.
+    measures: names of further measures that are.
     convolution: a replacement of `lax.conv_general_dilated`.
 
   Raises:
@@ -91,4 +95,6 @@ def make(
     embedding_dim=embedding_dim,
     poses=poses,
     centred=centred,
+    size=size,
+    others=tuple(measures),
   )

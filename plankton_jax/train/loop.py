@@ -221,6 +221,7 @@ def _batches(run: _Run, step: int) -> Iterator[tuple[Place, dict]]:
     run.experiment.sampler,
     range(step, schedule.total_steps),
     run.experiment.mesh,
+    run.experiment.measures,
   )
   for done, batch in enumerate(stream, start=step + 1):
     yield schedule.place(done), batch
@@ -411,6 +412,8 @@ def _announce(run: _Run, state: TrainState) -> None:
     f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
     f' {jax.device_count()} {jax.default_backend()} device(s)'
   )
+  if run.experiment.size_note:
+    run.log.say(run.experiment.size_note)
   if step := int(state.step):
     run.log.say(
       f'resuming {run.workdir} at step {step} of {schedule.total_steps}'

@@ -40,29 +40,36 @@ class _Entry(NamedTuple):
   digest: Callable[[], bytes]
 
 
-def open_export(path: str) -> Files:
-  """Lists the files of a zip archive or of a folder.
+def open_export(path: str, *, field: str = 'data.path') -> Files:
+  """Lists the files of a zip archive, of a folder, or beside one table.
 
   Zip archives inside it count as folders of their names.
 
+  Args:
+    path: the archive, folder or table.
+    field: the name of the path in errors.
+
   Raises:
-    InputError: it is neither, or holds no table.
+    InputError: it is none of these, or holds no table.
   """
   if not path:
-    raise InputError('data.path is empty: name the EcoTaxa export')
+    raise InputError(f'{field} is empty: name the EcoTaxa export')
   place = Path(path).expanduser()
   skipped: list[tuple[str, str]] = []
-  if place.is_dir():
+  if is_table(place):
+    found = dict(_of_folder(place.parent, skipped))
+  elif place.is_dir():
     found = dict(_of_folder(place, skipped))
   elif not place.exists():
-    raise InputError(f'data.path: {place} is not there')
+    raise InputError(f'{field}: {place} is not there')
   elif archives.is_zip(place):
     found = dict(_of_zip(archives.open_zip(place), '', 1, skipped))
   else:
     raise InputError(
-      f'data.path: {place} is neither a folder nor a zip archive'
+      f'{field}: {place} is neither a folder, a zip archive, nor a table'
+      ' ecotaxa*.tsv'
     )
-  tables = _tables(found)
+  tables = (place.name,) if is_table(place) else _tables(found)
   if not tables:
     raise InputError(f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt')
   alike = _alike(found)
@@ -87,6 +94,11 @@ def open_export(path: str) -> Files:
   return Files(
     place, tables, lambda name: entry(name).read(), digest, tuple(skipped)
   )
+
+
+def is_table(path: Path) -> bool:
+  """Tells by its name whether a file is a table of an export."""
+  return path.is_file() and bool(_TABLE.fullmatch(path.name))
 
 
 def beside(table: str, image: str) -> str:

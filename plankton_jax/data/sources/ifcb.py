@@ -6,6 +6,7 @@ trigger, which are stitched; those of the second, DYYYYMMDDTHHMMSS_IFCBnnn, do
 not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
 """
 
+import datetime
 import functools
 import re
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources.objects import Objects
+from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
@@ -26,16 +27,17 @@ _OVERLAP = 2  # px that the regions of a cell overlap at least, plus one
 
 
 class _Format(NamedTuple):
-  """Columns of a generation's .adc, from 0."""
+  """A generation: its bins' names, and columns of its .adc, from 0."""
 
   name: re.Pattern
+  moment: str  # in the name, as strptime takes it
   x: int  # y, width, height and the offset in .roi follow
   stitches: bool
 
 
 _FORMATS = (
-  _Format(re.compile(r'IFCB\d+_\d{4}_\d{3}_\d{6}'), 9, True),
-  _Format(re.compile(r'D\d{8}T\d{6}_IFCB\d+'), 13, False),
+  _Format(re.compile(r'IFCB\d+_(\d{4}_\d{3}_\d{6})'), '%Y_%j_%H%M%S', 9, True),
+  _Format(re.compile(r'D(\d{8}T\d{6})_IFCB\d+'), '%Y%m%dT%H%M%S', 13, False),
 )
 
 
@@ -103,6 +105,7 @@ def objects(path: str) -> Objects:
     read=functools.partial(_read, cells),
     skipped=tuple(skipped),
     left_aside={reason: n for reason, n in left_aside.items() if n},
+    items=tuple(_item(cell) for cell in cells),
   )
 
 
@@ -139,6 +142,26 @@ def pixels(cell: Cell) -> np.ndarray:
   if not known.all():
     image[~known] = round(float(image[known & _beside(~known)].mean()))
   return image
+
+
+def _item(cell: Cell) -> Object:
+  """Describes a cell: its bin is the sample, whose name tells the time."""
+  date, time = _moment(cell.bin)
+  return Object(
+    cell.id, f'{cell.id}.png', sample=cell.bin.name, date=date, time=time
+  )
+
+
+def _moment(bin: Path) -> tuple[str, str]:
+  """Reads date and time (UTC) from a bin's name; '' if it has no such day."""
+  form = _format(bin)
+  found = form.name.fullmatch(bin.name)
+  assert found
+  try:
+    moment = datetime.datetime.strptime(found[1], form.moment)
+  except ValueError:
+    return '', ''
+  return f'{moment:%Y%m%d}', f'{moment:%H%M%S}'
 
 
 def _read(cells: list[Cell], row: int) -> bytes:

@@ -16,6 +16,35 @@ from plankton_jax.data.pixels.images import (
 from plankton_jax.data.sources.source import NO_MEASURES, Measures
 
 
+class Object(NamedTuple):
+  """What a source says of one object, as text; '' where it says nothing."""
+
+  object_id: str
+  image: str  # where it lies in the source
+  status: str = ''  # EcoTaxa's of its annotation, or 'unclassified'
+  taxon: str = ''  # object_annotation_category; '' if unclassified
+  lineage: str = ''  # object_annotation_hierarchy, root>...>taxon
+  sample: str = ''
+  acquisition: str = ''
+  category_id: str = ''  # EcoTaxa's number of the taxon
+  number: str = ''  # EcoTaxa's own of the object, objid
+  latitude: str = ''  # degrees
+  longitude: str = ''
+  date: str = ''  # YYYYMMDD or YYYY-MM-DD
+  time: str = ''  # hhmmss or hh:mm:ss, UTC
+  depth_min: str = ''  # m
+  depth_max: str = ''
+  person: str = ''  # who annotated it
+
+  @property
+  def id(self) -> str:
+    """Joins sample/acquisition/object, with / and % escaped in each."""
+    return '/'.join(
+      part.replace('%', '%25').replace('/', '%2F')
+      for part in (self.sample, self.acquisition, self.object_id)
+    )
+
+
 class Objects(NamedTuple):
   """Images that are read on demand."""
 
@@ -26,6 +55,7 @@ class Objects(NamedTuple):
   # reason -> number of objects left out for it without a name
   left_aside: Mapping[str, int] = types.MappingProxyType({})
   measures: Measures = NO_MEASURES
+  items: tuple[Object, ...] = ()  # one for each id, or none
 
   @property
   def total(self) -> int:
@@ -50,16 +80,7 @@ def decoded(
   the largest value of all images.
   """
   rows = range(len(objects.ids))
-
-  def depth(row: int) -> int:
-    try:
-      return deepest(objects.read(row))
-    except ValueError:
-      return 0
-
-  if not white:
-    found = workers.in_order(depth, rows, desc='depth')
-    white = white_of(max(found, default=0))
+  white = white or find_white(objects)
 
   def fitted(row: int) -> np.ndarray | str:
     try:
@@ -70,3 +91,16 @@ def decoded(
     return np.asarray(image).reshape(size, size, channels)
 
   yield from workers.in_order(fitted, rows, desc=desc)
+
+
+def find_white(objects: Objects) -> int:
+  """Finds the white of all 16-bit images by their depth."""
+
+  def depth(row: int) -> int:
+    try:
+      return deepest(objects.read(row))
+    except ValueError:
+      return 0
+
+  found = workers.in_order(depth, range(len(objects.ids)), desc='depth')
+  return white_of(max(found, default=0))
