@@ -217,9 +217,9 @@ def main(
     f'{len(listing.ids):,} images of {count} unseen classes; balanced accuracy'
     ' by k examples a class, mean ± 95 % interval over draws',
   )
-  print(
-    tables.write_csv(pathlib.Path(values.out) / 'few_shot.csv', lines(found))
-  )
+  out = pathlib.Path(values.out)
+  out.mkdir(parents=True, exist_ok=True)
+  print(tables.write_csv(out / 'few_shot.csv', lines(found)))
 
 
 if __name__ == '__main__':

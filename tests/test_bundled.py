@@ -13,7 +13,6 @@ from analysis.files import command, folders, inputs, originals
 from plankton_jax import checkpoints
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
-from plankton_jax.export import __main__ as export
 from plankton_jax.files import encoder_folder
 from tests import shades, tiny_encoder
 from tests.analysis_runs import run as run_analysis
@@ -242,18 +241,3 @@ def test_embed_refuses_flags_that_do_not_fit(bundled, asked, message):
     pytest.raises(InputError, match=message),
   ):
     embed.main([])
-
-
-def test_an_export_may_be_halved(bundled, tmp_path, capsys):
-  options = {'format': 'safetensors', 'step': None, 'license': ''}
-  for name, half in (('whole', False), ('half', True)):
-    export.export(bundled / 'tiny', tmp_path / name, **options, half=half)
-  size = {
-    name: (tmp_path / name / encoder_folder.WEIGHTS).stat().st_size
-    for name in ('whole', 'half')
-  }
-  assert size['half'] < 0.7 * size['whole']  # small kernels, long header
-  assert checkpoints.load_encoder(tmp_path / 'half').step == 7
-  options['format'] = 'stablehlo'
-  with pytest.raises(InputError, match='--half is for --format=safetensors'):
-    export.export(bundled / 'tiny', tmp_path / 'a', **options, half=True)
