@@ -12,6 +12,7 @@ from plankton_jax.nn import encoders, pretrained, transfer
 from plankton_jax.train import loop
 from tests import tiny_encoder
 
+SIZE = 'Measures_0'
 HEAD = ('Dense_0', 'BatchNorm_1')  # resnet10 with the stem 'half'
 
 
@@ -37,12 +38,29 @@ def _saved(name):
 
 
 def test_all_is_taken_over_where_all_fits(bundled, make_config):
-  _, fresh, begun = _begin('tiny', make_config())
-  saved = _saved('tiny')
+  config = make_config(encoder__size=True)
+  tiny_encoder.save(bundled / 'sized', config)
+  _, fresh, begun = _begin('sized', config)
+  saved = _saved('sized')
   assert begun.keys() == fresh.keys() == saved.keys()
+  assert ('batch_stats', SIZE, 'in_um') in saved
   for path, array in saved.items():
     np.testing.assert_array_equal(begun[path], array)
-    assert np.abs(fresh[path] - array).max() > 0
+    assert begun[path].dtype == fresh[path].dtype
+    assert not np.array_equal(fresh[path], array), path
+
+
+def test_the_size_is_taken_over_if_asked_for(bundled, make_config):
+  sized, plain = make_config(encoder__size=True), make_config()
+  tiny_encoder.save(bundled / 'sized', sized)
+  _, _, begun = _begin('sized', plain)
+  assert SIZE not in {path[1] for path in begun}
+  kernel = ('params', 'Dense_0', 'kernel')
+  np.testing.assert_array_equal(begun[kernel], _saved('sized')[kernel])
+  _, fresh, begun = _begin('tiny', sized)
+  for path, array in begun.items():
+    want = fresh[path] if path[1] == SIZE else _saved('tiny')[path]
+    np.testing.assert_array_equal(array, want)
 
 
 def test_another_dimension_begins_with_a_fresh_head(bundled, make_config):

@@ -46,7 +46,7 @@ def save(folder, config, class_names=('ant', 'bee'), *, half=False):
   )
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
-    lambda x: rng.uniform(0.1, 1.0, x.shape).astype(np.float32), shapes
+    lambda x: rng.uniform(0.1, 1.0, x.shape).astype(x.dtype), shapes
   )
   encoder_folder.save(
     folder,

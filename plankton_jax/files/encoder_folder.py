@@ -71,8 +71,8 @@ def save(
   """
   if folder.exists():
     raise InputError(f'{folder} exists; choose a new --out')
-  arrays = {
-    name: np.ascontiguousarray(_halved(name, array) if half else array)
+  arrays = {  # whole in memory, as safetensors writes them
+    name: np.asarray(_halved(name, array) if half else array, order='C')
     for name, array in flax.traverse_util.flatten_dict(
       variables, sep='/'
     ).items()
