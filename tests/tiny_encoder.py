@@ -45,9 +45,13 @@ def save(folder, config, class_names=('ant', 'bee'), *, half=False):
     jax.random.key(0),
   )
   rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda x: rng.uniform(0.1, 1.0, x.shape).astype(x.dtype), shapes
-  )
+
+  def draw(x):
+    if x.ndim > 1:  # a kernel
+      return rng.normal(0.0, x.size**-0.25, x.shape).astype(x.dtype)
+    return rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)  # variances too
+
+  variables = jax.tree.map(draw, shapes)
   encoder_folder.save(
     folder,
     variables={
