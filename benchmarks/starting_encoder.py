@@ -18,7 +18,6 @@ import jax
 from absl import flags
 
 import plankton_jax
-from analysis import embed
 from benchmarks import recipes
 from configs import base
 from plankton_jax import checkpoints, host
@@ -134,12 +133,6 @@ def make_config(
   return config.to_dict()
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-  """Trains a run to its end, and embeds its images for the card."""
-  loop.train_and_evaluate(config, workdir)
-  embed.embed_run(workdir, None)
-
-
 def export(options: Options) -> None:
   """Exports a run's best checkpoint, its kernels as float16."""
   encoder = checkpoints.load_encoder(options.workdir)
@@ -221,7 +214,8 @@ def main(
   host.show_log(0)
   images = options.workdir / 'images'
   gather(options.path, images)
-  train(make_config(images, options.leave_out, options.fields), options.workdir)
+  config = make_config(images, options.leave_out, options.fields)
+  loop.train_and_evaluate(config, options.workdir)
   export(options)
 
 

@@ -1,5 +1,6 @@
 """Encoders that are used by their name, without a run."""
 
+import importlib
 import pathlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from plankton_jax import checkpoints
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder
+from plankton_jax.nn import transfer
 from tests import shades, tiny_encoder
 from tests.analysis_runs import run as run_analysis
 
@@ -241,3 +243,20 @@ def test_embed_refuses_flags_that_do_not_fit(bundled, asked, message):
     pytest.raises(InputError, match=message),
   ):
     embed.main([])
+
+
+def test_plankton_is_small_described_and_begun_from():
+  folder = encoder_folder.BUNDLED / 'plankton'
+  if not folder.is_dir():
+    pytest.skip('it is not trained yet')
+  assert (folder / encoder_folder.WEIGHTS).stat().st_size <= 6e6
+  card = (folder / 'README.md').read_text()
+  for said in (
+    'DOI 10.7289/v5d21vjd', '## Intended use', '## Limits', '## Licence',
+    'python -m benchmarks.starting_encoder', '| test | 0.',
+  ):  # fmt: skip
+    assert said in card, said
+  assert len(transfer.seen_classes('plankton')) == 95
+  for name in ('finetune', 'best'):
+    config = importlib.import_module(f'configs.{name}').get_config().to_dict()
+    transfer.check(config)

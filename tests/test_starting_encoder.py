@@ -59,7 +59,7 @@ def test_it_trains_exports_and_writes_the_card(tmp_path, caches):
   text = (out / 'README.md').read_text()
   for said in (
     'license: "Apache-2.0"', 'DOI 10.7289/v5d21vjd', '- pluteus',
-    'Held out wholly: copepod.', '| unseen |', '## Intended use', '## Limits',
+    'Held out wholly: copepod.', '| test |', '## Intended use', '## Limits',
     '| a | table |', '--path=a,b', '--leave_out=copepod', 'epochs=1',
   ):  # fmt: skip
     assert said in text, said
