@@ -5,10 +5,16 @@ import gzip
 import numpy as np
 import pytest
 
+from analysis import taxonomy
 from analysis.files import taxa
 from analysis.measures import lineages
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
+from tests import packing
+from tests.analysis_runs import NAMES as NAMES_OF_BLOBS
+from tests.analysis_runs import blobs, source
+from tests.analysis_runs import run as run_analysis
+from tests.test_ecotaxa import tsv
 
 LINEAGES = {
   'Calanoida': ('living', 'Crustacea', 'Copepoda', 'Calanoida'),
@@ -18,6 +24,9 @@ LINEAGES = {
   'Diatoma dead': ('living', 'Diatoma'),
 }
 NAMES = (*LINEAGES, 'bubble')
+KINDS = dict(
+  zip(NAMES_OF_BLOBS, ('insect',) * 2 + ('vertebrate',) * 3, strict=True)
+)
 RANKS = ('kingdom', 'subphylum')
 
 
@@ -232,3 +241,47 @@ def test_taxa_of_objects_and_of_a_file_complete_each_other():
   }
   assert merged.ranks == ('kingdom',)
   assert taxa.merge(taxa.NONE, found) == found
+
+
+def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
+  files = {'images/a.png': b''}
+  rows = [
+    (f'images/{n}.png', f'o{n}', 'validated', name, f'living>{kind}>{name}')
+    for n, (name, kind) in enumerate(KINDS.items())
+  ]
+  files['ecotaxa_1.tsv'] = tsv(rows, (
+    'img_file_name', 'object_id', 'object_annotation_status',
+    'object_annotation_category', 'object_annotation_hierarchy',
+  ))  # fmt: skip
+  folder = packing.tree(tmp_path / 'export', files)
+  splits = {
+    split: blobs([40] * 5, noise=0.5, seed=seed)
+    for seed, split in enumerate(('train', 'val', 'test'))
+  }
+  run = source('run', workdir=tmp_path / 'run', **splits)
+  run.config['data'] = {'source': 'ecotaxa', 'path': str(folder)}
+  bare = source('bare', **splits)
+  found = run_analysis(taxonomy, [run, bare], tmp_path / 'out', sure=0.8)
+  assert found.notes == ['bare: no lineages (--taxa): skipped']
+  lines = found.tables['taxonomy.csv']
+  assert [line['rank'] for line in lines] == ['level 1', 'level 2', 'level 3']
+  assert [line['nodes'] for line in lines] == [1, 2, 5]
+  train, test = splits['train'], splits['test']
+  means = [train.embedding[train.label == c].mean(0) for c in range(5)]
+  label = np.array(
+    [np.argmin([((x - m) ** 2).sum() for m in means]) for x in test.embedding]
+  )
+  assert lines[2]['accuracy'] == pytest.approx(np.mean(label == test.label))
+  kinds = [KINDS[NAMES_OF_BLOBS[c]] for c in label]
+  true = [KINDS[NAMES_OF_BLOBS[c]] for c in test.label]
+  wrong = [
+    2 if kind == other else 4
+    for kind, other, a, b in zip(kinds, true, label, test.label, strict=True)
+    if a != b
+  ]
+  (measures,) = found.values['taxonomy.json']
+  assert measures['taxonomic_distance'] == pytest.approx(np.mean(wrong))
+  assert (tmp_path / 'out/taxonomy.png').stat().st_size > 10_000
+  run.config['data']['path'] = str(tmp_path / 'gone')
+  told = ' '.join(taxonomy.analyse([run]).notes)
+  assert 'run: no taxa of its export' in told and 'no lineages' in told

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from analysis.files.inputs import Source
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
@@ -144,6 +145,23 @@ def from_objects(items: Iterable[Object]) -> tuple[Taxa, list[str]]:
       number.pop() if len(number) == 1 else None,
     )
   return Taxa(taxa), notes
+
+
+def of_run(source: Source) -> tuple[Taxa, list[str]]:
+  """Collects the taxa of the EcoTaxa export that a run was trained on.
+
+  Returns:
+    The taxa, none for other data, and notes on what is missing.
+  """
+  data = (source.config or {}).get('data', {})
+  if data.get('source') != 'ecotaxa':
+    return NONE, []
+  from plankton_jax.data.ecotaxa import read as export
+
+  try:
+    return from_objects(export.export(data['path']).objects)
+  except InputError as error:
+    return NONE, [f'{source.name}: no taxa of its export: {error}']
 
 
 def merge(first: Taxa, second: Taxa) -> Taxa:
