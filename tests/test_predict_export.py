@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 import plankton_jax
-from analysis import predict
+from analysis import embed, predict
 from analysis.figures import reliability
 from analysis.figures.style import plt
-from analysis.files import folders, inputs, originals
+from analysis.files import folders, inputs, new_images, originals
+from plankton_jax import checkpoints
 from plankton_jax.data.ecotaxa import read, rules, scores, table
 from plankton_jax.errors import InputError
 from tests import packing, shades, test_ifcb
@@ -580,3 +581,62 @@ def test_embeddings_that_do_not_fit_are_one_line(tmp_path, foreign):
   del foreign.splits['train']
   with pytest.raises(InputError, match='no labelled train images'):
     run_files(tmp_path, foreign)
+
+
+def test_an_export_is_embedded_with_its_labels_and_measures(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(
+    checkpoints, 'load_encoder', lambda workdir, step: shades.Encoder()
+  )
+  columns = (*COLUMNS, 'object_area')
+  rows = [
+    row(name, n, object_area=10 * n) for n, name in enumerate(sorted(OBJECTS))
+  ]
+  place = export(tmp_path, rows, columns)
+  embed.embed_images(tmp_path, None, str(place), tmp_path / 'x.npz')
+  found = inputs.read_embeddings(tmp_path / 'x.npz')
+  names = [id.rpartition('/')[2] for id in found.id.tolist()]
+  assert sorted(names) == sorted(OBJECTS) and found.class_names == ('light',)
+  assert {n for n, c in zip(names, found.label, strict=True) if c == 0} == {
+    'wrong'
+  }
+  levels = [OBJECTS[name][0] for name in names]
+  np.testing.assert_array_equal(
+    found.embedding, shades.embed(shades.grey(*levels))
+  )
+  with np.load(tmp_path / 'x.npz', allow_pickle=False) as arrays:
+    wanted = [10.0 * sorted(OBJECTS).index(name) for name in names]
+    assert arrays['object_area'].tolist() == wanted
+  folder = packing.tree(tmp_path / 'images', {'a/1.png': picture(30)})
+  embed.embed_images(tmp_path, None, str(folder), tmp_path / 'y.npz')
+  assert inputs.read_embeddings(tmp_path / 'y.npz').class_names == ('a',)
+  with pytest.raises(InputError, match=r'--images: .*none is not a folder'):
+    embed.embed_images(
+      tmp_path, None, str(tmp_path / 'none'), tmp_path / 'y.npz'
+    )
+
+
+def test_pictures_are_cropped_and_scaled_as_the_encoder_sees_them(tmp_path):
+  encoder = shades.Encoder()
+  encoder.config['data'] |= {'crop': (0, 0, 2, 0), 'white': 4095}
+  deep = np.full((6, 9), 4095, np.uint16)
+  deep[4:] = 0  # a scale bar
+  path = tmp_path / 'new/deep.png'
+  path.parent.mkdir()
+  Image.fromarray(deep).save(path)
+  for found in (
+    new_images.from_folder(encoder, str(path.parent)),
+    new_images.from_source(encoder, str(path.parent)),
+  ):
+    np.testing.assert_array_equal(
+      found.picture('deep.png'), np.full((4, 9), 255)
+    )
+    np.testing.assert_array_equal(
+      found.rows.embedding, shades.embed(shades.grey(255))
+    )
+  # Without a white in the config it is that of all images, not of each.
+  encoder.config['data'] |= {'white': 0}
+  Image.fromarray(deep // 4).save(path.parent / 'dim.png')
+  found = new_images.from_folder(encoder, str(path.parent))
+  np.testing.assert_array_equal(found.picture('dim.png'), np.full((4, 9), 64))
