@@ -1,7 +1,9 @@
-"""Embeds a run's images, or any folder of images, into .npz and .parquet files.
+"""Embeds a run's images, or any others, into .npz and .parquet files.
 
 python -m analysis.embed --workdir=DIR
 python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
+
+The folder may be an EcoTaxa export or hold IFCB bins, too.
 """
 
 import logging
@@ -17,6 +19,7 @@ from analysis.files import folders, inputs, tables
 from analysis.files.command import IMAGES, OUT, WORKDIR
 from plankton_jax import host
 from plankton_jax.cli import command
+from plankton_jax.data import select
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
@@ -107,16 +110,41 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
       write(file, rows, encoder.step, measures)
 
 
-def embed_folder(
+def embed_images(
   workdir: pathlib.Path, step: int | None, images: str, out: pathlib.Path
 ) -> None:
-  """Embeds any folder into a file; images in its root get label -1."""
+  """Embeds any folder, EcoTaxa export or IFCB bins into a file.
+
+  Classes are a folder's folders, with label -1 for images in its root, or the
+  taxa of an export's validated objects, with label -1 for all others.
+  """
   from plankton_jax import checkpoints
 
   check(out)
-  listing = folder.scan(images, field='--images')
+  found = select.objects(images, field='--images')
   encoder = checkpoints.load_encoder(workdir, step)
-  write(out, folders.embed(encoder, listing).rows, encoder.step)
+  if not found.items:
+    listing = folder.scan(images, field='--images')
+    write(out, folders.embed(encoder, listing).rows, encoder.step)
+    return
+  embedded, kept = folders.embed_objects(encoder, found)
+  taxa = [
+    item.taxon if item.status == 'validated' else ''
+    for item in (found.items[row] for row in kept)
+  ]
+  names = tuple(sorted(set(taxa) - {''}))
+  index = {name: at for at, name in enumerate(names)} | {'': -1}
+  rows = embedded.rows._replace(
+    label=np.array([index[taxon] for taxon in taxa], np.int32),
+    class_names=names,
+  )
+  row = {id: at for at, id in enumerate(found.measures.ids)}
+  at = [row[id] for id in rows.id.tolist()] if row else []
+  measures = {
+    name: found.measures.values[at, column]
+    for column, name in enumerate(found.measures.names)
+  }
+  write(out, rows, encoder.step, measures)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -132,7 +160,7 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('--images takes one --workdir')
   host.show_log(logging.INFO)
   if images and out:
-    embed_folder(workdirs[0], STEP.value, images, pathlib.Path(out))
+    embed_images(workdirs[0], STEP.value, images, pathlib.Path(out))
     return
   for workdir in workdirs:
     embed_run(workdir, STEP.value)
