@@ -30,14 +30,16 @@ class Embedded(NamedTuple):
 
 
 def encoder(source: Source) -> 'Encoder':
-  """Loads the encoder that made a workdir's embeddings.
+  """Loads the encoder that made a workdir's embeddings, or the source's own.
 
   Raises:
     InputError: there is no train split, or its checkpoint was deleted.
   """
-  assert source.workdir is not None
   from plankton_jax import checkpoints
 
+  if source.encoder is not None:
+    return checkpoints.load_encoder(source.encoder)
+  assert source.workdir is not None
   remedy = f'run python -m analysis.embed --workdir={source.workdir}'
   if 'train' not in source.splits:
     raise InputError(f'{source.workdir}: no train embeddings; {remedy}')
@@ -139,6 +141,18 @@ def _name_skipped(
   if not kept:
     raise source.none_readable(place, skipped)
   return skipped
+
+
+def collect(
+  source: Source, encoder: 'Encoder', listing: folder.Listing, split: str
+) -> Source:
+  """Embeds a folder as the images of an encoder's source; names its split.
+
+  Raises:
+    InputError: no image can be read.
+  """
+  found = embed(encoder, listing, desc=split)
+  return source._replace(splits={split: found.rows}, images=found.root)
 
 
 def embed_one(encoder: 'Encoder', pixels: np.ndarray) -> np.ndarray:
