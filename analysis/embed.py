@@ -1,11 +1,12 @@
-"""Embeds a run's images, or any folder of images, into .npz and .parquet files.
+"""Embeds a run's images, or any others, into .npz and .parquet files.
 
 python -m analysis.embed --workdir=DIR
 python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
 python -m analysis.embed --encoder=plankton --images=FOLDER --out=FILE.npz
 python -m analysis.embed --encoder=plankton --images=FOLDER [--out=DIR]
 
-The last takes one folder a class and makes DIR a workdir for every analysis,
+In place of a folder, an EcoTaxa export or IFCB bins go into a file, too. The
+last takes one folder a class and makes DIR a workdir for every analysis,
 without training.
 """
 
@@ -24,6 +25,7 @@ from analysis.files.command import ENCODER, IMAGES, OUT, WORKDIR
 from configs import base
 from plankton_jax import host
 from plankton_jax.cli import command
+from plankton_jax.data import select
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic, config_file, encoder_folder
@@ -123,12 +125,34 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
 
 
 def embed_folder(encoder: 'Encoder', images: str, out: pathlib.Path) -> None:
-  """Embeds any folder into a file; images in its root get label -1."""
-  write(
-    out,
-    folders.embed(encoder, folder.scan(images, field='--images')).rows,
-    encoder.step,
+  """Embeds any folder, EcoTaxa export or IFCB bins into a file.
+
+  Classes are a folder's folders, with label -1 for images in its root, or the
+  taxa of an export's validated objects, with label -1 for all others.
+  """
+  found = select.objects(images, field='--images')
+  if not found.items:
+    listing = folder.scan(images, field='--images')
+    write(out, folders.embed(encoder, listing).rows, encoder.step)
+    return
+  embedded, kept = folders.embed_objects(encoder, found)
+  taxa = [
+    item.taxon if item.status == 'validated' else ''
+    for item in (found.items[row] for row in kept)
+  ]
+  names = tuple(sorted(set(taxa) - {''}))
+  index = {name: at for at, name in enumerate(names)} | {'': -1}
+  rows = embedded.rows._replace(
+    label=np.array([index[taxon] for taxon in taxa], np.int32),
+    class_names=names,
   )
+  row = {id: at for at, id in enumerate(found.measures.ids)}
+  at = [row[id] for id in rows.id.tolist()] if row else []
+  measures = {
+    name: found.measures.values[at, column]
+    for column, name in enumerate(found.measures.names)
+  }
+  write(out, rows, encoder.step, measures)
 
 
 def make_workdir(

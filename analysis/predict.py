@@ -137,7 +137,8 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   listed = taxa.read(pathlib.Path(asked.taxa)) if asked.taxa else taxa.NONE
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
-  known = taxa.merge(listed, known)
+  trained_on, missing = taxa.of_run(source)
+  known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
   inputs.check_dimensions(fit.labeller.gallery, new.rows)
@@ -195,7 +196,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     reliability=figures.get('reliability'),
   )
   return Result(
-    [*fit.notes, *unclear, *remarks],
+    [*fit.notes, *unclear, *missing, *remarks],
     shown,
     tables,
     {'calibration.json': measures},

@@ -5,6 +5,7 @@ what the placeholders name. A comment in the page before a block,
 `<!-- needs a download: WHAT -->`, leaves it out.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from configs import finetune
-from tests import packing, tiny_encoder
+from tests import packing, test_ifcb, tiny_encoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -212,6 +213,17 @@ def _furnish(folder: pathlib.Path) -> None:
   packing.tree(folder / 'EXPORT', export)
   for name in ('EXPORT.zip', 'export_123.zip'):
     packing.pack_zip(folder / name, export)
+  region = (1, 10, 20, np.full((18, 18), 90, np.uint8))
+  test_ifcb.make(folder / 'BINS', test_ifcb.NEW, [region])
+  lineages = [f'{c},living>{"ab"[i % 2]}>{c}\n' for i, c in enumerate(CLASSES)]
+  (folder / 'taxa.csv').write_text('taxon,lineage\n' + ''.join(lineages))
+  made = re.findall(
+    r'^```python\n(import numpy.*?)^```$',
+    (ROOT / 'docs/researcher.md').read_text(),
+    re.MULTILINE | re.DOTALL,
+  )
+  with contextlib.chdir(folder):
+    exec(*made)
 
 
 def _table(files: list[str]) -> str:

@@ -241,7 +241,7 @@ def test_a_step_is_finite_and_trains_the_units(known):
     batch_stats=start.batch_stats | {embedding.MEASURES: found}
   )
   train_step = step.make_train_step(
-    apply_fn=model.apply, augment=AUGMENT, tx=TX, objective=TRIPLET
+    apply_fn=model.apply, augment=AUGMENT, tx=TX, objective=TRIPLET, views=1
   )
   before = jax.device_get(start)
   after, metrics = train_step(start, _batch(raw), jax.random.key(1), stage=2)

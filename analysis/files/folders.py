@@ -137,7 +137,7 @@ def _name_skipped(
 ) -> list[tuple[str, str]]:
   """Names what is skipped on stderr; raises InputError if that is all."""
   for name, reason in skipped:
-    print(f'skipped {name}: {reason}', file=sys.stderr)
+    print(f'skipped {source.one_line(name)}: {reason}', file=sys.stderr)
   if not kept:
     raise source.none_readable(place, skipped)
   return skipped
