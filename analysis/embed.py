@@ -212,7 +212,7 @@ def embed_images(
   out: pathlib.Path,
   *,
   run: bool,
-  pixel_um: float | None,
+  pixel_um: float | None = None,
 ) -> None:
   """Embeds a folder into a file, or, without a run, into a workdir too."""
   if run or out.suffix in _ENDINGS:
