@@ -8,6 +8,7 @@ table is written to few_shot.csv in --out too. Without --classes all classes of
 the folder are taken that none of the encoders was trained on.
 """
 
+import logging
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from analysis.files import folders, tables
 from analysis.files.inputs import Embeddings
 from analysis.measures import classes
 from benchmarks import cells
-from plankton_jax import checkpoints, retrieval
+from plankton_jax import checkpoints, host, retrieval
 from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.encoder import Encoder
@@ -199,6 +200,7 @@ def main(
     raise InputError('--path=FOLDER and --encoders=NAME,... are needed')
   if not all(k.isdigit() and int(k) for k in values.shots) or values.draws < 1:
     raise InputError('--shots and --draws must be whole numbers from 1')
+  host.show_log(logging.WARNING)
   encoders = {n: checkpoints.load_encoder(n) for n in values.encoders}
   listing = unseen(
     folder.scan_classes(values.path, field='--path'), encoders, values.classes
