@@ -37,6 +37,7 @@ class Groups(NamedTuple):
   centres: np.ndarray  # [G, D] means of the rows as given
   cohesion: np.ndarray  # [G] mean cosine of the rows to their centre
   order: list[np.ndarray]  # rows of each group, the most central first
+  density: np.ndarray  # [N] likeness to the nearest EDGES rows, in (0, 1]
   tree: np.ndarray  # [G − 1, 4] SciPy's linkage of the groups
 
 
@@ -44,9 +45,12 @@ def find(embedding: np.ndarray, *, smallest: int = SMALLEST) -> Groups:
   """Groups rows [N, D]; a group has at least `smallest` rows."""
   points = reduced(embedding)
   # The one exact search: what moves with a row is nearly always among these.
-  candidates = search.nearest(points, None, CANDIDATES)[1].astype(np.int32)
-  points = shifted(points, candidates)
-  return describe(embedding, _density(points, candidates, smallest), points)
+  distance, near = search.nearest(points, None, CANDIDATES)
+  candidates = near.astype(np.int32)
+  moved = shifted(points, candidates)
+  found = describe(embedding, _dense(moved, candidates, smallest), moved)
+  apart = np.mean(distance[:, :EDGES] ** 2, axis=1) if distance.size else 0.0
+  return found._replace(density=found.density - apart / 4)
 
 
 def reduced(embedding: np.ndarray) -> np.ndarray:
@@ -119,7 +123,7 @@ def graph(points: np.ndarray, candidates: np.ndarray) -> sparse.csr_array:
   return links.maximum(ties.maximum(ties.T)).tocsr()
 
 
-def _density(
+def _dense(
   points: np.ndarray, candidates: np.ndarray, smallest: int
 ) -> np.ndarray:
   """Runs HDBSCAN on the graph of rows [N, d]; labels [N], or NONE."""
@@ -144,7 +148,7 @@ def describe(
 ) -> Groups:
   """Numbers groups [N] by their size, and finds centres, order and tree.
 
-  The tree joins the groups' means of `points` [N, d].
+  The tree joins the groups' means of `points` [N, d]; density is 1.
   """
   counts = np.bincount(of[of != NONE])
   rank = np.argsort(-counts, kind='stable')
@@ -168,7 +172,7 @@ def describe(
   tree = np.zeros((0, 4))
   if len(centres) > 1:
     tree = hierarchy.linkage(middles, 'average')
-  return Groups(of, centres, cohesion, order, tree)
+  return Groups(of, centres, cohesion, order, np.ones(len(of)), tree)
 
 
 def branches(groups: Groups, count: int) -> np.ndarray:
