@@ -34,13 +34,15 @@ def make(count=12, *, groups=3, seed=0) -> Images:
     np.uint8,
   )
   ends = np.cumsum([0, *sizes])
+  axes = np.eye(DIM, dtype=np.float32)
   return Images(
     'night haul',
     [f'{i:06}.png' for i in range(count)],
     rows.astype(np.float32),
+    rows.astype(np.float32),
     group,
     np.ones(count),
-    Known(('ant', 'bee'), np.eye(2, DIM), 0.2),
+    Known(('ant', 'bee'), np.eye(2, DIM), np.array([9, 9]), 0.2, axes),
     Thumbnails(data, ends),
     lambda key: np.full((16, 24), 90, np.uint8),
     None,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.review.refit import Predicted, Prototypes, scores
+from analysis.review.refit import Means, Predicted, scores
 from analysis.review.store import UNDECIDED, State
 
 MOST = 60  # rows above the line at first: what a person looks over at once
@@ -70,10 +70,8 @@ def _classes(predicted: Predicted, left: np.ndarray) -> list[Set]:
   found = []
   for i in np.unique(first[first >= 0]):
     sure = np.sort(predicted.confidence[left[first == i]])[::-1]
-    above = line(sure)
-    found.append(
-      Set('class', int(i), predicted.names[i], len(sure), sure[:above].sum())
-    )
+    likely = float(sure[: line(sure)].sum())
+    found.append(Set('class', int(i), predicted.names[i], len(sure), likely))
   return found
 
 
@@ -185,10 +183,8 @@ def unsure(
   return View(rows, 0, '')
 
 
-def nearest_names(
-  embedding: np.ndarray, of: Prototypes, count: int
-) -> list[str]:
-  """Lists the classes nearest to one row [D], nearest first."""
-  found = scores(embedding[None], of)[0]
+def nearest_names(white: np.ndarray, of: Means, count: int) -> list[str]:
+  """Lists the classes nearest to one whitened row [D], nearest first."""
+  found = scores(white[None], of)[0]
   order = np.argsort(-found, kind='stable')[:count]
   return [of.names[i] for i in order if np.isfinite(found[i])]

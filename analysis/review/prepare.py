@@ -12,7 +12,7 @@ from analysis.files import folders, inputs, pile
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.measures import groups, labeller
-from analysis.review import thumbnails
+from analysis.review import refit, thumbnails
 from analysis.review.refit import Known
 from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data.sources import folder
@@ -26,6 +26,7 @@ class Images(NamedTuple):
   name: str
   ids: list[str]
   embedding: np.ndarray  # [N, D] float32
+  white: np.ndarray  # [N, D] float32, as Known.axes whitens them
   group: np.ndarray  # [N] as groups.find has it
   density: np.ndarray  # [N]
   known: Known
@@ -79,7 +80,18 @@ def images(
   if len(set(ids)) < len(ids):
     raise InputError(f'{name}: two images have one id; review one split')
   small = thumbnails.collect(out, ids, read)
-  return Images(name, ids, embedding, group, density, known, small, read, root)
+  return Images(
+    name,
+    ids,
+    embedding,
+    embedding @ known.axes,
+    group,
+    density,
+    known,
+    small,
+    read,
+    root,
+  )
 
 
 def known_classes(source: Source, acceptance: float) -> Known:
@@ -90,8 +102,15 @@ def known_classes(source: Source, acceptance: float) -> Known:
   """
   gallery, rows, _ = labeller.gallery(source, None)
   val, _ = labeller.split(source, 'val', gallery.class_names)
-  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
-  return Known(gallery.class_names, fitted.means, fitted.temperature)
+  axes = refit.whitening(gallery.embedding, gallery.label)
+  white = gallery._replace(embedding=gallery.embedding @ axes)
+  if val is not None:
+    val = val._replace(embedding=val.embedding @ axes)
+  fitted = labeller.fit(white, rows, val, acceptance=acceptance)
+  counts = np.bincount(gallery.label)
+  return Known(
+    gallery.class_names, fitted.means, counts, fitted.temperature, axes
+  )
 
 
 def _folder(path: str) -> tuple[str, pathlib.Path, Read]:

@@ -1,9 +1,11 @@
 """Predicts undecided images from what is decided, without training.
 
-A class is known by prototypes: the mean of its labelled images and the mean of
-those that the review gave it. Each decision moves the second, or makes it, and
-every prediction follows. Confidence is the softmax of −d² over a temperature,
-as in analysis.measures.labeller, over the nearest prototype of each class.
+A class is known by the mean of its labelled images and of those that the review
+gave it: each decision moves a mean, or makes one, and every prediction follows.
+Means are compared where the scatter of images about their class is the same in
+all directions (linear discriminant analysis, its covariance shrunk as in
+Friedman 1989, equation 18). Confidence is the softmax of −d² over a
+temperature, as in analysis.measures.labeller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,26 +14,30 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from analysis.measures import classes
 from analysis.review.store import UNDECIDED, State
 
 UNKNOWN = 'unknown'  # a decision that teaches no class
 BLOCK = 4096  # rows whose probabilities fit into a cache
+SHRINK = 0.1  # share of the covariance that is alike in all directions
 
 
 class Known(NamedTuple):
   """The classes that labelled images made known before the review."""
 
   names: tuple[str, ...]  # [C]
-  means: np.ndarray  # [C, D]
+  means: np.ndarray  # [C, D] whitened
+  images: np.ndarray  # [C] how many images each mean is of
   temperature: float
+  axes: np.ndarray  # [D, D] float32, by which rows are whitened
 
 
-class Prototypes(NamedTuple):
-  """Means, and the class of each."""
+class Means(NamedTuple):
+  """What is known of the classes after some decisions."""
 
-  names: tuple[str, ...]  # [C] every class, those without prototypes too
-  means: np.ndarray  # [P, D] float32
-  owner: np.ndarray  # [P] index into names, ascending
+  names: tuple[str, ...]  # [C] every class
+  means: np.ndarray  # [C, D] float32
+  present: np.ndarray  # [C] whether it has an image
 
 
 class Predicted(NamedTuple):
@@ -43,73 +49,75 @@ class Predicted(NamedTuple):
   margin: np.ndarray  # [N] confidence less that of the next class
 
 
-def prototypes(known: Known, embedding: np.ndarray, state: State) -> Prototypes:
-  """Computes the means that predictions follow."""
+def whitening(embedding: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Finds axes [D, D] on which classes scatter alike: rows @ axes.
+
+  The identity where no image differs from the mean of its class.
+  """
+  _, members = np.unique(label, return_inverse=True)
+  centres = classes.centroids(embedding, label)[2]
+  apart = embedding - centres[members]
+  scatter = apart.T @ apart / max(len(apart), 1)
+  size = len(scatter)
+  spread = np.trace(scatter) / size
+  if spread == 0:
+    return np.eye(size, dtype=np.float32)
+  shrunk = (1 - SHRINK) * scatter + SHRINK * spread * np.eye(size)
+  values, vectors = np.linalg.eigh(shrunk)
+  return (vectors / np.sqrt(values)).astype(np.float32)
+
+
+def means(known: Known, white: np.ndarray, state: State) -> Means:
+  """Computes the means that predictions follow, of whitened rows [N, D]."""
   names = list(known.names)
   names += [name for name in state.names if name not in known.names]
   index = {name: i for i, name in enumerate(names)}
-  means, owner = [known.means], list(range(len(known.names)))
+  target = np.array([index[name] for name in state.names], int)
   teaches = np.array([name != UNKNOWN for name in state.names], bool)
-  taught, centres = _means(embedding, state.label, teaches)
-  means.append(centres)
-  owner += [index[state.names[name]] for name in taught]
-  order = np.argsort(owner, kind='stable')
-  return Prototypes(
-    tuple(names),
-    np.concatenate(means)[order].astype(np.float32),
-    np.array(owner, int)[order],
-  )
-
-
-def _means(
-  embedding: np.ndarray, label: np.ndarray, teaches: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Averages the rows of each name that teaches: names [T], means [T, D]."""
-  rows = np.flatnonzero(label != UNDECIDED)
-  rows = rows[teaches[label[rows]]]
-  shape = (len(teaches), len(embedding))
+  rows = np.flatnonzero(state.label != UNDECIDED)
+  rows = rows[teaches[state.label[rows]]]
+  of = target[state.label[rows]]
   ones = np.ones(len(rows))
   # Far faster than numpy.add.at, and float64 too.
-  sums = sparse.csr_array((ones, (label[rows], rows)), shape) @ embedding
-  counts = np.bincount(label[rows], minlength=len(teaches))
-  names = np.flatnonzero(counts)
-  return names, sums[names] / counts[names, None]
+  sums = sparse.csr_array((ones, (of, rows)), (len(names), len(white))) @ white
+  counts = np.bincount(of, minlength=len(names)).astype(float)
+  first = len(known.names)
+  sums[:first] += known.means * known.images[:, None]
+  counts[:first] += known.images
+  found = sums / np.maximum(counts, 1)[:, None]
+  return Means(tuple(names), found.astype(np.float32), counts > 0)
 
 
-def scores(embedding: np.ndarray, of: Prototypes) -> np.ndarray:
-  """Computes ‖x‖² − d² to the nearest prototype of each class, [N, C].
+def scores(white: np.ndarray, of: Means) -> np.ndarray:
+  """Computes ‖x‖² − d² to the mean of each class, [N, C].
 
-  −inf for a class without prototypes. ‖x‖² is the same for all classes.
+  −inf for a class without images. ‖x‖² is the same for all classes.
   """
-  found = 2.0 * (embedding @ of.means.T)
-  found -= np.sum(of.means**2, axis=1)
-  nearest = np.full((len(embedding), len(of.names)), -np.inf, np.float32)
-  present, starts = np.unique(of.owner, return_index=True)
-  if present.size:
-    nearest[:, present] = np.maximum.reduceat(found, starts, axis=1)
-  return nearest
+  found = 2.0 * (white @ of.means.T) - np.sum(of.means**2, axis=1)
+  found[:, ~of.present] = -np.inf
+  return found
 
 
 def predict(
-  embedding: np.ndarray,
-  of: Prototypes,
+  white: np.ndarray,
+  of: Means,
   temperature: float,
   refused: Mapping[int, set[int]],
   names: Sequence[str],
 ) -> Predicted:
-  """Predicts rows [N, D] float32.
+  """Predicts whitened rows [N, D] float32.
 
   Args:
-    embedding: the rows.
+    white: the rows.
     of: what is known of the classes.
     temperature: of the softmax.
     refused: rows that a person said are not of a class, by index into `names`.
     names: the names that the review has used.
   """
-  count = len(embedding)
+  count = len(white)
   first = np.full(count, -1, np.int32)
   confidence, margin = np.zeros((2, count), np.float32)
-  if not len(of.means):
+  if not of.present.any():
     return Predicted(of.names, first, confidence, margin)
   barred = [
     (row, of.names.index(names[name]))
@@ -118,7 +126,7 @@ def predict(
   ]
   bars = np.array(sorted(barred), int).reshape(-1, 2)
   for start in range(0, count, BLOCK):
-    found = scores(embedding[start : start + BLOCK], of) / temperature
+    found = scores(white[start : start + BLOCK], of) / temperature
     low, high = np.searchsorted(bars[:, 0], [start, start + len(found)])
     found[bars[low:high, 0] - start, bars[low:high, 1]] = -np.inf
     best = found.argmax(axis=1)

@@ -34,7 +34,7 @@ MOST_PICTURES = 256  # in one answer
 LARGEST = 32 * 2**20  # bytes of a question
 POLICY = (
   "default-src 'none'; script-src 'self'; style-src 'self'; connect-src"
-  " 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none';"
+  " 'self'; img-src blob: data:; base-uri 'none'; form-action 'none';"
   " frame-ancestors 'none'"
 )
 BINARY = 'application/octet-stream'

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.review import choice, refit, store
 from analysis.review.choice import Set, View
 from analysis.review.prepare import Images
-from analysis.review.refit import Predicted, Prototypes
+from analysis.review.refit import Means, Predicted
 from analysis.review.store import Event, State, Store
 from plankton_jax.errors import InputError
 
@@ -30,7 +30,7 @@ class Fitted(NamedTuple):
   """Predictions after the events up to `seq`."""
 
   seq: int
-  of: Prototypes
+  of: Means
   predicted: Predicted
 
 
@@ -119,9 +119,9 @@ class Session:
           return self._fitted
         state = self._copy()
       images = self.images
-      of = refit.prototypes(images.known, images.embedding, state)
+      of = refit.means(images.known, images.white, state)
       predicted = refit.predict(
-        images.embedding,
+        images.white,
         of,
         images.known.temperature,
         state.refused,
@@ -164,8 +164,8 @@ class Session:
   def nearest(self, row: int) -> list[str]:
     """Lists the classes nearest to an image, for the keys 1 to 9."""
     (row,) = self._rows([row]).tolist()
-    embedding = self.images.embedding[row]
-    return choice.nearest_names(embedding, self.fitted().of, NEAREST)
+    white = self.images.white[row]
+    return choice.nearest_names(white, self.fitted().of, NEAREST)
 
   def _seq(self) -> int:
     return self._events[-1].seq if self._events else 0

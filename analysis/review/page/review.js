@@ -121,7 +121,9 @@ function entry(kind, key, name, count, title) {
   const button = document.createElement('button');
   const [words, number] = [document.createElement('span'), document.createElement('span')];
   words.className = 'name';
-  words.textContent = name;
+  // A long name breaks after _.
+  words.append(...name.split(/(?<=_)/).flatMap(
+    (part) => [part, document.createElement('wbr')]));
   number.className = 'count';
   number.textContent = count.toLocaleString('en');
   button.title = title;
