@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from analysis.files import folders, inputs, tables
-from analysis.files.command import ENCODER, IMAGES, OUT, WORKDIR
+from analysis.files.command import ENCODER, IMAGES, OUT, PIXEL_UM, WORKDIR
 from configs import base
 from plankton_jax import host
 from plankton_jax.cli import command
@@ -112,30 +112,38 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)
   for split, at in data.splits.items():
+    measures = {name: values[at] for name, values in data.measures.items()}
     rows = inputs.Embeddings(
-      encoder.embed(data.images[at]),
+      encoder.embed(data.images[at], measures=measures),
       data.labels[at],
       data.ids[at],
       data.class_names,
     )
-    measures = {name: values[at] for name, values in data.measures.items()}
     for ending in ('npz', 'parquet'):
       file = workdir / 'embeddings' / f'{split}.{ending}'
       write(file, rows, encoder.step, measures)
 
 
-def embed_folder(encoder: 'Encoder', images: str, out: pathlib.Path) -> None:
+def embed_folder(
+  encoder: 'Encoder',
+  images: str,
+  out: pathlib.Path,
+  pixel_um: float | None = None,
+) -> None:
   """Embeds any folder, EcoTaxa export or IFCB bins into a file.
 
   Classes are a folder's folders, with label -1 for images in its root, or the
   taxa of an export's validated objects, with label -1 for all others.
+  `pixel_um` is the side of their pixels, µm; None takes the known, or the
+  run's.
   """
   found = select.objects(images, field='--images')
   if not found.items:
     listing = folder.scan(images, field='--images')
-    write(out, folders.embed(encoder, listing).rows, encoder.step)
+    whole = folders.embed(encoder, listing, pixel_um=pixel_um)
+    write(out, whole.rows, encoder.step, whole.measures)
     return
-  embedded, kept = folders.embed_objects(encoder, found)
+  embedded, kept = folders.embed_objects(encoder, found, pixel_um=pixel_um)
   taxa = [
     item.taxon if item.status == 'validated' else ''
     for item in (found.items[row] for row in kept)
@@ -146,13 +154,7 @@ def embed_folder(encoder: 'Encoder', images: str, out: pathlib.Path) -> None:
     label=np.array([index[taxon] for taxon in taxa], np.int32),
     class_names=names,
   )
-  row = {id: at for at, id in enumerate(found.measures.ids)}
-  at = [row[id] for id in rows.id.tolist()] if row else []
-  measures = {
-    name: found.measures.values[at, column]
-    for column, name in enumerate(found.measures.names)
-  }
-  write(out, rows, encoder.step, measures)
+  write(out, rows, encoder.step, embedded.measures)
 
 
 def make_workdir(
@@ -210,11 +212,16 @@ def make_workdir(
 
 
 def embed_images(
-  encoder: 'Encoder', images: str, out: pathlib.Path, *, run: bool
+  encoder: 'Encoder',
+  images: str,
+  out: pathlib.Path,
+  *,
+  run: bool,
+  pixel_um: float | None = None,
 ) -> None:
   """Embeds a folder into a file, or, without a run, into a workdir too."""
   if run or out.suffix in _ENDINGS:
-    embed_folder(encoder, images, out)
+    embed_folder(encoder, images, out, pixel_um)
     return
   make_workdir(encoder, images, out)
   embed_run(out, None)
@@ -253,7 +260,7 @@ def main(argv: Sequence[str]) -> None:
   from plankton_jax import checkpoints
 
   encoder = checkpoints.load_encoder(place, STEP.value)
-  embed_images(encoder, images, path, run=not name)
+  embed_images(encoder, images, path, run=not name, pixel_um=PIXEL_UM.value)
 
 
 if __name__ == '__main__':

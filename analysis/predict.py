@@ -56,8 +56,9 @@ SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
 for name in (
-  'workdir', 'encoder', 'embeddings', 'images', 'taxa', 'out', 'acceptance',
-):  # fmt: skip
+  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
+  'acceptance',
+):
   flags.declare_key_flag(name)  # --help shows it
 
 
@@ -71,6 +72,7 @@ class Asked(NamedTuple):
   overwrite_validated: bool = False
   taxa: str | None = None  # a table of lineages and numbers
   sure: float = 0.95
+  pixel_um: float | None = None  # of all new images; None takes the run's
 
   @property
   def embedded(self) -> bool:
@@ -112,15 +114,17 @@ def gather(source: Source, asked: Asked) -> Gathered:
       ' as the same encoder embeds them, and not with --examples'
     )
   encoder = folders.encoder(source)
-  added = further and folders.embed(encoder, further, desc='examples')
+  added = further and folders.embed(
+    encoder, further, pixel_um=asked.pixel_um, desc='examples'
+  )
   if asked.embedded:
     assert asked.images
     new = new_images.from_files(asked.images, asked.export)
   elif asked.export:
-    new = new_images.from_source(encoder, asked.export)
+    new = new_images.from_source(encoder, asked.export, asked.pixel_um)
   else:
     assert asked.images
-    new = new_images.from_folder(encoder, asked.images)
+    new = new_images.from_folder(encoder, asked.images, asked.pixel_um)
   return Gathered(encoder, new, added)
 
 
@@ -232,6 +236,7 @@ def asked(sources: Sequence[Source]) -> Result:
     OVERWRITE.value,
     command.TAXA.value,
     SURE.value,
+    command.PIXEL_UM.value,
   )
   if not flags_given.images and not flags_given.export:
     raise InputError(

@@ -9,6 +9,7 @@ from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders, pretrained
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
@@ -91,9 +92,12 @@ def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
   )(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
     variables = pretrained.begin(variables, backbone=model.backbone, path=path)
+  stats = trained['batch_stats']
+  # How measures are standardised is of the images, not of the training.
+  ours = {name: stats[name] for name in stats.keys() & {MEASURES}}
   return Encoder(
     {'encoder': variables['params'], 'objective': {}},
-    variables['batch_stats'],
+    variables['batch_stats'] | ours,
     config,
     trained['class_names'],
     0,

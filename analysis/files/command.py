@@ -32,6 +32,9 @@ OUT = flags.DEFINE_string(
 IMAGES = flags.DEFINE_string(
   'images', None, 'A folder of images, labelled or not.'
 )
+PIXEL_UM = flags.DEFINE_float(
+  'pixel_um', None, "Side of a pixel of new images, micrometres [the run's]."
+)
 ACCEPTANCE = flags.DEFINE_float(
   'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
 )
