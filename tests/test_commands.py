@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import packing, test_ifcb
+from configs import finetune
+from tests import packing, test_ifcb, tiny_encoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -197,7 +198,16 @@ def _furnish(folder: pathlib.Path) -> None:
     for i in range(20)
   }
   packing.tree(folder / 'FOLDER', files)
+  few = {name: data for name, data in files.items() if name[-5] in '123'}
+  packing.tree(folder / 'FEW', few)
   Image.fromarray(np.zeros((18, 18), np.uint8)).save(folder / 'IMAGE', 'PNG')
+  # In place of the bundled encoder, with the network of SMALL.
+  config = finetune.get_config()
+  config.update_from_flattened_dict(
+    {name: SMALL[name] for name in SMALL if name.startswith('encoder.')}
+    | {'data.size': SMALL['data.size'], 'encoder.pretrained': ''}
+  )
+  tiny_encoder.save(folder / 'plankton', config.to_dict())
   export = {f'images/{name}': data for name, data in files.items()}
   export['ecotaxa_export.tsv'] = _table(list(files)).encode()
   packing.tree(folder / 'EXPORT', export)

@@ -184,7 +184,7 @@ def test_whatever_holds_images_is_opened(tmp_path):
     shown = list(
       objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
     )
-    assert shown[0].shape == (4, 4, 3)
+    assert shown[0].pixels.shape == (4, 4, 3)
     assert shown[1] == 'no such file in the export'
   found = select.objects(str(folder / 'images'))
   assert found.ids == ('0.png',) and found.read(0) == packing.picture(0)

@@ -374,10 +374,10 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
   assert '16-bit images: 4095 becomes white' in caplog.text
   listing = folder.scan(str(tmp_path / 'images'))
   again = folder.decoded(listing, size=8, resize='pad', channels=1, desc='test')
-  for row, pixels in enumerate(again):
+  for row, one in enumerate(again):
     expected = np.floor(given[data.ids[row]] / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(data.images[row, ..., 0], expected)
-    np.testing.assert_array_equal(pixels[..., 0], expected)
+    np.testing.assert_array_equal(one.pixels[..., 0], expected)
     original = data.originals.read(str(data.ids[row]))
     np.testing.assert_array_equal(original, expected)
   assert data.white == 4095
@@ -393,8 +393,8 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
     listing, size=8, resize='pad', channels=1, white=data.white, desc='test'
   )
   row = {name: k for k, name in enumerate(data.ids.tolist())}
-  for name, pixels in zip(listing.ids, dark, strict=True):
-    np.testing.assert_array_equal(pixels, data.images[row[name]])
+  for name, one in zip(listing.ids, dark, strict=True):
+    np.testing.assert_array_equal(one.pixels, data.images[row[name]])
   for name, deep in given.items():
     Image.fromarray(deep).save(tmp_path / 'images' / name)
   old = load('old', unseen_classes=(), white=65535)
@@ -451,8 +451,12 @@ def test_scale_bars_are_warned_of_and_cropped(load, tmp_path, caplog, bar):
     crop=(0, 0, 31, 0),
     desc='test',
   )
-  for row, pixels in enumerate(again):
-    np.testing.assert_array_equal(pixels, data.images[row])
+  for row, one in enumerate(again):
+    np.testing.assert_array_equal(one.pixels, data.images[row])
+    # What was cut off is no part of the object.
+    size = data.originals.read(str(data.ids[row])).shape
+    assert (one.height, one.width) == size
+    assert (data.measures['height'][row], data.measures['width'][row]) == size
 
 
 @pytest.mark.parametrize('crop', [(1, 2, 3), (0, 0, -1, 0), (0, 0, 0.5, 0)])
