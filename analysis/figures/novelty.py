@@ -60,7 +60,14 @@ def draw_curves(found: Sequence[Score]) -> plt.Figure:
   grid[0].plot([0.0, 1.0], [0.0, 1.0], ':', color='0.5', lw=1, zorder=0)
   handles, texts = grid[0].get_legend_handles_labels()
   legend = figure.legend(
-    handles, texts, loc='outside upper center', ncols=min(3, len(sources))
+    handles,
+    texts,
+    loc='outside upper center',
+    ncols=min(3, len(sources))
+    if len(sources) > 1
+    else len(DASHES)
+    if len(sources) > 1
+    else len(DASHES),
   )
   for text in legend.get_texts():
     text.set_parse_math(False)  # names may hold $
