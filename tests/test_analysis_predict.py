@@ -386,6 +386,42 @@ def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):
     assert [name for name, _ in found.skipped] == ['03.png', '10.png']
 
 
+@pytest.mark.parametrize(
+  ('run_um', 'given_um', 'pixel'),
+  [(0.0, None, np.nan), (7.0, None, 7.0), (7.0, 2.5, 2.5)],
+)
+def test_a_folders_images_are_embedded_with_their_sizes(
+  tmp_path, monkeypatch, capsys, run_um, given_um, pixel
+):
+  sizes = [(4, 9), (6, 5), (3, 3), (8, 2)]
+  for i, shape in enumerate(sizes):
+    shades.write(tmp_path / f'{i}.png', 50 * i, shape=shape)
+  (tmp_path / '1.png').write_bytes(b'')
+  seen = []
+
+  class Encoder(shades.Encoder):
+    def embed(self, images, sizes=None, *, measures=None):
+      assert all(len(x) == len(images) for x in measures.values())
+      seen.append(np.stack([measures['height'], measures['width']], axis=1))
+      np.testing.assert_array_equal(measures['pixel_um'], pixel)
+      return super().embed(images)
+
+  encoder = Encoder()
+  encoder.config['data']['pixel_um'] = run_um
+  encoder.size_unit = 'µm'
+  monkeypatch.setattr(folders, 'BLOCK', 2)
+  listing = folder.scan(str(tmp_path))
+  found = folders.embed(encoder, listing, pixel_um=given_um)
+  assert np.concatenate(seen).tolist() == [[4, 9], [3, 3], [8, 2]]
+  assert found.measures['height'].tolist() == [4, 3, 8]
+  assert found.measures['width'].tolist() == [9, 3, 2]
+  np.testing.assert_array_equal(found.measures['pixel_um'], [pixel] * 3)
+  warned = 'give --pixel_um, or their sizes are' in capsys.readouterr().err
+  assert warned == np.isnan(pixel)
+  with pytest.raises(InputError, match=r'--pixel_um=-1\.0 must be positive'):
+    folders.embed(encoder, listing, pixel_um=-1.0)
+
+
 def test_the_encoder_is_that_of_the_embeddings(tmp_path, monkeypatch):
   monkeypatch.undo()  # the real `folders.encoder`
   from plankton_jax import checkpoints

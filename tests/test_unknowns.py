@@ -58,7 +58,7 @@ def loops(rows, new, k, skip=None):
   def unit(x):
     return x / np.linalg.norm(x)
 
-  def kth(x, without):
+  def kth(x, without, k):
     far = sorted(
       (np.linalg.norm(unit(x) - unit(y)), j)
       for j, y in enumerate(points)
@@ -69,7 +69,7 @@ def loops(rows, new, k, skip=None):
   found = []
   for i, x in enumerate(target):
     out = {skip[i]} if skip is not None else set()
-    means, cosines = {}, []
+    means, cosines, sizes = {}, [], {}
     for c in np.unique(rows.label):
       own = [
         p for j, p in enumerate(points) if rows.label[j] == c and j not in out
@@ -77,9 +77,11 @@ def loops(rows, new, k, skip=None):
       mean = np.mean(own, axis=0)
       means[c] = np.linalg.norm(x - mean) / math.sqrt(1 + 1 / len(own))
       cosines.append(unit(x) @ unit(mean))
-    far, near = kth(x, out)
-    among = max(kth(points[j], {j})[0] for j in near)
+      sizes[c] = len(own)
     label = min(means, key=means.get)
+    few = min(k, sizes[label])
+    far, near = kth(x, out, few)
+    among = np.mean([kth(points[j], {j}, few)[0] for j in near])
     found.append((label, means[label], 1 - max(cosines), far / among))
   return [np.array(column) for column in zip(*found, strict=True)]
 

@@ -59,15 +59,10 @@ def draw_curves(found: Sequence[Score]) -> plt.Figure:
   grid[2].set_ylim(0.0)
   grid[0].plot([0.0, 1.0], [0.0, 1.0], ':', color='0.5', lw=1, zorder=0)
   handles, texts = grid[0].get_legend_handles_labels()
+  # A column for each source, or for each score of the only one.
+  columns = len(sources) if len(sources) > 1 else len(DASHES)
   legend = figure.legend(
-    handles,
-    texts,
-    loc='outside upper center',
-    ncols=min(3, len(sources))
-    if len(sources) > 1
-    else len(DASHES)
-    if len(sources) > 1
-    else len(DASHES),
+    handles, texts, loc='outside upper center', ncols=min(3, columns)
   )
   for text in legend.get_texts():
     text.set_parse_math(False)  # names may hold $

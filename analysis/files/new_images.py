@@ -46,14 +46,18 @@ class NewImages(NamedTuple):
     return len(self.items) + len(self.skipped) + sum(self.left_aside.values())
 
 
-def from_folder(encoder: 'Encoder', path: str) -> NewImages:
+def from_folder(
+  encoder: 'Encoder', path: str, pixel_um: float | None = None
+) -> NewImages:
   """Embeds a folder's images; folders' names are not read as classes.
+
+  `pixel_um` is the side of their pixels, µm; None takes the run's.
 
   Raises:
     InputError: there is no such folder, or no readable image in it.
   """
   listing = folder.scan(path, field='--images')
-  found = folders.embed(encoder, listing, desc='predict')
+  found = folders.embed(encoder, listing, pixel_um=pixel_um, desc='predict')
   return NewImages(
     found.root.resolve().name,
     found.rows,
@@ -64,14 +68,21 @@ def from_folder(encoder: 'Encoder', path: str) -> NewImages:
   )
 
 
-def from_source(encoder: 'Encoder', path: str) -> NewImages:
+def from_source(
+  encoder: 'Encoder', path: str, pixel_um: float | None = None
+) -> NewImages:
   """Embeds the objects of an export, a table, IFCB bins or a folder.
+
+  `pixel_um` is the side of their pixels, µm; None takes the source's, or the
+  run's.
 
   Raises:
     InputError: it is none of these, or holds no readable image.
   """
   objects = open_source(path, encoder.config['data'].get('image_rank'))
-  embedded, kept = folders.embed_objects(encoder, objects, desc='predict')
+  embedded, kept = folders.embed_objects(
+    encoder, objects, pixel_um=pixel_um, desc='predict'
+  )
   row = {id: at for at, id in enumerate(objects.ids)}
 
   def picture(id: str) -> np.ndarray:

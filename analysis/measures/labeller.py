@@ -28,7 +28,7 @@ class Labeller(NamedTuple):
 
   gallery: Embeddings  # label c is row c of the means; each class has rows
   seen: Seen  # the gallery in the whitened embedding
-  temperature: float  # 1 where there are no validation images
+  temperature: float  # 1 where there was nothing to fit it on
   threshold: float  # of the novelty score; inf where there are too few
 
 
@@ -58,12 +58,18 @@ def gallery(
     The rows, which of them are not from train, and notes on what is left out.
 
   Raises:
-    InputError: there are no labelled train images.
+    InputError: there are no labelled train images; an encoder without a run
+      needs none beside examples.
   """
-  train, notes = inputs.labelled(source, 'train')
-  if train is None:
-    raise InputError(f'{source.name}: no labelled train images to predict from')
-  splits = {'train': train}
+  splits: dict[str, Embeddings] = {}
+  notes: list[str] = []
+  if source.encoder is None or not examples:
+    train, notes = inputs.labelled(source, 'train')
+    if train is None:
+      raise InputError(
+        f'{source.name}: no labelled train images to predict from'
+      )
+    splits['train'] = train
   if inputs.RARE in source.splits:
     rare, missing = inputs.labelled(source, inputs.RARE)
     notes += missing
@@ -119,7 +125,7 @@ def fit(
   """Fits temperature and threshold on images outside of the centres.
 
   These are the validation images and the gallery's rows `examples` [R], each
-  left out of its own class. Without validation images nothing is fitted.
+  left out of its own class. Without any of them nothing is fitted.
   """
   seen = unknowns.fit(
     gallery.embedding,
@@ -127,19 +133,19 @@ def fit(
     None if val is None else val.embedding,
     neighbours=NEIGHBOURS,
   )
-  if val is None:
+  rows, distance, found = unknowns.distances_without(seen, examples)
+  novelty = unknowns.score(seen, found).distance
+  true = gallery.label[rows]
+  if val is not None:
+    distance = np.concatenate([squared(seen, val.embedding), distance])
+    held_out = unknowns.judge(seen, val.embedding).distance
+    novelty = np.concatenate([held_out, novelty])
+    true = np.concatenate([val.label, true])
+  if not len(true):
     return Labeller(gallery, seen, 1.0, math.inf)
-  rows, apart, found = unknowns.distances_without(seen, examples)
-  distance = np.concatenate([squared(seen, val.embedding), apart])
-  true = np.concatenate([val.label, gallery.label[rows]])
-  held_out = unknowns.judge(seen, val.embedding).distance
-  novelty = np.concatenate([held_out, unknowns.score(seen, found).distance])
-  return Labeller(
-    gallery,
-    seen,
-    calibration.temperature(-distance, true),
-    thresholds.threshold(novelty, acceptance),
-  )
+  scale = calibration.temperature(-distance, true)
+  limit = thresholds.threshold(novelty, acceptance)
+  return Labeller(gallery, seen, scale, limit)
 
 
 def squared(seen: Seen, embedding: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ Three distances in the whitened embedding, each for another kind of stranger:
   arXiv:1807.03888), for what lies beyond all classes;
 - 1 - cos of the angle to the nearest class mean, seen from the mean of all
   rows, for what lies between classes, too near the middle;
-- to the k-th nearest labelled row, by directions, over the largest that one of
-  these k rows has to its own k-th, for what lies at the rim of a dense class
-  (after the local outlier factor of Breunig, Kriegel, Ng and Sander 2000, which
-  takes their mean: a class of fewer than k rows would be too dense).
+- to the k-th nearest labelled row, by directions, over the mean of that among
+  these k rows, for what lies at the rim of a dense class (after the local
+  outlier factor of Breunig, Kriegel, Ng and Sander 2000). A class of fewer rows
+  is a smaller k.
 
 The score is their sum, each over its standard deviation on held-out images.
 docs/unknowns.md compares it with others.
@@ -51,8 +51,8 @@ class Seen(NamedTuple):
   space: Whitened
   sample: np.ndarray  # [M] rows among which neighbours are sought
   directions: np.ndarray  # [M, D] float32 of unit norm, or zero
-  reach: np.ndarray  # [M] the distance of each to its k-th neighbour
-  neighbours: int  # k
+  reach: np.ndarray  # [M, K] the distances of each to its neighbours
+  neighbours: int  # k; K is less where rows are fewer
   scale: np.ndarray  # [3] standard deviations
 
 
@@ -80,7 +80,7 @@ def fit(
     sample = np.sort(rng.choice(sample, MOST, replace=False))
   directions = _directions(space.rows[sample]).astype(np.float32)
   distance, _ = search.nearest(directions, None, neighbours)
-  reach = distance[:, -1] if distance.size else np.zeros(len(sample))
+  reach = distance if distance.size else np.zeros((len(sample), 1))
   seen = Seen(space, sample, directions, reach, neighbours, np.array(LEAST))
   if held_out is not None and len(held_out) > 1:
     found = distances(seen, held_out)
@@ -99,22 +99,23 @@ def distances(seen: Seen, embedding: np.ndarray) -> Distances:
   """Computes the distances of embeddings [N, D]."""
   space = seen.space
   means = _directions(space.means)
-  labels, far, angles, directions = [], [], [], []
+  members, far, angles, directions = [], [], [], []
   for start in range(0, len(embedding), BLOCK):
     rows = whitened.whiten(space, embedding[start : start + BLOCK])
     to_means = whitened.squared(space, rows)
     unit = _directions(rows)
-    labels.append(space.classes[to_means.argmin(axis=1)])
+    members.append(to_means.argmin(axis=1))
     far.append(np.sqrt(to_means.min(axis=1)))
     angles.append(1.0 - (unit @ means.T).max(axis=1))
     directions.append(unit.astype(np.float32))
-  if not labels:
+  if not members:
     return Distances(np.empty(0, space.classes.dtype), *np.empty((3, 0)))
+  nearest = np.concatenate(members)
   return Distances(
-    np.concatenate(labels),
+    space.classes[nearest],
     np.concatenate(far),
     np.concatenate(angles),
-    _density(seen, np.concatenate(directions), None),
+    _density(seen, np.concatenate(directions), nearest, None),
   )
 
 
@@ -137,14 +138,15 @@ def distances_without(
   cosines = unit @ _directions(space.means).T
   own = np.sum(unit * _directions(own_means), axis=1)
   cosines[np.arange(len(which)), space.members[which]] = own
+  nearest = to_means.argmin(axis=1)
   return (
     which,
     to_means,
     Distances(
-      space.classes[to_means.argmin(axis=1)],
+      space.classes[nearest],
       np.sqrt(to_means.min(axis=1)),
       1.0 - cosines.max(axis=1),
-      _density(seen, unit.astype(np.float32), which),
+      _density(seen, unit.astype(np.float32), nearest, which),
     ),
   )
 
@@ -158,26 +160,39 @@ def _directions(rows: np.ndarray) -> np.ndarray:
 
 
 def _density(
-  seen: Seen, directions: np.ndarray, own: np.ndarray | None
+  seen: Seen,
+  directions: np.ndarray,
+  nearest: np.ndarray,
+  own: np.ndarray | None,
 ) -> np.ndarray:
-  """Divides the distance to the k-th neighbour by the largest of the k rows'.
+  """Divides the distance to the k-th neighbour by the mean of the k rows'.
 
-  `own` [N] are the labelled rows that the directions belong to, which are not
-  their own neighbours.
+  Args:
+    seen: the labelled rows.
+    directions: [N, D].
+    nearest: [N] the class of each, as a row of the means; where it has fewer
+      rows than k, k is their number.
+    own: [N] the labelled rows that the directions belong to, which are not
+      their own neighbours; None for others.
   """
-  count = min(seen.neighbours, len(seen.sample) - (own is not None))
+  alone = own is not None
+  count = min(seen.neighbours, len(seen.sample) - alone, seen.reach.shape[1])
   if not count or not len(directions):
     return np.ones(len(directions))
-  distance, rows = search.nearest(
-    directions, seen.directions, count + (own is not None)
-  )
+  distance, rows = search.nearest(directions, seen.directions, count + alone)
+  members = seen.space.members
+  size = np.bincount(members[seen.sample], minlength=len(seen.space.classes))
+  size = size[nearest]
   if own is not None:
     itself = seen.sample[rows] == own[:, None]
     order = np.argsort(itself, axis=1, kind='stable')[:, :count]
     distance = np.take_along_axis(distance, order, axis=1)
     rows = np.take_along_axis(rows, order, axis=1)
-  among = seen.reach[rows].max(axis=1)
-  return (distance[:, -1] + APART) / (among + APART)
+    size = size - (members[own] == nearest)
+  k = np.clip(size, 1, count)[:, None]
+  reached = np.take_along_axis(distance, k - 1, axis=1)[:, 0]
+  among = np.mean(seen.reach[rows, k - 1], axis=1, where=np.arange(count) < k)
+  return (reached + APART) / (among + APART)
 
 
 def score(seen: Seen, found: Distances) -> Judged:
