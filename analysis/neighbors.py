@@ -2,7 +2,8 @@
 
 `python -m analysis.neighbors --workdir=DIR --query=IMAGE [--count=12]`. The
 query is the id of an image in any split, or an image file. Distances are
-Euclidean, in the embedding.
+Euclidean, in the embedding. `--encoder=plankton --images=FOLDER` in place of
+the workdir searches a folder that nothing was trained on.
 """
 
 import functools
@@ -19,6 +20,7 @@ from analysis.files import command, folders, inputs, originals
 from analysis.files.inputs import Rows, Source
 from analysis.files.originals import Read
 from analysis.files.result import Drawing, Result, Shown
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
@@ -26,7 +28,7 @@ QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
-for name in ('workdir', 'pixel_um', 'out'):
+for name in ('workdir', 'encoder', 'images', 'pixel_um', 'out'):
   flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure
@@ -182,16 +184,23 @@ def analyse(
 
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
-  command.one_run(sources, 'neighbors')
+  source = command.one_run(sources, 'neighbors')
   if not QUERY.value:
     raise InputError('--query is missing: an image file, or the id of an image')
+  if bool(source.encoder) != bool(command.IMAGES.value):
+    raise InputError(
+      '--encoder=NAME and --images=FOLDER, the images to search, go together'
+    )
+  pixel_um = command.PIXEL_UM.value
+  if command.IMAGES.value:
+    listing = folder.scan(command.IMAGES.value, field='--images')
+    source = folders.collect(
+      source, folders.encoder(source), listing, 'images', pixel_um
+    )
   return analyse(
-    sources,
-    query=QUERY.value,
-    count=COUNT.value,
-    pixel_um=command.PIXEL_UM.value,
+    [source], query=QUERY.value, count=COUNT.value, pixel_um=pixel_um
   )
 
 
 if __name__ == '__main__':
-  command.run('neighbors', asked)
+  command.run('neighbors', asked, untrained=True)

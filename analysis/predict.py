@@ -4,7 +4,8 @@
 gives each image the class whose centre is nearest in the embedding, or
 `unknown` if it lies too far from every class, with a calibrated confidence and
 its nearest labelled images. --examples holds a folder with a few images for
-each class to add without training.
+each class to add without training; with `--encoder=plankton` in place of the
+workdir these are all that is known.
 
 `--export=PLACE` in place of --images predicts objects where they are: of an
 EcoTaxa export, of a table without annotation, of IFCB bins. For an export it
@@ -55,7 +56,7 @@ SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
 for name in (
-  *('workdir', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
+  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
   'acceptance',
 ):
   flags.declare_key_flag(name)  # --help shows it
@@ -91,17 +92,23 @@ def gather(source: Source, asked: Asked) -> Gathered:
   """Embeds the examples and the images to predict, or reads embeddings.
 
   Raises:
-    InputError: the checkpoint is missing, or no image can be read.
+    InputError: the checkpoint is missing, an encoder is given without examples,
+      or no image can be read.
   """
   further = None
   if asked.examples:
     further = folder.scan_classes(asked.examples, field='--examples')
+  elif source.encoder is not None:
+    raise InputError(
+      '--examples is missing: --encoder takes a folder of labelled images, one'
+      ' folder a class'
+    )
   if asked.embedded and not further:
     assert asked.images
     return Gathered(
       None, new_images.from_files(asked.images, asked.export), None
     )
-  if source.workdir is None:
+  if source.workdir is None and source.encoder is None:
     raise InputError(
       '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
       ' as the same encoder embeds them, and not with --examples'
@@ -134,7 +141,8 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   listed = taxa.read(pathlib.Path(asked.taxa)) if asked.taxa else taxa.NONE
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
-  known = taxa.merge(listed, known)
+  trained_on, missing = taxa.of_run(source)
+  known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
   inputs.check_dimensions(fit.labeller.gallery, new.rows)
@@ -161,6 +169,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   measures = {
     'temperature': fit.labeller.temperature,
     'acceptance': asked.acceptance,
+    'threshold': fit.labeller.threshold,
     **fit.tested.measures,
     **ranks.measures,
   }
@@ -192,7 +201,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     reliability=figures.get('reliability'),
   )
   return Result(
-    [*fit.notes, *unclear, *remarks],
+    [*fit.notes, *unclear, *missing, *remarks],
     shown,
     tables,
     {'calibration.json': measures},
@@ -243,4 +252,4 @@ def asked(sources: Sequence[Source]) -> Result:
 
 
 if __name__ == '__main__':
-  command.run('predict', asked, folder='predict', fast=True)
+  command.run('predict', asked, folder='predict', untrained=True, fast=True)

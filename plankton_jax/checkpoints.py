@@ -20,7 +20,8 @@ def load_encoder(
   """Loads the encoder of a workdir, from its checkpoints alone.
 
   Args:
-    workdir: of the run, or a folder that `plankton_jax.export` wrote.
+    workdir: of the run, a folder that `plankton_jax.export` wrote, or the name
+      of a bundled encoder.
     step: of a checkpoint that was kept; None takes the best by validation.
 
   Raises:
@@ -38,8 +39,10 @@ def load_encoder(
 
 def _read(workdir: pathlib.Path, step: int | None = None) -> dict[str, Any]:
   """Reads the arguments of an `Encoder`."""
-  if (workdir / encoder_folder.WEIGHTS).is_file():
-    found = encoder_folder.read(workdir)
+  folder = encoder_folder.find(workdir)
+  # A run keeps its name although a bundled encoder has the same.
+  if folder and (folder == workdir or not (workdir / 'checkpoints').is_dir()):
+    found = encoder_folder.read(folder)
     if step not in (None, found['step']):
       raise InputError(
         f'{workdir}: no checkpoint of step {step}; it holds {found["step"]}'

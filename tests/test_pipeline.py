@@ -321,7 +321,7 @@ def test_classes_not_chosen_are_accounted_for(root, load, tmp_path):
   assert found['read'] == 32 == 8 + sum(found['kept'].values())
 
 
-def test_a_folder_s_own_split(load, tmp_path):
+def test_a_folder_s_own_split(load, tmp_path, caplog):
   number = 0
   sizes = {'train': (5, 4, 3, 1), 'val': (2, 1, 1, 1), 'test': (3, 2, 1, 0)}
   for side, counts in sizes.items():
@@ -340,6 +340,7 @@ def test_a_folder_s_own_split(load, tmp_path):
   assert ids(data, 'rare') == ['train/d/0.png', 'val/d/0.png']
   found = json.loads((tmp_path / 'work/accounting.json').read_text())
   assert found['read'] == sum(found['kept'].values()) == number
+  assert 'too good' not in caplog.text
   other = load('other', unseen_classes=('c',))
   assert other.class_names == ('a', 'b', 'c', 'd')
   assert {i.split('/')[0] for i in ids(other, 'train')} == {*sizes}
@@ -347,6 +348,11 @@ def test_a_folder_s_own_split(load, tmp_path):
     load(unseen_classes=('c',))
   with pytest.raises(InputError, match=r"own_split needs data.source='folder'"):
     load('other', own_split=True, class_level='path')
+  for side, letter in (('test', 'a'), ('val', 'b'), ('train', 'b')):
+    target = tmp_path / f'images/{side}/{letter}/copy.png'
+    shutil.copy(tmp_path / f'images/train/{letter}/0.png', target)
+  load('copies', unseen_classes=('c',), own_split=True)
+  assert '2 images of val and test are in train, too' in caplog.text
   shutil.rmtree(tmp_path / 'images/val')
   with pytest.raises(InputError, match="there is no folder 'val'"):
     load('third', unseen_classes=(), own_split=True)

@@ -33,14 +33,16 @@ class Embedded(NamedTuple):
 
 
 def encoder(source: Source) -> 'Encoder':
-  """Loads the encoder that made a workdir's embeddings.
+  """Loads the encoder that made a workdir's embeddings, or the source's own.
 
   Raises:
     InputError: there is no train split, or its checkpoint was deleted.
   """
-  assert source.workdir is not None
   from plankton_jax import checkpoints
 
+  if source.encoder is not None:
+    return checkpoints.load_encoder(source.encoder)
+  assert source.workdir is not None
   remedy = f'run python -m analysis.embed --workdir={source.workdir}'
   if 'train' not in source.splits:
     raise InputError(f'{source.workdir}: no train embeddings; {remedy}')
@@ -202,10 +204,28 @@ def _name_skipped(
 ) -> list[tuple[str, str]]:
   """Names what is skipped on stderr; raises InputError if that is all."""
   for name, reason in skipped:
-    print(f'skipped {name}: {reason}', file=sys.stderr)
+    print(f'skipped {source.one_line(name)}: {reason}', file=sys.stderr)
   if not kept:
     raise source.none_readable(place, skipped)
   return skipped
+
+
+def collect(
+  source: Source,
+  encoder: 'Encoder',
+  listing: folder.Listing,
+  split: str,
+  pixel_um: float | None = None,
+) -> Source:
+  """Embeds a folder as the images of an encoder's source; names its split.
+
+  `pixel_um` is as `embed` takes it.
+
+  Raises:
+    InputError: no image can be read.
+  """
+  found = embed(encoder, listing, desc=split, pixel_um=pixel_um)
+  return source._replace(splits={split: found.rows}, images=found.root)
 
 
 def embed_one(

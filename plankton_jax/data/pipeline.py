@@ -206,6 +206,12 @@ def load(
       'seed': seed,
     },
   )
+  if own_split and (copies := splits.shared(decoded.digests, split)):
+    log.warning(
+      'data.own_split: %s images of val and test are in train, too: their'
+      ' measures are too good',
+      f'{copies:,}',
+    )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
