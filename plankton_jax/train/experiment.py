@@ -36,7 +36,6 @@ class Experiment(NamedTuple):
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
   measures: np.ndarray | None  # float32 [N, M] of all images, if any are inputs
-  size_note: str  # the unit of sizes, and why; '' if they are no input
 
 
 def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
@@ -69,11 +68,10 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     **config['optimizer'],
   )
 
-  inputs, size_note, statistics = None, '', {}
+  inputs, statistics = None, {}
   if model.measures:
     inputs = _measures(model, data)
     ours = inputs[data.splits['train']]
-    size_note = measures.unit(ours) if model.size else ''
     statistics = {MEASURES: measures.statistics(ours, size=model.size)}
 
   def create(key):
@@ -109,7 +107,6 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     sampler=sampler,
     mesh=sharding.make_mesh(sampler.size),
     measures=inputs,
-    size_note=size_note,
   )
 
 

@@ -15,7 +15,8 @@ from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import transfer
+from plankton_jax.nn import measures, transfer
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
   collapse,
@@ -412,8 +413,10 @@ def _announce(run: _Run, state: TrainState) -> None:
     f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
     f' {jax.device_count()} {jax.default_backend()} device(s)'
   )
-  if run.experiment.size_note:
-    run.log.say(run.experiment.size_note)
+  inputs = run.experiment.measures
+  if inputs is not None and run.experiment.model.size:
+    in_um = bool(state.batch_stats[MEASURES]['in_um'])
+    run.log.say(measures.unit(inputs[data.splits['train']], in_um))
   if step := int(state.step):
     run.log.say(
       f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
