@@ -29,7 +29,10 @@ SMALLEST = flags.DEFINE_integer(
 AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
-for name in ('workdir', 'embeddings', 'images', 'pile', 'out', 'acceptance'):
+for name in (
+  *('workdir', 'encoder', 'embeddings', 'images', 'pile', 'out'),
+  'acceptance',
+):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 12  # groups in the terminal
@@ -224,4 +227,4 @@ def asked(sources: Sequence[Source]) -> Result:
 
 
 if __name__ == '__main__':
-  command.run('discover', asked, folder='discover', fast=True)
+  command.run('discover', asked, folder='discover', untrained=True, fast=True)

@@ -237,7 +237,9 @@ def test_the_whole_run_visits_every_stage():
 
   class Run:
     sampler = training.experiment.sampling.Sampler(
-      data.labels[data.splits['train']], seed=0, **config['batch']
+      data.labels[data.splits['train']],
+      seed=0,
+      **{name: x for name, x in config['batch'].items() if name != 'views'},
     )
 
     class schedule:

@@ -121,6 +121,7 @@ def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
     augment=lambda _, images: augment.to_float(images),
     tx=tx,
     objective=objective,
+    views=1,
   )
   batch = {
     'image': _images(),

@@ -18,7 +18,7 @@ mesh = sharding.make_mesh(12)
 # A step of gradient descent at rate 1 moves the weights by the gradient.
 tx = optax.sgd(1.0)
 train_step = step.make_train_step(
-  apply_fn=MODEL.apply, augment=AUGMENT, tx=tx, objective=TRIPLET
+  apply_fn=MODEL.apply, augment=AUGMENT, tx=tx, objective=TRIPLET, views=1
 )
 start = _fresh(TRIPLET)
 start = start.replace(opt_state=tx.init(start.params))

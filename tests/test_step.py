@@ -60,9 +60,13 @@ def _fresh(objective):
   return create(jax.random.key(0, impl='rbg'))
 
 
-def _train_step(objective):
+def _train_step(objective, views=1):
   return step.make_train_step(
-    apply_fn=MODEL.apply, augment=AUGMENT, tx=TX, objective=objective
+    apply_fn=MODEL.apply,
+    augment=AUGMENT,
+    tx=TX,
+    objective=objective,
+    views=views,
   )
 
 
@@ -117,6 +121,29 @@ def test_the_key_and_the_step_draw_the_augmentation():
   assert loss(jax.random.key(1)) == loss(jax.random.key(1))
   assert loss(jax.random.key(1)) != loss(jax.random.key(2))
   assert loss(jax.random.key(1)) != loss(jax.random.key(1), at=5)
+
+
+def test_two_views_are_the_rows_twice_each_augmented_by_itself():
+  def loss(params, embeddings, batch, *, stage, key=None):
+    found, metrics = TRIPLET.loss(
+      params, embeddings, batch, stage=stage, key=key
+    )
+    apart = jnp.abs(embeddings[::2] - embeddings[1::2]).max(axis=1)
+    same = jnp.all(batch['label'][::2] == batch['label'][1::2])
+    return found, {**metrics, 'apart': jnp.median(apart), 'same': same}
+
+  watched, batch = objectives.Objective(TRIPLET.init, loss), _batch()
+  twice = {name: np.repeat(x, 2, axis=0) for name, x in batch.items()}
+  key, fresh = jax.random.key(1), _fresh(TRIPLET)
+  found, metrics = _train_step(watched, views=2)(
+    _copy(fresh), batch, key, stage=2
+  )
+  want, expected = _train_step(watched)(_copy(fresh), twice, key, stage=2)
+  chex.assert_trees_all_equal(metrics, expected)
+  chex.assert_trees_all_equal(found.params, want.params)
+  assert metrics['count'] == 24
+  assert metrics['same']
+  assert metrics['apart'] > 0.05
 
 
 def test_evaluation_ignores_padding_and_changes_nothing():

@@ -11,7 +11,13 @@ _SECTIONS = {
   'seed': 0,
   'epochs': 35,
   'validations_per_epoch': 5,
-  'batch': {'size': 128, 'classes': 0, 'per_class': 0, 'sampling': 'images'},
+  'batch': {
+    'size': 128,
+    'classes': 0,
+    'per_class': 0,
+    'sampling': 'images',
+    'views': 1,
+  },
   'augment': {
     'flip': True,
     'rotate': 180.0,

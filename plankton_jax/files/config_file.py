@@ -14,6 +14,7 @@ Built = TypeVar('Built')
 
 # Fields added since version 0.1, with the values that runs had without them.
 ADDED: dict[str, Config] = {
+  'batch': {'views': 1},
   'data': {
     'class_level': 'path',
     'crop': [0, 0, 0, 0],
@@ -22,7 +23,8 @@ ADDED: dict[str, Config] = {
     'pixel_um': 0.0,
     'rare': 'gallery',
     'white': 65535,
-  }
+  },
+  'encoder': {'size': False, 'measures': []},
 }
 
 
