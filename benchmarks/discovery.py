@@ -26,6 +26,7 @@ from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file
 from plankton_jax.nn import encoders
+from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.train import loop
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
@@ -44,7 +45,12 @@ def define(values: flags.FlagValues) -> None:
 def untrained(encoder: Encoder) -> Encoder:
   """Makes the encoder as it was before its training."""
   data = encoder.config['data']
-  model = config_file.build(encoders.make, encoder.config, 'encoder')
+  model = config_file.build(
+    encoders.make,
+    encoder.config,
+    'encoder',
+    convolution=conv_general_dilated,
+  )
   fresh = init_encoder(
     make_key(SEED, INIT),
     encoder=model,
