@@ -48,7 +48,10 @@ SMALL = {
   'encoder.embedding_dim': 8,
 }
 # What each benchmark measures in the tests, which time nothing.
-BRIEF = {'benchmarks.accelerator': ['--tiny', '--only=limits']}
+BRIEF = {
+  'benchmarks.accelerator': ['--tiny', '--only=limits'],
+  'analysis.review': ['--prepare'],  # which serves no page
+}
 # The same line of these runs once: they are slow and end a page, or do not
 # write over a folder that is there.
 ONCE = ('analysis.report', 'analysis.predict', 'plankton_jax.export')
