@@ -99,6 +99,10 @@ def get_config() -> ConfigDict:
   # How often each image of a batch is in it, augmented each time by other
   # draws; a step takes so many times as long.
   batch.views = 1
+  # How many images of a batch the encoder sees at a time, which bounds the
+  # memory of a large batch; the loss is of the whole batch, the norms' and the
+  # centring's statistics of each chunk. It divides batch.size; 0: all at once.
+  batch.chunk = 0
 
   config.augment = augment = ConfigDict()  # a strength of 0 turns it off
   # Mirror left-right, top-bottom and about the diagonal, each for half of the

@@ -137,7 +137,7 @@ def test_the_last_batch_is_padded_and_masked():
   images = np.arange(7 * 4, dtype=np.uint8).reshape(7, 2, 2, 1)
   labels = np.arange(7, dtype=np.int32)
   rows = np.array([6, 0, 3, 2, 5])
-  first, last = batches.evaluation(images, labels, rows, 3)
+  first, last = batches.evaluation(images, labels, rows, 3, None)
   np.testing.assert_array_equal(first['valid'], [True, True, True])
   np.testing.assert_array_equal(last['valid'], [True, True, False])
   np.testing.assert_array_equal(first['label'], [6, 0, 3])

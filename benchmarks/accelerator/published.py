@@ -17,6 +17,7 @@ _SECTIONS = {
     'per_class': 0,
     'sampling': 'images',
     'views': 1,
+    'chunk': 0,
   },
   'augment': {
     'flip': True,

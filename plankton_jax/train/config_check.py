@@ -76,6 +76,7 @@ FIELDS: dict[str, Range | Choice] = {
   'batch.classes': Range(0, whole=True, without=(1,)),
   'batch.per_class': Range(0, whole=True, without=(1,)),
   'batch.views': _COUNT,
+  'batch.chunk': _COUNT_OR_OFF,
   'augment.rotate': _STRENGTH,
   'augment.scale': _STRENGTH,
   'augment.translate': Range(0, 1, without=(1,)),
