@@ -142,6 +142,9 @@ def get_config() -> ConfigDict:
   # Learning rate of the encoder's stem and stages, as a multiple of
   # learning_rate.
   optimizer.encoder_rate = 1.0
+  # Learning rate of each stage, as a share of the next one's; the last one has
+  # encoder_rate.
+  optimizer.layer_decay = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets:
   # positives are 'easy' or 'hard', negatives 'semihard' or 'hard'.

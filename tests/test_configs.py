@@ -30,6 +30,7 @@ SHARED = {
   'optimizer.weight_decay': 0.0,
   'optimizer.objective_rate': 1.0,
   'optimizer.encoder_rate': 1.0,
+  'optimizer.layer_decay': 1.0,
   'validations_per_epoch': 5,
 }
 PUBLISHED = {

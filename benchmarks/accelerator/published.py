@@ -45,6 +45,7 @@ _SECTIONS = {
     'weight_decay': 0.0,
     'objective_rate': 1.0,
     'encoder_rate': 1.0,
+    'layer_decay': 1.0,
   },
   'curriculum': (
     (0, 'easy', 'semihard'),
