@@ -112,10 +112,17 @@ def get_config() -> ConfigDict:
   augment.noise = 0.0  # standard deviation, as a share of the full range
 
   config.encoder = encoder = ConfigDict()
-  encoder.name = 'resnet18'  # 'resnet10', 'resnet18', 'resnet34', 'resnet50'
-  encoder.width = 32  # features of the first stage; 64 in the ResNet paper
-  # Share of the image's side that the stem keeps: 'full', 'half', 'quarter';
-  # 'imagenet': a quarter, by the paper's 7x7 convolution and max-pooling.
+  # 'resnet10', 'resnet18', 'resnet34' or 'resnet50'; timm's 'convnext_' and
+  # 'convnextv2_' with 'atto', 'femto', 'pico', 'nano' or 'tiny'; timm's
+  # 'vit_small_' and 'vit_base_' with 'patch16_224', 'patch14_dinov2',
+  # 'patch14_reg4_dinov2' or 'patch16_dinov3', for which data.size is a multiple
+  # of the patch's side.
+  encoder.name = 'resnet18'
+  # Features of a ResNet's first stage; 64 in the paper.
+  encoder.width = 32
+  # Share of the image's side that a ResNet's stem keeps: 'full', 'half',
+  # 'quarter'; 'imagenet': a quarter, by the paper's 7x7 convolution and
+  # max-pooling.
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # type to compute in: 'float32' or 'bfloat16'
@@ -125,10 +132,12 @@ def get_config() -> ConfigDict:
   # Views of an image that its embedding averages outside of training: 1 takes
   # the image, 8 its mirror images and quarter turns, at eight times the cost.
   encoder.poses = 1
-  # File of weights to start from: a ResNet-18, 34 or 50 of torchvision or timm,
-  # .pth or .safetensors, with stem 'imagenet' and width 64; '': random weights.
+  # File of weights to start from, .pth or .safetensors: of torchvision or timm
+  # for a ResNet-18, 34 or 50 with stem 'imagenet' and width 64, or of any other
+  # network above; docs/pretrained.md lists them. '': random weights.
   encoder.pretrained = ''
-  # How many stages stay untrained, the stem with the first; 0: none, 4: all.
+  # How many stages stay untrained, the stem with the first; 0: none. Residual
+  # networks have 4, vision transformers 12, their blocks.
   encoder.freeze = 0
 
   config.optimizer = optimizer = ConfigDict()

@@ -30,6 +30,7 @@ class Patches(nn.Module):
   freeze: int
   dtype: jnp.dtype
 
+  normalise = None
   stages = (('patch',), ('norm_1', 'dense_1'), ('norm_2', 'dense_2'))
   published = Published(
     network='patch network',

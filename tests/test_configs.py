@@ -76,7 +76,7 @@ def test_the_published_experiment_is_as_published(module):
 
 
 @pytest.mark.parametrize(
-  'name', ['arcface', 'best', 'softmax', 'supcon', 'triplet']
+  'name', ['arcface', 'best', 'frozen', 'softmax', 'supcon', 'triplet']
 )
 def test_fields_are_those_that_every_config_shares(name):
   get_config = importlib.import_module(f'configs.{name}').get_config

@@ -87,13 +87,18 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,
-      augment=augment.make(**config['augment']),
+      augment=augment.make(
+        **config['augment'], normalise=model.backbone.normalise
+      ),
       tx=tx,
       objective=objective,
       views=views,
     ),
     eval_step=step.make_eval_step(
-      apply_fn=model.apply, objective=objective, stage=len(stages.policies)
+      apply_fn=model.apply,
+      normalise=model.backbone.normalise,
+      objective=objective,
+      stage=len(stages.policies),
     ),
     sampler=sampler,
     mesh=sharding.make_mesh(sampler.size),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from plankton_jax.augment import to_float
+from plankton_jax.nn.backbone import Normalisation
 from plankton_jax.objectives import Objective, masked_mean
 from plankton_jax.train.state import TrainState
 
@@ -75,18 +76,23 @@ def make_train_step(
 
 
 def make_eval_step(
-  *, apply_fn: Callable, objective: Objective, stage: int
+  *,
+  apply_fn: Callable,
+  normalise: Normalisation | None,
+  objective: Objective,
+  stage: int,
 ) -> Callable:
   """Makes `eval_step(state, batch) -> (metrics, embeddings [B, D])`.
 
-  Norms use the running statistics, and nothing is updated.
+  Norms use the running statistics, and nothing is updated. Images are prepared
+  as `to_float` does for the backbone's `normalise`.
   """
 
   @jax.jit
   def eval_step(state, batch):
     embeddings = apply_fn(
       _variables(state.params, state.batch_stats),
-      to_float(batch['image']),
+      to_float(batch['image'], normalise),
       train=False,
     )
     # Mining by 'random' needs a key; validation draws the same one each time.
@@ -103,16 +109,19 @@ def make_eval_step(
   return eval_step
 
 
-def make_embed_step(*, apply_fn: Callable) -> Callable:
+def make_embed_step(
+  *, apply_fn: Callable, normalise: Normalisation | None
+) -> Callable:
   """Makes `embed_step(params, batch_stats, images) -> embeddings [B, D]`.
 
-  Images are uint8 [B, H, W, C].
+  Images are uint8 [B, H, W, C], prepared as `to_float` does for the backbone's
+  `normalise`.
   """
 
   @jax.jit
   def embed_step(params, batch_stats, images):
     return apply_fn(
-      _variables(params, batch_stats), to_float(images), train=False
+      _variables(params, batch_stats), to_float(images, normalise), train=False
     )
 
   return embed_step
