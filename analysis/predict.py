@@ -4,198 +4,251 @@
 gives each image the class whose centre is nearest in the embedding, or
 `unknown` if it lies too far from every class, with a calibrated confidence and
 its nearest labelled images. --examples holds a folder with a few images for
-each class to add without training.
+each class to add without training; with `--encoder=plankton` in place of the
+workdir these are all that is known.
+
+`--export=PLACE` in place of --images predicts objects where they are: of an
+EcoTaxa export, of a table without annotation, of IFCB bins. For an export it
+writes what updates its objects in EcoTaxa. `--embeddings=FILE.npz` in place of
+--workdir takes anyone's embeddings, and `--images=FILE.npz` those to predict.
 """
 
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from absl import flags
 
+import plankton_jax
 from analysis.figures import reliability
-from analysis.files import command, folders, inputs, result, tables
-from analysis.files.inputs import Embeddings, Source
+from analysis.files import command, folders, inputs, new_images, result, taxa
+from analysis.files.folders import Embedded
+from analysis.files.inputs import Source
+from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
-from analysis.measures import calibration, labeller, predictions, thresholds
-from analysis.measures.calibration import Reliability
-from analysis.measures.labeller import Labeller
-from analysis.page import predicted
-from plankton_jax.data.ecotaxa import write as ecotaxa
+from analysis.formats import predicted as formats
+from analysis.measures import (
+  backed_off,
+  fitted,
+  labeller,
+  lineages,
+  predictions,
+  thresholds,
+)
+from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
+
+if TYPE_CHECKING:  # JAX is imported only where something is embedded.
+  from plankton_jax.encoder import Encoder
 
 EXAMPLES = flags.DEFINE_string(
   'examples', None, 'A folder of labelled images, one folder a class, to add.'
 )
-for name in ('workdir', 'images', 'out', 'acceptance'):
+EXPORT = flags.DEFINE_string(
+  'export', None, 'An EcoTaxa export, a table, or IFCB bins: predict in place.'
+)
+OVERWRITE = flags.DEFINE_bool(
+  'overwrite_validated', False, 'Update what a person has annotated, too.'
+)
+SURE = flags.DEFINE_float(
+  'sure', 0.95, 'Share of right names to reach at the rank that is named.'
+)
+for name in (
+  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
+  'acceptance',
+):
   flags.declare_key_flag(name)  # --help shows it
 
-ECOTAXA = 'ecotaxa_predictions.tsv'
-LOST = {  # without a split
-  'val': 'confidence is not calibrated, and no image is unknown',
-  'test': 'the calibration is not tested',
-}
+
+class Asked(NamedTuple):
+  """What to predict, and from what besides the labelled embeddings."""
+
+  images: str | None = None  # a folder, or an embedding file
+  export: str | None = None  # any source
+  examples: str | None = None  # a folder of labelled images
+  acceptance: float = 0.95
+  overwrite_validated: bool = False
+  taxa: str | None = None  # a table of lineages and numbers
+  sure: float = 0.95
+  pixel_um: float | None = None  # of all new images; None takes the run's
+
+  @property
+  def embedded(self) -> bool:
+    """Tells whether `images` is an embedding file."""
+    return bool(self.images) and str(self.images).endswith('.npz')
 
 
-class Tested(NamedTuple):
-  """A labeller's accuracy and calibration on test images."""
+class Gathered(NamedTuple):
+  """All that is embedded besides the labelled rows of the source."""
 
-  measures: dict[str, Any]
-  ways: dict[str, Reliability]  # by the way confidence is computed
-
-
-def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
-  """Measures accuracy and calibration on test images."""
-  distance = labeller.squared(rows.embedding, fitted.means)
-  right = distance.argmin(axis=1) == rows.label
-  ways = {
-    name: calibration.reliability(
-      calibration.softmax(-distance, scale).max(axis=1), right
-    )
-    for name, scale in (
-      ('temperature 1', 1.0),
-      ('calibrated', fitted.temperature),
-    )
-  }
-  seen = [name in trained for name in fitted.gallery.class_names]
-  alone = np.where(seen, distance, np.inf).argmin(axis=1) == rows.label
-  measures = {
-    'test_images': len(right),
-    'accuracy': float(right.mean()),
-    'accuracy_without_new_classes': float(alone.mean()),
-    'calibration_error': ways['calibrated'].error,
-    'calibration_error_at_1': ways['temperature 1'].error,
-  }
-  return Tested(measures, ways)
+  encoder: 'Encoder | None'  # None where nothing had to be embedded
+  new: NewImages
+  added: Embedded | None  # the examples
 
 
-def analyse(
-  sources: Sequence[Source],
-  *,
-  images: str,
-  examples: str | None,
-  acceptance: float,
-) -> Result:
-  """Predicts every readable image of a folder.
+def gather(source: Source, asked: Asked) -> Gathered:
+  """Embeds the examples and the images to predict, or reads embeddings.
 
   Raises:
-    InputError: there is not one run, the folder has no readable image,
-      embeddings or a checkpoint are missing, or acceptance is outside 0 … 1.
+    InputError: the checkpoint is missing, an encoder is given without examples,
+      or no image can be read.
   """
-  # Inputs.
-  source = command.one_run(sources, 'predict')
-  thresholds.check(acceptance)
-  listing = folder.scan(images, field='--images')
   further = None
-  if examples:
-    further = folder.scan_classes(examples, field='--examples')
-  encoder = folders.encoder(source)
-  added = further and folders.embed(encoder, further, desc='examples')
-
-  # Centres from train images and examples, thresholds from validation images.
-  gallery, rows, notes = labeller.gallery(source, added)
-  (val, no_val), (held_out, no_test) = (
-    labeller.split(source, split, gallery.class_names) for split in LOST
-  )
-  notes += no_val + no_test
-  remarks = [
-    f'No {split} images: {lost}.'
-    for (split, lost), found in zip(LOST.items(), (val, held_out), strict=True)
-    if found is None
-  ]
-  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
-  if val is not None and fitted.limits is None:
-    remarks.append(
-      f'Too few validation images for thresholds at {acceptance:.0%}'
-      f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
+  if asked.examples:
+    further = folder.scan_classes(asked.examples, field='--examples')
+  elif source.encoder is not None:
+    raise InputError(
+      '--examples is missing: --encoder takes a folder of labelled images, one'
+      ' folder a class'
     )
-  tested = Tested({}, {})
-  if held_out is not None:
-    tested = test(fitted, held_out, encoder.class_names)
-
-  # New images.
-  new = folders.embed(encoder, listing, desc='predict')
-  labels = labeller.label(
-    fitted, new.rows.embedding, count=predictions.NEIGHBOURS
+  if asked.embedded and not further:
+    assert asked.images
+    return Gathered(
+      None, new_images.from_files(asked.images, asked.export), None
+    )
+  if source.workdir is None and source.encoder is None:
+    raise InputError(
+      '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
+      ' as the same encoder embeds them, and not with --examples'
+    )
+  encoder = folders.encoder(source)
+  added = further and folders.embed(
+    encoder, further, pixel_um=asked.pixel_um, desc='examples'
   )
-  found = predictions.collect(new.rows.id.tolist(), fitted, labels)
+  if asked.embedded:
+    assert asked.images
+    new = new_images.from_files(asked.images, asked.export)
+  elif asked.export:
+    new = new_images.from_source(encoder, asked.export, asked.pixel_um)
+  else:
+    assert asked.images
+    new = new_images.from_folder(encoder, asked.images, asked.pixel_um)
+  return Gathered(encoder, new, added)
 
-  # Tables, figure and page.
-  classes = predictions.classes(fitted, encoder.class_names, found)
-  measures = {
-    'temperature': fitted.temperature,
-    'acceptance': acceptance,
-    **tested.measures,
-  }
-  files: dict[str, result.Writer | None] = {
-    'predictions.parquet': functools.partial(
-      tables.write_parquet, columns=predictions.columns(found)
+
+def analyse(sources: Sequence[Source], asked: Asked) -> Result:
+  """Predicts every readable image that is asked for.
+
+  Raises:
+    InputError: there is not one source, no image can be read, embeddings or a
+      checkpoint are missing, or a flag's value is out of its range.
+  """
+  source = command.one_source(sources, 'predict')
+  thresholds.check(asked.acceptance)
+  lineages.check(asked.sure)
+  listed = taxa.read(pathlib.Path(asked.taxa)) if asked.taxa else taxa.NONE
+  encoder, new, added = gather(source, asked)
+  known, unclear = taxa.from_objects(new.listed)
+  trained_on, missing = taxa.of_run(source)
+  known = functools.reduce(taxa.merge, (listed, known, trained_on))
+
+  fit = fitted.fit(source, added, acceptance=asked.acceptance)
+  inputs.check_dimensions(fit.labeller.gallery, new.rows)
+  ranks = backed_off.fit(fit, known, asked.sure)
+  found = predictions.collect(
+    new.rows.id.tolist(),
+    new.items,
+    fit.labeller,
+    labeller.label(
+      fit.labeller, new.rows.embedding, count=predictions.NEIGHBOURS
     ),
-    'skipped.txt': None,
-    ECOTAXA: None,
+    backed_off.place(ranks, fit, new.rows.embedding),
+  )
+
+  written = formats.write(
+    new,
+    found,
+    known,
+    references(source, encoder),
+    overwrite_validated=asked.overwrite_validated,
+  )
+  remarks = [*fit.remarks, *ranks.remarks, *written.notes]
+  classes = predictions.classes(fit.labeller, fit.trained, found)
+  measures = {
+    'temperature': fit.labeller.temperature,
+    'acceptance': asked.acceptance,
+    **fit.tested.measures,
+    **ranks.measures,
   }
-  try:
-    table = ecotaxa.encode(pathlib.Path(ECOTAXA), predictions.ecotaxa(found))
-    files[ECOTAXA] = result.content(table)
-  except InputError as error:
-    remarks.append(f'No table for EcoTaxa: {error}')
-  if new.skipped:
-    lines = [f'{name}\t{reason}\n' for name, reason in new.skipped]
-    files['skipped.txt'] = result.content(''.join(lines))
-  figures: dict[str, Drawing | Picture] = {}
-  picture = None
-  csvs = {
-    'predictions.csv': list(predictions.rows(found)),
-    'classes.csv': classes,
-  }
-  if tested.ways:
+  tables = {**written.tables, 'classes.csv': classes}
+  unknown = sum(not one.known for one in found)
+  title = f'predict: {len(found):,} images, {unknown:,} unknown'
+  shown = [Shown(title, classes, accounting(new))]
+  if ranks.lines:
+    tables['ranks.csv'] = ranks.lines
+    shown.append(Shown('predict: ranks, by test images', ranks.lines))
+  figures: dict[str, Picture] = {}
+  if fit.tested.ways:
     drawing = Drawing(
-      functools.partial(reliability.draw, tested.ways),
+      functools.partial(reliability.draw, fit.tested.ways),
       inputs.citations(sources),
     )
-    picture = result.render(drawing)
-    figures['reliability'] = picture
-    csvs['reliability.csv'] = reliability.rows(tested.ways)
-  page = predicted.render(
+    figures['reliability'] = result.render(drawing)
+    tables['reliability.csv'] = reliability.rows(fit.tested.ways)
+  text = page.render(
     source=source,
-    encoder_step=encoder.step,
+    encoder=encoder,
     new=new,
     examples=added,
     found=found,
     classes=classes,
+    ranks=ranks.lines,
     measures=measures,
     notes=remarks,
-    reliability=picture,
+    reliability=figures.get('reliability'),
   )
-  files['predictions.html'] = result.content(page)
-  unknown = sum(not one.known for one in found)
-  title = f'predict: {len(found):,} images, {unknown:,} unknown'
   return Result(
-    notes + remarks,
-    [Shown(title, classes)],
-    csvs,
+    [*fit.notes, *unclear, *missing, *remarks],
+    shown,
+    tables,
     {'calibration.json': measures},
     figures,
-    files,
+    {**written.files, 'predictions.html': result.content(text)},
     {'predictions.html': ' ({size})'},
   )
 
 
+def references(source: Source, encoder: 'Encoder | None') -> str:
+  """Names the software and the encoder, for those who publish predictions."""
+  step = f' step {encoder.step}' if encoder else ''
+  return f'plankton_jax {plankton_jax.__version__}, {source.name}{step}'
+
+
+def accounting(new: NewImages) -> str:
+  """Accounts for all that was read: predicted, or left out by reason."""
+  parts = [f'{len(new.items):,} predicted']
+  if new.skipped:
+    parts.append(f'{len(new.skipped):,} left out (skipped.txt)')
+  parts += [f'{n:,} {reason}' for reason, n in new.left_aside.items()]
+  return f'{new.total:,} read = {" + ".join(parts)}'
+
+
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
-  command.one_run(sources, 'predict')
-  if not command.IMAGES.value:
-    raise InputError('--images is missing: the folder of images to label')
-  return analyse(
-    sources,
-    images=command.IMAGES.value,
-    examples=EXAMPLES.value,
-    acceptance=command.ACCEPTANCE.value,
+  command.one_source(sources, 'predict')
+  flags_given = Asked(
+    command.IMAGES.value,
+    EXPORT.value,
+    EXAMPLES.value,
+    command.ACCEPTANCE.value,
+    OVERWRITE.value,
+    command.TAXA.value,
+    SURE.value,
+    command.PIXEL_UM.value,
   )
+  if not flags_given.images and not flags_given.export:
+    raise InputError(
+      '--images is missing: the folder of images to label; or give --export'
+    )
+  if flags_given.export and flags_given.images and not flags_given.embedded:
+    raise InputError(
+      '--images and --export exclude each other, unless --images=FILE.npz holds'
+      " the embeddings of the export's objects"
+    )
+  return analyse(sources, flags_given)
 
 
 if __name__ == '__main__':
-  command.run('predict', asked, folder='predict', fast=True)
+  command.run('predict', asked, folder='predict', untrained=True, fast=True)

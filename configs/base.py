@@ -132,13 +132,21 @@ def get_config() -> ConfigDict:
   # Views of an image that its embedding averages outside of training: 1 takes
   # the image, 8 its mirror images and quarter turns, at eight times the cost.
   encoder.poses = 1
-  # File of weights to start from, .pth or .safetensors: of torchvision or timm
-  # for a ResNet-18, 34 or 50 with stem 'imagenet' and width 64, or of any other
-  # network above; docs/pretrained.md lists them. '': random weights.
+  # Weights to start from: 'plankton', the bundled encoder, or the folder of an
+  # exported one, for its own name, width, stem and data.size; or a file (.pth,
+  # .safetensors) of torchvision or timm for a ResNet-18, 34 or 50 with stem
+  # 'imagenet' and width 64, or of any other network above; docs/pretrained.md
+  # lists them. '': random weights.
   encoder.pretrained = ''
   # How many stages stay untrained, the stem with the first; 0: none. Residual
   # networks have 4, vision transformers 12, their blocks.
   encoder.freeze = 0
+  # Whether the encoder sees the original size beside the image: sqrt(h w), in
+  # micrometres if the pixel of every training image is known, else in pixels;
+  # and the ratio of the sides. It embeds images of unknown size too.
+  encoder.size = False
+  # Names of further measures that it sees, such as an export's 'object_area'.
+  encoder.measures = ()
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 1.4e-3  # of Adam, at the peak of the schedule
@@ -193,6 +201,31 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
       f'preset {preset!r} is unknown; choose synthetic, planktonset9 or'
       ' flowcamnet'
     )
+  return config
+
+
+# The network of the bundled encoder `plankton`, and its size of images.
+PLANKTON_NETWORK = {
+  'data.size': 64,
+  'data.channels': 1,
+  'encoder.name': 'resnet18',
+  'encoder.width': 32,
+  'encoder.stem': 'quarter',
+  'encoder.embedding_dim': 256,
+  'encoder.size': True,
+}
+
+
+def begin_from_plankton(config: ConfigDict) -> ConfigDict:
+  """Sets the fields of a short run that begins from the bundled encoder.
+
+  `data.channels=3` begins from it too, where colour tells classes apart.
+  """
+  config.update_from_flattened_dict(PLANKTON_NETWORK)
+  config.encoder.pretrained = 'plankton'
+  config.optimizer.learning_rate = 3e-4
+  config.batch.views = 2
+  config.epochs = 10
   return config
 
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from analysis import embed, predict
 from analysis.figures import reliability
 from analysis.figures.style import plt
-from analysis.files import folders, inputs, originals
+from analysis.files import folders, inputs, new_images, originals
 from analysis.measures import labeller, predictions
 from analysis.page import predicted
 from plankton_jax.data.ecotaxa import rules
@@ -56,9 +56,11 @@ def run(tmp_path, source=None, *, examples=None, acceptance=0.95):
       predict,
       [source or shades.run(tmp_path / 'run')],
       tmp_path / 'out',
-      images=str(tmp_path / 'new'),
-      examples=examples and str(examples),
-      acceptance=acceptance,
+      asked=predict.Asked(
+        str(tmp_path / 'new'),
+        examples=examples and str(examples),
+        acceptance=acceptance,
+      ),
     )
   return collected[-1]
 
@@ -159,8 +161,10 @@ def test_odd_names_come_back_whole(tmp_path):
 
 
 def test_files_that_share_a_stem_keep_their_ending():
-  files = ['a/1.jpg', 'a/1.png', 'b/1.png', 'c.d.png']
-  assert predictions.object_ids(files) == ['a/1.jpg', 'a/1.png', 'b/1', 'c.d']
+  files = ['a/1.jpg', 'a/1.png', 'b/1.png', 'c.d.png', 'e.f/g']
+  assert new_images.object_ids(files) == [
+    *('a/1.jpg', 'a/1.png', 'b/1', 'c.d', 'e.f/g')
+  ]
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -295,10 +299,15 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
     flags.FLAGS.mark_as_parsed()
   called = []
   monkeypatch.setattr(
-    predict, 'analyse', lambda *given, **named: called.append((given, named))
+    predict, 'analyse', lambda sources, asked: called.append(asked)
   )
   source = shades.run(tmp_path / 'run')
   with pytest.raises(InputError, match='--images is missing'):
+    predict.asked([source])
+  with (
+    flagsaver.flagsaver(images='new', export='x'),
+    pytest.raises(InputError, match='--images and --export exclude'),
+  ):
     predict.asked([source])
   with pytest.raises(InputError, match='takes one --workdir'):
     predict.asked([source, source])
@@ -306,9 +315,12 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
     predict.asked([source])
   with flagsaver.flagsaver(images='new', out='x', examples='few'):
     predict.asked([source])
-  (_, named), (_, others) = called
-  assert named == {'images': 'new', 'examples': None, 'acceptance': 0.9}
-  assert others['examples'] == 'few'
+  with flagsaver.flagsaver(export='x.zip', overwrite_validated=True):
+    predict.asked([source])
+  one, other, third = called
+  assert one == predict.Asked(images='new', acceptance=0.9)
+  assert other == predict.Asked(images='new', examples='few')
+  assert third == predict.Asked(export='x.zip', overwrite_validated=True)
 
 
 def test_pictures_of_the_least_certain_come_first(tmp_path, monkeypatch):
@@ -370,6 +382,42 @@ def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):
       f'{i:02}.png' for i in range(11) if i not in (3, 10)
     ]
     assert [name for name, _ in found.skipped] == ['03.png', '10.png']
+
+
+@pytest.mark.parametrize(
+  ('run_um', 'given_um', 'pixel'),
+  [(0.0, None, np.nan), (7.0, None, 7.0), (7.0, 2.5, 2.5)],
+)
+def test_a_folders_images_are_embedded_with_their_sizes(
+  tmp_path, monkeypatch, capsys, run_um, given_um, pixel
+):
+  sizes = [(4, 9), (6, 5), (3, 3), (8, 2)]
+  for i, shape in enumerate(sizes):
+    shades.write(tmp_path / f'{i}.png', 50 * i, shape=shape)
+  (tmp_path / '1.png').write_bytes(b'')
+  seen = []
+
+  class Encoder(shades.Encoder):
+    def embed(self, images, sizes=None, *, measures=None):
+      assert all(len(x) == len(images) for x in measures.values())
+      seen.append(np.stack([measures['height'], measures['width']], axis=1))
+      np.testing.assert_array_equal(measures['pixel_um'], pixel)
+      return super().embed(images)
+
+  encoder = Encoder()
+  encoder.config['data']['pixel_um'] = run_um
+  encoder.size_unit = 'µm'
+  monkeypatch.setattr(folders, 'BLOCK', 2)
+  listing = folder.scan(str(tmp_path))
+  found = folders.embed(encoder, listing, pixel_um=given_um)
+  assert np.concatenate(seen).tolist() == [[4, 9], [3, 3], [8, 2]]
+  assert found.measures['height'].tolist() == [4, 3, 8]
+  assert found.measures['width'].tolist() == [9, 3, 2]
+  np.testing.assert_array_equal(found.measures['pixel_um'], [pixel] * 3)
+  warned = 'give --pixel_um, or their sizes are' in capsys.readouterr().err
+  assert warned == np.isnan(pixel)
+  with pytest.raises(InputError, match=r'--pixel_um=-1\.0 must be positive'):
+    folders.embed(encoder, listing, pixel_um=-1.0)
 
 
 def test_the_encoder_is_that_of_the_embeddings(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,8 @@ def test_two_sets_match_scipy(dist, wrap):
   x, y = unit_rows(13, 7), 2.0 * unit_rows(9, 7, seed=1)
   want = distance.cdist(x.astype(float), y.astype(float), PAIRWISE[dist])
   got = wrap(dist)(x, y)
-  assert got.dtype == jnp.float32
+  chex.assert_shape(got, (13, 9))
+  chex.assert_type(got, jnp.float32)
   np.testing.assert_allclose(got, want, atol=2e-6)
 
 
@@ -83,7 +85,7 @@ def test_gradients_are_finite_everywhere(dist, both):
   def total(x):
     return jnp.sum(weights * (dist(x, x) if both else dist(x)))
 
-  assert np.isfinite(jax.jit(jax.grad(total))(x)).all()
+  chex.assert_tree_all_finite(jax.jit(jax.grad(total))(x))
 
 
 @pytest.mark.parametrize('dist', PAIRWISE)

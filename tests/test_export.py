@@ -343,8 +343,12 @@ def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
     card='',
   )
   again = tmp_path / 'again'
-  done = _command(f'--workdir={out}', '--format=safetensors', f'--out={again}')
+  done = _command(
+    f'--workdir={out}', '--format=safetensors', f'--out={again}', '--half'
+  )
   assert done.returncode == 0, done.stderr
+  arrays = safetensors.numpy.load_file(again / encoder_folder.WEIGHTS)
+  assert arrays['params/encoder/Dense_0/kernel'].dtype == np.float16
   assert (again / 'README.md').read_text().startswith('---\n')
   assert '/home/someone' not in (again / 'README.md').read_text()
   assert checkpoints.load_encoder(again).class_names == NAMES
@@ -358,6 +362,10 @@ def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
     (
       [f'--workdir={out}', '--format=onnx', f'--out={tmp_path}'],
       'is a folder; --out is the file to write',
+    ),
+    (
+      [f'--workdir={out}', '--format=onnx', f'--out={tmp_path}/x', '--half'],
+      '--half is for --format=safetensors, not onnx',
     ),
     (
       [f'--workdir={tmp_path}', '--format=onnx', f'--out={file}'],

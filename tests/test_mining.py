@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,9 +54,28 @@ def test_equals_loops(name, policy, wrap):
   mine = wrap(lambda *args: mining.mine_triplets(*args, **options))
   mined = mine(jnp.asarray(dists), jnp.asarray(labels), jnp.asarray(valid))
   expected = reference.mine_loop(dists, labels, valid, **options)
-  for field, got, want in zip(mined._fields, mined, expected, strict=True):
-    np.testing.assert_array_equal(got, want, err_msg=field)
-  assert mined.positive.dtype == mined.negative.dtype == jnp.int32
+  chex.assert_trees_all_equal(mined._asdict(), _fields(mined, expected))
+  chex.assert_shape(mined, (len(labels),))
+  chex.assert_type((mined.positive, mined.negative), jnp.int32)
+
+
+def _fields(mined, expected):
+  return {
+    name: np.asarray(want, got.dtype)
+    for name, got, want in zip(mined._fields, mined, expected, strict=True)
+  }
+
+
+@pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
+def test_a_policy_is_traced_once_whatever_the_batch_holds(policy):
+  chex.clear_trace_counter()
+  options = {'positive': policy[0], 'negative': policy[1], 'margin': 0.25}
+  once = chex.assert_max_traces(
+    lambda *args: mining.mine_triplets(*args, **options), n=1
+  )
+  mine = jax.jit(once)
+  for name in ('random', 'tied', 'one class', 'padded', 'all padded'):
+    mine(*map(jnp.asarray, BATCHES[name]))
 
 
 def test_batches_reach_every_branch():

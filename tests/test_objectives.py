@@ -39,7 +39,7 @@ def test_triplet_equals_loops_with_gradient_of_finite_differences(name, policy):
   expected = reference.triplet_loss_loop(embeddings, mined, margin)
   np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
   assert metrics['count'] == mined[2].sum()
-  assert np.isfinite(grad).all()
+  chex.assert_tree_all_finite((loss, metrics, grad))
   # The reference holds the mined triplets fixed, as the objective does.
   numeric = reference.gradient(
     lambda x: reference.triplet_loss_loop(x, mined, margin), embeddings
@@ -80,7 +80,7 @@ def test_triplet_choices_equal_loops(name, policy, distance, fallback):
     metrics['fallback_fraction'] * mined[2].sum(), mined[3].sum(), rtol=1e-6
   )
   # A root has no derivative at 0: there the gradient is 0, not infinite.
-  assert np.isfinite(grad).all()
+  chex.assert_tree_all_finite((loss, metrics, grad))
   if name in ('random', 'padded', 'zero rows'):
     numeric = reference.gradient(expected, embeddings)
     np.testing.assert_allclose(grad, numeric, atol=2e-5)
@@ -124,7 +124,7 @@ def test_all_negatives_equal_loops(
   np.testing.assert_allclose(
     metrics['fallback_fraction'] * mined[2].sum(), mined[3].sum(), rtol=1e-6
   )
-  assert np.isfinite(grad).all()
+  chex.assert_tree_all_finite((loss, metrics, grad))
   if name != 'duplicated':
     assert max(len(negatives) for negatives in mined[1]) > 1
     numeric = reference.gradient(expected, embeddings)

@@ -1,5 +1,6 @@
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ def _value_and_grad(objective, case):
 
 
 def _close(grad, numeric):
+  chex.assert_tree_all_finite(grad)
   atol = max(1e-4 * np.abs(numeric).max(), 2e-6)  # 0 by cancellation
   np.testing.assert_allclose(grad, numeric, atol=atol)
 

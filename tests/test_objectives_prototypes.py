@@ -1,5 +1,6 @@
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +74,7 @@ def test_losses_equal_loops_with_gradients_of_finite_differences(kind, name):
   if name != 'zero rows' or 'angular' not in given:  # they have no angle
     np.testing.assert_allclose(loss, expected(prototypes, x), rtol=1e-5)
   assert metrics['count'] == valid.sum()
-  assert all(np.isfinite(grad).all() for grad in grads)
+  chex.assert_tree_all_finite((loss, metrics, grads))
   if name in ('random', 'padded', 'nothing'):
     for grad, numeric in zip(
       grads,
@@ -155,7 +156,7 @@ def test_arcface_equals_float64_at_every_angle(angle):
     prototypes, x, [0], [True], angular=0.5, scale=64.0
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
-  assert all(np.isfinite(grad).all() for grad in grads)
+  chex.assert_tree_all_finite((loss, grads))
 
 
 @pytest.mark.parametrize('margin', [0.5, 0.0, 1.2])

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,8 @@ def test_proxy_anchor_equals_loops_and_finite_differences(name):
 
   np.testing.assert_allclose(loss, expected(prototypes, x), rtol=1e-5)
   assert metrics['count'] == valid.sum()
+  chex.assert_tree_all_finite((loss, metrics, grads))
+  chex.assert_trees_all_equal_shapes(grads, (prototypes, x))
   for grad, numeric in zip(
     grads,
     (

@@ -5,6 +5,7 @@ import pytest
 from analysis.measures import predictions
 from analysis.measures.predictions import Neighbour, Prediction
 from analysis.page import predicted
+from plankton_jax.data.sources.objects import Object
 from tests import shades
 from tests import test_report_browser as browsers
 
@@ -24,9 +25,19 @@ def page(tmp_path_factory):
   for i in range(40):
     file = f'a/rather/long/name-of-the-file-{HOSTILE.replace("/", "")}{i}.png'
     distance = 0.9 if i < 3 else 0.2
+    item = Object(file, file)
     found.append(
       Prediction(
-        file, file, HOSTILE, 0.5, HOSTILE, 'b', 0.4, distance, 0.5, near
+        file,
+        item,
+        HOSTILE,
+        0.5,
+        HOSTILE,
+        'b',
+        0.4,
+        distance,
+        0.5,
+        near,
       )
     )
   readers = {
@@ -44,6 +55,7 @@ def page(tmp_path_factory):
     notes=[HOSTILE],
     added=True,
     classes=[],
+    ranks=[],
     measures={'acceptance': 0.95, 'temperature': 0.3},
     reliability=None,
     skipped=[(HOSTILE, 'empty file')],

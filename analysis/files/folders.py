@@ -1,7 +1,9 @@
-"""Embeds any folder of images, labelled or not."""
+"""Embeds any folder of images, or the objects of any source."""
 
 import pathlib
 import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder, source
+from plankton_jax.data.sources import folder, objects, source
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -24,17 +27,22 @@ class Embedded(NamedTuple):
   root: pathlib.Path
   rows: Embeddings  # ids are paths below the root; -1 labels in the root itself
   skipped: list[tuple[str, str]]  # name, reason
+  white: int = 0  # the 16-bit value that became white
+  # [N] each: height and width, px; pixel_um and others where they are known
+  measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def encoder(source: Source) -> 'Encoder':
-  """Loads the encoder that made a workdir's embeddings.
+  """Loads the encoder that made a workdir's embeddings, or the source's own.
 
   Raises:
     InputError: there is no train split, or its checkpoint was deleted.
   """
-  assert source.workdir is not None
   from plankton_jax import checkpoints
 
+  if source.encoder is not None:
+    return checkpoints.load_encoder(source.encoder)
+  assert source.workdir is not None
   remedy = f'run python -m analysis.embed --workdir={source.workdir}'
   if 'train' not in source.splits:
     raise InputError(f'{source.workdir}: no train embeddings; {remedy}')
@@ -45,49 +53,191 @@ def encoder(source: Source) -> 'Encoder':
 
 
 def embed(
-  encoder: 'Encoder', listing: folder.Listing, *, desc: str = 'embed'
+  encoder: 'Encoder',
+  listing: folder.Listing,
+  *,
+  pixel_um: float | None = None,
+  desc: str = 'embed',
 ) -> Embedded:
   """Embeds every readable image of a listing; names the others on stderr.
 
   Works on a block of images at a time, so that memory holds only embeddings.
+  `pixel_um` is the side of their pixels, µm; None takes the run's.
 
   Raises:
     InputError: none can be read.
   """
-  fields = _fields(encoder)
-  shape = (BLOCK, fields['size'], fields['size'], fields['channels'])
-  dim = encoder.config['encoder']['embedding_dim']
-  embedding = np.empty((len(listing.ids), dim), np.float32)
-  block, filled, done = np.empty(shape, np.uint8), 0, 0
-  kept: list[int] = []
-  skipped = list(listing.skipped)
-  decoded = folder.decoded(listing, **fields, **_decoding(encoder), desc=desc)
-  for row, pixels in enumerate(decoded):
-    if isinstance(pixels, str):
-      skipped.append((listing.ids[row], pixels))
-    else:
-      block[filled] = pixels
-      filled += 1
-      kept.append(row)
-    if filled == BLOCK or (filled and row == len(listing.ids) - 1):
-      embedding[done : done + filled] = encoder.embed(block[:filled])
-      done, filled = done + filled, 0
-  for name, reason in skipped:
-    print(f'skipped {name}: {reason}', file=sys.stderr)
-  if not kept:
-    raise source.none_readable(listing.root, skipped)
+  white = _white(encoder) or folder.find_white(listing)
+  decoded = folder.decoded(
+    listing, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
+  )
+  found = _embed(encoder, listing.ids, decoded, {}, pixel_um)
+  kept = found.kept
+  skipped = _name_skipped(listing.root, [*listing.skipped, *found.unread], kept)
   rows = Embeddings(
-    embedding[:done],
+    found.embedding,
     listing.labels[kept],
     np.array([listing.ids[row] for row in kept]),
     listing.class_names,
   )
-  return Embedded(listing.root, rows, skipped)
+  return Embedded(listing.root, rows, skipped, white, found.measures)
 
 
-def embed_one(encoder: 'Encoder', pixels: np.ndarray) -> np.ndarray:
-  """Embeds an image, uint8 [H, W] or [H, W, 3], to [D]."""
-  return encoder.embed(images.fit(pixels, **_fields(encoder))[None])[0]
+def embed_objects(
+  encoder: 'Encoder',
+  found: Objects,
+  *,
+  pixel_um: float | None = None,
+  desc: str = 'embed',
+) -> tuple[Embedded, list[int]]:
+  """Embeds every readable object as `embed` does; returns which rows those are.
+
+  Rows have no label, as no class is asked for. A pixel's side is `pixel_um`, or
+  else the source's, or else the run's.
+
+  Raises:
+    InputError: none can be read.
+  """
+  place = pathlib.Path(found.place)
+  if not found.ids:
+    raise InputError(f'{place} holds no object that can be read')
+  white = _white(encoder) or objects.find_white(found)
+  decoded = objects.decoded(
+    found, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
+  )
+  known = found.measures.of(found.ids)
+  embedded = _embed(encoder, found.ids, decoded, known, pixel_um)
+  kept = embedded.kept
+  skipped = _name_skipped(place, [*found.skipped, *embedded.unread], kept)
+  rows = Embeddings(
+    embedded.embedding,
+    np.full(len(kept), -1, np.int32),
+    np.array([found.ids[row] for row in kept]),
+    (),
+  )
+  return Embedded(place, rows, skipped, white, embedded.measures), kept
+
+
+class _Found(NamedTuple):
+  """The K readable images of some."""
+
+  embedding: np.ndarray  # [K, D]
+  kept: list[int]  # their rows
+  unread: list[tuple[str, str]]  # (id, reason) of the others
+  measures: dict[str, np.ndarray]  # [K] each
+
+
+def _embed(
+  encoder: 'Encoder',
+  ids: Sequence[str],
+  decoded: Iterator[images.Fitted | str],
+  known: Mapping[str, np.ndarray],
+  pixel_um: float | None,
+) -> _Found:
+  """Embeds decoded images by blocks.
+
+  Args:
+    encoder: the encoder.
+    ids: of all N images.
+    decoded: each of them, or why it cannot be read.
+    known: measures [N] by name.
+    pixel_um: the side of their pixels, µm; None takes the known, or the run's.
+  """
+  fields = _fields(encoder)
+  shape = (BLOCK, fields['size'], fields['size'], fields['channels'])
+  dim = encoder.config['encoder']['embedding_dim']
+  embedding = np.empty((len(ids), dim), np.float32)
+  block, filled, done = np.empty(shape, np.uint8), 0, 0
+  kept: list[int] = []
+  unread = []
+  measures = _with_pixel(encoder, known, pixel_um, len(ids))
+  measures |= {side: np.full(len(ids), np.nan) for side in ('height', 'width')}
+  for row, one in enumerate(decoded):
+    if isinstance(one, str):
+      unread.append((ids[row], one))
+    else:
+      block[filled] = one.pixels
+      measures['height'][row], measures['width'][row] = one.height, one.width
+      filled += 1
+      kept.append(row)
+    if filled == BLOCK or (filled and row == len(ids) - 1):
+      own = {name: x[kept[done:]] for name, x in measures.items()}
+      found = encoder.embed(block[:filled], measures=own)
+      embedding[done : done + filled] = found
+      done, filled = done + filled, 0
+  kept_measures = {name: x[kept] for name, x in measures.items()}
+  return _Found(embedding[:done], kept, unread, kept_measures)
+
+
+def _with_pixel(
+  encoder: 'Encoder',
+  known: Mapping[str, np.ndarray],
+  pixel_um: float | None,
+  count: int,
+) -> dict[str, np.ndarray]:
+  """Completes measures [N] by the side of a pixel, as far as it is known.
+
+  Says on stderr if the encoder will miss it.
+
+  Raises:
+    InputError: `pixel_um` is not positive.
+  """
+  if pixel_um is not None and not 0 < pixel_um < np.inf:
+    raise InputError(f'--pixel_um={pixel_um} must be positive')
+  pixel = np.full(count, pixel_um or np.nan)
+  if pixel_um is None:
+    ours = encoder.config['data'].get('pixel_um') or np.nan
+    pixel = known.get('pixel_um', pixel)
+    pixel = np.where(np.isnan(pixel), ours, pixel)
+  missing = int(np.isnan(pixel).sum())
+  if encoder.size_unit == 'µm' and missing:
+    print(
+      f'the encoder takes sizes in µm, but {missing:,} of {count:,} images have'
+      ' no pixel size: give --pixel_um, or their sizes are unknown to it',
+      file=sys.stderr,
+    )
+  return {**known, 'pixel_um': pixel}
+
+
+def _name_skipped(
+  place: pathlib.Path, skipped: list[tuple[str, str]], kept: Sequence[int]
+) -> list[tuple[str, str]]:
+  """Names what is skipped on stderr; raises InputError if that is all."""
+  for name, reason in skipped:
+    print(f'skipped {source.one_line(name)}: {reason}', file=sys.stderr)
+  if not kept:
+    raise source.none_readable(place, skipped)
+  return skipped
+
+
+def collect(
+  source: Source,
+  encoder: 'Encoder',
+  listing: folder.Listing,
+  split: str,
+  pixel_um: float | None = None,
+) -> Source:
+  """Embeds a folder as the images of an encoder's source; names its split.
+
+  `pixel_um` is as `embed` takes it.
+
+  Raises:
+    InputError: no image can be read.
+  """
+  found = embed(encoder, listing, desc=split, pixel_um=pixel_um)
+  return source._replace(splits={split: found.rows}, images=found.root)
+
+
+def embed_one(
+  encoder: 'Encoder', pixels: np.ndarray, pixel_um: float | None = None
+) -> np.ndarray:
+  """Embeds an image, uint8 [H, W] or [H, W, 3], to [D]; see `embed`."""
+  measures = _with_pixel(encoder, {}, pixel_um, 1)
+  return encoder.embed(
+    images.fit(pixels, **_fields(encoder))[None],
+    np.array([pixels.shape[:2]]),
+    measures=measures,
+  )[0]
 
 
 def _fields(encoder: 'Encoder') -> dict[str, Any]:
@@ -95,24 +245,39 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
   return {name: data[name] for name in ('size', 'resize', 'channels')}
 
 
-def _decoding(encoder: 'Encoder') -> dict[str, Any]:
-  data = encoder.config['data']
-  return {
-    'white': data.get('white', 65535),  # of configs that name none
-    'crop': data.get('crop', images.NO_CROP),
-  }
+def _white(encoder: 'Encoder') -> int:
+  return encoder.config['data'].get('white', 65535)  # of configs without one
 
 
-def read(path: pathlib.Path, encoder: 'Encoder | None' = None) -> np.ndarray:
+def _crop(encoder: 'Encoder') -> Sequence[int]:
+  return encoder.config['data'].get('crop', images.NO_CROP)
+
+
+def read(
+  path: pathlib.Path, encoder: 'Encoder | None' = None, white: int = 0
+) -> np.ndarray:
   """Reads one image file, uint8 [H, W] or [H, W, 3].
 
   It is scaled and cropped as the images of `encoder` are, if one is given.
+  `white` is that of a set of images, where the encoder's config names none.
 
   Raises:
     InputError: it cannot be read.
   """
   try:
-    fields = _decoding(encoder) if encoder else {}
-    return images.decode(path.read_bytes(), **fields)
+    return decode(path.read_bytes(), encoder, white)
   except (OSError, ValueError) as error:
     raise InputError(f'{path}: {folder.describe(error)}') from None
+
+
+def decode(
+  data: bytes, encoder: 'Encoder | None' = None, white: int = 0
+) -> np.ndarray:
+  """Decodes a file's bytes as `read` does.
+
+  Raises:
+    ValueError: they are no image that can be read.
+  """
+  if encoder is None:
+    return images.decode(data, white)
+  return images.decode(data, _white(encoder) or white, _crop(encoder))

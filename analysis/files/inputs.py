@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import config_file
+from plankton_jax.files import config_file, encoder_folder
 
 SPLITS = ('train', 'val', 'test', 'unseen')
 RARE = 'rare'  # a split of classes too small to train on, if there is one
@@ -19,9 +19,10 @@ RARE = 'rare'  # a split of classes too small to train on, if there is one
 # The arrays of an embedding file: kinds of NumPy's types, and dimensions.
 _ARRAYS = {
   'embedding': ('biuf', 2),
-  'label': ('biuf', 1),
+  'label': ('biufSU', 1),
   'id': ('SUbiuf', 1),
   'class_names': ('SUbiuf', 1),
+  'split': ('SU', 1),
 }
 # NumPy lets through what zipfile and its own header parser raise.
 _UNREADABLE = (
@@ -57,22 +58,90 @@ class Rows(NamedTuple):
 
 
 class Source(NamedTuple):
-  """The embeddings of one run, or of files, and the run's folder."""
+  """The embeddings of one run, of files, or of an encoder without a run."""
 
   name: str  # its name in figures
   splits: dict[str, Embeddings]  # by split name, or by the file's stem
   workdir: pathlib.Path | None  # None where only files were given
-  config: dict[str, Any] | None  # the run's config; None for files
+  config: dict[str, Any] | None  # the run's config; None without a run
+  encoder: pathlib.Path | None = None  # its folder, where there is no run
+  images: pathlib.Path | None = None  # the folder that its ids are paths in
 
 
 def read_embeddings(path: pathlib.Path) -> Embeddings:
-  """Reads one embedding file and checks it.
+  """Reads one embedding file, of our encoder or anyone's, and checks it.
+
+  Of its arrays, `embedding` [N, D] alone is needed. `label` [N] are indices
+  into `class_names`, -1 for none, or the names themselves, '' for none; rows
+  are unlabelled without it. `id` [N] are unique; row numbers without it.
 
   Raises:
     InputError: the file does not exist or holds pickled objects, an array is
       missing or of a wrong shape or type, a label has no name, or a row is not
       finite.
   """
+  return _parse(path, _arrays(path))
+
+
+def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
+  """Checks the arrays of an embedding file, and completes them."""
+  if 'embedding' not in found:
+    raise InputError(f"{path}: array 'embedding' is missing")
+  for name, (kinds, ndim) in _ARRAYS.items():
+    if name not in found:
+      continue
+    array = found[name]
+    if array.dtype.kind not in kinds or array.ndim != ndim:
+      raise InputError(
+        f'{path}: {name} is {array.dtype} {array.shape}; want'
+        f' {"numbers" if kinds == "biuf" else "text"} of {ndim} dimension(s)'
+      )
+  embedding = np.asarray(found['embedding'], np.float32)
+  label, names = _labels(path, found)
+  if label.shape != (len(embedding),):
+    raise InputError(
+      f'{path}: embedding {embedding.shape} and label {label.shape} do not'
+      ' fit; want [N, D] and [N]'
+    )
+  if label.size and not -1 <= label.min() <= label.max() < len(names):
+    raise InputError(f'{path}: a label has no name in class_names')
+  label = label.astype(np.int32)  # not before: it would wrap around
+  ids = _text(path, found, 'id') if 'id' in found else _numbers(len(label))
+  if ids.shape != label.shape:
+    raise InputError(f'{path}: id {ids.shape} does not fit label')
+  bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+  if bad.size:
+    raise InputError(
+      f'{path}: {bad.size} of {len(label)} rows are not finite, first row'
+      f' {bad[0]} (id {ids[bad[0]]}); remove them or embed again'
+    )
+  return Embeddings(embedding, label, ids, names)
+
+
+def read_splits(path: pathlib.Path) -> dict[str, Embeddings]:
+  """Reads one embedding file as splits: by its array `split` [N], if any.
+
+  Without that array it is one split, of the file's name.
+
+  Raises:
+    InputError: as `read_embeddings` does.
+  """
+  arrays = _arrays(path)
+  rows = _parse(path, arrays)
+  if 'split' not in arrays:
+    return {path.stem: rows}
+  split = _text(path, arrays, 'split')
+  if split.shape != rows.label.shape:
+    raise InputError(f'{path}: split {split.shape} does not fit label')
+  return {
+    name: take(rows, split == name)
+    for name in dict.fromkeys(split.tolist())
+    if name
+  }
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads the arrays of a file that are ours to read."""
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
   if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
@@ -83,7 +152,7 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
       path.open('rb') as file,
       np.load(file, allow_pickle=False) as arrays,
     ):
-      found = {name: arrays[name] for name in arrays.files}
+      return {name: arrays[name] for name in arrays.files if name in _ARRAYS}
   except _UNREADABLE as error:
     pickled = 'allow_pickle' in str(error)
     reason = (
@@ -92,40 +161,49 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
       else f'not a readable .npz ({" ".join(str(error).split())[:200]})'
     )
     raise InputError(f'{path}: {reason}') from None
-  missing = _ARRAYS.keys() - found.keys()
-  if missing:
-    raise InputError(f'{path}: array {sorted(missing)[0]!r} is missing')
-  for name, (kinds, ndim) in _ARRAYS.items():
-    array = found[name]
-    if array.dtype.kind not in kinds or array.ndim != ndim:
-      raise InputError(
-        f'{path}: {name} is {array.dtype} {array.shape}; want'
-        f' {"numbers" if kinds == "biuf" else "text"} of {ndim} dimension(s)'
-      )
-  embedding = np.asarray(found['embedding'], np.float32)
-  label = found['label']
-  names = tuple(str(name) for name in found['class_names'])
-  if embedding.ndim != 2 or label.shape != (len(embedding),):
+
+
+def _labels(
+  path: pathlib.Path, found: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Reads labels as indices, and the names that they index."""
+  if 'label' not in found:
+    given = 'class_names' in found
+    names = tuple(_text(path, found, 'class_names').tolist()) if given else ()
+    return np.full(len(found['embedding']), -1), names
+  if found['label'].dtype.kind in 'SU':
+    text = _text(path, found, 'label')
+    names = tuple(sorted(set(text.tolist()) - {''}))
+    index = {name: at for at, name in enumerate(names)} | {'': -1}
+    return np.array([index[name] for name in text.tolist()], int), names
+  if 'class_names' not in found:
     raise InputError(
-      f'{path}: embedding {embedding.shape} and label {label.shape} do not'
-      ' fit; want [N, D] and [N]'
+      f"{path}: array 'class_names' is missing, which label indexes"
     )
-  if found['id'].shape != label.shape:
-    raise InputError(f'{path}: id {found["id"].shape} does not fit label')
-  if label.size and not -1 <= label.min() <= label.max() < len(names):
-    raise InputError(f'{path}: a label has no name in class_names')
-  label = label.astype(np.int32)  # not before: it would wrap around
-  bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
-  if bad.size:
-    raise InputError(
-      f'{path}: {bad.size} of {len(label)} rows are not finite, first row'
-      f' {bad[0]} (id {found["id"][bad[0]]}); remove them or embed again'
-    )
+  return found['label'], tuple(_text(path, found, 'class_names').tolist())
+
+
+def _text(
+  path: pathlib.Path, found: Mapping[str, np.ndarray], name: str
+) -> np.ndarray:
   try:
-    ids = found['id'].astype(str)
+    return found[name].astype(str)
   except UnicodeDecodeError as error:
-    raise InputError(f'{path}: id is no text ({error})') from None
-  return Embeddings(embedding, label, ids, names)
+    raise InputError(f'{path}: {name} is no text ({error})') from None
+
+
+def _numbers(count: int) -> np.ndarray:
+  return np.arange(count).astype(str)
+
+
+def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:
+  """Raises InputError unless both have the same number of dimensions."""
+  dims = labelled.embedding.shape[1], new.embedding.shape[1]
+  if dims[0] != dims[1]:
+    raise InputError(
+      f'the labelled embeddings have {dims[0]} dimensions, those to predict'
+      f' {dims[1]}: embed all by one encoder'
+    )
 
 
 def step(source: Source) -> int | None:
@@ -235,13 +313,26 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
 
 
 def from_files(paths: Sequence[pathlib.Path]) -> Source:
-  """Reads embedding files as the splits of one source, named by their stems."""
+  """Reads embedding files as the splits of one source; see `read_splits`."""
   splits: dict[str, Embeddings] = {}
   for path in paths:
-    if path.stem in splits:
-      raise InputError(f'{path}: a second file named {path.stem}')
-    splits[path.stem] = read_embeddings(path)
+    for name, rows in read_splits(path).items():
+      if name in splits:
+        raise InputError(f'{path}: a second file or split named {name}')
+      splits[name] = rows
   return Source(' + '.join(splits), splits, None, None)
+
+
+def from_encoder(name: str) -> Source:
+  """Makes the source of an encoder that has embedded nothing yet.
+
+  `folders.collect` adds the embeddings of a folder.
+
+  Raises:
+    InputError: there is no such encoder.
+  """
+  folder = encoder_folder.need(name, '--encoder')
+  return Source(folder.resolve().name, {}, None, None, encoder=folder)
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:

@@ -27,7 +27,7 @@ class Labeller(NamedTuple):
 
   gallery: Embeddings  # label c is row c of the means; each class has rows
   means: np.ndarray  # [C, D] float64
-  temperature: float  # 1 where there are no validation images
+  temperature: float  # 1 where there was nothing to fit it on
   limits: Limits | None  # None where there are too few
 
 
@@ -57,12 +57,18 @@ def gallery(
     The rows, which of them are not from train, and notes on what is left out.
 
   Raises:
-    InputError: there are no labelled train images.
+    InputError: there are no labelled train images; an encoder without a run
+      needs none beside examples.
   """
-  train, notes = inputs.labelled(source, 'train')
-  if train is None:
-    raise InputError(f'{source.name}: no labelled train images to predict from')
-  splits = {'train': train}
+  splits: dict[str, Embeddings] = {}
+  notes: list[str] = []
+  if source.encoder is None or not examples:
+    train, notes = inputs.labelled(source, 'train')
+    if train is None:
+      raise InputError(
+        f'{source.name}: no labelled train images to predict from'
+      )
+    splits['train'] = train
   if inputs.RARE in source.splits:
     rare, missing = inputs.labelled(source, inputs.RARE)
     notes += missing
@@ -149,20 +155,28 @@ def fit(
   """Fits temperature and thresholds on images outside of the centres.
 
   These are the validation images and the gallery's rows `examples` [R], each
-  left out of its own class. Without validation images nothing is fitted.
+  left out of its own class. Without any of them nothing is fitted.
   """
   labels, _, means = classes.centroids(gallery.embedding, gallery.label)
-  if val is None:
+  rows, distance = left_out(gallery, examples)
+  true = gallery.label[rows]
+  if val is not None:
+    distance = np.concatenate([squared(val.embedding, means), distance])
+    true = np.concatenate([val.label, true])
+  if not len(true):
     return Labeller(gallery, means, 1.0, None)
-  rows, apart = left_out(gallery, examples)
-  distance = np.concatenate([squared(val.embedding, means), apart])
-  true = np.concatenate([val.label, gallery.label[rows]])
   scale = calibration.temperature(-distance, true)
   limits = None
   if len(true) >= thresholds.fewest(acceptance):
     judged = judge(np.sqrt(distance))
     limits = thresholds.calibrate(judged, labels, acceptance=acceptance)
   return Labeller(gallery, means, scale, limits)
+
+
+def probabilities(labeller: Labeller, embedding: np.ndarray) -> np.ndarray:
+  """Computes the probability of each class, [N, D] -> [N, C], if known."""
+  distance = squared(embedding, labeller.means)
+  return calibration.softmax(-distance, labeller.temperature)
 
 
 def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:

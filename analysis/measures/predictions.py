@@ -3,17 +3,24 @@
 A `Prediction` holds all that another format needs; `rows` is an example.
 """
 
-import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.measures.labeller import Labeller, Labels
+from analysis.measures.lineages import Placed
 from analysis.measures.openset import UNKNOWN
-from plankton_jax.data.ecotaxa.write import predicted
+from plankton_jax.data.sources.objects import Object
 
 NEIGHBOURS = 5
+# What a table says of an object, and the column that repeats it.
+TABLED = {
+  'sample': 'sample',
+  'acquisition': 'acquisition',
+  'status': 'status',
+  'taxon': 'annotated_as',
+}
 
 
 class Neighbour(NamedTuple):
@@ -27,8 +34,10 @@ class Neighbour(NamedTuple):
 class Prediction(NamedTuple):
   """One image."""
 
-  file: str  # path below the folder, with forward slashes
-  object_id: str  # the same without its extension, unless two would share it
+  id: (
+    str  # of its record: the path below a folder, or sample/acquisition/object
+  )
+  item: Object  # what its source says of it
   name: str  # class, or UNKNOWN
   confidence: float  # of the nearest class, if the image is of a known one
   nearest: str  # class whose centre is nearest
@@ -37,41 +46,73 @@ class Prediction(NamedTuple):
   distance: float  # Euclidean, to the nearest centre
   threshold: float  # beyond it the image is unknown; inf without thresholds
   neighbours: tuple[Neighbour, ...]  # nearest first, at most NEIGHBOURS
+  placed: Placed | None = None  # where it is sure, if lineages are known
+
+  @property
+  def file(self) -> str:
+    """The image's path below its folder or in its export."""
+    return self.item.image
+
+  @property
+  def object_id(self) -> str:
+    """EcoTaxa's id; of a file its path without ending, if that is unique."""
+    return self.item.object_id
 
   @property
   def known(self) -> bool:
     """Tells whether it is near enough; a class may be called `unknown`."""
     return self.distance <= self.threshold
 
+  @property
+  def taxon(self) -> str:
+    """Names the class, or the node above it that is sure; '' if unknown."""
+    if not self.known:
+      return ''
+    return self.placed.name if self.placed else self.name
 
-def object_ids(files: Sequence[str]) -> list[str]:
-  """Strips the extensions of files; keeps those that make names unique."""
-  stems = [file.rpartition('.')[0] for file in files]
-  counts = collections.Counter(stems)
-  return [
-    stem if counts[stem] == 1 else file
-    for stem, file in zip(stems, files, strict=True)
-  ]
+  @property
+  def score(self) -> float:
+    """The probability of what `taxon` names."""
+    return self.placed.confidence if self.placed else self.confidence
+
+  @property
+  def ranked(self) -> list[tuple[str, float]]:
+    """Lists `taxon` and the likeliest classes with their probabilities."""
+    found = {self.nearest: self.confidence}
+    if self.second:
+      found[self.second] = self.second_confidence
+    if self.taxon:
+      found = {self.taxon: self.score} | found
+      found[self.taxon] = self.score
+    return list(found.items())
 
 
 def collect(
-  files: Sequence[str], labeller: Labeller, labels: Labels
+  ids: Sequence[str],
+  items: Sequence[Object],
+  labeller: Labeller,
+  labels: Labels,
+  placed: Sequence[Placed | None] = (),
 ) -> list[Prediction]:
-  """Collects a prediction for each of N files."""
+  """Collects a prediction for each of N images.
+
+  `placed` gives the node of each, if the classes have lineages.
+  """
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
   alone = len(labeller.means) < 2
   found = []
-  for file, object_id, first, sure, second, rest, far, limit, rows, gaps in zip(
-    files,
-    object_ids(files),
+  for id, item, node, first, sure, second, rest, far, limit, rows, gaps in zip(
+    ids,
+    items,
+    placed or [None] * len(ids),
     *(part.tolist() for part in labels),
     strict=True,
   ):
     found.append(
       Prediction(
-        file,
-        object_id,
+        id,
+        item,
         names[first] if far <= limit else UNKNOWN,
         sure,
         names[first],
@@ -83,6 +124,7 @@ def collect(
           Neighbour(keys[row], names[classes[row]], gap)
           for row, gap in zip(rows, gaps, strict=True)
         ),
+        node,
       )
     )
   return found
@@ -99,11 +141,18 @@ def uncertain(found: Sequence[Prediction]) -> list[Prediction]:
 
 
 def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
-  """Tabulates predictions; neighbours become columns."""
+  """Tabulates predictions; neighbours become columns.
+
+  Columns that a table gives are there if any image has a value.
+  """
+  given = [
+    field for field in TABLED if any(getattr(one.item, field) for one in found)
+  ]
   for one in found:
     line = {
       'file': one.file,
       'object_id': one.object_id,
+      **{TABLED[field]: getattr(one.item, field) for field in given},
       'class': one.name,
       'confidence': one.confidence,
       'nearest_class': one.nearest,
@@ -112,6 +161,12 @@ def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
       'distance': one.distance,
       'threshold': one.threshold,
     }
+    if one.placed:
+      line |= {
+        'taxon': one.taxon,
+        'rank': one.placed.rank if one.known else '',
+        'taxon_confidence': one.score,
+      }
     for place, other in enumerate(one.neighbours, 1):
       line |= {
         f'neighbour_{place}': other.id,
@@ -152,17 +207,3 @@ def columns(found: Sequence[Prediction]) -> dict[str, list[Any]]:
   """Turns the lines of `rows` into columns."""
   lines = list(rows(found))
   return {field: [line[field] for line in lines] for field in lines[0]}
-
-
-def ecotaxa(found: Sequence[Prediction]) -> list[dict[str, Any]]:
-  """Makes rows that EcoTaxa imports; unknown images stay unclassified."""
-  return [
-    predicted(
-      img_file_name=one.file,
-      object_id=one.object_id,
-      category=one.name if one.known else '',
-      score=one.confidence,
-      neighbours=[other.id for other in one.neighbours],
-    )
-    for one in found
-  ]

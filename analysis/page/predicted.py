@@ -1,12 +1,13 @@
 """Renders the page of new images, least certain first, with neighbours."""
 
 import base64
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from analysis.files import folders, inputs, originals
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
+from analysis.files.new_images import NewImages
 from analysis.files.originals import Read
 from analysis.files.result import Picture
 from analysis.measures import labeller, predictions
@@ -14,39 +15,46 @@ from analysis.measures.predictions import Prediction
 from analysis.page import html, pictures
 from plankton_jax.errors import InputError
 
+if TYPE_CHECKING:  # JAX is imported only where something is embedded.
+  from plankton_jax.encoder import Encoder
+
 SHOWN = 150  # unknown images, and as many others
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def render(
   *,
   source: Source,
-  encoder_step: int,
-  new: Embedded,
+  encoder: 'Encoder | None',
+  new: NewImages,
   examples: Embedded | None,
   found: Sequence[Prediction],
   classes: Sequence[Row],
+  ranks: Sequence[Row],
   measures: Row,
   notes: Sequence[str],
   reliability: Picture | None,
 ) -> str:
   """Renders the page of predictions."""
-  readers: dict[str, Read] = {'new': lambda file: folders.read(new.root / file)}
+  readers: dict[str, Read] = {}
+  if new.picture:
+    readers['new'] = new.picture
   try:
-    readers['labelled'] = _labelled(source, examples)
+    readers['labelled'] = _labelled(source, examples, encoder)
   except InputError as error:
     notes = [*notes, f'No pictures of labelled images: {error}']
   return html.render(
     'predictions.html.j2',
     {'script': html.script('pictures.js')},
-    title=new.root.resolve().name,
+    title=new.name,
     run=source.name,
-    step=encoder_step,
+    step=encoder.step if encoder else None,
     images=len(found),
     notes=notes,
     added=examples is not None,
     classes=classes,
+    ranks=ranks,
     measures=measures,
     reliability=html.figure(reliability) if reliability else None,
     skipped=new.skipped,
@@ -55,16 +63,23 @@ def render(
   )
 
 
-def _labelled(source: Source, examples: Embedded | None) -> Read:
+def _labelled(
+  source: Source, examples: Embedded | None, encoder: 'Encoder | None'
+) -> Read:
   """Returns a function: id of a labelled image -> picture."""
-  read = originals.reader(source)
   if examples is None:
-    return read
+    return originals.reader(source)
   paths = {
     labeller.example_id(examples, key): examples.root / key
     for key in examples.rows.id.tolist()
   }
-  return lambda key: folders.read(paths[key]) if key in paths else read(key)
+  white = examples.white
+  read = None if source.encoder else originals.reader(source)
+  return lambda key: (
+    folders.read(paths[key], encoder, white)
+    if read is None or key in paths
+    else read(key)
+  )
 
 
 def lists(
@@ -101,7 +116,7 @@ def lists(
 
 
 def _keys(one: Prediction) -> list[tuple[str, str]]:
-  return [('new', one.file), *(('labelled', n.id) for n in one.neighbours)]
+  return [('new', one.id), *(('labelled', n.id) for n in one.neighbours)]
 
 
 def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
@@ -109,13 +124,15 @@ def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
     details = f'{one.confidence:.2f}'
     if one.second:
       details += f', or {one.second} {one.second_confidence:.2f}'
+    if one.placed and one.taxon != one.name:
+      details += f'; sure of {one.taxon or "nothing"}'
   else:
     details = (
       f'{one.distance:.3f} from {one.nearest}, threshold {one.threshold:.3f}'
     )
   own: Row = {
-    'id': one.file,
-    'class': one.file.rpartition('/')[2],
+    'id': one.id,
+    'class': one.id.rpartition('/')[2],
     'distance': None,
   }
   others = [

@@ -206,6 +206,12 @@ def load(
       'seed': seed,
     },
   )
+  if own_split and (copies := splits.shared(decoded.digests, split)):
+    log.warning(
+      'data.own_split: %s images of val and test are in train, too: their'
+      ' measures are too good',
+      f'{copies:,}',
+    )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
@@ -238,14 +244,9 @@ def _measures(
   decoded: decoded_cache.Cache, known: Measures, pixel_um: float
 ) -> dict[str, np.ndarray]:
   """Collects the measures of the decoded images, float32 [N] each."""
-  row = {id: i for i, id in enumerate(known.ids)}
-  rows = np.array([row.get(id, -1) for id in decoded.ids.tolist()])
-  found = {
-    name: np.where(rows < 0, np.nan, known.values[rows, column])
-    for column, name in enumerate(known.names)
-  }
+  found = known.of(decoded.ids.tolist())
   if pixel_um:
-    found['pixel_um'] = np.full(len(rows), pixel_um)
+    found['pixel_um'] = np.full(len(decoded.ids), pixel_um)
   height, width = decoded.sizes.T
   found = {'height': height, 'width': width, **found}
   return {name: np.asarray(v, np.float32) for name, v in found.items()}

@@ -95,30 +95,38 @@ def source(
   return selected
 
 
-def objects(path: str) -> Objects:
+def objects(
+  path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
+) -> Objects:
   """Opens anything that holds images, labelled or not, as objects.
 
-  Takes an IFCB bin or a folder of them, an EcoTaxa export, zipped or not, or
-  any folder of images.
+  Takes an IFCB bin or a folder of them, an EcoTaxa export, zipped or not, one
+  of its tables, or any folder of images.
+
+  Args:
+    path: the place.
+    image_rank: which image of an export's object; see `data.image_rank`.
+    field: the name of the path in errors.
 
   Raises:
-    InputError: it is none of the three.
+    InputError: it is none of these.
   """
+  from plankton_jax.data.ecotaxa import files
   from plankton_jax.data.ecotaxa import source as ecotaxa
 
   place = Path(path).expanduser()
   if place.is_file() and not ifcb.is_bin(place):
-    return ecotaxa.objects(path)
+    return ecotaxa.objects(path, image_rank, field=field)
   if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
     return ifcb.objects(path)
-  if any(place.rglob('ecotaxa*')):
-    return ecotaxa.objects(path)
+  if any(map(files.is_table, place.rglob('*.*'))):
+    return ecotaxa.objects(path, image_rank, field=field)
   if any(place.rglob('*.zip')):  # It may hold an export, or anything else.
     try:
-      return ecotaxa.objects(path)
+      return ecotaxa.objects(path, image_rank, field=field)
     except InputError as error:
       log.info('%s', error)
-  return folder.objects(folder.scan(path))
+  return folder.objects(folder.scan(path, field=field))
 
 
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:

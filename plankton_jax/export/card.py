@@ -15,8 +15,17 @@ from plankton_jax.train import log
 _MEASURES = ('recall_at_1', 'map_at_r')
 
 
-def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
-  """Writes the card as Markdown, from the encoder and its workdir's files."""
+def write(
+  encoder: Encoder, workdir: pathlib.Path, *, license: str, notes: str = ''
+) -> str:
+  """Writes the card as Markdown, from the encoder and its workdir's files.
+
+  Args:
+    encoder: the encoder.
+    workdir: its run's.
+    license: the encoder's; '' leaves it open.
+    notes: further sections, before the licence.
+  """
   config = encoder.config
   data, fields = config['data'], config['encoder']
   size = sum(x.size for x in jax.tree.leaves(encoder.variables['params']))
@@ -41,6 +50,7 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
     citation=config['citation'] or f'Source `{data["source"]}`; not cited.',
     classes=_classes(encoder, workdir),
     measures=_measures(encoder, workdir),
+    notes=f'{notes.strip()}\n\n' if notes.strip() else '',
     config=json.dumps(config, indent=1),
   )
 
@@ -129,7 +139,7 @@ Each image is a query among all others of its row. `val` and `test` are what
 training logged: of at most 5,000 of the split's images, drawn once. `unseen`
 takes all of them.
 
-## Licence
+{notes}## Licence
 
 {terms} The images have terms of their own; see the source above.
 

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from plankton_jax.distances import unit_norm
 from plankton_jax.nn.backbone import Backbone
+from plankton_jax.nn.measures import Measures, columns
+
+MEASURES = 'Measures_0'  # the module that takes measures of the objects
 
 
 def all_poses(images: jax.Array) -> jax.Array:
@@ -23,7 +26,8 @@ def all_poses(images: jax.Array) -> jax.Array:
 class Embedder(nn.Module):
   """Images [B, H, W, C] to unit-norm embeddings [B, embedding_dim] float32.
 
-  Features are pooled to their mean, projected, centred and normalised.
+  Features are pooled to their mean, projected, centred and normalised. With
+  `size` or `others`, measures of the objects [B, M] join the projection.
 
   Attributes:
     backbone: images [B, H, W, C] to features [B, ..., F].
@@ -33,32 +37,70 @@ class Embedder(nn.Module):
     centred: centres and scales the embedding by batch statistics before it is
       normalised (Luo et al. 2019, arXiv:1903.07071, figure 2, their BNNeck
       without the affine map); otherwise the projection has a bias.
+    size: whether the original size is an input.
+    others: names of further measures that are.
   """
 
   backbone: Backbone
   embedding_dim: int
   poses: int
   centred: bool
+  size: bool = False
+  others: tuple[str, ...] = ()
+
+  @property
+  def measures(self) -> tuple[str, ...]:
+    """Names the measures that it takes, M of them; () takes none."""
+    return columns(self.size, self.others)
 
   def setup(self) -> None:
     # One tree of parameters, as released checkpoints have it.
     nn.share_scope(self, self.backbone)  # type: ignore[arg-type]
 
   @nn.compact
-  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(
+    self,
+    images: jax.Array,
+    measures: jax.Array | None = None,
+    *,
+    train: bool,
+  ) -> jax.Array:
+    """Embeds images.
+
+    Args:
+      images: float32 [B, H, W, C].
+      measures: float32 [B, M], NaN where unknown; None if all
+        are, or if it takes none.
+      train: uses the batch's statistics, and draws from the key 'measures' if
+        it takes measures.
+    """
     chex.assert_rank(images, 4)
+    count = images.shape[0]
     averaged = self.poses > 1 and not train
     if averaged:
       images = all_poses(images).reshape(-1, *images.shape[1:])
     x = self.backbone(images, train=train)
     x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
-    projection, centre = _head(self.backbone)
+    projection, joined, centre = _head(self.backbone)
+    pooled = x.shape[-1]
     x = nn.Dense(
       self.embedding_dim,
       use_bias=not self.centred,
       dtype=jnp.float32,
       name=projection,
     )(x)
+    if self.measures:
+      if measures is None:
+        measures = jnp.full((count, len(self.measures)), jnp.nan)
+      share = Measures(
+        size=self.size,
+        others=self.others,
+        embedding_dim=self.embedding_dim,
+        pooled=pooled,
+        name=joined,
+      )(measures, train=train)
+      views = self.poses if averaged else 1
+      x = x + jnp.tile(share, (views, 1))
     if self.centred:
       # Pooled features are all positive, so that embeddings would begin in one
       # narrow cone, and could stay there; centring spreads them out.
@@ -92,8 +134,8 @@ def stage_of(backbone: Backbone, module: str) -> int:
   raise KeyError(f'{module}: in none of the stages {by_stage}')
 
 
-def _head(backbone: Backbone) -> tuple[str, str]:
-  """Names the projection and the centring norm.
+def _head(backbone: Backbone) -> tuple[str, str, str]:
+  """Names the projection, that of measures, and the centring norm.
 
   The norm takes the first number that the backbone's leave, which is where
   released checkpoints keep its statistics.
@@ -104,4 +146,4 @@ def _head(backbone: Backbone) -> tuple[str, str]:
     for module in stage
     if module.startswith('BatchNorm_')
   ]
-  return 'Dense_0', f'BatchNorm_{len(norms)}'
+  return 'Dense_0', MEASURES, f'BatchNorm_{len(norms)}'

@@ -18,7 +18,8 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import weight_file
+from plankton_jax.files import encoder_folder, weight_file
+from plankton_jax.nn import transfer
 from plankton_jax.nn.backbone import Backbone, Published, Weights
 
 _LEAVES = {
@@ -37,14 +38,19 @@ def begin(
 ) -> dict[str, Any]:
   """Replaces the backbone's weights by those of a file, and keeps the head's.
 
+  An encoder of this project is taken over as `transfer.begin` says.
+
   Args:
     variables: the encoder's fresh `params` and `batch_stats`.
     backbone: the encoder's, which declares the names in the file.
-    path: of the weights, as .safetensors or written by `torch.save`.
+    path: of the weights, as .safetensors or written by `torch.save`; or an
+      encoder of this project, by its folder or name.
 
   Raises:
     InputError: the file cannot be read, or holds another network.
   """
+  if encoder_folder.find(path) or not weight_file.is_named(path):
+    return transfer.begin(variables, backbone=backbone, name=path)
   published = backbone.published
   if published is None:
     raise InputError(

@@ -15,13 +15,18 @@ Batch = dict[str, np.ndarray]
 _AHEAD = 2  # batches; the gather takes a fraction of a step
 
 
-def gather(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:
-  """Gathers a batch: image [B, H, W, C], label [B], valid [B]."""
-  return {
-    'image': images[rows],
-    'label': labels[rows],
-    'valid': np.ones(len(rows), bool),
-  }
+def gather(
+  images: np.ndarray,
+  labels: np.ndarray,
+  rows: np.ndarray,
+  measures: np.ndarray | None = None,
+) -> Batch:
+  """Gathers a batch: image [B, H, W, C], label [B], valid [B].
+
+  And measures [B, M], if the encoder takes any.
+  """
+  columns = _columns(images, labels, rows, measures)
+  return columns | {'valid': np.ones(len(rows), bool)}
 
 
 def training(
@@ -31,6 +36,7 @@ def training(
   sampler: Callable[[int], np.ndarray],
   steps: range,
   mesh: jax.sharding.Mesh | None,
+  measures: np.ndarray | None = None,
 ) -> Iterator[dict[str, jax.Array]]:
   """Yields the batch of every step, made ahead in a thread.
 
@@ -44,10 +50,11 @@ def training(
     sampler: step -> positions in `rows`, [B].
     steps: the next steps of the run.
     mesh: from `sharding.make_mesh`.
+    measures: float32 [N, M], if the encoder takes any.
   """
   size = len(rows) * images[:1].nbytes
   make = resident if sharding.fits_on_device(size) else streamed
-  batch = make(images, labels, rows, mesh)
+  batch = make(images, labels, rows, mesh, measures)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     for step in steps:
@@ -63,9 +70,12 @@ def streamed(
   labels: np.ndarray,
   rows: np.ndarray,
   mesh: jax.sharding.Mesh | None,
+  measures: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], dict[str, jax.Array]]:
   """Makes a function that reads the batch of positions [B] in `rows`."""
-  return lambda at: sharding.split(mesh, gather(images, labels, rows[at]))
+  return lambda at: sharding.split(
+    mesh, gather(images, labels, rows[at], measures)
+  )
 
 
 def resident(
@@ -73,14 +83,13 @@ def resident(
   labels: np.ndarray,
   rows: np.ndarray,
   mesh: jax.sharding.Mesh | None,
+  measures: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], dict[str, jax.Array]]:
   """Copies the rows to every device and makes a function that takes batches.
 
   It takes positions [B] in `rows`.
   """
-  held = sharding.replicate(
-    mesh, {'image': images[rows], 'label': labels[rows]}
-  )
+  held = sharding.replicate(mesh, _columns(images, labels, rows, measures))
 
   @jax.jit
   def take(held, at):
@@ -95,12 +104,28 @@ def resident(
 
 
 def evaluation(
-  images: np.ndarray, labels: np.ndarray, rows: np.ndarray, size: int
+  images: np.ndarray,
+  labels: np.ndarray,
+  rows: np.ndarray,
+  size: int,
+  measures: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """Yields all rows in batches of one size; `valid` is False on padding."""
   for start in range(0, len(rows), size):
     part = rows[start : start + size]
     padding = size - len(part)
-    batch = gather(images, labels, np.pad(part, (0, padding), mode='edge'))
+    filled = np.pad(part, (0, padding), mode='edge')
+    batch = gather(images, labels, filled, measures)
     batch['valid'][len(part) :] = False
     yield batch
+
+
+def _columns(
+  images: np.ndarray,
+  labels: np.ndarray,
+  rows: np.ndarray,
+  measures: np.ndarray | None,
+) -> Batch:
+  """Takes rows of all that a batch is cut from."""
+  columns = {'image': images[rows], 'label': labels[rows]}
+  return columns if measures is None else columns | {'measures': measures[rows]}

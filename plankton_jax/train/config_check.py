@@ -44,7 +44,7 @@ class Range(NamedTuple):
 class Choice(NamedTuple):
   """One of a few values."""
 
-  values: tuple[int | str, ...]
+  values: tuple[int | str | bool, ...]
 
   def holds(self, value: Any) -> bool:
     """Tells whether a value is one of them; 1.0 and True are not 1."""
@@ -86,6 +86,7 @@ FIELDS: dict[str, Range | Choice] = {
   'encoder.embedding_dim': _COUNT,
   'encoder.poses': Choice((1, 8)),
   'encoder.freeze': _COUNT_OR_OFF,  # the backbone knows how many stages it has
+  'encoder.size': Choice((False, True)),
   'optimizer.learning_rate': Range(0),
   'optimizer.warmup_epochs': Range(0),
   'optimizer.weight_decay': _STRENGTH,
@@ -146,6 +147,7 @@ def check(config: Config) -> None:
   _check_fractions(config['data']['fractions'])
   class_names('data.classes', config['data']['classes'])
   unseen_classes(config['data']['unseen_classes'])
+  _check_measures(config['encoder']['measures'])
 
 
 def _check_fractions(value: Any) -> None:
@@ -155,6 +157,15 @@ def _check_fractions(value: Any) -> None:
     raise InputError(
       f'data.fractions={value!r} must be three positive numbers (train, val,'
       ' test) that sum to 1'
+    )
+
+
+def _check_measures(value: Any) -> None:
+  good = isinstance(value, tuple | list)
+  if not good or not all(isinstance(name, str) for name in value):
+    hint = f': write ({value!r},)' if isinstance(value, str) else ''
+    raise InputError(
+      f'encoder.measures={value!r} must be a tuple of names of measures{hint}'
     )
 
 

@@ -45,7 +45,9 @@ def evaluate(
   found = jax.device_get(
     [
       experiment.eval_step(state, sharding.split(experiment.mesh, batch))
-      for batch in batches.evaluation(data.images, data.labels, rows, size)
+      for batch in batches.evaluation(
+        data.images, data.labels, rows, size, experiment.measures
+      )
     ]
   )
   metrics = [values for values, _ in found]

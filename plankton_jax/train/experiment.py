@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from plankton_jax import augment, curriculum, objectives
+from plankton_jax.errors import InputError
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders
-from plankton_jax.nn.embedding import Embedder
+from plankton_jax.nn import encoders, measures
+from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.train import (
   optimizer,
   progress,
@@ -34,6 +35,8 @@ class Experiment(NamedTuple):
   eval_step: Callable
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
+  measures: np.ndarray | None  # float32 [N, M] of all images, if any are inputs
+  size_note: str  # the unit of sizes, and why; '' if they are no input
 
 
 def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
@@ -66,14 +69,22 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     **config['optimizer'],
   )
 
+  inputs, size_note, statistics = None, '', {}
+  if model.measures:
+    inputs = _measures(model, data)
+    ours = inputs[data.splits['train']]
+    size_note = measures.unit(ours) if model.size else ''
+    statistics = {MEASURES: measures.statistics(ours, size=model.size)}
+
   def create(key):
-    return state.create(
+    fresh = state.create(
       key,
       encoder=model,
       objective=objective,
       tx=tx,
       image_shape=data.images.shape[1:],
     )
+    return fresh.replace(batch_stats=fresh.batch_stats | statistics)
 
   return Experiment(
     schedule=progress.Schedule(
@@ -102,4 +113,24 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     ),
     sampler=sampler,
     mesh=sharding.make_mesh(sampler.size),
+    measures=inputs,
+    size_note=size_note,
   )
+
+
+def _measures(model: Embedder, data: 'pipeline.Data') -> np.ndarray:
+  """Collects the measures [N, M] that an encoder takes.
+
+  Raises:
+    InputError: one that is named is known of no training image.
+  """
+  found = measures.matrix(model.measures, data.measures, len(data.labels))
+  train = found[data.splits['train']]
+  for name, column in zip(model.measures, train.T, strict=True):
+    if name in model.others and not np.isfinite(column).any():
+      known = ', '.join(sorted(data.measures))
+      raise InputError(
+        f'encoder.measures: {name!r} is known of no training image; these'
+        f' images have {known or "none"}'
+      )
+  return found

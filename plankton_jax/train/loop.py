@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
+from plankton_jax.nn import transfer
 from plankton_jax.train import (
   batches,
   collapse,
@@ -85,9 +87,11 @@ def check(
   """Checks a config before its data is read.
 
   Raises:
-    InputError: a field is out of range, or the workdir has another config.
+    InputError: a field is out of range or does not fit the encoder to begin
+      from, or the workdir has another config.
   """
   config_check.check(config)
+  transfer.check(config)
   if not accept_changes:
     config_file.compare(config, workdir)
 
@@ -228,6 +232,7 @@ def _batches(run: _Run, step: int) -> Iterator[tuple[Place, dict]]:
     run.experiment.sampler,
     range(step, schedule.total_steps),
     run.experiment.mesh,
+    run.experiment.measures,
   )
   for done, batch in enumerate(stream, start=step + 1):
     yield schedule.place(done), batch
@@ -418,8 +423,25 @@ def _announce(run: _Run, state: TrainState) -> None:
     f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
     f' {jax.device_count()} {jax.default_backend()} device(s)'
   )
+  if run.experiment.size_note:
+    run.log.say(run.experiment.size_note)
   if step := int(state.step):
     run.log.say(
       f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
       f' (epoch {step / schedule.steps_per_epoch:.2f} of {schedule.epochs})'
     )
+  elif seen := _seen_before(run):
+    run.log.say(
+      f'WARNING: encoder.pretrained={run.config["encoder"]["pretrained"]} was'
+      f' trained on {diverged.shorten_list(seen)}: as unseen classes they are'
+      ' measured too well'
+    )
+
+
+def _seen_before(run: _Run) -> list[str]:
+  """Lists the unseen classes that the encoder to begin from was trained on."""
+  labels = np.unique(run.data.labels[run.data.splits['unseen']])
+  return transfer.common(
+    transfer.seen_classes(run.config['encoder']['pretrained']),
+    [run.data.class_names[label] for label in labels],
+  )

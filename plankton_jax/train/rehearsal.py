@@ -112,6 +112,7 @@ def measure(
     experiment.sampler,
     range(1 + _STEPS),
     experiment.mesh,
+    experiment.measures,
   )
   batch = next(stream)
   began = time.monotonic()

@@ -23,16 +23,19 @@ def make_train_step(
 ) -> Callable:
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
-  `batch` holds `image` uint8 [B, H, W, C], `label` [B] and `valid` [B];
-  `key` is the run's own, into which the step folds its number; `stage` is a
-  static Python int, so that each stage is traced once. The state is donated.
-  Each image is augmented `views` times, and all [B * views] rows count alike.
+  `batch` holds `image` uint8 [B, H, W, C], `label` [B], `valid` [B] and, for an
+  encoder that takes them, `measures` [B, M], NaN where unknown; `key` is the
+  run's own, into which the step folds its number; `stage` is a static Python
+  int, so that each stage is traced once. The state is donated. Each image is
+  augmented `views` times, and all [B * views] rows count alike.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
   def train_step(state, batch, key, *, stage: int):
     key = jax.random.fold_in(key, state.step)
     augment_key, objective_key = jax.random.split(key)
+    # The third beside the two, which draw what they did without measures.
+    measures_key = jax.random.fold_in(key, 2)
     if views > 1:
       batch = jax.tree.map(lambda x: jnp.repeat(x, views, axis=0), batch)
     images = augment(augment_key, batch['image'])
@@ -41,8 +44,10 @@ def make_train_step(
       embeddings, updated = apply_fn(
         {'params': params['encoder'], 'batch_stats': state.batch_stats},
         images,
+        batch.get('measures'),
         train=True,
         mutable=['batch_stats'],
+        rngs={'measures': measures_key},
       )
       loss, metrics = objective.loss(
         params['objective'],
@@ -93,6 +98,7 @@ def make_eval_step(
     embeddings = apply_fn(
       _variables(state.params, state.batch_stats),
       to_float(batch['image'], normalise),
+      batch.get('measures'),
       train=False,
     )
     # Mining by 'random' needs a key; validation draws the same one each time.
@@ -112,16 +118,20 @@ def make_eval_step(
 def make_embed_step(
   *, apply_fn: Callable, normalise: Normalisation | None
 ) -> Callable:
-  """Makes `embed_step(params, batch_stats, images) -> embeddings [B, D]`.
+  """Makes `embed_step(params, batch_stats, images, measures=None)`.
 
-  Images are uint8 [B, H, W, C], prepared as `to_float` does for the backbone's
+  It embeds images uint8 [B, H, W, C], with measures [B, M] if the encoder takes
+  them, to [B, D]. Images are prepared as `to_float` does for the backbone's
   `normalise`.
   """
 
   @jax.jit
-  def embed_step(params, batch_stats, images):
+  def embed_step(params, batch_stats, images, measures=None):
     return apply_fn(
-      _variables(params, batch_stats), to_float(images, normalise), train=False
+      _variables(params, batch_stats),
+      to_float(images, normalise),
+      measures,
+      train=False,
     )
 
   return embed_step

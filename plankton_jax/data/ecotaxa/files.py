@@ -16,8 +16,10 @@ from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
-# Names that its importer looks for, in lower case only.
-_TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)')
+# Names that its importer looks for, though in lower case only.
+_TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
+_TWICE = 'another file of this name comes later in the archive, and is read'
+
 _DEEPEST = 3  # zip archives inside each other
 _LARGEST = 2**36  # bytes of an archive in another, unpacked
 _GONE = 'no such file in the export'
@@ -40,29 +42,37 @@ class _Entry(NamedTuple):
   digest: Callable[[], bytes]
 
 
-def open_export(path: str) -> Files:
-  """Lists the files of a zip archive or of a folder.
+def open_export(path: str, *, field: str = 'data.path') -> Files:
+  """Lists the files of a zip archive, of a folder, or beside one table.
 
   Zip archives inside it count as folders of their names.
 
+  Args:
+    path: the archive, folder or table.
+    field: the name of the path in errors.
+
   Raises:
-    InputError: it is neither, or holds no table.
+    InputError: it is none of these, or holds no table.
   """
   if not path:
-    raise InputError('data.path is empty: name the EcoTaxa export')
+    raise InputError(f'{field} is empty: name the EcoTaxa export')
   place = Path(path).expanduser()
   skipped: list[tuple[str, str]] = []
-  if place.is_dir():
-    found = dict(_of_folder(place, skipped))
+  if is_table(place):
+    found = _unique(_of_folder(place.parent, skipped), skipped)
+  elif place.is_dir():
+    found = _unique(_of_folder(place, skipped), skipped)
   elif not place.exists():
-    raise InputError(f'data.path: {place} is not there')
+    raise InputError(f'{field}: {place} is not there')
   elif archives.is_zip(place):
-    found = dict(_of_zip(archives.open_zip(place), '', 1, skipped))
+    archive = archives.open_zip(place)
+    found = _unique(_of_zip(archive, '', 1, skipped), skipped)
   else:
     raise InputError(
-      f'data.path: {place} is neither a folder nor a zip archive'
+      f'{field}: {place} is neither a folder, a zip archive, nor a table'
+      ' ecotaxa*.tsv'
     )
-  tables = _tables(found)
+  tables = (place.name,) if is_table(place) else _tables(found)
   if not tables:
     raise InputError(f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt')
   alike = _alike(found)
@@ -89,6 +99,15 @@ def open_export(path: str) -> Files:
   )
 
 
+def is_table(path: Path) -> bool:
+  """Tells by its name whether a file, no zip archive, is a table."""
+  return (
+    _TABLE.fullmatch(path.name) is not None
+    and path.is_file()
+    and not archives.is_zip(path)
+  )
+
+
 def beside(table: str, image: str) -> str:
   """Resolves the path of an image, which starts at the table that names it.
 
@@ -100,6 +119,18 @@ def beside(table: str, image: str) -> str:
   if reason:
     raise ValueError(reason)
   return posixpath.normpath(posixpath.join(posixpath.dirname(table), image))
+
+
+def _unique(
+  files: Iterable[tuple[str, _Entry]], skipped: list[tuple[str, str]]
+) -> dict[str, _Entry]:
+  """Takes the last file of each name, as unpacking would; names the others."""
+  found: dict[str, _Entry] = {}
+  for name, entry in files:
+    if name in found and found[name].digest() != entry.digest():
+      skipped.append((name, _TWICE))
+    found[name] = entry
+  return found
 
 
 def _of_folder(

@@ -10,26 +10,43 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.ecotaxa import files, rules, table
+from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 
 STATES = table.STATES
 UNCLASSIFIED = 'unclassified'
 
+# EcoTaxa's own letters of the states, as its database has them.
+_LETTERS = {state[0]: state for state in STATES}
+
 # Match the ids of one sample, or of one acquisition of a sample; an object
 # without either is a group of its own.
 GROUPS = {'sample': r'^([^/]+)/', 'acquisition': r'^([^/]*/[^/]+)/'}
 
 
-_COLUMNS = (
-  'object_id',
-  'img_file_name',
-  'object_annotation_status',
-  'object_annotation_category',
-  'object_annotation_hierarchy',
-  'sample_id',
-  'acq_id',
-  'img_rank',
+# Object's fields after its image, in order: the first column there gives each.
+_COLUMNS = {
+  'status': ('object_annotation_status',),
+  'taxon': ('object_annotation_category',),
+  'lineage': ('object_annotation_hierarchy',),
+  'sample': ('sample_id',),
+  'acquisition': ('acq_id',),
+  'category_id': ('object_annotation_category_id', 'classif_id'),
+  'number': ('objid',),
+  'latitude': ('object_lat',),
+  'longitude': ('object_lon',),
+  'date': ('object_date',),
+  'time': ('object_time',),
+  'depth_min': ('object_depth_min',),
+  'depth_max': ('object_depth_max',),
+  'person': ('object_annotation_person_name',),
+}
+# An export in which one of these is there twice is refused.
+_ONCE = (
+  *('object_id', 'img_file_name', 'img_rank', 'object_annotation_status'),
+  *('object_annotation_category', 'object_annotation_hierarchy'),
+  *('sample_id', 'acq_id'),
 )
 # Columns that give a pixel's side, and their factor to micrometres.
 _PIXELS = {
@@ -40,26 +57,6 @@ _PIXELS = {
 _LEAST_UM = 0.2  # a smaller pixel is given in millimetres
 _NO_NUMBER = ('', 'nan', 'na')
 _ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
-
-
-class Object(NamedTuple):
-  """One object of a project, by the first of its images."""
-
-  object_id: str
-  image: str  # where it lies in the export
-  status: str  # of STATES, or UNCLASSIFIED
-  taxon: str  # object_annotation_category; '' if unclassified
-  lineage: str  # object_annotation_hierarchy; '' where it was not exported
-  sample: str
-  acquisition: str
-
-  @property
-  def id(self) -> str:
-    """Joins sample/acquisition/object, with / and % escaped in each."""
-    return '/'.join(
-      part.replace('%', '%25').replace('/', '%2F')
-      for part in (self.sample, self.acquisition, self.object_id)
-    )
 
 
 class Export(NamedTuple):
@@ -96,8 +93,10 @@ def check_rank(image_rank: str | int) -> None:
     )
 
 
-def export(path: str, image_rank: str | int = 'lowest') -> Export:
-  """Reads all tables of an export, a zip archive or a folder.
+def export(
+  path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
+) -> Export:
+  """Reads all tables of an export: a zip archive, a folder, or one table.
 
   Of an object with several images, the one with the lowest or highest
   `img_rank` is kept, or the one of a given rank if it has that, else the
@@ -110,7 +109,7 @@ def export(path: str, image_rank: str | int = 'lowest') -> Export:
       id to different images of one rank.
   """
   check_rank(image_rank)
-  opened = files.open_export(path)
+  opened = files.open_export(path, field=field)
   rows: list[_Row] = []
   skipped, notes = list(opened.skipped), []
   unread: list[InputError] = []
@@ -183,7 +182,7 @@ def _read(opened: files.Files, name: str) -> table.Table:
     if isinstance(error, InputError):
       raise
     raise InputError(f'{place}: {error}') from error
-  found.require_once(*_COLUMNS)
+  found.require_once(*_ONCE)
   found.require('object_id', 'img_file_name')
   return found
 
@@ -243,9 +242,15 @@ def _objects(
 
   Objects of a table without annotation are unclassified.
   """
-  columns = zip(found.lines, *map(found.column, _COLUMNS), strict=True)
-  for line, key, image, status, taxon, *others, rank in columns:
+  columns = zip(
+    found.lines,
+    *map(found.column, ('img_rank', 'object_id', 'img_file_name')),
+    *(_first(found, names) for names in _COLUMNS.values()),
+    strict=True,
+  )
+  for line, rank, key, image, status, taxon, *others in columns:
     status = status.lower() or UNCLASSIFIED
+    status = _LETTERS.get(status, status)
     if not key or not image:
       missing = 'img_file_name' if key else 'object_id'
       yield line, 0.0, f'no {missing}'
@@ -258,6 +263,12 @@ def _objects(
         yield line, 0.0, f'{image}: {error}'
         continue
       yield line, _number(rank), Object(key, where, status, taxon, *others)
+
+
+def _first(found: table.Table, names: Sequence[str]) -> Sequence[str]:
+  """Lists the values of the first of the columns that is there."""
+  there = [name for name in names if name in found.columns]
+  return found.column(there[0] if there else names[0])
 
 
 def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:

@@ -107,13 +107,15 @@ def from_export(
   )
 
 
-def objects(path: str, image_rank: str | int = 'lowest') -> Objects:
+def objects(
+  path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
+) -> Objects:
   """Takes every object of an export, annotated or not.
 
   Raises:
     InputError: there is no export.
   """
-  export = read.export(path, image_rank)
+  export = read.export(path, image_rank, field=field)
   for note in export.notes:
     log.warning('%s', note)
   counts = {
@@ -127,6 +129,7 @@ def objects(path: str, image_rank: str | int = 'lowest') -> Objects:
     skipped=export.skipped,
     left_aside={reason: n for reason, n in counts.items() if n},
     measures=export.measures,
+    items=export.objects,
   )
 
 

@@ -59,6 +59,39 @@ def predicted(
   }
 
 
+def update(
+  *,
+  img_file_name: str,
+  object_id: str,
+  category: str,
+  category_id: int | None = None,
+) -> dict[str, Any]:
+  """Makes the row that gives an object of a project a predicted taxon.
+
+  It has no more than EcoTaxa's update of metadata and classification needs:
+  what it names not, stays.
+
+  Args:
+    img_file_name: the object's image; it need not be there.
+    object_id: EcoTaxa's.
+    category: the taxon as EcoTaxa names it.
+    category_id: its number, if known. The importer takes it in place of the
+      name: give it in all rows of a table or in none.
+  """
+  number = (
+    {}
+    if category_id is None
+    else {'object_annotation_category_id': category_id}
+  )
+  return {
+    'img_file_name': img_file_name,
+    'object_id': object_id,
+    'object_annotation_category': category,
+    **number,
+    'object_annotation_status': 'predicted',
+  }
+
+
 def write_tsv(path: Path, rows: Sequence[Row]) -> None:
   """Writes rows as a table that EcoTaxa's importer takes; see `encode`."""
   data = encode(path, rows)

@@ -6,7 +6,9 @@ trigger, which are stitched; those of the second, DYYYYMMDDTHHMMSS_IFCBnnn, do
 not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
 """
 
+import datetime
 import functools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import describe
+from plankton_jax.data.sources.objects import Object, Objects
+from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
 
 EMPTY = 'trigger without a region'
@@ -25,17 +27,27 @@ STITCHED = 'second region of a stitched pair'
 _OVERLAP = 2  # px that the regions of a cell overlap at least, plus one
 
 
+# A line of an .hdr: its name and number.
+_SETTING = re.compile(
+  r'^\W*([A-Za-zµ][\w µ/()-]*?)"?\s*[:=]\s*"?(\d+(?:\.\d+)?|\.\d+)',
+  re.MULTILINE,
+)
+_UM_PER_PIXEL = re.compile(r'(microns?|um|µm)per(pixel|px)|pixelsize(um|µm)?')
+_PIXELS_PER_UM = re.compile(r'(pixels?|px)per(microns?|um|µm)')
+
+
 class _Format(NamedTuple):
-  """Columns of a generation's .adc, from 0."""
+  """A generation: its bins' names, and columns of its .adc, from 0."""
 
   name: re.Pattern
+  moment: str  # in the name, as strptime takes it
   x: int  # y, width, height and the offset in .roi follow
   stitches: bool
 
 
 _FORMATS = (
-  _Format(re.compile(r'IFCB\d+_\d{4}_\d{3}_\d{6}'), 9, True),
-  _Format(re.compile(r'D\d{8}T\d{6}_IFCB\d+'), 13, False),
+  _Format(re.compile(r'IFCB\d+_(\d{4}_\d{3}_\d{6})'), '%Y_%j_%H%M%S', 9, True),
+  _Format(re.compile(r'D(\d{8}T\d{6})_IFCB\d+'), '%Y%m%dT%H%M%S', 13, False),
 )
 
 
@@ -103,6 +115,8 @@ def objects(path: str) -> Objects:
     read=functools.partial(_read, cells),
     skipped=tuple(skipped),
     left_aside={reason: n for reason, n in left_aside.items() if n},
+    items=tuple(_item(cell) for cell in cells),
+    measures=_measures(cells),
   )
 
 
@@ -139,6 +153,56 @@ def pixels(cell: Cell) -> np.ndarray:
   if not known.all():
     image[~known] = round(float(image[known & _beside(~known)].mean()))
   return image
+
+
+def pixel_um(header: str) -> float:
+  """Finds the side of a pixel, µm, in the text of an .hdr; NaN if it has none.
+
+  Takes a line such as `micronsPerPixel: 0.36` or `pixelsPerMicron = 2.77`.
+  """
+  for key, number in _SETTING.findall(header):
+    name = re.sub(r'[^a-zµ]', '', key.lower())
+    value = float(number)
+    if value > 0 and _UM_PER_PIXEL.fullmatch(name):
+      return value
+    if value > 0 and _PIXELS_PER_UM.fullmatch(name):
+      return 1.0 / value
+  return math.nan
+
+
+def _measures(cells: list[Cell]) -> Measures:
+  """Gathers the pixel's side of each cell, if a header gives any."""
+  of_bin: dict[Path, float] = {}
+  for bin in dict.fromkeys(cell.bin for cell in cells):
+    try:
+      text = _file(bin, '.hdr').read_text(encoding='latin-1')
+    except OSError:
+      text = ''
+    of_bin[bin] = pixel_um(text)
+  values = np.array([[of_bin[cell.bin]] for cell in cells], np.float32)
+  if not np.isfinite(values).any():
+    return NO_MEASURES
+  return Measures(('pixel_um',), tuple(cell.id for cell in cells), values)
+
+
+def _item(cell: Cell) -> Object:
+  """Describes a cell: its bin is the sample, whose name tells the time."""
+  date, time = _moment(cell.bin)
+  return Object(
+    cell.id, f'{cell.id}.png', sample=cell.bin.name, date=date, time=time
+  )
+
+
+def _moment(bin: Path) -> tuple[str, str]:
+  """Reads date and time (UTC) from a bin's name; '' if it has no such day."""
+  form = _format(bin)
+  found = form.name.fullmatch(bin.name)
+  assert found
+  try:
+    moment = datetime.datetime.strptime(found[1], form.moment)
+  except ValueError:
+    return '', ''
+  return f'{moment:%Y%m%d}', f'{moment:%H%M%S}'
 
 
 def _read(cells: list[Cell], row: int) -> bytes:

@@ -9,11 +9,41 @@ import numpy as np
 from plankton_jax.data import workers
 from plankton_jax.data.pixels.images import (
   NO_CROP,
+  Fitted,
   Picture,
   deepest,
   white_of,
 )
 from plankton_jax.data.sources.source import NO_MEASURES, Measures
+
+
+class Object(NamedTuple):
+  """What a source says of one object, as text; '' where it says nothing."""
+
+  object_id: str
+  image: str  # where it lies in the source
+  status: str = ''  # EcoTaxa's of its annotation, or 'unclassified'
+  taxon: str = ''  # object_annotation_category; '' if unclassified
+  lineage: str = ''  # object_annotation_hierarchy, root>...>taxon
+  sample: str = ''
+  acquisition: str = ''
+  category_id: str = ''  # EcoTaxa's number of the taxon
+  number: str = ''  # EcoTaxa's own of the object, objid
+  latitude: str = ''  # degrees
+  longitude: str = ''
+  date: str = ''  # YYYYMMDD or YYYY-MM-DD
+  time: str = ''  # hhmmss or hh:mm:ss, UTC
+  depth_min: str = ''  # m
+  depth_max: str = ''
+  person: str = ''  # who annotated it
+
+  @property
+  def id(self) -> str:
+    """Joins sample/acquisition/object, with / and % escaped in each."""
+    return '/'.join(
+      part.replace('%', '%25').replace('/', '%2F')
+      for part in (self.sample, self.acquisition, self.object_id)
+    )
 
 
 class Objects(NamedTuple):
@@ -26,6 +56,7 @@ class Objects(NamedTuple):
   # reason -> number of objects left out for it without a name
   left_aside: Mapping[str, int] = types.MappingProxyType({})
   measures: Measures = NO_MEASURES
+  items: tuple[Object, ...] = ()  # one for each id, or none
 
   @property
   def total(self) -> int:
@@ -42,14 +73,30 @@ def decoded(
   white: int = 0,
   crop: Sequence[int] = NO_CROP,
   desc: str,
-) -> Iterator[np.ndarray | str]:
-  """Yields each image, uint8 [size, size, C], or why it is unreadable.
+) -> Iterator[Fitted | str]:
+  """Yields each image, fitted to [size, size, C], or why it is unreadable.
 
   Keeps the order, shows a progress bar called `desc`, and uses no cache.
   `white` and `crop` are as in `images.decode`, but a white of 0 is found from
   the largest value of all images.
   """
   rows = range(len(objects.ids))
+  white = white or find_white(objects)
+
+  def fitted(row: int) -> Fitted | str:
+    try:
+      picture = Picture.decode(objects.read(row), white, crop)
+    except ValueError as error:
+      return str(error)
+    image = picture.fit(size=size, resize=resize, channels=channels)
+    pixels = np.asarray(image).reshape(size, size, channels)
+    return Fitted(pixels, picture.image.height, picture.image.width)
+
+  yield from workers.in_order(fitted, rows, desc=desc)
+
+
+def find_white(objects: Objects) -> int:
+  """Finds the white of all 16-bit images by their depth."""
 
   def depth(row: int) -> int:
     try:
@@ -57,16 +104,5 @@ def decoded(
     except ValueError:
       return 0
 
-  if not white:
-    found = workers.in_order(depth, rows, desc='depth')
-    white = white_of(max(found, default=0))
-
-  def fitted(row: int) -> np.ndarray | str:
-    try:
-      picture = Picture.decode(objects.read(row), white, crop)
-    except ValueError as error:
-      return str(error)
-    image = picture.fit(size=size, resize=resize, channels=channels)
-    return np.asarray(image).reshape(size, size, channels)
-
-  yield from workers.in_order(fitted, rows, desc=desc)
+  found = workers.in_order(depth, range(len(objects.ids)), desc='depth')
+  return white_of(max(found, default=0))

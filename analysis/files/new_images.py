@@ -1,0 +1,188 @@
+"""Gathers the images to predict, from wherever they are."""
+
+import collections
+import pathlib
+import posixpath
+import types
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from analysis.files import folders, inputs
+from analysis.files.inputs import Embeddings
+from analysis.files.originals import Read
+from plankton_jax.data import select
+from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.objects import Object, Objects
+from plankton_jax.errors import InputError
+
+if TYPE_CHECKING:  # JAX is imported only where something is embedded.
+  from plankton_jax.encoder import Encoder
+
+
+class NewImages(NamedTuple):
+  """Images to predict: their embeddings, and what is known of each."""
+
+  name: str  # of the place, for headings
+  rows: Embeddings
+  items: tuple[Object, ...]  # one for each row
+  skipped: Sequence[tuple[str, str]]  # (name, reason)
+  # reason -> number of objects left out for it without a name
+  left_aside: Mapping[str, int] = types.MappingProxyType({})
+  picture: Read | None = (
+    None  # by a row's id; None if only embeddings are given
+  )
+  listed: tuple[Object, ...] = ()  # all that a table lists, predicted or not
+
+  @property
+  def exported(self) -> bool:
+    """Tells whether EcoTaxa has these objects, or will by their own table."""
+    return any(item.status for item in self.items)
+
+  @property
+  def total(self) -> int:
+    """Counts all that was read, predicted or not."""
+    return len(self.items) + len(self.skipped) + sum(self.left_aside.values())
+
+
+def from_folder(
+  encoder: 'Encoder', path: str, pixel_um: float | None = None
+) -> NewImages:
+  """Embeds a folder's images; folders' names are not read as classes.
+
+  `pixel_um` is the side of their pixels, µm; None takes the run's.
+
+  Raises:
+    InputError: there is no such folder, or no readable image in it.
+  """
+  listing = folder.scan(path, field='--images')
+  found = folders.embed(encoder, listing, pixel_um=pixel_um, desc='predict')
+  return NewImages(
+    found.root.resolve().name,
+    found.rows,
+    _described_by_name(found.rows.id.tolist()),
+    found.skipped,
+    {f'file of {ending}': n for ending, n in listing.others.items()},
+    lambda id: folders.read(found.root / id, encoder, found.white),
+  )
+
+
+def from_source(
+  encoder: 'Encoder', path: str, pixel_um: float | None = None
+) -> NewImages:
+  """Embeds the objects of an export, a table, IFCB bins or a folder.
+
+  `pixel_um` is the side of their pixels, µm; None takes the source's, or the
+  run's.
+
+  Raises:
+    InputError: it is none of these, or holds no readable image.
+  """
+  objects = open_source(path, encoder.config['data'].get('image_rank'))
+  embedded, kept = folders.embed_objects(
+    encoder, objects, pixel_um=pixel_um, desc='predict'
+  )
+  row = {id: at for at, id in enumerate(objects.ids)}
+
+  def picture(id: str) -> np.ndarray:
+    data = objects.read(row[id])
+    return folders.decode(data, encoder, embedded.white)
+
+  return _of_objects(objects, kept, embedded.rows, embedded.skipped, picture)
+
+
+def from_files(embeddings: str, path: str | None) -> NewImages:
+  """Takes embeddings of anyone's encoder, and the objects that they are of.
+
+  Args:
+    embeddings: an embedding file, whose labels are not read.
+    path: as `from_source` takes it, if there is more than embeddings. Its
+      objects are found by the file's ids: the whole id of a record, such as
+      sample/acquisition/object, or the object's own.
+
+  Raises:
+    InputError: a file cannot be read, or has none of the objects.
+  """
+  file = pathlib.Path(embeddings)
+  rows = inputs.read_embeddings(file)
+  if not len(rows.id):
+    raise InputError(f'{file}: no rows to predict')
+  if path is None:
+    items = _described_by_name(rows.id.tolist())
+    return NewImages(file.stem, rows, items, [])
+  objects = open_source(path, None)
+  place = _places(objects, rows.id.tolist(), file)
+  kept = [row for row, at in enumerate(place) if at >= 0]
+  missing = [
+    (objects.ids[row], f'not in {file.name}')
+    for row, at in enumerate(place)
+    if at < 0
+  ]
+  found = inputs.take(rows, np.array([place[row] for row in kept]))
+  found = found._replace(id=np.array([objects.ids[row] for row in kept]))
+  return _of_objects(objects, kept, found, [*objects.skipped, *missing], None)
+
+
+def open_source(path: str, image_rank: str | int | None) -> Objects:
+  """Opens what `--export` names; see `select.objects`."""
+  return select.objects(path, image_rank or 'lowest', field='--export')
+
+
+def object_ids(files: Sequence[str]) -> list[str]:
+  """Strips the extensions of files; keeps those that make names unique."""
+  stems = [posixpath.splitext(file)[0] for file in files]
+  counts = collections.Counter(stems)
+  return [
+    stem if counts[stem] == 1 else file
+    for stem, file in zip(stems, files, strict=True)
+  ]
+
+
+def _described_by_name(files: Sequence[str]) -> tuple[Object, ...]:
+  return tuple(map(Object, object_ids(files), files))
+
+
+def _of_objects(
+  objects: Objects,
+  kept: Sequence[int],
+  rows: Embeddings,
+  skipped: Sequence[tuple[str, str]],
+  picture: Read | None,
+) -> NewImages:
+  items = objects.items or _described_by_name(objects.ids)
+  return NewImages(
+    pathlib.Path(objects.place).resolve().name,
+    rows,
+    tuple(items[row] for row in kept),
+    skipped,
+    objects.left_aside,
+    picture,
+    objects.items,
+  )
+
+
+def _places(
+  objects: Objects, ids: Sequence[str], file: pathlib.Path
+) -> list[int]:
+  """Finds each object's row among the ids of embeddings; -1 if it has none.
+
+  Raises:
+    InputError: two rows have one id, or no object is found.
+  """
+  if len(set(ids)) < len(ids):
+    twice = collections.Counter(ids).most_common(1)[0][0]
+    raise InputError(f'{file}: the id {twice} is there twice')
+  row = {id: at for at, id in enumerate(ids)}
+  own = [item.object_id for item in objects.items] or object_ids(objects.ids)
+  several = collections.Counter(own)
+  found = [
+    row.get(id, row.get(short, -1) if several[short] == 1 else -1)
+    for id, short in zip(objects.ids, own, strict=True)
+  ]
+  if max(found, default=-1) < 0:
+    raise InputError(
+      f'{file}: none of its ids, such as {ids[0]}, is an object of'
+      f' {objects.place}, such as {objects.ids[0] if objects.ids else "none"}'
+    )
+  return found

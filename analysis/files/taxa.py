@@ -1,0 +1,235 @@
+"""Reads what is known of taxa: lineages, and their numbers elsewhere."""
+
+import csv
+import gzip
+import io
+import pathlib
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from analysis.files.inputs import Source
+from plankton_jax.data.sources.objects import Object
+from plankton_jax.data.sources.source import describe
+from plankton_jax.errors import InputError
+
+RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
+WORMS = 'urn:lsid:marinespecies.org:taxname:'
+
+# Columns of a file of taxa, by what they hold; the first that is there counts.
+_COLUMNS = {
+  'taxon': ('taxon', 'category', 'object_annotation_category', 'name'),
+  'lineage': ('lineage', 'hierarchy', 'object_annotation_hierarchy'),
+  'category_id': ('category_id', 'object_annotation_category_id'),
+  'name': ('scientific_name', 'scientificname'),
+  'name_id': ('scientificnameid', 'scientific_name_id', 'aphia_id', 'aphiaid'),
+  'rank': ('rank', 'taxonrank', 'taxon_rank'),
+}
+_SEPARATORS = '>|;/'  # of a lineage; the first that occurs
+
+
+Path = tuple[str, ...]  # from the root to a taxon
+
+
+class Taxon(NamedTuple):
+  """What is known of a taxon besides its name in the labels."""
+
+  lineage: Path = ()  # () if not known
+  category_id: int | None = None  # EcoTaxa's
+  name: str = ''  # scientific
+  name_id: str = ''  # of WoRMS, as an LSID
+  rank: str = ''
+
+
+class Taxa(NamedTuple):
+  """Taxa by their names in the labels."""
+
+  of: Mapping[str, Taxon]
+  ranks: tuple[str, ...] = ()  # of a lineage's places, where columns name them
+
+  def categories(self) -> dict[str, int]:
+    """Lists EcoTaxa's numbers, where they are known."""
+    return {
+      name: taxon.category_id
+      for name, taxon in self.of.items()
+      if taxon.category_id is not None
+    }
+
+
+NONE = Taxa({})
+
+
+def read(path: pathlib.Path) -> Taxa:
+  """Reads a table of taxa: CSV or tab-separated, may be gzipped.
+
+  It has a column `taxon`, and may have `lineage`, or the columns of `RANKS`,
+  and `category_id`, `scientific_name`, `aphia_id` and `rank`. A taxon may have
+  several rows, if they say the same.
+
+  Raises:
+    InputError: it cannot be read, lacks the column, or contradicts itself.
+  """
+  rows = _rows(path)
+  header = list(rows[0]) if rows else []
+  columns = {
+    field: next((name for name in names if name in header), '')
+    for field, names in _COLUMNS.items()
+  }
+  if not columns['taxon']:
+    raise InputError(
+      f'{path}: no column taxon (it has {", ".join(header) or "no rows"})'
+    )
+  ranks = tuple(name for name in RANKS if name in header)
+  found: dict[str, Taxon] = {}
+  for line, row in enumerate(rows, 2):
+    cells = {
+      field: row.get(column, '').strip() for field, column in columns.items()
+    }
+    name = cells['taxon']
+    if not name:
+      continue
+    if columns['lineage']:
+      lineage = split_lineage(cells['lineage'])
+    else:
+      lineage = _by_rank([(rank, row[rank].strip()) for rank in ranks])
+    number = cells['category_id']
+    if number and not number.isdecimal():
+      raise InputError(
+        f'{path}, line {line}: category_id {number!r}: no number'
+      )
+    taxon = Taxon(
+      lineage,
+      int(number) if number else None,
+      cells['name'],
+      _lsid(cells['name_id'], f'{path}, line {line}'),
+      cells['rank'],
+    )
+    if found.setdefault(name, taxon) != taxon:
+      raise InputError(
+        f'{path}, line {line}: {name} differs from an earlier row'
+      )
+  return Taxa(found, () if columns['lineage'] else ranks)
+
+
+def from_objects(items: Iterable[Object]) -> tuple[Taxa, list[str]]:
+  """Collects the taxa of annotated objects, and notes on contradictions.
+
+  A lineage or number of which two are given for one name is left out.
+  """
+  lineages: dict[str, set[Path]] = {}
+  numbers: dict[str, set[int]] = {}
+  for item in items:
+    if not item.taxon:
+      continue
+    lineage = lineages.setdefault(item.taxon, set())
+    number = numbers.setdefault(item.taxon, set())
+    if item.lineage:
+      lineage.add(split_lineage(item.lineage))
+    if (found := _number(item.category_id)) is not None:
+      number.add(found)
+  taxa, notes = {}, []
+  for name in sorted(lineages):
+    for what, given in (
+      ('lineages', ['>'.join(path) for path in lineages[name]]),
+      ('category ids', list(map(str, numbers[name]))),
+    ):
+      if len(given) > 1:
+        notes.append(
+          f'{name} has several {what}, none of which is used:'
+          f' {", ".join(sorted(given)[:3])}'
+        )
+    lineage, number = lineages[name], numbers[name]
+    taxa[name] = Taxon(
+      lineage.pop() if len(lineage) == 1 else (),
+      number.pop() if len(number) == 1 else None,
+    )
+  return Taxa(taxa), notes
+
+
+def of_run(source: Source) -> tuple[Taxa, list[str]]:
+  """Collects the taxa of the EcoTaxa export that a run was trained on.
+
+  Returns:
+    The taxa, none for other data, and notes on what is missing.
+  """
+  data = (source.config or {}).get('data', {})
+  if data.get('source') != 'ecotaxa':
+    return NONE, []
+  from plankton_jax.data.ecotaxa import read as export
+
+  try:
+    return from_objects(export.export(data['path']).objects)
+  except InputError as error:
+    return NONE, [f'{source.name}: no taxa of its export: {error}']
+
+
+def merge(first: Taxa, second: Taxa) -> Taxa:
+  """Completes what the first knows of each taxon by what the second knows.
+
+  Places of lineages have the ranks of the first, if it has any lineage.
+  """
+  of = dict(first.of)
+  for name, taxon in second.of.items():
+    known = of.get(name, Taxon())._asdict()
+    of[name] = taxon._replace(**{k: v for k, v in known.items() if v})
+  has_lineages = any(taxon.lineage for taxon in first.of.values())
+  return Taxa(of, first.ranks if has_lineages else second.ranks)
+
+
+def split_lineage(text: str) -> tuple[str, ...]:
+  """Splits root>...>taxon; `|`, `;` and `/` are taken for `>` too."""
+  separator = next((mark for mark in _SEPARATORS if mark in text), '>')
+  parts = (part.strip() for part in text.split(separator))
+  return tuple(part for part in parts if part not in ('', '#'))
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, str]]:
+  """Reads all rows, by column in lower case."""
+  try:
+    data = path.expanduser().read_bytes()
+    if data.startswith(b'\x1f\x8b'):
+      data = gzip.decompress(data)
+    text = data.decode('utf-8-sig')
+    first = text.partition('\n')[0]
+    mark = max('\t;,', key=first.count)
+    found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
+    header = [name.strip().lower() for name in next(found, [])]
+    return [
+      dict(zip(header, [*row, *[''] * len(header)], strict=False))
+      for row in found
+      if any(row)
+    ]
+  except (
+    OSError,
+    EOFError,
+    zlib.error,
+    UnicodeDecodeError,
+    csv.Error,
+  ) as error:
+    raise InputError(f'{path}: no table of taxa ({describe(error)})') from None
+
+
+def _by_rank(cells: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+  """Makes a lineage of ranks; an empty one between others is named so."""
+  last = max((at for at, (_, name) in enumerate(cells) if name), default=-1)
+  found: list[str] = []
+  for rank, name in cells[: last + 1]:
+    found.append(name or f'{found[-1] if found else "living"}, no {rank}')
+  return tuple(found)
+
+
+def _lsid(text: str, place: str) -> str:
+  """Turns a number of WoRMS into an LSID, and lets an LSID pass."""
+  number = re.fullmatch(r'(\d+)(\.0)?', text)
+  if number:
+    return f'{WORMS}{number[1]}'
+  if text and not text.startswith('urn:lsid:'):
+    raise InputError(f'{place}: {text!r} is neither an AphiaID nor an LSID')
+  return text
+
+
+def _number(text: str) -> int | None:
+  """Parses EcoTaxa's number of a taxon, which Excel may have made 45.0."""
+  found = re.fullmatch(r'(\d+)(\.0)?', text)
+  return int(found[1]) if found else None

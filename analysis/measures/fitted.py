@@ -1,0 +1,108 @@
+"""Fits a labeller to a run's embeddings, and tests it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from analysis.files.folders import Embedded
+from analysis.files.inputs import Embeddings, Source
+from analysis.measures import calibration, labeller, thresholds
+from analysis.measures.calibration import Reliability
+from analysis.measures.labeller import Labeller
+
+LOST = {  # without a split
+  'val': 'confidence is not calibrated, and no image is unknown',
+  'test': 'the calibration is not tested',
+}
+
+
+class Tested(NamedTuple):
+  """A labeller's accuracy and calibration on test images."""
+
+  measures: dict[str, Any]
+  ways: dict[str, Reliability]  # by the way confidence is computed
+
+
+class Fitted(NamedTuple):
+  """A labeller, and how well it does on images outside of it."""
+
+  labeller: Labeller
+  trained: tuple[str, ...]  # the classes of train images
+  val: Embeddings | None
+  held_out: Embeddings | None  # test images
+  tested: Tested
+  notes: list[str]  # what was left out
+  remarks: list[str]  # what the reader of the page should know
+
+
+def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
+  """Measures accuracy and calibration on test images."""
+  distance = labeller.squared(rows.embedding, fitted.means)
+  right = distance.argmin(axis=1) == rows.label
+  ways = {
+    name: calibration.reliability(
+      calibration.softmax(-distance, scale).max(axis=1), right
+    )
+    for name, scale in (
+      ('temperature 1', 1.0),
+      ('calibrated', fitted.temperature),
+    )
+  }
+  seen = [name in trained for name in fitted.gallery.class_names]
+  alone = np.where(seen, distance, np.inf).argmin(axis=1) == rows.label
+  measures = {
+    'test_images': len(right),
+    'accuracy': float(right.mean()),
+    'accuracy_without_new_classes': float(alone.mean()),
+    'calibration_error': ways['calibrated'].error,
+    'calibration_error_at_1': ways['temperature 1'].error,
+  }
+  return Tested(measures, ways)
+
+
+def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
+  """Takes centres from train images and examples, thresholds from val images.
+
+  `acceptance` is the share of known images that the thresholds let through.
+
+  An encoder without a run has only examples: none of them was trained on, so
+  that each, left out of its centre, stands for a val image.
+
+  Raises:
+    InputError: there are no labelled train images, or no examples.
+  """
+  gallery, rows, notes = labeller.gallery(source, added)
+  val = held_out = None
+  remarks: list[str] = []
+  trained: tuple[str, ...] = ()
+  if source.encoder is None:
+    (val, no_val), (held_out, no_test) = (
+      labeller.split(source, split, gallery.class_names) for split in LOST
+    )
+    notes += no_val + no_test
+    missing = {'val': val is None, 'test': held_out is None}
+    remarks += [f'No {s} images: {LOST[s]}.' for s in LOST if missing[s]]
+    trained = _present(source.splits['train'])
+  calibrated = val is not None or source.encoder is not None
+  found = labeller.fit(
+    gallery, rows if calibrated else rows[:0], val, acceptance=acceptance
+  )
+  if calibrated and found.limits is None:
+    kind = 'examples' if val is None else 'validation images'
+    remarks.append(
+      f'Too few {kind} for thresholds at {acceptance:.0%}'
+      f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
+    )
+  tested = Tested({}, {})
+  if held_out is not None:
+    tested = test(found, held_out, trained)
+  return Fitted(found, trained, val, held_out, tested, notes, remarks)
+
+
+def _present(rows: Embeddings) -> tuple[str, ...]:
+  """Names the classes that have rows."""
+  present = set(rows.label.tolist())
+  return tuple(
+    name for label, name in enumerate(rows.class_names) if label in present
+  )
