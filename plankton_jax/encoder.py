@@ -33,6 +33,7 @@ class Encoder:
     config: the run's config, a plain dict.
     class_names: the seen classes, in the order of `scores`.
     step: the checkpoint's step.
+    takes: names of the measures that it takes beside images.
   """
 
   def __init__(
@@ -68,7 +69,7 @@ class Encoder:
       convolution=conv_general_dilated,
     )
     _check_arrays(model, config['data'], params, batch_stats)
-    self._takes = model.measures
+    self.takes = model.measures
     self._embed_step = make_embed_step(
       apply_fn=model.apply, normalise=model.backbone.normalise
     )
@@ -126,7 +127,7 @@ class Encoder:
         f' [N, {want[0]}, {want[1]}, {want[2]}]'
       )
     arrays = [images]
-    if self._takes:
+    if self.takes:
       arrays.append(self._inputs(len(images), sizes, measures))
     dim = self.config['encoder']['embedding_dim']
     out = np.empty((len(images), dim), np.float32)
@@ -158,13 +159,13 @@ class Encoder:
         )
       height, width = np.asarray(sizes).T
       measures = {**measures, 'height': height, 'width': width}
-    for name in self._takes:
+    for name in self.takes:
       if name in measures and np.shape(measures[name]) != (count,):
         raise InputError(
           f'the measure {name!r} is {np.shape(measures[name])}; {count} images'
           f' take [{count}]'
         )
-    return inputs.matrix(self._takes, measures, count)
+    return inputs.matrix(self.takes, measures, count)
 
   def scores(self, embeddings: np.ndarray) -> np.ndarray | None:
     """Computes logits without margin [N, D] -> [N, seen]; None if headless."""

@@ -202,7 +202,7 @@ def test_a_run_trains_resumes_embeds_and_is_exported(make_config, tmp_path):
   np.testing.assert_array_equal(again.embed(images), embedded)
   chex.assert_trees_all_equal(again.variables, encoder.variables)
   assert stablehlo.write(again, tmp_path / 'a.stablehlo') < 1e-5
-  traced = jax.make_jaxpr(plain.embed_fn(again))(plain.image_spec(again))
+  traced = jax.make_jaxpr(plain.embed_fn(again))(*plain.inputs(again).values())
   chex.assert_shape(traced.out_avals[0], (None, 8))
 
 

@@ -214,6 +214,24 @@ def test_a_workdir_is_made_once_and_never_over_another(bundled, collection):
     _embed('other/cruise')
 
 
+def test_an_export_becomes_a_workdir(bundled, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  fields = ('img_file_name', 'object_id', 'object_annotation_category')
+  lines = ['\t'.join((*fields, 'object_annotation_status'))]
+  for i in range(12):
+    name = ('ant', 'owl')[i % 2]
+    shades.write(tmp_path / 'export' / f'{i}.png', 20 * i)
+    lines.append(f'{i}.png\to{i}\t{name}\tvalidated')
+  (tmp_path / 'export' / 'ecotaxa_export.tsv').write_text('\n'.join(lines))
+  encoder = checkpoints.load_encoder('tiny')
+  out = tmp_path / 'run'
+  embed.embed_images(encoder, str(tmp_path / 'export'), out, run=False)
+  (source,) = inputs.from_workdirs([out])
+  rows = inputs.together('run', source.splits)
+  assert sorted(rows.name) == ['ant'] * 6 + ['owl'] * 6
+  assert source.config['data']['source'] == 'ecotaxa'
+
+
 def test_images_without_classes_go_to_a_file(bundled, tmp_path):
   shades.write(tmp_path / 'pile' / 'a.png', 90)
   asked = {'encoder': 'tiny', 'images': str(tmp_path / 'pile')}

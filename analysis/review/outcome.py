@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from analysis.files import result, tables
+from analysis.files import new_images, result, tables
 from analysis.files.result import Result
-from analysis.measures import predictions
 from analysis.review.prepare import Images
 from analysis.review.refit import UNKNOWN, Predicted
 from analysis.review.store import UNDECIDED, Event, State
@@ -71,7 +70,7 @@ def table(lines: Sequence[Row]) -> list[Row]:
 
   Images decided as unknown stay unclassified, as EcoTaxa has no such taxon.
   """
-  objects = predictions.object_ids([line['id'] for line in lines])
+  objects = new_images.object_ids([line['id'] for line in lines])
   return [
     {
       'img_file_name': line['id'],
