@@ -37,6 +37,8 @@ _SECTIONS = {
     'poses': 1,
     'pretrained': '',
     'freeze': 0,
+    'size': False,
+    'measures': (),
   },
   'optimizer': {
     'learning_rate': 1.4e-3,
