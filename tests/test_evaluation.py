@@ -40,7 +40,7 @@ def _run(config, data):
   made = experiment.assemble(config, data)
   state = jax.jit(made.create)(jax.random.key(0, impl='rbg'))
   rows = np.random.default_rng(0).permutation(data.splits['val'])
-  embed = step.make_embed_step(apply_fn=made.model.apply)
+  embed = step.make_embed_step(apply_fn=made.model.apply, normalise=None)
   embeddings = np.asarray(
     embed(state.params, state.batch_stats, data.images[rows])
   )

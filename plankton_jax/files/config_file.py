@@ -24,6 +24,7 @@ ADDED: dict[str, Config] = {
     'rare': 'gallery',
     'white': 65535,
   },
+  'optimizer': {'layer_decay': 1.0},
   'encoder': {'size': False, 'measures': []},
 }
 

@@ -93,6 +93,7 @@ FIELDS: dict[str, Range | Choice] = {
   'optimizer.weight_decay': _STRENGTH,
   'optimizer.objective_rate': Range(0),
   'optimizer.encoder_rate': Range(0),
+  'optimizer.layer_decay': Range(0, 1, without=(0,)),
 }
 
 OBJECTIVES: dict[str, dict[str, Range | Choice]] = {

@@ -97,7 +97,9 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,
-      augment=augment.make(**config['augment']),
+      augment=augment.make(
+        **config['augment'], normalise=model.backbone.normalise
+      ),
       tx=tx,
       objective=objective,
       views=views,
@@ -105,6 +107,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     ),
     eval_step=step.make_eval_step(
       apply_fn=model.apply,
+      normalise=model.backbone.normalise,
       objective=objective,
       stage=len(stages.policies),
       chunk=chunk,

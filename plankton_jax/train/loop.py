@@ -13,7 +13,7 @@ import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
-from plankton_jax.errors import DivergedError
+from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import measures, transfer
@@ -176,12 +176,23 @@ def _first_log(
 def _start(
   config: Config, experiment: Experiment, manager: Any
 ) -> tuple[TrainState, Progress]:
-  """Restores the newest checkpoint, or makes a fresh state."""
+  """Restores the newest checkpoint, or makes a fresh state.
+
+  Raises:
+    InputError: the pretrained weights cannot be used, or stages are to be
+      frozen without any.
+  """
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
-  if path := config['encoder']['pretrained']:
+  path, freeze = config['encoder']['pretrained'], config['encoder']['freeze']
+  if freeze and not path:
+    raise InputError(
+      f'encoder.freeze={freeze} would keep random weights: name a file in'
+      ' encoder.pretrained (docs/pretrained.md), or set encoder.freeze=0'
+    )
+  if path:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
   return sharding.replicate(experiment.mesh, fresh), Progress()
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from plankton_jax.augment import to_float
+from plankton_jax.nn.backbone import Normalisation
 from plankton_jax.objectives import Objective, masked_mean
 from plankton_jax.train import chunks
 from plankton_jax.train.state import TrainState
@@ -88,12 +89,18 @@ def make_train_step(
 
 
 def make_eval_step(
-  *, apply_fn: Callable, objective: Objective, stage: int, chunk: int = 0
+  *,
+  apply_fn: Callable,
+  normalise: Normalisation | None,
+  objective: Objective,
+  stage: int,
+  chunk: int = 0,
 ) -> Callable:
   """Makes `eval_step(state, batch) -> (metrics, embeddings [B, D])`.
 
-  Norms use the running statistics, and nothing is updated. With a `chunk` the
-  encoder sees so many images at a time, to the same result.
+  Norms use the running statistics, and nothing is updated. Images are prepared
+  as `to_float` does for the backbone's `normalise`. With a `chunk` the encoder
+  sees so many at a time, to the same result.
   """
 
   @jax.jit
@@ -101,7 +108,7 @@ def make_eval_step(
     def embed(inputs):
       return apply_fn(
         _variables(state.params, state.batch_stats),
-        to_float(inputs['image']),
+        to_float(inputs['image'], normalise),
         inputs.get('measures'),
         train=False,
       )
@@ -121,17 +128,23 @@ def make_eval_step(
   return eval_step
 
 
-def make_embed_step(*, apply_fn: Callable) -> Callable:
+def make_embed_step(
+  *, apply_fn: Callable, normalise: Normalisation | None
+) -> Callable:
   """Makes `embed_step(params, batch_stats, images, measures=None)`.
 
   It embeds images uint8 [B, H, W, C], with measures [B, M] if the encoder takes
-  them, to [B, D].
+  them, to [B, D]. Images are prepared as `to_float` does for the backbone's
+  `normalise`.
   """
 
   @jax.jit
   def embed_step(params, batch_stats, images, measures=None):
     return apply_fn(
-      _variables(params, batch_stats), to_float(images), measures, train=False
+      _variables(params, batch_stats),
+      to_float(images, normalise),
+      measures,
+      train=False,
     )
 
   return embed_step
