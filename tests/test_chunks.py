@@ -35,6 +35,7 @@ class Backbone(nn.Module):
   freeze: int = 0
   stages = (('conv', 'BatchNorm_0'),)
   published = None
+  normalise = None
 
   @nn.compact
   def __call__(self, images, *, train):
@@ -155,6 +156,7 @@ def test_evaluation_in_chunks_is_the_same():
   whole, some = (
     step.make_eval_step(
       apply_fn=model.apply,
+      normalise=None,
       objective=OBJECTIVES['arcface'],
       stage=0,
       chunk=chunk,
