@@ -33,6 +33,7 @@ class Backbone(nn.Module):
   frozen: bool = True
   width: int = 4
   freeze: int = 0
+  normalise = None
   stages = (('conv', 'BatchNorm_0'),)
   published = None
   normalise = None
