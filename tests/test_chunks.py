@@ -36,7 +36,6 @@ class Backbone(nn.Module):
   normalise = None
   stages = (('conv', 'BatchNorm_0'),)
   published = None
-  normalise = None
 
   @nn.compact
   def __call__(self, images, *, train):
