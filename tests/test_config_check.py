@@ -88,6 +88,7 @@ def test_every_preset_is_in_range(name, preset):
     ('encoder.measures', [], (1,), 'a tuple of names of measures'),
     ('optimizer.learning_rate', 0, -1e-3, 'a number from 0'),
     ('optimizer.objective_rate', 0.5, -0.5, 'a number from 0'),
+    ('optimizer.layer_decay', 1, 0, 'a number above 0 to 1'),
     ('objective.margin', 0, -0.1, 'a number from 0'),
   ],
 )

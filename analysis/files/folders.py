@@ -193,7 +193,7 @@ def _with_pixel(
   if encoder.size_unit == 'µm' and missing:
     print(
       f'the encoder takes sizes in µm, but {missing:,} of {count:,} images have'
-      ' no pixel size, and are embedded as of unknown size; embed, predict and'
+      ' no pixel size: it embeds them as of unknown size; embed, predict and'
       ' neighbors take --pixel_um',
       file=sys.stderr,
     )
