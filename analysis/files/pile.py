@@ -33,9 +33,8 @@ def gather(
   """Gathers a folder of images, or else the rows of some splits.
 
   Args:
-    source: the run, an encoder, or embedding files, all rows of which are
-      taken.
-    images: a folder, embedded by the run's encoder, or the encoder.
+    source: a run, an encoder, or embedding files, all rows of which are taken.
+    images: a folder to embed.
     splits: of the run, without `images`.
 
   Raises:
@@ -48,17 +47,18 @@ def gather(
         '--images needs an encoder: give --workdir, or --encoder=plankton'
       )
     listing = folder.scan(images, field='--images')
-    found = folders.embed(folders.encoder(source), listing)
+    encoder = folders.encoder(source)
+    found = folders.embed(encoder, listing)
     root = found.root
     return Pile(
       root.resolve().name,
       found.rows,
-      lambda key: folders.read(root / key),
+      lambda key: folders.read(root / key, encoder, found.white),
       found.skipped,
       (),
     )
   if source.encoder is not None:
-    raise InputError('--images is missing: the folder to embed by --encoder')
+    raise InputError('--images is missing: the folder of images to sort')
   wanted = splits if source.workdir else list(source.splits)
   missing = [name for name in wanted if name not in source.splits]
   if missing:
