@@ -158,7 +158,10 @@ def embed_folder(
 
 
 def make_workdir(
-  encoder: 'Encoder', images: str, workdir: pathlib.Path
+  encoder: 'Encoder',
+  images: str,
+  workdir: pathlib.Path,
+  pixel_um: float | None = None,
 ) -> None:
   """Makes the workdir of labelled images, with an encoder as it is.
 
@@ -186,6 +189,7 @@ def make_workdir(
     'path': str(pathlib.Path(images).expanduser().resolve()),
     'unseen_classes': 0,
     'fractions': list(_FRACTIONS),
+    'pixel_um': pixel_um or 0.0,
   }
   data = base.get_config().data.to_dict() | kept | chosen
   config = json.loads(
@@ -223,7 +227,7 @@ def embed_images(
   if run or out.suffix in _ENDINGS:
     embed_folder(encoder, images, out, pixel_um)
     return
-  make_workdir(encoder, images, out)
+  make_workdir(encoder, images, out, pixel_um)
   embed_run(out, None)
   print(f'{out}: a workdir, as for python -m analysis.report --workdir={out}')
 

@@ -23,6 +23,7 @@ from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
 
 _VIEWS = 256  # on a device at a time; each pose of an image counts as one
+_PIXELS = _VIEWS * 128**2  # of larger images only so many
 
 
 class Encoder:
@@ -69,7 +70,9 @@ class Encoder:
     )
     _check_arrays(model, config['data'], params, batch_stats)
     self.takes = model.measures
-    self._embed_step = make_embed_step(apply_fn=model.apply)
+    self._embed_step = make_embed_step(
+      apply_fn=model.apply, normalise=model.backbone.normalise
+    )
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -129,7 +132,8 @@ class Encoder:
     dim = self.config['encoder']['embedding_dim']
     out = np.empty((len(images), dim), np.float32)
     devices = 1 if self._mesh is None else self._mesh.size
-    size = devices * (_VIEWS // self.config['encoder']['poses'])
+    views = min(_VIEWS, _PIXELS // data['size'] ** 2)
+    size = devices * max(1, views // self.config['encoder']['poses'])
     starts = range(0, len(images), size)
     for start in tqdm.tqdm(starts, 'embed', disable=len(starts) < 20):
       count = min(size, len(images) - start)

@@ -19,6 +19,8 @@ from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
+TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
+
 
 class Images(NamedTuple):
   """The images to review."""
@@ -46,9 +48,8 @@ def images(
   """Embeds, groups and shrinks the images, or reads what a start before did.
 
   Raises:
-    InputError: there is no image, no class, or no picture.
+    InputError: there is no image, no labelled one, or no picture.
   """
-  known = known_classes(source, acceptance)
   root: pathlib.Path | None = None
   kept = _kept_file(source, folder_, out) if folder_ else None
   if folder_ and kept is not None and kept.exists():
@@ -79,6 +80,7 @@ def images(
         )
   if len(set(ids)) < len(ids):
     raise InputError(f'{name}: two images have one id; review one split')
+  known = known_classes(source, embedding.shape[1], acceptance)
   small = thumbnails.collect(out, ids, read)
   return Images(
     name,
@@ -94,12 +96,17 @@ def images(
   )
 
 
-def known_classes(source: Source, acceptance: float) -> Known:
-  """Fits the classes of the run's labelled images.
+def known_classes(source: Source, size: int, acceptance: float) -> Known:
+  """Fits the classes of the run's labelled images, of `size` dimensions.
+
+  Without a run there are none before the first decision.
 
   Raises:
-    InputError: there are none.
+    InputError: the run has no labelled train images.
   """
+  if source.workdir is None:
+    axes = np.eye(size, dtype=np.float32)
+    return Known((), np.zeros((0, size)), np.zeros(0, int), TEMPERATURE, axes)
   gallery, rows, _ = labeller.gallery(source, None)
   val, _ = labeller.split(source, 'val', gallery.class_names)
   fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
@@ -121,7 +128,7 @@ def _folder(path: str) -> tuple[str, pathlib.Path, Read]:
 def _kept_file(source: Source, path: str, out: pathlib.Path) -> pathlib.Path:
   """Names the file of a folder's embeddings by its files and the encoder."""
   listing = folder.scan(path, field='--images')
-  assert source.workdir is not None
-  text = '\0'.join((str(inputs.step(source)), *listing.ids))
+  encoder = source.encoder or inputs.step(source)
+  text = '\0'.join((str(encoder), *listing.ids))
   digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
   return out / f'images-{digest}.npz'

@@ -25,7 +25,9 @@ def embed_fn(encoder: Encoder) -> Callable[..., jax.Array]:
   """
   fields = encoder.config['encoder'] | {'dtype': 'float32'}
   model = encoders.make(**fields, convolution=lax.conv_general_dilated)
-  step = make_embed_step(apply_fn=model.apply)
+  step = make_embed_step(
+    apply_fn=model.apply, normalise=model.backbone.normalise
+  )
   variables = jax.tree.map(jnp.asarray, encoder.variables)
   return lambda *arrays: step(
     variables['params'], variables['batch_stats'], *arrays
