@@ -3,8 +3,9 @@
 `python -m analysis.discover --workdir=DIR --images=FOLDER` groups the images of
 a folder by the density of their embeddings, names the nearest known class of
 each group, and draws a page of the most central images, like groups together.
-Without --images it groups the images of --pile. Images with a label, such as
-those in class folders, tell how well groups agree with classes.
+Without --images it groups the images of --pile; `--encoder=plankton` in place
+of the workdir needs no training, and names no class. Images with a label, such
+as those in class folders, tell how well groups agree with classes.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,10 @@ SMALLEST = flags.DEFINE_integer(
 AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
-for name in ('workdir', 'embeddings', 'images', 'pile', 'out', 'acceptance'):
+for name in (
+  *('workdir', 'encoder', 'embeddings', 'images', 'pile', 'out'),
+  'acceptance',
+):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 12  # groups in the terminal
@@ -224,4 +228,4 @@ def asked(sources: Sequence[Source]) -> Result:
 
 
 if __name__ == '__main__':
-  command.run('discover', asked, folder='discover', fast=True)
+  command.run('discover', asked, folder='discover', untrained=True, fast=True)

@@ -336,7 +336,8 @@ def analyse(source: Source, piles: Sequence[str], seeds: int) -> Result:
 
   A pile is a split, or several joined by +.
   """
-  known = prepare.known_classes(source, 0.95)
+  size = next(iter(source.splits.values())).embedding.shape[1]
+  known = prepare.known_classes(source, size, 0.95)
   found: dict[str, dict[str, list[Curve]]] = {}
   for pile in piles:
     made = task(source, pile.split('+'), known)

@@ -114,7 +114,9 @@ def test_metadata_names_the_version_and_the_extras(wheel):
   assert metadata.version == pj.__version__
   needed = metadata.requires
   extras = set(metadata.metadata.get_all('Provides-Extra'))
-  assert extras == {'analysis', 'report', 'export', 'tests', 'docs', 'bench'}
+  assert extras == {
+    'analysis', 'report', 'review', 'export', 'tests', 'docs', 'bench',
+  }  # fmt: skip
   always = [line for line in needed if 'extra ==' not in line]
   assert any(line.startswith('jax>=') for line in always)
   heavy = ('scikit-learn', 'matplotlib', 'bokeh', 'torch', 'pytest', 'mkdocs')

@@ -33,8 +33,8 @@ def gather(
   """Gathers a folder of images, or else the rows of some splits.
 
   Args:
-    source: the run, or embedding files, all rows of which are taken.
-    images: a folder, embedded by the run's encoder.
+    source: a run, an encoder, or embedding files, all rows of which are taken.
+    images: a folder to embed.
     splits: of the run, without `images`.
 
   Raises:
@@ -42,18 +42,23 @@ def gather(
       embedding files.
   """
   if images:
-    if source.workdir is None:
-      raise InputError('--images needs the encoder of a run: give --workdir')
+    if source.workdir is None and source.encoder is None:
+      raise InputError(
+        '--images needs an encoder: give --workdir, or --encoder=plankton'
+      )
     listing = folder.scan(images, field='--images')
-    found = folders.embed(folders.encoder(source), listing)
+    encoder = folders.encoder(source)
+    found = folders.embed(encoder, listing)
     root = found.root
     return Pile(
       root.resolve().name,
       found.rows,
-      lambda key: folders.read(root / key),
+      lambda key: folders.read(root / key, encoder, found.white),
       found.skipped,
       (),
     )
+  if source.encoder is not None:
+    raise InputError('--images is missing: the folder of images to sort')
   wanted = splits if source.workdir else list(source.splits)
   missing = [name for name in wanted if name not in source.splits]
   if missing:

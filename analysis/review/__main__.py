@@ -25,7 +25,10 @@ from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 PORT = flags.DEFINE_integer('port', 0, 'The port; 0 takes any free one.')
-for name in ('workdir', 'images', 'pile', 'out', 'acceptance'):
+PREPARE = flags.DEFINE_bool(
+  'prepare', False, 'Embed, group and make thumbnails, then end.'
+)
+for name in ('workdir', 'encoder', 'images', 'pile', 'out', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 THREADS = 6
@@ -37,7 +40,7 @@ def open_session(out: pathlib.Path) -> Session:
   Raises:
     InputError: as prepare.images and Store do.
   """
-  sources, _ = analyses.given()
+  sources, _ = analyses.given(untrained=True)
   source = analyses.one_run(sources, 'review')
   thresholds.check(analyses.ACCEPTANCE.value)
   images = prepare.images(
@@ -74,14 +77,18 @@ def main(argv: Sequence[str]) -> None:
 
   del argv
   host.show_log(logging.WARNING)
-  _, default = analyses.given()
+  _, default = analyses.given(untrained=True)
   out = pathlib.Path(analyses.OUT.value or default / 'review')
   listening = listen(PORT.value)
   session = open_session(out)
+  count = len(session.images.ids)
+  print(f'{count:,} images; decisions in {out}')
+  if PREPARE.value:
+    listening.close()
+    return
   token = secrets.token_urlsafe(16)
   app = server.make_app(session, token, out)
   port = listening.getsockname()[1]
-  print(f'{len(session.images.ids):,} images; decisions in {out}')
   print(f'open http://127.0.0.1:{port}/{token}/', flush=True)
   print('Ctrl-C ends the review; every decision is kept.', flush=True)
   waitress.serve(app, sockets=[listening], threads=THREADS)

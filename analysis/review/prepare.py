@@ -12,12 +12,14 @@ from analysis.files import folders, inputs, pile
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.measures import groups, labeller
-from analysis.review import refit, thumbnails
+from analysis.review import thumbnails
 from analysis.review.refit import Known
 from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
+
+TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
 
 
 class Images(NamedTuple):
@@ -46,9 +48,8 @@ def images(
   """Embeds, groups and shrinks the images, or reads what a start before did.
 
   Raises:
-    InputError: there is no image, no class, or no picture.
+    InputError: there is no image, no labelled one, or no picture.
   """
-  known = known_classes(source, acceptance)
   root: pathlib.Path | None = None
   kept = _kept_file(source, folder_, out) if folder_ else None
   if folder_ and kept is not None and kept.exists():
@@ -79,6 +80,7 @@ def images(
         )
   if len(set(ids)) < len(ids):
     raise InputError(f'{name}: two images have one id; review one split')
+  known = known_classes(source, embedding.shape[1], acceptance)
   small = thumbnails.collect(out, ids, read)
   return Images(
     name,
@@ -94,22 +96,27 @@ def images(
   )
 
 
-def known_classes(source: Source, acceptance: float) -> Known:
-  """Fits the classes of the run's labelled images.
+def known_classes(source: Source, size: int, acceptance: float) -> Known:
+  """Fits the classes of the run's labelled images, of `size` dimensions.
+
+  Without a run there are none before the first decision.
 
   Raises:
-    InputError: there are none.
+    InputError: the run has no labelled train images.
   """
+  if source.workdir is None:
+    axes = np.eye(size, dtype=np.float32)
+    return Known((), np.zeros((0, size)), np.zeros(0, int), TEMPERATURE, axes)
   gallery, rows, _ = labeller.gallery(source, None)
   val, _ = labeller.split(source, 'val', gallery.class_names)
-  axes = refit.whitening(gallery.embedding, gallery.label)
-  white = gallery._replace(embedding=gallery.embedding @ axes)
-  if val is not None:
-    val = val._replace(embedding=val.embedding @ axes)
-  fitted = labeller.fit(white, rows, val, acceptance=acceptance)
-  counts = np.bincount(gallery.label)
+  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
+  space = fitted.seen.space
   return Known(
-    gallery.class_names, fitted.means, counts, fitted.temperature, axes
+    gallery.class_names,
+    space.means + space.origin @ space.map,
+    space.counts,
+    fitted.temperature,
+    space.map.astype(np.float32),
   )
 
 
@@ -121,7 +128,7 @@ def _folder(path: str) -> tuple[str, pathlib.Path, Read]:
 def _kept_file(source: Source, path: str, out: pathlib.Path) -> pathlib.Path:
   """Names the file of a folder's embeddings by its files and the encoder."""
   listing = folder.scan(path, field='--images')
-  assert source.workdir is not None
-  text = '\0'.join((str(inputs.step(source)), *listing.ids))
+  encoder = source.encoder or inputs.step(source)
+  text = '\0'.join((str(encoder), *listing.ids))
   digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
   return out / f'images-{digest}.npz'

@@ -17,6 +17,7 @@ let line = 0; // how many tiles are about to be taken
 let focus = 0; // place of the tile that keys act on
 let marked = new Set(); // rows
 let nearest = []; // classes of the tile in focus, for the keys 1 to 9
+const passed = new Map(); // sets skipped -> how many images they had then
 let joining = false; // whether the next group clicked is joined to this one
 let busy = Promise.resolve(); // decisions are sent one after the other
 
@@ -188,9 +189,7 @@ function show(found) {
   for (const button of document.querySelectorAll('nav li button')) {
     button.setAttribute('aria-current', 'false');
   }
-  const place = sets.findIndex(
-    (one) => one.kind === view.kind && setKey(one) === view.key);
-  const current = byId('sets').children[place]?.firstChild;
+  const current = byId('sets').children[placeNow()]?.firstChild;
   current?.setAttribute('aria-current', 'true');
   current?.scrollIntoView({block: 'nearest'});
   grid.open(view.rows);
@@ -198,12 +197,21 @@ function show(found) {
   drawFocus();
 }
 
-async function next(step = 0) {
-  const place = sets.findIndex(
-    (one) => one.kind === view.kind && setKey(one) === view.key);
-  const one = sets[Math.max(0, Math.min(place + step, sets.length - 1))];
+const placeNow = () => sets.findIndex(
+  (one) => one.kind === view.kind && setKey(one) === view.key);
+const passKey = (one) => `${one.kind} ${setKey(one)}`;
+
+async function next() { // the most useful that nobody here has passed over
+  const one = sets.find((set) => passed.get(passKey(set)) !== set.images);
   if (one) await open(one.kind, setKey(one));
-  else if (about.images > 0) await open('unsure', '');
+  else await open('unsure', '');
+}
+
+async function step(by) { // along the list; what is left behind is passed over
+  const place = placeNow();
+  const one = sets[Math.max(0, Math.min(place + by, sets.length - 1))];
+  if (by > 0 && place >= 0) passed.set(passKey(sets[place]), sets[place].images);
+  if (one) await open(one.kind, setKey(one));
 }
 
 // --- Decisions. ---
@@ -358,8 +366,8 @@ const KEYS = {
   o: () => queue(() => open('unsure', '')),
   z: () => turn('undo'),
   y: () => turn('redo'),
-  ']': () => queue(() => next(1)),
-  '[': () => queue(() => next(-1)),
+  ']': () => queue(() => step(1)),
+  '[': () => queue(() => step(-1)),
   '?': () => byId('keys').showModal(),
 };
 
