@@ -206,7 +206,11 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     tables,
     {'calibration.json': measures},
     figures,
-    {**written.files, 'predictions.html': result.content(text)},
+    {
+      **written.files,
+      **({} if ranks.lines else {'ranks.csv': None}),  # of an earlier run
+      'predictions.html': result.content(text),
+    },
     {'predictions.html': ' ({size})'},
   )
 
