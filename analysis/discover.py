@@ -3,8 +3,9 @@
 `python -m analysis.discover --workdir=DIR --images=FOLDER` groups the images of
 a folder by the density of their embeddings, names the nearest known class of
 each group, and draws a page of the most central images, like groups together.
-Without --images it groups the images of --pile. Images with a label, such as
-those in class folders, tell how well groups agree with classes.
+Without --images it groups the images of --pile; `--encoder=plankton` in place
+of the workdir needs no training, and names no class. Images with a label, such
+as those in class folders, tell how well groups agree with classes.
 """
 
 from collections.abc import Sequence

@@ -6,8 +6,8 @@ python -m analysis.embed --encoder=plankton --images=FOLDER --out=FILE.npz
 python -m analysis.embed --encoder=plankton --images=FOLDER [--out=DIR]
 
 In place of a folder, an EcoTaxa export or IFCB bins go into a file, too. The
-last takes one folder a class and makes DIR a workdir for every analysis,
-without training.
+last takes one folder a class, or an export, and makes DIR a workdir for every
+analysis, without training.
 """
 
 import json
@@ -158,29 +158,38 @@ def embed_folder(
 
 
 def make_workdir(
-  encoder: 'Encoder', images: str, workdir: pathlib.Path
+  encoder: 'Encoder',
+  images: str,
+  workdir: pathlib.Path,
+  pixel_um: float | None = None,
 ) -> None:
-  """Makes the workdir of a labelled folder, with an encoder as it is.
+  """Makes the workdir of labelled images, with an encoder as it is.
 
-  It holds the encoder without the objective's parameters, which are of other
-  classes, and a config that names the images. Does nothing if it is there.
+  They are one folder a class, or an EcoTaxa export. The workdir holds the
+  encoder without the objective's parameters, which are of other classes, and a
+  config that names the images. Does nothing if it is there.
 
   Raises:
     InputError: an image lies in no class folder, or the workdir holds another
       encoder or other images.
   """
+  annotated = any(
+    item.status for item in select.objects(images, field='--images').items
+  )
   try:
-    listing = folder.scan_classes(images, field='--images')
+    if not annotated:
+      folder.scan_classes(images, field='--images')
   except InputError as error:
     raise InputError(
       f'{error}; or give --out=FILE.npz to embed without classes'
     ) from None
   kept = {name: encoder.config['data'][name] for name in _PIXELS}
   chosen = {
-    'source': 'folder',
-    'path': str(listing.root.resolve()),
+    'source': 'ecotaxa' if annotated else 'folder',
+    'path': str(pathlib.Path(images).expanduser().resolve()),
     'unseen_classes': 0,
     'fractions': list(_FRACTIONS),
+    'pixel_um': pixel_um or 0.0,
   }
   data = base.get_config().data.to_dict() | kept | chosen
   config = json.loads(
@@ -218,7 +227,7 @@ def embed_images(
   if run or out.suffix in _ENDINGS:
     embed_folder(encoder, images, out, pixel_um)
     return
-  make_workdir(encoder, images, out)
+  make_workdir(encoder, images, out, pixel_um)
   embed_run(out, None)
   print(f'{out}: a workdir, as for python -m analysis.report --workdir={out}')
 
@@ -244,7 +253,9 @@ def main(argv: Sequence[str]) -> None:
     for workdir in workdirs:
       embed_run(workdir, STEP.value)
     return
-  default = pathlib.Path('runs', pathlib.Path(images).resolve().name)
+  default = pathlib.Path(
+    'runs', pathlib.Path(images).resolve().name.removesuffix('.zip')
+  )
   path = pathlib.Path(out) if out else default
   if workdirs:
     check(path)

@@ -169,6 +169,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   measures = {
     'temperature': fit.labeller.temperature,
     'acceptance': asked.acceptance,
+    'threshold': fit.labeller.threshold,
     **fit.tested.measures,
     **ranks.measures,
   }

@@ -99,6 +99,10 @@ def get_config() -> ConfigDict:
   # How often each image of a batch is in it, augmented each time by other
   # draws; a step takes so many times as long.
   batch.views = 1
+  # How many images of a batch the encoder sees at a time, which bounds the
+  # memory of a large batch; the loss is of the whole batch, the norms' and the
+  # centring's statistics of each chunk. It divides batch.size; 0: all at once.
+  batch.chunk = 0
 
   config.augment = augment = ConfigDict()  # a strength of 0 turns it off
   # Mirror left-right, top-bottom and about the diagonal, each for half of the
@@ -112,10 +116,17 @@ def get_config() -> ConfigDict:
   augment.noise = 0.0  # standard deviation, as a share of the full range
 
   config.encoder = encoder = ConfigDict()
-  encoder.name = 'resnet18'  # 'resnet10', 'resnet18', 'resnet34', 'resnet50'
-  encoder.width = 32  # features of the first stage; 64 in the ResNet paper
-  # Share of the image's side that the stem keeps: 'full', 'half', 'quarter';
-  # 'imagenet': a quarter, by the paper's 7x7 convolution and max-pooling.
+  # 'resnet10', 'resnet18', 'resnet34' or 'resnet50'; timm's 'convnext_' and
+  # 'convnextv2_' with 'atto', 'femto', 'pico', 'nano' or 'tiny'; timm's
+  # 'vit_small_' and 'vit_base_' with 'patch16_224', 'patch14_dinov2',
+  # 'patch14_reg4_dinov2' or 'patch16_dinov3', for which data.size is a multiple
+  # of the patch's side.
+  encoder.name = 'resnet18'
+  # Features of a ResNet's first stage; 64 in the paper.
+  encoder.width = 32
+  # Share of the image's side that a ResNet's stem keeps: 'full', 'half',
+  # 'quarter'; 'imagenet': a quarter, by the paper's 7x7 convolution and
+  # max-pooling.
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # type to compute in: 'float32' or 'bfloat16'
@@ -126,11 +137,13 @@ def get_config() -> ConfigDict:
   # the image, 8 its mirror images and quarter turns, at eight times the cost.
   encoder.poses = 1
   # Weights to start from: 'plankton', the bundled encoder, or the folder of an
-  # exported one, for its own name, width, stem and data.size; or a file of a
-  # ResNet-18, 34 or 50 of torchvision or timm, .pth or .safetensors, with stem
-  # 'imagenet' and width 64; '': random weights.
+  # exported one, for its own name, width, stem and data.size; or a file (.pth,
+  # .safetensors) of torchvision or timm for a ResNet-18, 34 or 50 with stem
+  # 'imagenet' and width 64, or of any other network above; docs/pretrained.md
+  # lists them. '': random weights.
   encoder.pretrained = ''
-  # How many stages stay untrained, the stem with the first; 0: none, 4: all.
+  # How many stages stay untrained, the stem with the first; 0: none. Residual
+  # networks have 4, vision transformers 12, their blocks.
   encoder.freeze = 0
   # Whether the encoder sees the original size beside the image: sqrt(h w), in
   # micrometres if the pixel of every training image is known, else in pixels;
@@ -150,6 +163,9 @@ def get_config() -> ConfigDict:
   # Learning rate of the encoder's stem and stages, as a multiple of
   # learning_rate.
   optimizer.encoder_rate = 1.0
+  # Learning rate of each stage, as a share of the next one's; the last one has
+  # encoder_rate.
+  optimizer.layer_decay = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets:
   # positives are 'easy' or 'hard', negatives 'semihard' or 'hard'.

@@ -23,6 +23,7 @@ from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
 
 _VIEWS = 256  # on a device at a time; each pose of an image counts as one
+_PIXELS = _VIEWS * 128**2  # of larger images only so many
 
 
 class Encoder:
@@ -32,6 +33,7 @@ class Encoder:
     config: the run's config, a plain dict.
     class_names: the seen classes, in the order of `scores`.
     step: the checkpoint's step.
+    takes: names of the measures that it takes beside images.
   """
 
   def __init__(
@@ -67,8 +69,10 @@ class Encoder:
       convolution=conv_general_dilated,
     )
     _check_arrays(model, config['data'], params, batch_stats)
-    self._takes = model.measures
-    self._embed_step = make_embed_step(apply_fn=model.apply)
+    self.takes = model.measures
+    self._embed_step = make_embed_step(
+      apply_fn=model.apply, normalise=model.backbone.normalise
+    )
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -123,12 +127,13 @@ class Encoder:
         f' [N, {want[0]}, {want[1]}, {want[2]}]'
       )
     arrays = [images]
-    if self._takes:
+    if self.takes:
       arrays.append(self._inputs(len(images), sizes, measures))
     dim = self.config['encoder']['embedding_dim']
     out = np.empty((len(images), dim), np.float32)
     devices = 1 if self._mesh is None else self._mesh.size
-    size = devices * (_VIEWS // self.config['encoder']['poses'])
+    views = min(_VIEWS, _PIXELS // data['size'] ** 2)
+    size = devices * max(1, views // self.config['encoder']['poses'])
     starts = range(0, len(images), size)
     for start in tqdm.tqdm(starts, 'embed', disable=len(starts) < 20):
       count = min(size, len(images) - start)
@@ -154,13 +159,13 @@ class Encoder:
         )
       height, width = np.asarray(sizes).T
       measures = {**measures, 'height': height, 'width': width}
-    for name in self._takes:
+    for name in self.takes:
       if name in measures and np.shape(measures[name]) != (count,):
         raise InputError(
           f'the measure {name!r} is {np.shape(measures[name])}; {count} images'
           f' take [{count}]'
         )
-    return inputs.matrix(self._takes, measures, count)
+    return inputs.matrix(self.takes, measures, count)
 
   def scores(self, embeddings: np.ndarray) -> np.ndarray | None:
     """Computes logits without margin [N, D] -> [N, seen]; None if headless."""

@@ -118,7 +118,9 @@ def test_tables_hold_what_was_predicted(tmp_path):
   assert int(by_class['dark']['predicted']) == taken.count('dark')
   measures = json.loads((tmp_path / 'out/calibration.json').read_text())
   assert measures['accuracy'] == 1.0 and measures['test_images'] == 40
-  assert measures['calibration_error'] < measures['calibration_error_at_1']
+  assert measures['calibration_error'] < 0.05
+  assert measures['calibration_error_at_1'] < 0.05
+  assert measures['threshold'] == found[0].threshold
 
 
 def test_ecotaxa_takes_the_predictions(tmp_path):
@@ -176,7 +178,7 @@ def test_grey_and_colour_are_embedded_alike(tmp_path, monkeypatch, channels):
   shades.write(tmp_path / 'new/grey.bmp', 30)
   found = run(tmp_path)
   assert [one.name for one in found] == ['dark', 'dark']
-  assert abs(found[0].distance - found[1].distance) < 0.03
+  assert abs(found[0].distance - found[1].distance) < 0.5
 
 
 def test_identical_images_get_identical_rows(tmp_path):
@@ -414,7 +416,7 @@ def test_a_folders_images_are_embedded_with_their_sizes(
   assert found.measures['height'].tolist() == [4, 3, 8]
   assert found.measures['width'].tolist() == [9, 3, 2]
   np.testing.assert_array_equal(found.measures['pixel_um'], [pixel] * 3)
-  warned = 'give --pixel_um, or their sizes are' in capsys.readouterr().err
+  warned = 'neighbors take --pixel_um' in capsys.readouterr().err
   assert warned == np.isnan(pixel)
   with pytest.raises(InputError, match=r'--pixel_um=-1\.0 must be positive'):
     folders.embed(encoder, listing, pixel_um=-1.0)

@@ -9,7 +9,7 @@ import safetensors.numpy
 from absl import flags
 from absl.testing import flagsaver
 
-from analysis import embed, neighbors, predict, retrieval
+from analysis import discover, embed, neighbors, predict, retrieval
 from analysis.files import command, folders, inputs, originals
 from plankton_jax import checkpoints
 from plankton_jax.data.sources import folder
@@ -140,6 +140,18 @@ def test_neighbours_of_a_folder_with_its_own_pictures(grey, tmp_path):
     neighbors.asked([grey])
 
 
+def test_a_folder_is_grouped_without_a_run(grey, tmp_path):
+  _write(tmp_path / 'pile', 12, dark=10, light=180)
+  with pytest.raises(InputError, match='--images is missing'):
+    discover.analyse([grey])
+  found = run_analysis(
+    discover, [grey], tmp_path / 'out', images=str(tmp_path / 'pile')
+  )
+  lines = found.tables['groups.csv']
+  assert [line['purity'] for line in lines] == [1.0] * len(lines)
+  assert len(lines) >= 2 and 'nearest_class' not in lines[0]
+
+
 def test_a_collected_source_reads_its_images(grey, tmp_path):
   _write(tmp_path, 1, dark=10)
   listing = folder.scan(str(tmp_path))
@@ -212,6 +224,27 @@ def test_a_workdir_is_made_once_and_never_over_another(bundled, collection):
   _write(pathlib.Path('other/cruise'), 4, dark=10, light=150)
   with pytest.raises(InputError, match=r'runs/cruise holds something else'):
     _embed('other/cruise')
+
+
+def test_an_export_becomes_a_workdir(bundled, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  fields = ('img_file_name', 'object_id', 'object_annotation_category')
+  lines = ['\t'.join((*fields, 'object_annotation_status'))]
+  for i in range(12):
+    name = ('ant', 'owl')[i % 2]
+    shades.write(tmp_path / 'export' / f'{i}.png', 20 * i)
+    lines.append(f'{i}.png\to{i}\t{name}\tvalidated')
+  (tmp_path / 'export' / 'ecotaxa_export.tsv').write_text('\n'.join(lines))
+  encoder = checkpoints.load_encoder('tiny')
+  out = tmp_path / 'run'
+  images = str(tmp_path / 'export')
+  embed.embed_images(encoder, images, out, run=False, pixel_um=50.0)
+  (source,) = inputs.from_workdirs([out])
+  rows = inputs.together('run', source.splits)
+  assert sorted(rows.name) == ['ant'] * 6 + ['owl'] * 6
+  assert source.config['data']['source'] == 'ecotaxa'
+  with np.load(out / 'embeddings' / 'test.npz') as arrays:
+    assert set(arrays['pixel_um']) == {50.0}
 
 
 def test_images_without_classes_go_to_a_file(bundled, tmp_path):

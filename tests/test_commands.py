@@ -2,7 +2,7 @@
 
 A block of commands runs as it is written, page by page, in a folder that holds
 what the placeholders name. A comment in the page before a block,
-`<!-- needs a download: WHAT -->`, leaves it out.
+`<!-- needs a download: WHAT -->` or another need, leaves it out.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ PAGES = [
   *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md')),
 ]
 BLOCK = re.compile(
-  r'(?:^ *<!-- needs a download: (?P<needs>[^\n]+) -->\n)?'
+  r'(?:^ *<!-- needs (?P<needs>[^\n]+) -->\n)?'
   r'^ *```(?:sh|bash|shell|console)\n(?P<text>.*?)^ *```$',
   re.MULTILINE | re.DOTALL,
 )
@@ -114,7 +114,7 @@ def test_no_block_of_commands_is_overlooked():
     opened = fences[::2]
     assert set(opened) <= {'sh', 'python'}, page
     assert opened.count('sh') == len(BLOCK.findall(text)), page
-    notes = len(re.findall(r'^ *<!-- needs a download', text, re.MULTILINE))
+    notes = len(re.findall(r'^ *<!-- needs ', text, re.MULTILINE))
     assert notes == sum(bool(b['needs']) for b in BLOCK.finditer(text)), page
 
 

@@ -30,6 +30,7 @@ SHARED = {
   'optimizer.weight_decay': 0.0,
   'optimizer.objective_rate': 1.0,
   'optimizer.encoder_rate': 1.0,
+  'optimizer.layer_decay': 1.0,
   'validations_per_epoch': 5,
 }
 PUBLISHED = {
@@ -76,7 +77,16 @@ def test_the_published_experiment_is_as_published(module):
 
 @pytest.mark.parametrize(
   'name',
-  ['arcface', 'best', 'finetune', 'scratch', 'softmax', 'supcon', 'triplet'],
+  [
+    'arcface',
+    'best',
+    'finetune',
+    'frozen',
+    'scratch',
+    'softmax',
+    'supcon',
+    'triplet',
+  ],
 )
 def test_fields_are_those_that_every_config_shares(name):
   get_config = importlib.import_module(f'configs.{name}').get_config

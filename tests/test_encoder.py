@@ -110,7 +110,7 @@ def test_every_image_is_embedded_in_its_place_by_one_program(count):
   chex.clear_trace_counter()
   apply = lambda *arrays, train: model.apply(*arrays, train=train)
   encoder._embed_step = make_embed_step(
-    apply_fn=chex.assert_max_traces(apply, n=1)
+    apply_fn=chex.assert_max_traces(apply, n=1), normalise=None
   )
   found = encoder.embed(images(count))
   chex.assert_shape(found, (count, 6))

@@ -76,10 +76,12 @@ def test_statistics_of_equal_and_of_unknown_values_divide_nothing_by_zero():
 
 
 def test_the_unit_is_said():
-  um = 'encoder.size: sizes are in µm'
-  assert measures.unit(RAW[:3]) == um
-  assert '1 of 6 training images have no pixel_um' in measures.unit(RAW)
-  assert 'as 1 training images have' in measures.unit(RAW[4:5])
+  said = lambda raw, in_um: measures.unit(raw, in_um).partition(' are in ')[2]
+  lack = '1 of 6 training images have no pixel_um'
+  assert said(RAW[:3], True) == 'µm'
+  assert said(RAW, True) == f'µm; {lack}, so that their size is unknown'
+  assert said(RAW, False) == f'pixels, as {lack}'
+  assert 'encoder that it began from' in said(RAW[:3], False)
 
 
 def test_a_matrix_has_nan_for_what_is_not_there():

@@ -18,7 +18,6 @@ from analysis import embed, predict
 from analysis.figures import reliability
 from analysis.figures.style import plt
 from analysis.files import folders, inputs, new_images, originals
-from plankton_jax import checkpoints
 from plankton_jax.data.ecotaxa import read, rules, scores, table
 from plankton_jax.errors import InputError
 from tests import packing, shades, test_ifcb
@@ -583,18 +582,14 @@ def test_embeddings_that_do_not_fit_are_one_line(tmp_path, foreign):
     run_files(tmp_path, foreign)
 
 
-def test_an_export_is_embedded_with_its_labels_and_measures(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(
-    checkpoints, 'load_encoder', lambda workdir, step: shades.Encoder()
-  )
+def test_an_export_is_embedded_with_its_labels_and_measures(tmp_path):
+  encoder = shades.Encoder()
   columns = (*COLUMNS, 'object_area')
   rows = [
     row(name, n, object_area=10 * n) for n, name in enumerate(sorted(OBJECTS))
   ]
   place = export(tmp_path, rows, columns)
-  embed.embed_images(tmp_path, None, str(place), tmp_path / 'x.npz')
+  embed.embed_folder(encoder, str(place), tmp_path / 'x.npz')
   found = inputs.read_embeddings(tmp_path / 'x.npz')
   names = [id.rpartition('/')[2] for id in found.id.tolist()]
   assert sorted(names) == sorted(OBJECTS) and found.class_names == ('light',)
@@ -609,12 +604,10 @@ def test_an_export_is_embedded_with_its_labels_and_measures(
     wanted = [10.0 * sorted(OBJECTS).index(name) for name in names]
     assert arrays['object_area'].tolist() == wanted
   folder = packing.tree(tmp_path / 'images', {'a/1.png': picture(30)})
-  embed.embed_images(tmp_path, None, str(folder), tmp_path / 'y.npz')
+  embed.embed_folder(encoder, str(folder), tmp_path / 'y.npz')
   assert inputs.read_embeddings(tmp_path / 'y.npz').class_names == ('a',)
   with pytest.raises(InputError, match=r'--images: .*none is not a folder'):
-    embed.embed_images(
-      tmp_path, None, str(tmp_path / 'none'), tmp_path / 'y.npz'
-    )
+    embed.embed_folder(encoder, str(tmp_path / 'none'), tmp_path / 'y.npz')
 
 
 def test_pictures_are_cropped_and_scaled_as_the_encoder_sees_them(tmp_path):

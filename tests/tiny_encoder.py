@@ -55,7 +55,14 @@ def save(folder, config, class_names=('ant', 'bee'), *, half=False):
   encoder_folder.save(
     folder,
     variables={
-      'params': {'encoder': variables['params'], 'objective': {}},
+      'params': {
+        'encoder': variables['params'],
+        'objective': {
+          'prototypes': rng.normal(
+            size=(len(class_names), fields['embedding_dim'])
+          ).astype(np.float32)
+        },
+      },
       'batch_stats': variables['batch_stats'],
     },
     config=config,

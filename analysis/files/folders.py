@@ -193,7 +193,8 @@ def _with_pixel(
   if encoder.size_unit == 'µm' and missing:
     print(
       f'the encoder takes sizes in µm, but {missing:,} of {count:,} images have'
-      ' no pixel size: give --pixel_um, or their sizes are unknown to it',
+      ' no pixel size: it embeds them as of unknown size; embed, predict and'
+      ' neighbors take --pixel_um',
       file=sys.stderr,
     )
   return {**known, 'pixel_um': pixel}

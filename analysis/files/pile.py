@@ -43,7 +43,9 @@ def gather(
   """
   if images:
     if source.workdir is None and source.encoder is None:
-      raise InputError('--images needs an encoder: give --workdir or --encoder')
+      raise InputError(
+        '--images needs an encoder: give --workdir, or --encoder=plankton'
+      )
     listing = folder.scan(images, field='--images')
     encoder = folders.encoder(source)
     found = folders.embed(encoder, listing)

@@ -1,5 +1,6 @@
 """Fits a labeller to a run's embeddings, and tests it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, labeller, thresholds
+from analysis.measures import calibration, labeller, thresholds, unknowns
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 
@@ -38,7 +39,7 @@ class Fitted(NamedTuple):
 
 def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
   """Measures accuracy and calibration on test images."""
-  distance = labeller.squared(rows.embedding, fitted.means)
+  distance = labeller.squared(fitted.seen, rows.embedding)
   right = distance.argmin(axis=1) == rows.label
   ways = {
     name: calibration.reliability(
@@ -61,10 +62,26 @@ def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
   return Tested(measures, ways)
 
 
-def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
-  """Takes centres from train images and examples, thresholds from val images.
+def mistaken(fitted: Labeller, rows: Embeddings) -> dict[str, int]:
+  """Counts the images of classes without labelled rows, and those named.
 
-  `acceptance` is the share of known images that the thresholds let through.
+  Empty if there are none, or if a row's class is not known.
+  """
+  names = np.array([*rows.class_names, ''], object)[rows.label]
+  strange = ~np.isin(names, [*fitted.gallery.class_names, ''])
+  if not strange.any():
+    return {}
+  distance = unknowns.judge(fitted.seen, rows.embedding[strange]).distance
+  return {
+    'unseen_images': int(strange.sum()),
+    'unseen_named': int(np.sum(distance <= fitted.threshold)),
+  }
+
+
+def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
+  """Takes centres from train images and examples, a threshold from val images.
+
+  `acceptance` is the share of known images that the threshold lets through.
 
   An encoder without a run has only examples: none of them was trained on, so
   that each, left out of its centre, stands for a val image.
@@ -88,7 +105,7 @@ def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
   found = labeller.fit(
     gallery, rows if calibrated else rows[:0], val, acceptance=acceptance
   )
-  if calibrated and found.limits is None:
+  if calibrated and math.isinf(found.threshold):
     kind = 'examples' if val is None else 'validation images'
     remarks.append(
       f'Too few {kind} for thresholds at {acceptance:.0%}'
@@ -97,6 +114,9 @@ def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
   tested = Tested({}, {})
   if held_out is not None:
     tested = test(found, held_out, trained)
+  strangers = source.splits.get('unseen')
+  if strangers is not None and np.isfinite(found.threshold):
+    tested.measures.update(mistaken(found, strangers))
   return Fitted(found, trained, val, held_out, tested, notes, remarks)
 
 

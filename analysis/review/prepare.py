@@ -12,7 +12,7 @@ from analysis.files import folders, inputs, pile
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.measures import groups, labeller
-from analysis.review import refit, thumbnails
+from analysis.review import thumbnails
 from analysis.review.refit import Known
 from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data.sources import folder
@@ -109,14 +109,14 @@ def known_classes(source: Source, size: int, acceptance: float) -> Known:
     return Known((), np.zeros((0, size)), np.zeros(0, int), TEMPERATURE, axes)
   gallery, rows, _ = labeller.gallery(source, None)
   val, _ = labeller.split(source, 'val', gallery.class_names)
-  axes = refit.whitening(gallery.embedding, gallery.label)
-  white = gallery._replace(embedding=gallery.embedding @ axes)
-  if val is not None:
-    val = val._replace(embedding=val.embedding @ axes)
-  fitted = labeller.fit(white, rows, val, acceptance=acceptance)
-  counts = np.bincount(gallery.label)
+  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
+  space = fitted.seen.space
   return Known(
-    gallery.class_names, fitted.means, counts, fitted.temperature, axes
+    gallery.class_names,
+    space.means + space.origin @ space.map,
+    space.counts,
+    fitted.temperature,
+    space.map.astype(np.float32),
   )
 
 

@@ -2,10 +2,9 @@
 
 A class is known by the mean of its labelled images and of those that the review
 gave it: each decision moves a mean, or makes one, and every prediction follows.
-Means are compared where the scatter of images about their class is the same in
-all directions (linear discriminant analysis, its covariance shrunk as in
-Friedman 1989, equation 18). Confidence is the softmax of −d² over a
-temperature, as in analysis.measures.labeller.
+Means are compared in the whitened embedding (analysis.measures.whitened).
+Confidence is the softmax of −d² over a temperature, as in
+analysis.measures.labeller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from analysis.measures import classes
 from analysis.review.store import UNDECIDED, State
 
 UNKNOWN = 'unknown'  # a decision that teaches no class
 BLOCK = 4096  # rows whose probabilities fit into a cache
-SHRINK = 0.1  # share of the covariance that is alike in all directions
 
 
 class Known(NamedTuple):
@@ -47,24 +44,6 @@ class Predicted(NamedTuple):
   first: np.ndarray  # [N] index into names; −1 without any class
   confidence: np.ndarray  # [N] its probability
   margin: np.ndarray  # [N] confidence less that of the next class
-
-
-def whitening(embedding: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Finds axes [D, D] on which classes scatter alike: rows @ axes.
-
-  The identity where no image differs from the mean of its class.
-  """
-  _, members = np.unique(label, return_inverse=True)
-  centres = classes.centroids(embedding, label)[2]
-  apart = embedding - centres[members]
-  scatter = apart.T @ apart / max(len(apart), 1)
-  size = len(scatter)
-  spread = np.trace(scatter) / size
-  if spread == 0:
-    return np.eye(size, dtype=np.float32)
-  shrunk = (1 - SHRINK) * scatter + SHRINK * spread * np.eye(size)
-  values, vectors = np.linalg.eigh(shrunk)
-  return (vectors / np.sqrt(values)).astype(np.float32)
 
 
 def means(known: Known, white: np.ndarray, state: State) -> Means:

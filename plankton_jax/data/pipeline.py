@@ -75,6 +75,7 @@ def load(
   workdir: str | Path,
   *,
   seed: int,
+  writes: bool = True,
   source: str,
   path: str,
   name: str,
@@ -103,7 +104,7 @@ def load(
 
   Builds records and the decoded cache under `cache_dir` once for each content
   and settings, and the split once as workdir/split.json. Logs the fate of every
-  object, and writes it to accounting.json and skipped.txt.
+  object, and writes it to accounting.json and skipped.txt if `writes`.
 
   Raises:
     InputError: a field or the images cannot be used, or the data no longer
@@ -223,7 +224,8 @@ def load(
     labels=labels,
     split=split,
   )
-  accounting.write(workdir, accounts)
+  if writes:
+    accounting.write(workdir, accounts)
   table = accounting.table(accounts, split, labels, num_seen, rare)
   log.info('split %s:%s', workdir / 'split.json', '\n  '.join(['', *table]))
   return Data(

@@ -85,9 +85,13 @@ def export(
   write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
   found = write(encoder, out)
   data = encoder.config['data']
+  measures = ''
+  if encoder.takes:
+    names = ', '.join(encoder.takes)
+    measures = f', float32 [N, {len(encoder.takes)}] ({names})'
   print(
     f'{out}: {_size(out)}, uint8 [N, {data["size"]}, {data["size"]},'
-    f' {data["channels"]}] -> float32 [N,'
+    f' {data["channels"]}]{measures} -> float32 [N,'
     f' {encoder.config["encoder"]["embedding_dim"]}]; largest difference from'
     f' the encoder {found:.1e}'
   )

@@ -41,6 +41,7 @@ def write(
     f' {data["channels"]}], to unit-norm float32 [N,'
     f' {fields["embedding_dim"]}]',
     parameters=f'{size:,}',
+    beside=_beside(encoder),
     step=f'{encoder.step:,}',
     began=f' It began from the weights of `{began}`.' if began else '',
     fit='padded to a square with their background'
@@ -52,6 +53,17 @@ def write(
     measures=_measures(encoder, workdir),
     notes=f'{notes.strip()}\n\n' if notes.strip() else '',
     config=json.dumps(config, indent=1),
+  )
+
+
+def _beside(encoder: Encoder) -> str:
+  """Says what the encoder takes beside images; '' if nothing."""
+  if not encoder.takes:
+    return ''
+  unit = f' Sizes are in {encoder.size_unit}.' if encoder.size_unit else ''
+  return (
+    f'\nBeside images it takes {", ".join(encoder.takes)}, as far as they are'
+    f' known:\n`encoder.embed(images, measures={{name: values}})`.{unit}\n'
   )
 
 
@@ -119,7 +131,7 @@ from plankton_jax.checkpoints import load_encoder
 encoder = load_encoder('THIS FOLDER')
 encoder.embed(images)
 ```
-
+{beside}
 Images of a folder are brought to {side} px, {fit}, and embedded by
 `python -m analysis.embed --workdir=THIS_FOLDER --images=FOLDER --out=FILE.npz`.
 

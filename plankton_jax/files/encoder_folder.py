@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.traverse_util
 import numpy as np
-import safetensors.numpy
 
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic, json_text, weight_file
@@ -69,6 +68,8 @@ def save(
   Raises:
     InputError: the folder exists, or a value is too large for float16.
   """
+  import safetensors.numpy  # training from nothing needs none
+
   if folder.exists():
     raise InputError(f'{folder} exists; choose a new --out')
   arrays = {  # whole in memory, as safetensors writes them

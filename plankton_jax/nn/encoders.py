@@ -6,7 +6,7 @@ import jax
 
 from plankton_jax.errors import InputError
 from plankton_jax.files import weight_file
-from plankton_jax.nn import resnet
+from plankton_jax.nn import convnext, resnet, transformer
 from plankton_jax.nn.backbone import Backbone
 from plankton_jax.nn.conv.choice import computing_dtype, conv_general_dilated
 from plankton_jax.nn.embedding import Embedder
@@ -18,6 +18,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
   'resnet18': resnet.make,
   'resnet34': resnet.make,
   'resnet50': resnet.make,
+  **dict.fromkeys(convnext.NAMES, convnext.make),
+  **dict.fromkeys(transformer.NAMES, transformer.make),
 }
 _DTYPES = ('float32', 'bfloat16')
 _POSES = (1, 8)
@@ -44,8 +46,8 @@ def make(
 
   Args:
     name: of the backbone.
-    width: the backbone's; for a ResNet, features of its first stage.
-    stem: the backbone's; for a ResNet, how it begins.
+    width: features of a ResNet's first stage.
+    stem: how a ResNet begins.
     embedding_dim: D.
     dtype: of the backbone's computation.
     poses: views that an embedding averages outside of training.

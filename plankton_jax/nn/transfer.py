@@ -7,9 +7,11 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import encoder_folder
+from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
+from plankton_jax.nn import encoders
 from plankton_jax.nn.backbone import Backbone
+from plankton_jax.nn.conv.choice import conv_general_dilated
 
 _FIELD = 'encoder.pretrained'
 # Weights fit a network of the same fields, and images of the same size.
@@ -61,10 +63,19 @@ def begin(
     name: of a bundled encoder, or of a folder.
 
   Raises:
-    InputError: there is no such encoder, or its backbone is another.
+    InputError: there is no such encoder, its backbone is another, or it takes
+      images that are normalised otherwise.
   """
   folder = encoder_folder.need(name, _FIELD)
   found = encoder_folder.read(folder)
+  before = config_file.build(
+    encoders.make, found['config'], 'encoder', convolution=conv_general_dilated
+  ).backbone
+  if before.normalise != backbone.normalise:
+    raise InputError(
+      f'{_FIELD}={name} began from published weights, for which its images were'
+      f' normalised; name their file in {_FIELD} instead'
+    )
   theirs = flax.traverse_util.flatten_dict(
     {
       'params': found['params']['encoder'],
