@@ -4,7 +4,8 @@
 
 Rows of the table: the groups of analysis.discover; k-means, told how many
 classes there are; HDBSCAN on the embeddings as they are; and both kinds of
-groups on raw pixels and on the embeddings of the encoder before its training.
+groups on raw pixels, of which the first PIXELS principal components are taken,
+and on the embeddings of the encoder before its training.
 `pure` is the share of images in groups of which nine tenths are of one class.
 """
 
@@ -31,6 +32,7 @@ from plankton_jax.train import loop
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
 SEED = 0
+PIXELS = 256  # principal components of the pixels
 
 
 def define(values: flags.FlagValues) -> None:
@@ -58,6 +60,16 @@ def untrained(encoder: Encoder) -> Encoder:
   )
   params = {'encoder': fresh['params'], 'objective': {}}
   return Encoder(params, fresh['batch_stats'], encoder.config, (), 0)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+  """Projects images [N, H, W, C] on their principal components [N, PIXELS]."""
+  from sklearn.decomposition import PCA
+
+  rows = images.reshape(len(images), -1).astype(np.float32) / 255
+  count = min(PIXELS, *rows.shape)
+  pca = PCA(count, svd_solver='randomized', random_state=SEED)
+  return pca.fit_transform(rows).astype(np.float32)
 
 
 def hdbscan(rows: np.ndarray) -> np.ndarray:
@@ -112,7 +124,7 @@ def main(values: flags.FlagValues) -> None:
   spaces = {
     'embeddings': encoder.embed(images, measures=measures),
     'untrained encoder': untrained(encoder).embed(images, measures=measures),
-    'raw pixels': images.reshape(len(images), -1).astype(np.float32) / 255,
+    'raw pixels': pixels(images),
   }
   lines = table(spaces, data.labels[at])
   found = Result(

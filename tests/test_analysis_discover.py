@@ -96,7 +96,7 @@ def test_purity_counts_rows_of_groups_of_nine_tenths():
   assert groups.pure(of, truth) == 10 / 25
 
 
-@pytest.mark.parametrize('count', [2, 6, 60])
+@pytest.mark.parametrize('count', [1, 2, 6, 60])
 def test_copies_of_one_image_are_one_group_or_none(count):
   rows = np.tile(np.float32([0.6, 0.8, 0.0]), (count, 1))
   found = groups.find(rows)

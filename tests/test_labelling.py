@@ -1,4 +1,4 @@
-"""The simulated person of benchmarks.labelling, and what it counts."""
+"""What benchmarks.labelling and .discovery count."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from analysis.measures import groups
 from analysis.review.choice import View
 from analysis.review.refit import Known
-from benchmarks import labelling
+from benchmarks import discovery, labelling
 from plankton_jax.errors import InputError
 from tests import analysis_runs
 
@@ -38,8 +38,8 @@ def test_the_line_is_put_where_it_pays_most(careful):
     [],
     'ant',
   )
-  # From a line at 3 that is two keys; another name costs its letters.
-  keys, rows, odd, _ = labelling.best(view._replace(line=3), person)
+  # From a line at 2 that is two keys; another name costs its letters.
+  keys, rows, odd, _ = labelling.best(view._replace(line=2), person)
   assert (keys, rows.tolist()) == (2, [*range(6)])
   keys, rows, odd, _ = labelling.best(view._replace(name='bee'), person)
   assert (
@@ -95,3 +95,27 @@ def test_tables_and_figure_of_a_run(tmp_path):
   assert (tmp_path / 'labelling.png').stat().st_size > 1000
   with pytest.raises(InputError, match='no night split'):
     labelling.analyse(source, ['night'], seeds=1)
+
+
+def test_ways_to_group_are_compared_in_each_space():
+  rows = analysis_runs.blobs([30, 20, 40], noise=0.05, dim=40)
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=(90, 8)).astype(np.float32)
+  lines = discovery.table(
+    {'embeddings': rows.embedding, 'noise': noise}, rows.label
+  )
+  by = {(line['groups by'], line['of']): line for line in lines}
+  assert len(by) == 6
+  for way in ('discover', 'HDBSCAN', 'k-means, right k'):
+    assert by[way, 'embeddings']['pure'] > 0.9
+    assert by[way, 'noise']['ami'] < 0.2
+  assert by['k-means, right k', 'embeddings']['groups'] == 3
+
+
+def test_components_of_pixels_keep_their_distances():
+  images = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 1), np.uint8)
+  found = discovery.pixels(images)
+  flat = images.reshape(12, -1).astype(np.float64) / 255
+  wanted = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
+  apart = np.linalg.norm(found[:, None] - found[None], axis=-1)
+  np.testing.assert_allclose(apart, wanted, atol=1e-4)
