@@ -51,6 +51,7 @@ class Backbone(nn.Module):
   freeze: int = 0
   stages = (('conv', 'norm'),)
   published = None
+  normalise = None
 
   @nn.compact
   def __call__(self, images, *, train):

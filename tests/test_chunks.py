@@ -33,6 +33,7 @@ class Backbone(nn.Module):
   frozen: bool = True
   width: int = 4
   freeze: int = 0
+  normalise = None
   stages = (('conv', 'BatchNorm_0'),)
   published = None
 
@@ -155,6 +156,7 @@ def test_evaluation_in_chunks_is_the_same():
   whole, some = (
     step.make_eval_step(
       apply_fn=model.apply,
+      normalise=None,
       objective=OBJECTIVES['arcface'],
       stage=0,
       chunk=chunk,
