@@ -45,16 +45,21 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
 EXAMPLES = flags.DEFINE_string(
   'examples', None, 'A folder of labelled images, one folder a class, to add.'
 )
-EXPORT = flags.DEFINE_string(
-  'export', None, 'An EcoTaxa export, a table, or IFCB bins: predict in place.'
-)
 OVERWRITE = flags.DEFINE_bool(
   'overwrite_validated', False, 'Update what a person has annotated, too.'
 )
 SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
-for name in ('workdir', 'embeddings', 'images', 'taxa', 'out', 'acceptance'):
+for name in (
+  'workdir',
+  'embeddings',
+  'images',
+  'export',
+  'taxa',
+  'out',
+  'acceptance',
+):
   flags.declare_key_flag(name)  # --help shows it
 
 
@@ -68,11 +73,6 @@ class Asked(NamedTuple):
   overwrite_validated: bool = False
   taxa: str | None = None  # a table of lineages and numbers
   sure: float = 0.95
-
-  @property
-  def embedded(self) -> bool:
-    """Tells whether `images` is an embedding file."""
-    return bool(self.images) and str(self.images).endswith('.npz')
 
 
 class Gathered(NamedTuple):
@@ -89,29 +89,16 @@ def gather(source: Source, asked: Asked) -> Gathered:
   Raises:
     InputError: the checkpoint is missing, or no image can be read.
   """
-  further = None
-  if asked.examples:
-    further = folder.scan_classes(asked.examples, field='--examples')
-  if asked.embedded and not further:
-    assert asked.images
-    return Gathered(
-      None, new_images.from_files(asked.images, asked.export), None
-    )
+  if not asked.examples:
+    encoder = new_images.encoder_for(source, asked.images)
+    new = new_images.gather(encoder, asked.images, asked.export)
+    return Gathered(encoder, new, None)
+  further = folder.scan_classes(asked.examples, field='--examples')
   if source.workdir is None:
-    raise InputError(
-      '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
-      ' as the same encoder embeds them, and not with --examples'
-    )
+    raise InputError('--examples needs the encoder of a run: give --workdir')
   encoder = folders.encoder(source)
-  added = further and folders.embed(encoder, further, desc='examples')
-  if asked.embedded:
-    assert asked.images
-    new = new_images.from_files(asked.images, asked.export)
-  elif asked.export:
-    new = new_images.from_source(encoder, asked.export)
-  else:
-    assert asked.images
-    new = new_images.from_folder(encoder, asked.images)
+  added = folders.embed(encoder, further, desc='examples')
+  new = new_images.gather(encoder, asked.images, asked.export)
   return Gathered(encoder, new, added)
 
 
@@ -216,22 +203,14 @@ def asked(sources: Sequence[Source]) -> Result:
   command.one_source(sources, 'predict')
   flags_given = Asked(
     command.IMAGES.value,
-    EXPORT.value,
+    command.EXPORT.value,
     EXAMPLES.value,
     command.ACCEPTANCE.value,
     OVERWRITE.value,
     command.TAXA.value,
     SURE.value,
   )
-  if not flags_given.images and not flags_given.export:
-    raise InputError(
-      '--images is missing: the folder of images to label; or give --export'
-    )
-  if flags_given.export and flags_given.images and not flags_given.embedded:
-    raise InputError(
-      '--images and --export exclude each other, unless --images=FILE.npz holds'
-      " the embeddings of the export's objects"
-    )
+  new_images.check(flags_given.images, flags_given.export)
   return analyse(sources, flags_given)
 
 

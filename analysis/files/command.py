@@ -26,6 +26,12 @@ OUT = flags.DEFINE_string(
 IMAGES = flags.DEFINE_string(
   'images', None, 'A folder of images, labelled or not.'
 )
+EXPORT = flags.DEFINE_string(
+  'export', None, 'An EcoTaxa export, a table, or IFCB bins, in place.'
+)
+BY = flags.DEFINE_string(
+  'by', 'sample', 'Groups: sample, acquisition, day, or a regex of ids.'
+)
 ACCEPTANCE = flags.DEFINE_float(
   'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
 )
