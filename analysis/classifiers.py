@@ -82,7 +82,8 @@ def baselines(
       f'{both}: skipped ({len(missing)} images are not in its data; the first'
       f' is {missing[0]})'
     ]
-  images = data.images[np.array([at[key] for key in rows.id])]
+  ours = np.array([at[key] for key in rows.id])
+  images = data.images[ours]
   train = np.random.default_rng(0).permutation(data.splits['train'])[:PCA_ROWS]
   pixels = pixel_features(data.images[np.sort(train)], images)
   found = {'raw pixels': (pixels, rows.label)}
@@ -94,7 +95,9 @@ def baselines(
     untrained = checkpoints.untrained_encoder(source.workdir)
   except InputError as error:
     return found, [*notes, f'{name}: untrained encoder: skipped ({error})']
-  found['untrained encoder'] = untrained.embed(images), rows.label
+  measures = {name: values[ours] for name, values in data.measures.items()}
+  embedded = untrained.embed(images, measures=measures)
+  found['untrained encoder'] = embedded, rows.label
   return found, notes
 
 

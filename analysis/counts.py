@@ -44,7 +44,8 @@ CHOOSE = flags.DEFINE_bool(
 )
 DRAWS = flags.DEFINE_integer('draws', 100, 'Bootstrap draws of the intervals.')
 for name in (
-  *('workdir', 'embeddings', 'images', 'export', 'by', 'out', 'acceptance'),
+  *('workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um'),
+  *('out', 'acceptance'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -66,6 +67,7 @@ class Asked(NamedTuple):
   choose_acceptance: bool = False
   trust: str | None = None
   draws: int = 100
+  pixel_um: float | None = None  # of all new images; None takes the run's
 
 
 class Sample(NamedTuple):
@@ -98,7 +100,7 @@ def fit(source: Source, acceptance: float) -> Fitted:
     InputError: the run has one class, or no validation images.
   """
   found = fitted.fit(source, None, acceptance=acceptance)
-  if len(found.labeller.means) < 2:
+  if len(found.labeller.gallery.class_names) < 2:
     raise InputError(
       f'{source.name} has one class: counts correct what is taken for another'
     )
@@ -229,16 +231,16 @@ def test(
       met = inputs.take(unseen, ~fitted_to)
       unseen = inputs.take(unseen, fitted_to)
   known = counting.gather(space, fit.val, added, unseen)
-  quantifier = counting.fit(known, fit.labeller.limits)
+  quantifier = counting.fit(known, fit.labeller.threshold)
   places = [counting.place(space, fit.held_out.embedding)]
   true = [fit.held_out.label]
   if met is not None:
     places.append(counting.place(space, met.embedding))
-    true.append(np.full(len(met.label), len(fit.labeller.means)))
+    true.append(np.full(len(met.label), len(fit.labeller.gallery.class_names)))
   placed = Placed(*map(np.concatenate, zip(*places, strict=True)))
   return counting.errors_of(
     quantifier,
-    counting.answer(quantifier.posterior, quantifier.limits, placed),
+    counting.answer(quantifier.posterior, quantifier.limit, placed),
     np.concatenate(true),
     draws=SIMULATED,
     size=size,
@@ -345,7 +347,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   fit_ = fit(source, asked.acceptance)
   assert fit_.val is not None
   encoder = new_images.encoder_for(source, asked.images)
-  new = new_images.gather(encoder, asked.images, asked.export)
+  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   inputs.check_dimensions(fit_.labeller.gallery, new.rows)
   groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
   per_m3, notes = concentrations(new)
@@ -366,9 +368,9 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   by_acceptance: list[Row] = []
   if asked.choose_acceptance:
     acceptance, by_acceptance = choose_acceptance(known, size=size)
-    limits = counting.set_limits(known, acceptance)
-    fit_ = fit_._replace(labeller=fit_.labeller._replace(limits=limits))
-  limits = fit_.labeller.limits
+    limit = counting.set_limit(known, acceptance)
+    fit_ = fit_._replace(labeller=fit_.labeller._replace(threshold=limit))
+  limit = fit_.labeller.threshold
   tried = counting.trial(known, acceptance, draws=SIMULATED, size=size)
   method = asked.trust or counting.best(tried)
   tested = test(space, fit_, added, unseen, size=size)
@@ -376,13 +378,13 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   placed = counting.place(space, new.rows.embedding)
   places = [placed.take(unit.rows) for unit in units]
   quantifier, estimates = counting.count(
-    known, limits, places, draws=asked.draws
+    known, limit, places, draws=asked.draws
   )
   names = (*fit_.labeller.gallery.class_names, UNKNOWN)
   every = tally(units, estimates)
   trusted = [one for one in every if one.method == method]
   chances = [
-    counting.answer(quantifier.posterior, limits, place).chance
+    counting.answer(quantifier.posterior, limit, place).chance
     for place in places
   ]
   lines = table(trusted, names, methods=False)
@@ -466,6 +468,7 @@ def asked(sources: Sequence[Source]) -> Result:
       CHOOSE.value,
       TRUST.value,
       DRAWS.value,
+      command.PIXEL_UM.value,
     ),
   )
 

@@ -1,36 +1,53 @@
-"""Embeds a run's images, or any folder of images, into .npz and .parquet files.
+"""Embeds a run's images, or any others, into .npz and .parquet files.
 
 python -m analysis.embed --workdir=DIR
 python -m analysis.embed --workdir=DIR --images=FOLDER --out=FILE.npz
+python -m analysis.embed --encoder=plankton --images=FOLDER --out=FILE.npz
+python -m analysis.embed --encoder=plankton --images=FOLDER [--out=DIR]
+
+In place of a folder, an EcoTaxa export or IFCB bins go into a file, too. The
+last takes one folder a class, or an export, and makes DIR a workdir for every
+analysis, without training.
 """
 
+import json
 import logging
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from analysis.files import folders, inputs, tables
-from analysis.files.command import IMAGES, OUT, WORKDIR
+from analysis.files.command import ENCODER, IMAGES, OUT, PIXEL_UM, WORKDIR
+from configs import base
 from plankton_jax import host
 from plankton_jax.cli import command
+from plankton_jax.data import select
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, config_file, encoder_folder
+
+if TYPE_CHECKING:  # JAX is imported only where something is embedded.
+  from plankton_jax.encoder import Encoder
 
 STEP = flags.DEFINE_integer(
   'step', None, 'The checkpoint [the best by validation].'
 )
 
+# Shares of train, val and test where nothing is trained: enough of val for the
+# thresholds of classes.
+_FRACTIONS = (0.6, 0.2, 0.2)
+_PIXELS = ('size', 'resize', 'channels')  # fields that an encoder depends on
+_ENDINGS = ('.npz', '.parquet')
 _ARRAYS = ('embedding', 'label', 'id', 'class_names', 'step', 'class', 'file')
 
 
 def check(path: pathlib.Path) -> None:
   """Raises InputError for an extension other than .npz and .parquet."""
-  if path.suffix not in ('.npz', '.parquet'):
+  if path.suffix not in _ENDINGS:
     raise InputError(f'{path}: give a name that ends in .npz or .parquet')
 
 
@@ -95,47 +112,159 @@ def embed_run(workdir: pathlib.Path, step: int | None) -> None:
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)
   for split, at in data.splits.items():
+    measures = {name: values[at] for name, values in data.measures.items()}
     rows = inputs.Embeddings(
-      encoder.embed(data.images[at]),
+      encoder.embed(data.images[at], measures=measures),
       data.labels[at],
       data.ids[at],
       data.class_names,
     )
-    measures = {name: values[at] for name, values in data.measures.items()}
     for ending in ('npz', 'parquet'):
       file = workdir / 'embeddings' / f'{split}.{ending}'
       write(file, rows, encoder.step, measures)
 
 
 def embed_folder(
-  workdir: pathlib.Path, step: int | None, images: str, out: pathlib.Path
+  encoder: 'Encoder',
+  images: str,
+  out: pathlib.Path,
+  pixel_um: float | None = None,
 ) -> None:
-  """Embeds any folder into a file; images in its root get label -1."""
-  from plankton_jax import checkpoints
+  """Embeds any folder, EcoTaxa export or IFCB bins into a file.
 
-  check(out)
-  listing = folder.scan(images, field='--images')
-  encoder = checkpoints.load_encoder(workdir, step)
-  write(out, folders.embed(encoder, listing).rows, encoder.step)
+  Classes are a folder's folders, with label -1 for images in its root, or the
+  taxa of an export's validated objects, with label -1 for all others.
+  `pixel_um` is the side of their pixels, µm; None takes the known, or the
+  run's.
+  """
+  found = select.objects(images, field='--images')
+  if not found.items:
+    listing = folder.scan(images, field='--images')
+    whole = folders.embed(encoder, listing, pixel_um=pixel_um)
+    write(out, whole.rows, encoder.step, whole.measures)
+    return
+  embedded, kept = folders.embed_objects(encoder, found, pixel_um=pixel_um)
+  taxa = [
+    item.taxon if item.status == 'validated' else ''
+    for item in (found.items[row] for row in kept)
+  ]
+  names = tuple(sorted(set(taxa) - {''}))
+  index = {name: at for at, name in enumerate(names)} | {'': -1}
+  rows = embedded.rows._replace(
+    label=np.array([index[taxon] for taxon in taxa], np.int32),
+    class_names=names,
+  )
+  write(out, rows, encoder.step, embedded.measures)
+
+
+def make_workdir(
+  encoder: 'Encoder',
+  images: str,
+  workdir: pathlib.Path,
+  pixel_um: float | None = None,
+) -> None:
+  """Makes the workdir of labelled images, with an encoder as it is.
+
+  They are one folder a class, or an EcoTaxa export. The workdir holds the
+  encoder without the objective's parameters, which are of other classes, and a
+  config that names the images. Does nothing if it is there.
+
+  Raises:
+    InputError: an image lies in no class folder, or the workdir holds another
+      encoder or other images.
+  """
+  annotated = any(
+    item.status for item in select.objects(images, field='--images').items
+  )
+  try:
+    if not annotated:
+      folder.scan_classes(images, field='--images')
+  except InputError as error:
+    raise InputError(
+      f'{error}; or give --out=FILE.npz to embed without classes'
+    ) from None
+  kept = {name: encoder.config['data'][name] for name in _PIXELS}
+  chosen = {
+    'source': 'ecotaxa' if annotated else 'folder',
+    'path': str(pathlib.Path(images).expanduser().resolve()),
+    'unseen_classes': 0,
+    'fractions': list(_FRACTIONS),
+    'pixel_um': pixel_um or 0.0,
+  }
+  data = base.get_config().data.to_dict() | kept | chosen
+  config = json.loads(
+    json.dumps({**encoder.config, 'data': data, 'citation': ''})
+  )
+  if workdir.exists():
+    there = encoder_folder.find(workdir) == workdir
+    found = encoder_folder.read(workdir) if there else {}
+    if (found.get('config'), found.get('step')) != (config, encoder.step):
+      raise InputError(f'{workdir} holds something else; choose a new --out')
+  else:
+    encoder_folder.save(
+      workdir,
+      variables={
+        **encoder.variables,
+        'params': {**encoder.variables['params'], 'objective': {}},
+      },
+      config=config,
+      class_names=encoder.class_names,
+      step=encoder.step,
+      card=f'Made by analysis.embed from {images}; nothing was trained.\n',
+    )
+  config_file.write(config, workdir)
+
+
+def embed_images(
+  encoder: 'Encoder',
+  images: str,
+  out: pathlib.Path,
+  *,
+  run: bool,
+  pixel_um: float | None = None,
+) -> None:
+  """Embeds a folder into a file, or, without a run, into a workdir too."""
+  if run or out.suffix in _ENDINGS:
+    embed_folder(encoder, images, out, pixel_um)
+    return
+  make_workdir(encoder, images, out, pixel_um)
+  embed_run(out, None)
+  print(f'{out}: a workdir, as for python -m analysis.report --workdir={out}')
 
 
 def main(argv: Sequence[str]) -> None:
   """Embeds as the flags ask."""
   del argv
   workdirs = [pathlib.Path(path) for path in WORKDIR.value]
-  if not workdirs:
-    raise InputError('--workdir is missing: the folder of a trained run')
-  images, out = IMAGES.value, OUT.value
-  if bool(images) != bool(out):
+  name, images, out = ENCODER.value, IMAGES.value, OUT.value
+  if bool(workdirs) == bool(name):
+    raise InputError(
+      'give --workdir, the folder of a trained run, or --encoder=plankton with'
+      ' --images=FOLDER'
+    )
+  if name and not images:
+    raise InputError('--images is missing: the folder to embed by --encoder')
+  if workdirs and bool(images) != bool(out):
     raise InputError('--images=FOLDER and --out=FILE.npz go together')
   if images and len(workdirs) > 1:
     raise InputError('--images takes one --workdir')
   host.show_log(logging.INFO)
-  if images and out:
-    embed_folder(workdirs[0], STEP.value, images, pathlib.Path(out))
+  if not images:
+    for workdir in workdirs:
+      embed_run(workdir, STEP.value)
     return
-  for workdir in workdirs:
-    embed_run(workdir, STEP.value)
+  default = pathlib.Path(
+    'runs', pathlib.Path(images).resolve().name.removesuffix('.zip')
+  )
+  path = pathlib.Path(out) if out else default
+  if workdirs:
+    check(path)
+  place = encoder_folder.need(name, '--encoder') if name else workdirs[0]
+
+  from plankton_jax import checkpoints
+
+  encoder = checkpoints.load_encoder(place, STEP.value)
+  embed_images(encoder, images, path, run=not name, pixel_um=PIXEL_UM.value)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,8 @@
 
 `python -m analysis.neighbors --workdir=DIR --query=IMAGE [--count=12]`. The
 query is the id of an image in any split, or an image file. Distances are
-Euclidean, in the embedding.
+Euclidean, in the embedding. `--encoder=plankton --images=FOLDER` in place of
+the workdir searches a folder that nothing was trained on.
 """
 
 import functools
@@ -19,6 +20,7 @@ from analysis.files import command, folders, inputs, originals
 from analysis.files.inputs import Rows, Source
 from analysis.files.originals import Read
 from analysis.files.result import Drawing, Result, Shown
+from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
@@ -26,7 +28,7 @@ QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
-for name in ('workdir', 'out'):
+for name in ('workdir', 'encoder', 'images', 'pixel_um', 'out'):
   flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure
@@ -45,8 +47,10 @@ class Query(NamedTuple):
   pixels: np.ndarray | None  # of a file, uint8 [H, W] or [H, W, 3]
 
 
-def find(source: Source, rows: Rows, query: str) -> Query:
-  """Finds the query by its id, or by its file.
+def find(
+  source: Source, rows: Rows, query: str, pixel_um: float | None = None
+) -> Query:
+  """Finds the query by its id, or by its file, with pixels of `pixel_um`.
 
   Raises:
     InputError: there is neither, or the file cannot be read.
@@ -62,7 +66,8 @@ def find(source: Source, rows: Rows, query: str) -> Query:
     )
   encoder = folders.encoder(source)
   pixels = folders.read(path, encoder)
-  return Query(folders.embed_one(encoder, pixels), -1, pixels)
+  embedding = folders.embed_one(encoder, pixels, pixel_um)
+  return Query(embedding, -1, pixels)
 
 
 def similar(rows: Rows, query: Query, count: int) -> list[Row]:
@@ -125,8 +130,16 @@ def draw(
   return figure
 
 
-def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
+def analyse(
+  sources: Sequence[Source],
+  *,
+  query: str,
+  count: int,
+  pixel_um: float | None = None,
+) -> Result:
   """Finds and draws the `count` images most similar to a query.
+
+  `pixel_um` is the side of a queried file's pixels, µm; None takes the run's.
 
   Raises:
     InputError: there is not one run, no such query, a count below 1, or only
@@ -138,7 +151,7 @@ def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
   rows = inputs.together(source.name, source.splits)
   if not len(rows.id):
     raise InputError(f'{source.name}: its splits hold no images')
-  wanted = find(source, rows, query)
+  wanted = find(source, rows, query, pixel_um)
   found = similar(rows, wanted, count)
   if not found:
     raise InputError(f'{source.name}: {query} is its only image')
@@ -171,11 +184,23 @@ def analyse(sources: Sequence[Source], *, query: str, count: int) -> Result:
 
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
-  command.one_run(sources, 'neighbors')
+  source = command.one_run(sources, 'neighbors')
   if not QUERY.value:
     raise InputError('--query is missing: an image file, or the id of an image')
-  return analyse(sources, query=QUERY.value, count=COUNT.value)
+  if bool(source.encoder) != bool(command.IMAGES.value):
+    raise InputError(
+      '--encoder=NAME and --images=FOLDER, the images to search, go together'
+    )
+  pixel_um = command.PIXEL_UM.value
+  if command.IMAGES.value:
+    listing = folder.scan(command.IMAGES.value, field='--images')
+    source = folders.collect(
+      source, folders.encoder(source), listing, 'images', pixel_um
+    )
+  return analyse(
+    [source], query=QUERY.value, count=COUNT.value, pixel_um=pixel_um
+  )
 
 
 if __name__ == '__main__':
-  command.run('neighbors', asked)
+  command.run('neighbors', asked, untrained=True)

@@ -1,11 +1,13 @@
 """Finds images of classes that training did not see.
 
 `python -m analysis.novelty --workdir=DIR [--neighbours=10] [--acceptance=0.95]`
-scores images by their distance to the nearest class mean of train and by that
-to their k-th nearest train image. Thresholds, one for each class, are
-set on the validation images; images beyond them are predicted `unknown`. Given
-files, `--embeddings=train.npz --embeddings=val.npz --embeddings=NEW.npz`, it
-predicts for any other images.
+scores images by their distances to train in the whitened embedding, which
+`analysis.predict` uses too, and for comparison by the distance to the nearest
+class mean and to the k-th nearest train image. A threshold is set on the
+validation images; images beyond it are predicted `unknown`. `--community` takes
+the threshold by which classes are counted best. Given files,
+`--embeddings=train.npz --embeddings=val.npz --embeddings=NEW.npz`, it predicts
+for any other images.
 """
 
 import functools
@@ -15,18 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from analysis.figures import style
-from analysis.figures.style import plt
+from analysis.figures import novelty as figures
 from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import openset, thresholds
+from analysis.measures import community, openset, thresholds, unknowns
+from analysis.measures.community import Best
 from analysis.measures.openset import MEASURES, NO_CURVE, UNKNOWN, Judged, Score
-from analysis.measures.thresholds import Limits
 from plankton_jax.errors import InputError
 
 NEIGHBOURS = flags.DEFINE_integer(
   'neighbours', 10, 'The novelty of an image: how far its k-th neighbour is.'
+)
+COMMUNITY = flags.DEFINE_bool(
+  'community', False, 'Accept the share that counts classes best instead.'
 )
 FITTED = ('train', 'val')  # splits that are not predicted
 LOST = {  # without a split
@@ -72,10 +76,47 @@ def names(rows: Embeddings, label: np.ndarray) -> np.ndarray:
   return np.array([*rows.class_names, ''], object)[label]
 
 
+class Truth(NamedTuple):
+  """Test and unseen images, to compare counts of classes on."""
+
+  true: np.ndarray  # [N] classes 0 ... unknown
+  nearest: np.ndarray  # [N] the class of each if it is accepted
+  distance: np.ndarray  # [N]
+  unknown: int  # the bin of unseen images
+
+
+def truth(
+  train: Embeddings, splits: dict[str, Embeddings], judged: dict[str, Judged]
+) -> Truth | None:
+  """Gathers labelled test and unseen images; None without either split.
+
+  The bin of unseen images holds those of classes that train has not.
+  """
+  if not {'test', 'unseen'} <= judged.keys():
+    return None
+  present = np.unique(train.label)
+  index = {name: i for i, name in enumerate(names(train, present))}
+  unknown = len(index)
+  true, nearest, distance = [], [], []
+  for split in ('test', 'unseen'):
+    rows = splits[split]
+    known = rows.label >= 0
+    labels = names(rows, rows.label[known])
+    true.append([index.get(name, unknown) for name in labels])
+    nearest.append(np.searchsorted(present, judged[split].label[known]))
+    distance.append(judged[split].distance[known])
+  return Truth(
+    np.concatenate(true).astype(int),
+    np.concatenate(nearest),
+    np.concatenate(distance),
+    unknown,
+  )
+
+
 def measure(
   source: str,
   by: str,
-  limits: Limits | None,
+  limit: float | None,
   seen: tuple[Judged, np.ndarray] | None,
   unseen: Judged | None,
 ) -> Score:
@@ -85,45 +126,47 @@ def measure(
   near = far = np.empty(0)
   if unseen is not None:
     far = unseen.distance
-    if limits:
-      found['unseen_unknown'] = float(np.mean(far > limits.of(unseen.label)))
+    if limit is not None:
+      found['unseen_unknown'] = float(np.mean(far > limit))
   if seen is not None:
-    (label, near), right = seen
+    (_, near), right = seen
     risk = openset.risk_coverage(near, right)
     found |= {'accuracy': float(right.mean()), 'aurc': risk.area}
-    if limits:
-      found['seen_accepted'] = float(np.mean(near <= limits.of(label)))
+    if limit is not None:
+      found['seen_accepted'] = float(np.mean(near <= limit))
     if unseen is not None:
       roc, others = openset.detection(near, far)
       oscr = openset.oscr(near, right, far)
       found |= {'auroc': roc.area, 'oscr': oscr.area, **others}
-  every = limits.every if limits else np.nan
-  return Score(source, by, near, far, roc, oscr, risk, every, found)
+  return Score(source, by, near, far, roc, oscr, risk, limit, found)
 
 
-def calibrated(
-  source: str, by: str, judged: Judged, train: Embeddings, acceptance: float
-) -> tuple[Limits | None, list[str]]:
-  """Sets thresholds of the train classes, and notes classes of few images.
-
-  Returns None if there are too few validation images in all.
-  """
-  fewest = thresholds.fewest(acceptance)
-  where = f'{source}, {by}'
-  if len(judged.label) < fewest:
-    return None, [
-      f'{where}: {len(judged.label)} validation images are too few for'
-      f' thresholds at {acceptance:.0%} ({fewest} needed): no predictions'
-    ]
-  classes = np.unique(train.label)
-  limits = thresholds.calibrate(judged, classes, acceptance=acceptance)
-  few = sum(not one.own for one in limits.by_class.values())
-  if not few:
-    return limits, []
-  return limits, [
-    f'{where}: {few} of {len(classes)} classes have fewer than {fewest}'
-    ' validation images: the threshold over all classes holds for them'
-  ]
+def count(
+  counted: Truth | None, val: np.ndarray | None, limit: float | None
+) -> tuple[dict[str, float], Best | None]:
+  """Measures counts of classes at the threshold, and at the best one."""
+  if counted is None or val is None or limit is None or not len(counted.true):
+    return {}, None
+  predicted = np.where(
+    counted.distance <= limit, counted.nearest, counted.unknown
+  )
+  at_limit = community.dissimilarity(
+    counted.true, predicted, counted.unknown + 1
+  )
+  best = community.best(
+    counted.true,
+    counted.nearest,
+    counted.distance,
+    val,
+    unknown=counted.unknown,
+  )
+  found = {'bray_curtis': float(at_limit)}
+  if best:
+    found |= {
+      'community_acceptance': best.acceptance,
+      'community_bray_curtis': best.dissimilarity,
+    }
+  return found, best
 
 
 def predictions(
@@ -131,10 +174,9 @@ def predictions(
   rows: Embeddings,
   train: Embeddings,
   judged: Judged,
-  limits: Limits,
+  limit: float,
 ) -> list[Row]:
   """Tabulates the class predicted for each image, or that it is unknown."""
-  limit = limits.of(judged.label)
   nearest = names(train, judged.label)
   accepted = judged.distance <= limit
   return [
@@ -145,14 +187,14 @@ def predictions(
       'predicted': nearest[i] if accepted[i] else UNKNOWN,
       'nearest_class': nearest[i],
       'distance': judged.distance[i],
-      'threshold': limit[i],
+      'threshold': limit,
     }
     for i, true in enumerate(names(rows, rows.label))
   ]
 
 
 class Scored(NamedTuple):
-  """One source by both scores."""
+  """One source by every score."""
 
   scores: list[Score]
   limits: list[Row]
@@ -160,8 +202,14 @@ class Scored(NamedTuple):
   notes: list[str]
 
 
-def score(source: Source, *, neighbours: int, acceptance: float) -> Scored:
-  """Scores a source both ways; returns thresholds and predictions as tables."""
+def score(
+  source: Source, *, neighbours: int, acceptance: float, by_counts: bool
+) -> Scored:
+  """Scores a source every way; returns thresholds and predictions as tables.
+
+  `by_counts` accepts the share by which classes are counted best in place of
+  `acceptance`, where there are images to tell.
+  """
   splits, notes = usable(source)
   found = Scored([], [], [], notes)
   if not splits:
@@ -170,44 +218,75 @@ def score(source: Source, *, neighbours: int, acceptance: float) -> Scored:
   k = min(neighbours, len(train.id))
   if k < neighbours:
     notes.append(f'{source.name} has {k} train images: k = {k} neighbours')
+  val = splits['val'].embedding if 'val' in splits else None
+  space = unknowns.fit(train.embedding, train.label, val, neighbours=k)
   ways = {
+    openset.WHITENED: lambda x: unknowns.judge(space, x),
     openset.CENTROID: lambda x: openset.by_centroid(train, x),
     f'neighbour {k}': lambda x: openset.by_neighbour(train, x, k),
   }
+  fewest = thresholds.fewest(acceptance)
+  if val is not None and len(val) < fewest:
+    notes.append(
+      f'{source.name}: {len(val)} validation images are too few for'
+      f' thresholds at {acceptance:.0%} ({fewest} needed): no predictions'
+    )
   for by, judge in ways.items():
     judged = {name: judge(rows.embedding) for name, rows in splits.items()}
-    limits = seen = None
-    if 'val' in judged:
-      limits, few = calibrated(
-        source.name, by, judged['val'], train, acceptance
-      )
-      notes += few
+    held_out = judged['val'].distance if 'val' in judged else None
+    limit = seen = None
+    share = acceptance
+    if held_out is not None and len(held_out) >= fewest:
+      limit = thresholds.threshold(held_out, share)
+    counts, best = count(truth(train, splits, judged), held_out, limit)
+    if by_counts and best and held_out is not None:
+      share = best.acceptance
+      limit = thresholds.threshold(held_out, share)
     test = splits.get('test')
     if test is not None:
       taken = names(train, judged['test'].label)
       right = taken == names(test, test.label)
       seen = judged['test'], right.astype(bool)
-    found.scores.append(
-      measure(source.name, by, limits, seen, judged.get('unseen'))
-    )
-    if limits is None:
+    one = measure(source.name, by, limit, seen, judged.get('unseen'))
+    one.measures.update(counts)
+    found.scores.append(one)
+    if limit is None:
       continue
+    if by == openset.WHITENED and 'unseen' in judged:
+      notes.append(told(source.name, judged['unseen'].distance, limit))
     head = {'source': source.name, 'by': by}
-    found.limits.extend(
-      {**head, 'class': train.class_names[label], **one._asdict()}
-      for label, one in limits.by_class.items()
+    found.limits.append(
+      {
+        **head,
+        'acceptance': share,
+        'images': len(held_out) if held_out is not None else 0,
+        'threshold': limit,
+      }
     )
     found.predicted.extend(
       {**head, **row}
       for name, rows in splits.items()
       if name not in FITTED
-      for row in predictions(name, rows, train, judged[name], limits)
+      for row in predictions(name, rows, train, judged[name], limit)
     )
   return found
 
 
+def told(source: str, distance: np.ndarray, limit: float) -> str:
+  """Says how many images of unseen classes would have been named."""
+  named = int(np.sum(distance <= limit))
+  return (
+    f'{source}: of {len(distance):,} images of classes it never saw it would'
+    f' have named {named:,} ({named / len(distance):.0%})'
+  )
+
+
 def analyse(
-  sources: Sequence[Source], *, neighbours: int, acceptance: float
+  sources: Sequence[Source],
+  *,
+  neighbours: int,
+  acceptance: float,
+  by_counts: bool = False,
 ) -> Result:
   """Scores test and unseen images, and predicts all but train and val.
 
@@ -219,7 +298,12 @@ def analyse(
     raise InputError(f'--neighbours={neighbours}: give 1 or more')
   thresholds.check(acceptance)
   scored = [
-    score(source, neighbours=neighbours, acceptance=acceptance)
+    score(
+      source,
+      neighbours=neighbours,
+      acceptance=acceptance,
+      by_counts=by_counts,
+    )
     for source in sources
   ]
   notes = [note for one in scored for note in one.notes]
@@ -253,110 +337,14 @@ def analyse(
     {**tables, 'novelty.csv': rows},
     {'novelty.json': {'acceptance': acceptance, 'scores': rows}},
     {
-      'novelty': Drawing(functools.partial(draw_curves, found), citations),
+      'novelty': Drawing(
+        functools.partial(figures.draw_curves, found), citations
+      ),
       'novelty_scores': Drawing(
-        functools.partial(draw_scores, found, acceptance), citations
+        functools.partial(figures.draw_scores, found), citations
       ),
     },
   )
-
-
-def _percent(share: float, place: int) -> str:
-  return f'{100.0 * share:.3g} %'
-
-
-def draw_curves(found: list[Score]) -> plt.Figure:
-  """Draws ROC, OSCR and risk by source (colour) and score (dashes)."""
-  sources = list(dict.fromkeys(f.source for f in found))
-  colours = dict(zip(sources, style.palette(len(sources)), strict=True))
-  figure, grid = plt.subplots(1, 3, figsize=(10.5, 3.9), layout='constrained')
-  panels = (
-    ('roc', 'ROC', 'unseen images accepted', 'seen images accepted'),
-    ('oscr', 'OSCR', 'unseen images accepted', 'seen, accepted and right'),
-    (
-      'risk',
-      'risk and coverage',
-      'seen images accepted',
-      'mistakes among them',
-    ),
-  )
-  for ax, (field, title, x, y) in zip(grid, panels, strict=True):
-    ax.set(title=title, xlabel=x, ylabel=y, xlim=(0.0, 1.0))
-    for f in found:
-      curve = getattr(f, field)
-      dash = '-' if f.by == openset.CENTROID else '--'
-      (line,) = ax.plot(curve.x, curve.y, dash, color=colours[f.source], lw=1.4)
-      line.set_label(f'{f.source}, {f.by}')
-    for axis in (ax.xaxis, ax.yaxis):
-      axis.set_major_formatter(_percent)
-    if field != 'risk':
-      ax.set_ylim(0.0, 1.01)
-    if not any(getattr(f, field).x.size for f in found):
-      ax.text(0.5, 0.5, 'no unseen images', ha='center', color='0.4')
-  grid[2].set_ylim(0.0)
-  grid[0].plot([0.0, 1.0], [0.0, 1.0], ':', color='0.5', lw=1, zorder=0)
-  handles, texts = grid[0].get_legend_handles_labels()
-  legend = figure.legend(
-    handles, texts, loc='outside upper center', ncols=min(3, len(sources))
-  )
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
-  return figure
-
-
-def draw_scores(found: list[Score], acceptance: float) -> plt.Figure:
-  """Draws distances of seen and unseen, by source (row) and score (column)."""
-  sources = list(dict.fromkeys(f.source for f in found))
-  ways = ['centroid', 'neighbour']
-  figure, grid = plt.subplots(
-    len(sources),
-    len(ways),
-    figsize=(9.0, 0.8 + 2.2 * len(sources)),
-    squeeze=False,
-    layout='constrained',
-  )
-  for f in found:
-    column = int(f.by != openset.CENTROID)
-    ax = grid[sources.index(f.source), column]
-    both = np.concatenate([f.seen, f.unseen])
-    edges = np.linspace(0.0, both.max() or 1.0, 51)
-    for distance, colour, name in (
-      (f.seen, 'C0', 'seen: test'),
-      (f.unseen, 'C1', 'unseen'),
-    ):
-      if distance.size:
-        ax.hist(
-          distance,
-          edges,
-          weights=np.full(len(distance), 1.0 / len(distance)),
-          color=colour,
-          alpha=0.55,
-          label=f'{name} ({len(distance):,})',
-        )
-    if np.isfinite(f.limit):
-      label = f'threshold over all classes: {acceptance:.0%} of validation'
-      ax.axvline(f.limit, color='0.3', ls='--', lw=1, label=label)
-    area = f.measures['auroc']
-    title = '' if np.isnan(area) else f', AUROC {area:.3f}'
-    ax.set_title(f'{f.source}: {f.by}{title}', parse_math=False)
-    ax.set_xlim(0.0, edges[-1])
-    ax.set_axisbelow(True)
-    ax.yaxis.set_major_formatter(_percent)
-  for ax in grid[:, 0]:
-    ax.set_ylabel('share of images')
-  grid[-1, 0].set_xlabel('distance to the nearest class mean of train')
-  grid[-1, 1].set_xlabel('distance to the k-th nearest train image')
-  handles: dict[str, Any] = {}
-  for ax in grid.flat:
-    for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
-      handles.setdefault(text, handle)
-  figure.legend(
-    list(handles.values()),
-    list(handles),
-    loc='outside upper center',
-    ncols=len(handles),
-  )
-  return figure
 
 
 if __name__ == '__main__':
@@ -366,5 +354,6 @@ if __name__ == '__main__':
       sources,
       neighbours=NEIGHBOURS.value,
       acceptance=command.ACCEPTANCE.value,
+      by_counts=COMMUNITY.value,
     ),
   )

@@ -4,7 +4,8 @@
 gives each image the class whose centre is nearest in the embedding, or
 `unknown` if it lies too far from every class, with a calibrated confidence and
 its nearest labelled images. --examples holds a folder with a few images for
-each class to add without training.
+each class to add without training; with `--encoder=plankton` in place of the
+workdir these are all that is known.
 
 `--export=PLACE` in place of --images predicts objects where they are: of an
 EcoTaxa export, of a table without annotation, of IFCB bins. For an export it
@@ -52,13 +53,8 @@ SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
 for name in (
-  'workdir',
-  'embeddings',
-  'images',
-  'export',
-  'taxa',
-  'out',
-  'acceptance',
+  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
+  *('export', 'acceptance'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -73,6 +69,7 @@ class Asked(NamedTuple):
   overwrite_validated: bool = False
   taxa: str | None = None  # a table of lineages and numbers
   sure: float = 0.95
+  pixel_um: float | None = None  # of all new images; None takes the run's
 
 
 class Gathered(NamedTuple):
@@ -87,18 +84,28 @@ def gather(source: Source, asked: Asked) -> Gathered:
   """Embeds the examples and the images to predict, or reads embeddings.
 
   Raises:
-    InputError: the checkpoint is missing, or no image can be read.
+    InputError: the checkpoint is missing, an encoder is given without examples,
+      or no image can be read.
   """
-  if not asked.examples:
+  further = None
+  if asked.examples:
+    further = folder.scan_classes(asked.examples, field='--examples')
+  elif source.encoder is not None:
+    raise InputError(
+      '--examples is missing: --encoder takes a folder of labelled images, one'
+      ' folder a class'
+    )
+  if not further:
     encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(encoder, asked.images, asked.export)
+    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
     return Gathered(encoder, new, None)
-  further = folder.scan_classes(asked.examples, field='--examples')
-  if source.workdir is None:
+  if source.workdir is None and source.encoder is None:
     raise InputError('--examples needs the encoder of a run: give --workdir')
   encoder = folders.encoder(source)
-  added = folders.embed(encoder, further, desc='examples')
-  new = new_images.gather(encoder, asked.images, asked.export)
+  added = folders.embed(
+    encoder, further, pixel_um=asked.pixel_um, desc='examples'
+  )
+  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   return Gathered(encoder, new, added)
 
 
@@ -115,7 +122,8 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   listed = taxa.read(pathlib.Path(asked.taxa)) if asked.taxa else taxa.NONE
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
-  known = taxa.merge(listed, known)
+  trained_on, missing = taxa.of_run(source)
+  known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
   inputs.check_dimensions(fit.labeller.gallery, new.rows)
@@ -142,6 +150,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   measures = {
     'temperature': fit.labeller.temperature,
     'acceptance': asked.acceptance,
+    'threshold': fit.labeller.threshold,
     **fit.tested.measures,
     **ranks.measures,
   }
@@ -173,7 +182,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     reliability=figures.get('reliability'),
   )
   return Result(
-    [*fit.notes, *unclear, *remarks],
+    [*fit.notes, *unclear, *missing, *remarks],
     shown,
     tables,
     {'calibration.json': measures},
@@ -209,10 +218,11 @@ def asked(sources: Sequence[Source]) -> Result:
     OVERWRITE.value,
     command.TAXA.value,
     SURE.value,
+    command.PIXEL_UM.value,
   )
   new_images.check(flags_given.images, flags_given.export)
   return analyse(sources, flags_given)
 
 
 if __name__ == '__main__':
-  command.run('predict', asked, folder='predict', fast=True)
+  command.run('predict', asked, folder='predict', untrained=True, fast=True)

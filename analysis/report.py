@@ -21,6 +21,7 @@ from analysis import (
   novelty,
   projection,
   retrieval,
+  taxonomy,
   training,
 )
 from analysis.files import command, result, tables
@@ -63,6 +64,9 @@ def parts() -> dict[str, Part]:
     ),
     'retrieval': retrieval.analyse,
     'confusions': confusions.analyse,
+    'taxonomy': functools.partial(
+      taxonomy.analyse, listed=taxonomy.from_flag()
+    ),
     'novelty': functools.partial(
       novelty.analyse,
       neighbours=novelty.NEIGHBOURS.value,

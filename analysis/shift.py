@@ -19,7 +19,14 @@ from analysis.files import command, inputs, new_images, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import calibration, drift, fitted, labeller, thresholds
+from analysis.measures import (
+  calibration,
+  drift,
+  fitted,
+  labeller,
+  thresholds,
+  unknowns,
+)
 from analysis.measures.drift import Rows
 from analysis.measures.fitted import Fitted
 from plankton_jax.errors import InputError
@@ -31,7 +38,8 @@ LEVEL = flags.DEFINE_float(
   'alarm_level', 0.05, 'Probability of a false alarm in any sample.'
 )
 for name in (
-  *('workdir', 'embeddings', 'images', 'export', 'by', 'out', 'acceptance'),
+  *('workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um'),
+  *('out', 'acceptance'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -51,6 +59,7 @@ class Asked(NamedTuple):
   acceptance: float = 0.95
   label: int = 40
   level: float = 0.05
+  pixel_um: float | None = None  # of all new images; None takes the run's
 
 
 class Measured(NamedTuple):
@@ -64,13 +73,13 @@ class Measured(NamedTuple):
 
 def measure(fit: Fitted, rows: Embeddings) -> Measured:
   """Measures a labeller on rows that are labelled by its classes."""
-  squared = labeller.squared(rows.embedding, fit.labeller.means)
-  label, distance = labeller.judge(np.sqrt(squared))
-  right = label == rows.label
+  squared = labeller.squared(fit.labeller.seen, rows.embedding)
+  right = squared.argmin(axis=1) == rows.label
   sure = calibration.softmax(-squared, fit.labeller.temperature).max(axis=1)
   unknown = np.nan
-  if fit.labeller.limits:
-    unknown = float(np.mean(distance > fit.labeller.limits.of(label)))
+  if np.isfinite(fit.labeller.threshold):
+    distance = unknowns.judge(fit.labeller.seen, rows.embedding).distance
+    unknown = float(np.mean(distance > fit.labeller.threshold))
   return Measured(
     len(right),
     float(right.mean()),
@@ -88,7 +97,8 @@ def leave_one_out(
   `_all` are of centres and thresholds of all groups.
 
   Raises:
-    InputError: an image has no group, or there is one group.
+    InputError: an image has no group, there is one group, or there are no val
+      and test images.
   """
   splits: dict[str, Embeddings] = {}
   notes = []
@@ -97,6 +107,11 @@ def leave_one_out(
     notes += missing
     if rows is not None:
       splits[name] = rows
+  if not {'val', 'test'} & splits.keys():
+    raise InputError(
+      f'{source.name} has no labelled val or test images: only those that the'
+      ' encoder was not trained on tell how well a group is labelled'
+    )
   groups = {
     name: samples.name_groups(rows.id.tolist(), by)
     for name, rows in splits.items()
@@ -185,7 +200,7 @@ class Alarms(NamedTuple):
 
 
 def _predicted(fit: Fitted, embedding: np.ndarray) -> Rows:
-  squared = labeller.squared(embedding, fit.labeller.means)
+  squared = labeller.squared(fit.labeller.seen, embedding)
   return Rows(embedding, squared.argmin(axis=1))
 
 
@@ -208,11 +223,7 @@ def test_new(
   reference = _predicted(fit, np.concatenate(outside))
   sample = _predicted(fit, new.rows.embedding)
   rng = np.random.default_rng(drift.SEED)
-  limit = np.full(len(groups), np.inf)
-  if fit.labeller.limits:
-    limit = fit.labeller.limits.of(sample.label)
-  squared = labeller.squared(new.rows.embedding, fit.labeller.means)
-  distance = np.sqrt(squared.min(axis=1))
+  distance = unknowns.judge(fit.labeller.seen, new.rows.embedding).distance
   names = np.unique(groups)
   # With K samples, the smallest of all p is held against level / K.
   permutations = max(PERMUTATIONS, int(np.ceil(2 * len(names) / asked.level)))
@@ -242,7 +253,7 @@ def test_new(
         'compared': one.compared,
         'p': one.p,
         'alarm': bool(alarmed),
-        'unknown': float(np.mean(distance[own] > limit[own])),
+        'unknown': float(np.mean(distance[own] > fit.labeller.threshold)),
         'noticed_move': power[size],
       }
     )
@@ -338,7 +349,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   if given:
     encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(encoder, asked.images, asked.export)
+    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
     groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
     found = test_new(source, new, groups, asked)
     notes += found.said
@@ -374,6 +385,7 @@ def asked(sources: Sequence[Source]) -> Result:
       command.ACCEPTANCE.value,
       LABEL_FIRST.value,
       LEVEL.value,
+      command.PIXEL_UM.value,
     ),
   )
 

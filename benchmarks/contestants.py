@@ -82,8 +82,14 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
     epoch = next(
       round(row['epoch']) for row in rows['val'] if row['step'] == encoder.step
     )
-    pixels = {name: data.images[rows] for name, rows in data.splits.items()}
-    embedded = {s: encoder.embed(pixels[s]) for s in ('test', 'unseen')}
+    embedded = {
+      split: encoder.embed(
+        data.images[rows],
+        measures={name: x[rows] for name, x in data.measures.items()},
+      )
+      for split, rows in data.splits.items()
+      if split in ('test', 'unseen')
+    }
     found = measure(embedded.get, data)
   note = note or (f'collapsed: {warned[0]}' if warned else '')
   return {**found, 'seconds': seconds, 'epoch': epoch, 'note': note}

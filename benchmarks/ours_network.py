@@ -52,10 +52,13 @@ def step(
   return steps, facts | {'flops': 3 * facts['flops']}
 
 
-def embed(*, width: int, side: int, batch: int, count: int) -> Job:
+def embed(
+  *, width: int, side: int, batch: int, count: int, name: str = 'resnet18'
+) -> Job:
   """Embeds images in host memory, as analysis.embed does."""
   del batch  # the library's own
   config = _config(width, side)
+  config.encoder.name = name
   model = encoders.make(**config.encoder)
   variables = jax.jit(
     lambda key: model.init(key, jnp.zeros((1, side, side, 1)), train=False)

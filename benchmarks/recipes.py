@@ -14,6 +14,7 @@ from plankton_jax.data import classes
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files.config_file import Config
+from plankton_jax.nn import transfer
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -89,6 +90,10 @@ def place(recipe: Recipe, ground: Ground, seed: int) -> Config:
   recipe. Every epoch is validated once and none stops the run early, so that
   all contestants choose among as many checkpoints. The seed draws the images'
   split, weights, batches and augmentation, but not the unseen classes.
+
+  Raises:
+    InputError: the recipe begins from an encoder of another network, or from
+      one that was trained on an unseen class.
   """
   config = recipe.config()
   config.curriculum = _stretched(
@@ -109,7 +114,17 @@ def place(recipe: Recipe, ground: Ground, seed: int) -> Config:
       'encoder.width': ground.width,
     }
   )
-  return config.to_dict()
+  placed = config.to_dict()
+  transfer.check(placed)
+  begun = placed['encoder']['pretrained']
+  seen = transfer.common(transfer.seen_classes(begun), ground.unseen)
+  if seen:
+    raise InputError(
+      f'{recipe.file}: encoder.pretrained={begun} was trained on'
+      f' {", ".join(seen)}, which the table calls unseen; begin from one that'
+      ' benchmarks.starting_encoder trained with --leave_out of them'
+    )
+  return placed
 
 
 def define(

@@ -53,6 +53,12 @@ def groups(
       *(_mining(batch, 'easy', 'semihard', peer=False) for batch in _ALONE),
     ],
     'embed': [_embed(32, 64), _embed(64, 64)],
+    'backbones': [
+      _backbone('convnext_atto', 64),
+      _backbone('vit_small_patch14_dinov2', 112),
+      _backbone('vit_small_patch14_dinov2', 224),
+      _backbone('vit_small_patch16_dinov3', 112),
+    ],
     'retrieval': [
       Row(
         f'retrieval measures, {rows:,} x 128',
@@ -138,6 +144,17 @@ def _embed(width, side):
     f'embed ResNet-18 x{width}, {side} px',
     {'job': 'embed', 'width': width, 'side': side, 'batch': 256, 'count': 1024},
     images=1024,
+  )
+
+
+def _backbone(name, side):
+  count = 256
+  spec = {'job': 'embed', 'width': 32, 'batch': 256, 'count': count}
+  return Row(
+    f'embed {name}, {side} px; peer: our ResNet-18 x32, 64 px',
+    spec | {'side': side, 'name': name},
+    images=count,
+    rival=spec | {'side': 64},
   )
 
 

@@ -99,6 +99,10 @@ def get_config() -> ConfigDict:
   # How often each image of a batch is in it, augmented each time by other
   # draws; a step takes so many times as long.
   batch.views = 1
+  # How many images of a batch the encoder sees at a time, which bounds the
+  # memory of a large batch; the loss is of the whole batch, the norms' and the
+  # centring's statistics of each chunk. It divides batch.size; 0: all at once.
+  batch.chunk = 0
 
   config.augment = augment = ConfigDict()  # a strength of 0 turns it off
   # Mirror left-right, top-bottom and about the diagonal, each for half of the
@@ -112,10 +116,17 @@ def get_config() -> ConfigDict:
   augment.noise = 0.0  # standard deviation, as a share of the full range
 
   config.encoder = encoder = ConfigDict()
-  encoder.name = 'resnet18'  # 'resnet10', 'resnet18', 'resnet34', 'resnet50'
-  encoder.width = 32  # features of the first stage; 64 in the ResNet paper
-  # Share of the image's side that the stem keeps: 'full', 'half', 'quarter';
-  # 'imagenet': a quarter, by the paper's 7x7 convolution and max-pooling.
+  # 'resnet10', 'resnet18', 'resnet34' or 'resnet50'; timm's 'convnext_' and
+  # 'convnextv2_' with 'atto', 'femto', 'pico', 'nano' or 'tiny'; timm's
+  # 'vit_small_' and 'vit_base_' with 'patch16_224', 'patch14_dinov2',
+  # 'patch14_reg4_dinov2' or 'patch16_dinov3', for which data.size is a multiple
+  # of the patch's side.
+  encoder.name = 'resnet18'
+  # Features of a ResNet's first stage; 64 in the paper.
+  encoder.width = 32
+  # Share of the image's side that a ResNet's stem keeps: 'full', 'half',
+  # 'quarter'; 'imagenet': a quarter, by the paper's 7x7 convolution and
+  # max-pooling.
   encoder.stem = 'quarter'
   encoder.embedding_dim = 128  # length of the embedding
   encoder.dtype = 'float32'  # type to compute in: 'float32' or 'bfloat16'
@@ -125,10 +136,14 @@ def get_config() -> ConfigDict:
   # Views of an image that its embedding averages outside of training: 1 takes
   # the image, 8 its mirror images and quarter turns, at eight times the cost.
   encoder.poses = 1
-  # File of weights to start from: a ResNet-18, 34 or 50 of torchvision or timm,
-  # .pth or .safetensors, with stem 'imagenet' and width 64; '': random weights.
+  # Weights to start from: 'plankton', the bundled encoder, or the folder of an
+  # exported one, for its own name, width, stem and data.size; or a file (.pth,
+  # .safetensors) of torchvision or timm for a ResNet-18, 34 or 50 with stem
+  # 'imagenet' and width 64, or of any other network above; docs/pretrained.md
+  # lists them. '': random weights.
   encoder.pretrained = ''
-  # How many stages stay untrained, the stem with the first; 0: none, 4: all.
+  # How many stages stay untrained, the stem with the first; 0: none. Residual
+  # networks have 4, vision transformers 12, their blocks.
   encoder.freeze = 0
   # Whether the encoder sees the original size beside the image: sqrt(h w), in
   # micrometres if the pixel of every training image is known, else in pixels;
@@ -148,6 +163,9 @@ def get_config() -> ConfigDict:
   # Learning rate of the encoder's stem and stages, as a multiple of
   # learning_rate.
   optimizer.encoder_rate = 1.0
+  # Learning rate of each stage, as a share of the next one's; the last one has
+  # encoder_rate.
+  optimizer.layer_decay = 1.0
 
   # Rows (first epoch, positive, negative) for objectives that mine triplets:
   # positives are 'easy' or 'hard', negatives 'semihard' or 'hard'.
@@ -187,6 +205,31 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
       f'preset {preset!r} is unknown; choose synthetic, planktonset9 or'
       ' flowcamnet'
     )
+  return config
+
+
+# The network of the bundled encoder `plankton`, and its size of images.
+PLANKTON_NETWORK = {
+  'data.size': 64,
+  'data.channels': 1,
+  'encoder.name': 'resnet18',
+  'encoder.width': 32,
+  'encoder.stem': 'quarter',
+  'encoder.embedding_dim': 256,
+  'encoder.size': True,
+}
+
+
+def begin_from_plankton(config: ConfigDict) -> ConfigDict:
+  """Sets the fields of a short run that begins from the bundled encoder.
+
+  `data.channels=3` begins from it too, where colour tells classes apart.
+  """
+  config.update_from_flattened_dict(PLANKTON_NETWORK)
+  config.encoder.pretrained = 'plankton'
+  config.optimizer.learning_rate = 3e-4
+  config.batch.views = 2
+  config.epochs = 10
   return config
 
 

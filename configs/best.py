@@ -5,12 +5,8 @@ python launch.py --config=configs/best.py --workdir=runs/best
 
 from ml_collections import ConfigDict
 
-from configs import arcface, base
+from configs import scratch
 
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
-  config = arcface.get_config()
-  config.encoder.poses = 8  # embedding takes eight times as long
-  config.validations_per_epoch = 1
-  config.early_stop_validations = 0
-  return base.use_preset(config, preset)
+  return scratch.get_config(preset)

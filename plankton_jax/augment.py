@@ -2,6 +2,8 @@
 
 The background of each image is subtracted first, so that 0 means background
 everywhere: in corners that a rotation uncovers, and where a convolution pads.
+Networks whose published weights expect images normalised by a mean and a
+deviation get the background back afterwards.
 """
 
 from collections.abc import Callable
@@ -11,22 +13,42 @@ import jax
 import jax.numpy as jnp
 
 from plankton_jax.errors import InputError
+from plankton_jax.nn.backbone import Normalisation
 
 
-def to_float(images: jax.Array) -> jax.Array:
-  """Subtracts backgrounds: uint8 [B, H, W, C] to float32 in [-1, 1].
+def to_float(
+  images: jax.Array, normalise: Normalisation | None = None
+) -> jax.Array:
+  """Maps uint8 [B, H, W, C] to what a backbone takes, float32.
 
-  An image's background is the median of its border pixels in each channel.
+  Args:
+    images: grey or RGB.
+    normalise: a backbone's. None subtracts each image's background, the median
+      of its border pixels in each channel: the result is in [-1, 1].
+
+  Returns:
+    [B, H, W, C]; [B, H, W, 3] if normalised, where grey images are repeated.
   """
   chex.assert_rank(images, 4)
   chex.assert_type(images, jnp.uint8)
+  if normalise is None:
+    return (images.astype(jnp.float32) - _background(images)) / 255.0
+  return _normalised(images.astype(jnp.float32) / 255.0, normalise)
+
+
+def _normalised(x: jax.Array, normalise: Normalisation) -> jax.Array:
+  """Normalises [B, H, W, C] in [0, 1], grey or RGB, to [B, H, W, 3]."""
+  return (x - jnp.array(normalise.mean)) / jnp.array(normalise.std)
+
+
+def _background(images: jax.Array) -> jax.Array:
+  """Finds each image's background as float32 [B, 1, 1, C], up to 255."""
   border = jnp.concatenate(
     [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]],
     axis=1,
   )
   middle = jnp.sort(border, axis=1)[:, border.shape[1] // 2]
-  background = middle[:, None, None, :].astype(jnp.float32)
-  return (images.astype(jnp.float32) - background) / 255.0
+  return middle[:, None, None, :].astype(jnp.float32)
 
 
 def make(
@@ -38,6 +60,7 @@ def make(
   brightness: float,
   contrast: float,
   noise: float,
+  normalise: Normalisation | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """Makes `augment(key, images uint8 [B, H, W, C]) -> float32 [B, H, W, C]`.
 
@@ -50,6 +73,8 @@ def make(
     brightness: largest change of the brightness, as a share of full range.
     contrast: contrast changes by a factor up to 1 + contrast either way.
     noise: standard deviation of Gaussian noise, as a share of full range.
+    normalise: a backbone's, as in `to_float`; the result then has three
+      channels.
 
   Raises:
     InputError: a negative strength, or a translation of a side or more.
@@ -86,6 +111,8 @@ def make(
       x = x + draw('brightness')[:, None, None, None]
     if noise:
       x = x + noise * jax.random.normal(keys['noise'], x.shape)
+    if normalise is not None:
+      x = _normalised(x + _background(images) / 255.0, normalise)
     return x
 
   return augment

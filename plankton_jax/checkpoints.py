@@ -9,6 +9,7 @@ from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders, pretrained
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
@@ -19,7 +20,8 @@ def load_encoder(
   """Loads the encoder of a workdir, from its checkpoints alone.
 
   Args:
-    workdir: of the run, or a folder that `plankton_jax.export` wrote.
+    workdir: of the run, a folder that `plankton_jax.export` wrote, or the name
+      of a bundled encoder.
     step: of a checkpoint that was kept; None takes the best by validation.
 
   Raises:
@@ -37,8 +39,10 @@ def load_encoder(
 
 def _read(workdir: pathlib.Path, step: int | None = None) -> dict[str, Any]:
   """Reads the arguments of an `Encoder`."""
-  if (workdir / encoder_folder.WEIGHTS).is_file():
-    found = encoder_folder.read(workdir)
+  folder = encoder_folder.find(workdir)
+  # A run keeps its name although a bundled encoder has the same.
+  if folder and (folder == workdir or not (workdir / 'checkpoints').is_dir()):
+    found = encoder_folder.read(folder)
     if step not in (None, found['step']):
       raise InputError(
         f'{workdir}: no checkpoint of step {step}; it holds {found["step"]}'
@@ -88,9 +92,12 @@ def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
   )(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
     variables = pretrained.begin(variables, backbone=model.backbone, path=path)
+  stats = trained['batch_stats']
+  # How measures are standardised is of the images, not of the training.
+  ours = {name: stats[name] for name in stats.keys() & {MEASURES}}
   return Encoder(
     {'encoder': variables['params'], 'objective': {}},
-    variables['batch_stats'],
+    variables['batch_stats'] | ours,
     config,
     trained['class_names'],
     0,

@@ -1,6 +1,8 @@
 """Embeds images by a trained encoder."""
 
 import functools
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,13 +15,15 @@ from plankton_jax.errors import InputError
 from plankton_jax.files import config_file
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
+from plankton_jax.nn import measures as inputs
 from plankton_jax.nn.conv.choice import conv_general_dilated
-from plankton_jax.nn.embedding import Embedder
+from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.train import sharding
 from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
 
 _VIEWS = 256  # on a device at a time; each pose of an image counts as one
+_PIXELS = _VIEWS * 128**2  # of larger images only so many
 
 
 class Encoder:
@@ -29,6 +33,7 @@ class Encoder:
     config: the run's config, a plain dict.
     class_names: the seen classes, in the order of `scores`.
     step: the checkpoint's step.
+    takes: names of the measures that it takes beside images.
   """
 
   def __init__(
@@ -64,12 +69,22 @@ class Encoder:
       convolution=conv_general_dilated,
     )
     _check_arrays(model, config['data'], params, batch_stats)
-    self._embed_step = make_embed_step(apply_fn=model.apply)
+    self.takes = model.measures
+    self._embed_step = make_embed_step(
+      apply_fn=model.apply, normalise=model.backbone.normalise
+    )
 
   @property
   def variables(self) -> dict[str, Any]:
     """Returns the arrays: `params` (encoder, objective) and `batch_stats`."""
     return {'params': self._params, 'batch_stats': self._batch_stats}
+
+  @property
+  def size_unit(self) -> str:
+    """Returns 'px' or 'µm', in which it takes sizes; '' if it takes none."""
+    if not self.config['encoder'].get('size'):
+      return ''
+    return 'µm' if self._batch_stats[MEASURES]['in_um'] else 'px'
 
   @functools.cached_property
   def _mesh(self) -> jax.sharding.Mesh | None:
@@ -81,13 +96,28 @@ class Encoder:
     params = {'encoder': self._params['encoder']}
     return sharding.replicate(self._mesh, (params, self._batch_stats))
 
-  def embed(self, images: np.ndarray) -> np.ndarray:
+  def embed(
+    self,
+    images: np.ndarray,
+    sizes: np.ndarray | None = None,
+    *,
+    measures: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+  ) -> np.ndarray:
     """Embeds uint8 [N, H, W, C] to unit-norm float32 [N, D].
 
     Every device of this process takes its share of each batch.
 
+    Args:
+      images: resized as those trained on.
+      sizes: height and width before resizing [N, 2], px; NaN where unknown. Not
+        used without `encoder.size`, which knows nothing of a size left out.
+      measures: others by name [N], such as `pixel_um` for sizes in µm, or those
+        of `encoder.measures`; or `height` and `width` in place of `sizes`. What
+        the encoder does not take is not used, what is missing is unknown.
+
     Raises:
-      InputError: the images differ in type or shape from those trained on.
+      InputError: the images differ in type or shape from those trained on, or
+        there are not as many sizes or measures.
     """
     data = self.config['data']
     want = (data['size'], data['size'], data['channels'])
@@ -96,18 +126,46 @@ class Encoder:
         f'images are {images.dtype} {images.shape}; the encoder takes uint8'
         f' [N, {want[0]}, {want[1]}, {want[2]}]'
       )
+    arrays = [images]
+    if self.takes:
+      arrays.append(self._inputs(len(images), sizes, measures))
     dim = self.config['encoder']['embedding_dim']
     out = np.empty((len(images), dim), np.float32)
     devices = 1 if self._mesh is None else self._mesh.size
-    size = devices * (_VIEWS // self.config['encoder']['poses'])
+    views = min(_VIEWS, _PIXELS // data['size'] ** 2)
+    size = devices * max(1, views // self.config['encoder']['poses'])
     starts = range(0, len(images), size)
     for start in tqdm.tqdm(starts, 'embed', disable=len(starts) < 20):
-      part = np.asarray(images[start : start + size])
-      padding = [(0, size - len(part))] + [(0, 0)] * 3
-      batch = sharding.split(self._mesh, np.pad(part, padding))
-      embedded = np.asarray(self._embed_step(*self._placed, batch))
-      out[start : start + len(part)] = embedded[: len(part)]
+      count = min(size, len(images) - start)
+      batch = sharding.split(
+        self._mesh, [_padded(x[start : start + count], size) for x in arrays]
+      )
+      embedded = np.asarray(self._embed_step(*self._placed, *batch))
+      out[start : start + count] = embedded[:count]
     return out
+
+  def _inputs(
+    self,
+    count: int,
+    sizes: np.ndarray | None,
+    measures: Mapping[str, np.ndarray],
+  ) -> np.ndarray:
+    """Collects the measures [N, M] that the network takes."""
+    if sizes is not None:
+      if np.shape(sizes) != (count, 2):
+        raise InputError(
+          f'sizes are {np.shape(sizes)}; {count} images take [{count}, 2],'
+          ' height and width'
+        )
+      height, width = np.asarray(sizes).T
+      measures = {**measures, 'height': height, 'width': width}
+    for name in self.takes:
+      if name in measures and np.shape(measures[name]) != (count,):
+        raise InputError(
+          f'the measure {name!r} is {np.shape(measures[name])}; {count} images'
+          f' take [{count}]'
+        )
+    return inputs.matrix(self.takes, measures, count)
 
   def scores(self, embeddings: np.ndarray) -> np.ndarray | None:
     """Computes logits without margin [N, D] -> [N, seen]; None if headless."""
@@ -117,6 +175,12 @@ class Encoder:
       self._params['objective'], jnp.asarray(embeddings)
     )
     return self.config['objective']['scale'] * np.asarray(cosines)
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+  """Appends rows of zeros up to a count."""
+  padding = [(0, count - len(rows))] + [(0, 0)] * (rows.ndim - 1)
+  return np.pad(np.asarray(rows), padding)
 
 
 def _check_arrays(

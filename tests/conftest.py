@@ -3,6 +3,8 @@ import os
 import pytest
 
 from configs import smoke
+from plankton_jax.files import encoder_folder
+from tests import tiny_encoder
 
 
 @pytest.fixture(scope='session')
@@ -59,3 +61,13 @@ def pytest_terminal_summary(terminalreporter, config):
   if config.getoption('--no-skips'):
     for report in terminalreporter.stats.get('skipped', []):
       terminalreporter.write_line(f'skipped: {report.nodeid} {report.longrepr}')
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch, make_config):
+  """The folder of bundled encoders, with the small encoder `tiny` in it."""
+  folder = tmp_path / 'bundled'
+  folder.mkdir()
+  monkeypatch.setattr(encoder_folder, 'BUNDLED', folder)
+  tiny_encoder.save(folder / 'tiny', make_config())
+  return folder

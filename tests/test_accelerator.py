@@ -239,7 +239,11 @@ def test_the_whole_run_visits_every_stage():
     sampler = training.experiment.sampling.Sampler(
       data.labels[data.splits['train']],
       seed=0,
-      **{name: x for name, x in config['batch'].items() if name != 'views'},
+      **{
+        name: x
+        for name, x in config['batch'].items()
+        if name not in ('views', 'chunk')
+      },
     )
 
     class schedule:

@@ -20,17 +20,22 @@ def few(monkeypatch):
 
 @pytest.fixture
 def images(monkeypatch):
-  """Random images for the ids of `source`; an encoder of their corners."""
+  """Random images for `source`; an encoder of their corners and heights."""
   run = source()
   ids = np.concatenate([run.splits[s].id for s in ('unseen', 'train')])
   pixels = np.random.default_rng(0).integers(
     256, size=(len(ids), 4, 4, 1), dtype=np.uint8
   )
   data = types.SimpleNamespace(
-    ids=ids, images=pixels, splits={'train': np.arange(26, len(ids))}
+    ids=ids,
+    images=pixels,
+    splits={'train': np.arange(26, len(ids))},
+    measures={'height': np.arange(len(ids), dtype=np.float32)},
   )
   encoder = types.SimpleNamespace(
-    embed=lambda x: x[:, 0, :, 0].astype(np.float32)
+    embed=lambda x, measures: np.column_stack(
+      [x[:, 0, :, 0], measures['height']]
+    ).astype(np.float32)
   )
   monkeypatch.setattr(loop, 'load_data', lambda config, workdir: data)
   monkeypatch.setattr(checkpoints, 'untrained_encoder', lambda workdir: encoder)
@@ -84,7 +89,8 @@ def test_gather_takes_each_run_and_the_baselines_once(tmp_path, images):
     np.testing.assert_array_equal(labels, unseen.label[order])
   at = [list(images.ids).index(key) for key in unseen.id[order]]
   np.testing.assert_array_equal(
-    features['untrained encoder'][0], images.images[at][:, 0, :, 0]
+    features['untrained encoder'][0],
+    np.column_stack([images.images[at][:, 0, :, 0], at]),
   )
 
 

@@ -181,3 +181,36 @@ def test_main_tells_bad_input_in_one_line(run, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith('error: ') and told in error
     assert error.count('\n') == 1
+
+
+def test_anyones_file_needs_the_embeddings_alone(tmp_path):
+  path = tmp_path / 'dino.npz'
+  embedding = np.eye(3, 4)
+  np.savez(path, embedding=embedding, odd=np.array([{}], object))
+  found = inputs.read_embeddings(path)
+  assert found.embedding.dtype == np.float32
+  assert found.label.tolist() == [-1] * 3 and found.class_names == ()
+  assert found.id.tolist() == ['0', '1', '2']
+  names = np.array(['bee', '', 'ant'])
+  np.savez(path, embedding=embedding, label=names)
+  found = inputs.read_embeddings(path)
+  assert found.class_names == ('ant', 'bee')
+  assert found.label.tolist() == [1, -1, 0]
+
+
+def test_one_file_may_hold_several_splits(tmp_path):
+  path = tmp_path / 'dino.npz'
+  rows = blobs([3, 4])
+  split = np.array(['train'] * 4 + ['val'] * 2 + [''])
+  save(path, rows, split=split)
+  found = inputs.from_files([path])
+  assert list(found.splits) == ['train', 'val']
+  np.testing.assert_array_equal(found.splits['val'].id, rows.id[4:6])
+  with pytest.raises(InputError, match='a second file or split named val'):
+    inputs.from_files([path, save(tmp_path / 'val.npz', rows)])
+  save(path, rows, split=split[:3])
+  with pytest.raises(InputError, match=r'split \(3,\) does not fit label'):
+    inputs.from_files([path])
+  save(path, rows, split=np.zeros(7))
+  with pytest.raises(InputError, match='split is float64'):
+    inputs.from_files([path])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import labeller
+from analysis.measures import labeller, unknowns, whitened
 from tests.analysis_runs import blobs
 
 NO_EXAMPLES = np.arange(0)
@@ -28,23 +28,27 @@ def test_labels_match_loops(monkeypatch, block):
   new = blobs([4, 4, 4, 4], noise=0.5, seed=3).embedding
   fitted = fit(gallery, val)
   labels = labeller.label(fitted, new, count=5)
-  points = gallery.embedding.astype(np.float64)
-  for i, x in enumerate(new.astype(np.float64)):
+  space = fitted.seen.space
+  raw = gallery.embedding.astype(np.float64)
+  points = whitened.whiten(space, raw)
+  rows = whitened.whiten(space, new.astype(np.float64))
+  judged = unknowns.judge(fitted.seen, new)
+  for i, x in enumerate(rows):
     far = [
-      math.dist(x, points[gallery.label == c].mean(axis=0)) for c in range(3)
+      math.dist(x, points[gallery.label == c].mean(axis=0))
+      / math.sqrt(1 + 1 / np.sum(gallery.label == c))
+      for c in range(3)
     ]
     powers = [math.exp(-(d**2) / fitted.temperature) for d in far]
     chance = [p / sum(powers) for p in powers]
     first, second, _ = sorted(range(3), key=far.__getitem__)
     assert (labels.nearest[i], labels.second[i]) == (first, second)
-    assert labels.distance[i] == pytest.approx(far[first], rel=1e-12)
-    assert labels.confidence[i] == pytest.approx(chance[first], rel=1e-9)
-    assert labels.second_confidence[i] == pytest.approx(chance[second])
-    assert labels.limit[i] == fitted.limits.by_class[first].threshold
-    near = sorted(math.dist(x, y) for y in points)[:5]
+    assert labels.confidence[i] == pytest.approx(chance[first], rel=1e-5)
+    assert labels.second_confidence[i] == pytest.approx(chance[second], 1e-4)
+    assert labels.distance[i] == judged.distance[i]
+    assert labels.limit[i] == fitted.threshold < np.inf
+    near = sorted(math.dist(new[i].astype(np.float64), y) for y in raw)[:5]
     np.testing.assert_allclose(labels.row_distance[i], near, rtol=1e-12)
-    listed = [math.dist(x, points[j]) for j in labels.rows[i]]
-    np.testing.assert_allclose(labels.row_distance[i], listed, rtol=1e-12)
 
 
 def test_limits_let_through_what_they_promise():
@@ -71,19 +75,6 @@ def test_confidence_is_calibrated_on_validation_images():
   )
 
 
-def test_left_out_matches_centres_made_anew():
-  gallery = blobs([5, 1, 3], seed=1)
-  rows, found = labeller.left_out(gallery, np.arange(9))
-  alone = np.flatnonzero(gallery.label == 1)
-  assert rows.tolist() == [i for i in range(9) if i not in alone]
-  points = gallery.embedding.astype(np.float64)
-  for i, distance in zip(rows, found, strict=True):
-    for c in range(3):
-      keep = (gallery.label == c) & (np.arange(9) != i)
-      centre = points[keep].mean(axis=0)
-      assert distance[c] == pytest.approx(np.sum((points[i] - centre) ** 2))
-
-
 def test_examples_win_where_they_should():
   train, val = blobs([60, 50, 40], seed=1), blobs([40, 30, 25], seed=2)
   new = blobs([30] * 5, seed=5)
@@ -102,35 +93,33 @@ def test_examples_win_where_they_should():
     > 0.7
     > np.mean((before.distance <= before.limit)[unseen])
   )
-  assert not fitted.limits.by_class[3].own
   assert set(examples) & set(after.rows[unseen].ravel())
 
 
-def test_enough_examples_set_their_own_threshold():
+def test_examples_take_part_in_the_threshold_each_left_out():
   train, val = blobs([60, 50, 40], seed=1), blobs([40, 30, 25], seed=2)
   wide = blobs([40], first=3, noise=0.6, seed=4)
-  fitted = fit(joined(train, wide), val, np.arange(150, 190))
-  limit = fitted.limits.by_class[3]
-  _, apart = labeller.left_out(fitted.gallery, np.arange(150, 190))
-  taken = np.sqrt(
+  rows = np.arange(150, 190)
+  fitted = fit(joined(train, wide), val, rows)
+  _, _, apart = unknowns.distances_without(fitted.seen, rows)
+  both = np.concatenate(
     [
-      row[3]
-      for row in [*apart, *labeller.squared(val.embedding, fitted.means)]
-      if row.argmin() == 3
+      unknowns.judge(fitted.seen, val.embedding).distance,
+      unknowns.score(fitted.seen, apart).distance,
     ]
   )
-  assert limit.own and limit.images == len(taken) >= 19
-  rank = math.ceil((len(taken) + 1) * 0.95)
-  assert limit.threshold == pytest.approx(np.sort(taken)[rank - 1])
+  rank = math.ceil((95 + 40 + 1) * 0.95)
+  assert fitted.threshold == pytest.approx(np.sort(both)[rank - 1])
+  assert len(apart.label) == 40
 
 
 def test_without_validation_images_nothing_is_unknown():
   fitted = fit(blobs([5, 5]))
-  assert fitted.temperature == 1.0 and fitted.limits is None
+  assert fitted.temperature == 1.0 and fitted.threshold == np.inf
   labels = labeller.label(fitted, blobs([3], first=4).embedding, count=5)
   assert np.isinf(labels.limit).all()
   few = fit(blobs([5, 5]), blobs([9, 9], seed=2))
-  assert few.limits is None and few.temperature != 1.0
+  assert few.threshold == np.inf and few.temperature != 1.0
 
 
 def test_one_class_and_one_image():
@@ -144,12 +133,12 @@ def test_one_class_and_one_image():
   assert labels.second_confidence.tolist() == [0.0, 0.0]
 
 
-def test_identical_images_are_at_no_distance():
+def test_identical_images_are_known():
   same = blobs([8, 8], noise=0.0)
   fitted = fit(same, same._replace(), np.arange(0))
   labels = labeller.label(fitted, same.embedding, count=3)
   assert (labels.nearest == same.label).all()
-  assert not labels.distance.any() and not labels.row_distance.any()
+  assert np.ptp(labels.distance) < 1e-9 and not labels.row_distance.any()
   assert np.isfinite(labels.confidence).all()
   assert (labels.confidence > 0.9).all()
 

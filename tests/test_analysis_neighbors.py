@@ -147,7 +147,7 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
       neighbors.asked([run, run])
     with pytest.raises(InputError, match='takes one --workdir'):
       neighbors.asked([run._replace(workdir=None)])
-  assert called == [{'query': 'x', 'count': 12}]
+  assert called == [{'query': 'x', 'count': 12, 'pixel_um': None}]
 
 
 def test_a_query_is_scaled_and_cropped_as_in_training(tmp_path, monkeypatch):
@@ -157,17 +157,24 @@ def test_a_query_is_scaled_and_cropped_as_in_training(tmp_path, monkeypatch):
   settings = {'white': 4095, 'crop': (0, 0, 4, 0)}
   seen = []
 
-  def embed(images):
-    seen.append(images)
+  def embed(images, sizes, *, measures):
+    seen.append((images, sizes, measures))
     return np.ones((len(images), 2), np.float32)
 
   encoder = types.SimpleNamespace(
-    config={'data': {**shape, **settings}}, embed=embed
+    config={'data': {**shape, **settings, 'pixel_um': 12.0}},
+    embed=embed,
+    size_unit='µm',
   )
   monkeypatch.setattr(folders, 'encoder', lambda source: encoder)
   rows = inputs.Rows(np.ones((1, 2)), *(np.array(['a']) for _ in range(3)))
   found = neighbors.find(None, rows, str(tmp_path / 'x.png'))
   listing = folder.scan(str(tmp_path))
   (trained,) = folder.decoded(listing, **shape, **settings, desc='test')
-  np.testing.assert_array_equal(seen[0][0], trained)
+  ((images, sizes, measures),) = seen
+  np.testing.assert_array_equal(images[0], trained.pixels)
+  assert sizes.tolist() == [[16, 16]] == [[trained.height, trained.width]]
+  assert {name: x.tolist() for name, x in measures.items()} == {
+    'pixel_um': [12.0]
+  }
   assert found.pixels.shape == (16, 16) and found.pixels.max() < 57

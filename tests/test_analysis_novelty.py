@@ -1,5 +1,6 @@
 """Open-set measures against loops over images; thresholds; what is missing."""
 
+import collections
 import csv
 import itertools
 import json
@@ -11,7 +12,6 @@ from sklearn import metrics
 from analysis import novelty
 from analysis.files import result
 from analysis.measures import openset, thresholds
-from analysis.measures.openset import Judged
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 from tests.analysis_runs import NAMES, blobs, empty, source
@@ -146,19 +146,6 @@ def test_threshold_holds_for_new_images():
     assert np.isinf(thresholds.threshold(np.arange(n - 1), acceptance))
 
 
-def test_calibrate_by_the_class_taken_for():
-  label = np.repeat([0, 2], [30, 5])
-  distance = np.arange(35.0)
-  limits = thresholds.calibrate(
-    Judged(label, distance), np.array([0, 1, 2]), acceptance=0.9
-  )
-  assert limits.every == 32.0  # the ⌈36 · 0.9⌉-th
-  assert limits.by_class[0] == (30, True, 27.0)  # the ⌈31 · 0.9⌉-th
-  assert limits.by_class[1] == (0, False, 32.0)
-  assert limits.by_class[2] == (5, False, 32.0)
-  assert limits.of(np.array([2, 0, 0])).tolist() == [32.0, 27.0, 27.0]
-
-
 def test_scores_match_loops():
   train, new = blobs([9, 1, 6], noise=0.5, seed=1), blobs([9] * 5, seed=2)
   points = train.embedding.astype(float)
@@ -192,19 +179,18 @@ def test_analyse_predicts_unknown(tmp_path, capsys):
   run(tmp_path, big(tmp_path / 'a'), big()._replace(name='$b_$'))
   scores = json.loads((tmp_path / 'novelty.json').read_text())['scores']
   assert [(s['source'], s['by']) for s in scores] == [
-    ('run', 'nearest centroid'),
-    ('run', 'neighbour 10'),
-    ('$b_$', 'nearest centroid'),
-    ('$b_$', 'neighbour 10'),
+    (name, by)
+    for name in ('run', '$b_$')
+    for by in ('whitened', 'nearest centroid', 'neighbour 10')
   ]
   with (tmp_path / 'novelty_predictions.csv').open() as file:
     rows = [row for row in csv.DictReader(file) if row['source'] == 'run']
-  assert len(rows) == 2 * (70 + 45)
+  assert len(rows) == 3 * (70 + 45)
   for row in rows:
     beyond = float(row['distance']) > float(row['threshold'])
     wanted = 'unknown' if beyond else row['nearest_class']
     assert row['predicted'] == wanted and row['split'] in ('test', 'unseen')
-  for score in scores[:2]:
+  for score in scores[:3]:
     own = [row for row in rows if row['by'] == score['by']]
     seen = [row for row in own if row['split'] == 'test']
     unseen = [row for row in own if row['split'] == 'unseen']
@@ -216,25 +202,46 @@ def test_analyse_predicts_unknown(tmp_path, capsys):
     right = [row['nearest_class'] == row['class'] for row in seen]
     assert score['accuracy'] == pytest.approx(np.mean(right))
     assert score['oscr'] <= min(score['auroc'], score['accuracy'])
+    counted = collections.Counter(row['predicted'] for row in own)
+    true = collections.Counter(
+      row['class'] if row['split'] == 'test' else 'unknown' for row in own
+    )
+    gap = sum(abs(counted[name] - true[name]) for name in counted | true)
+    assert score['bray_curtis'] == pytest.approx(gap / (2 * len(own)))
   for name in ('novelty', 'novelty_scores'):
     assert (tmp_path / f'{name}.png').stat().st_size > 10_000
   assert 'Someone 2015' in (tmp_path / 'novelty.svg').read_text()
-  assert 'has no' not in capsys.readouterr().out
+  told = capsys.readouterr().out
+  assert 'has no' not in told
+  named = round((1 - scores[0]['unseen_unknown']) * 45)
+  assert (
+    f'of 45 images of classes it never saw it would have named {named} ('
+    in told
+  )
 
 
 @pytest.mark.usefixtures('unsaved')
-def test_few_validation_images_take_the_threshold_of_all(tmp_path, capsys):
-  run(tmp_path, big(val=blobs([30, 4, 0], noise=0.2, seed=5)))
-  told = capsys.readouterr().out
-  assert '2 of 3 classes have fewer than 19 validation images' in told
-  with (tmp_path / 'novelty_thresholds.csv').open() as file:
-    rows = [r for r in csv.DictReader(file) if r['by'] == 'nearest centroid']
-  assert [(r['class'], r['images'], r['own']) for r in rows] == [
-    ('ant', '30', 'True'),
-    ('bee', '4', 'False'),
-    ('cat', '0', 'False'),
-  ]
-  assert rows[1]['threshold'] == rows[2]['threshold']
+def test_community_takes_the_threshold_that_counts_best(tmp_path):
+  for name, by_counts in (('share', False), ('counts', True)):
+    (tmp_path / name).mkdir()
+    run_analysis(
+      novelty,
+      [big(val=blobs([80, 60, 60], seed=2))],
+      tmp_path / name,
+      neighbours=10,
+      acceptance=0.6,
+      by_counts=by_counts,
+    )
+  share, counts = (
+    json.loads((tmp_path / name / 'novelty.json').read_text())['scores'][0]
+    for name in ('share', 'counts')
+  )
+  assert share['community_acceptance'] == counts['community_acceptance'] > 0.8
+  assert counts['community_bray_curtis'] < share['bray_curtis']
+  assert counts['seen_accepted'] > share['seen_accepted']
+  with (tmp_path / 'counts/novelty_thresholds.csv').open() as file:
+    first = next(csv.DictReader(file))
+  assert float(first['acceptance']) == counts['community_acceptance']
 
 
 @pytest.fixture

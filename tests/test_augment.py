@@ -6,6 +6,7 @@ import scipy.ndimage
 
 from plankton_jax import augment
 from plankton_jax.errors import InputError
+from plankton_jax.nn.backbone import Normalisation
 
 OFF = {
   'flip': False,
@@ -132,3 +133,33 @@ def test_strengths_are_in_their_units():
 def test_out_of_range_is_named(field, value):
   with pytest.raises(InputError, match=f'augment.{field}'):
     augment.make(**(OFF | {field: value}))
+
+
+NORMALISE = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_normalised_images_keep_their_background(channels):
+  images = _images(2, side=9, channels=channels)
+  got = augment.to_float(images, NORMALISE)
+  want = np.repeat(images, 3 // channels, -1) / 255.0
+  want = (want - np.array(NORMALISE.mean)) / np.array(NORMALISE.std)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  off = augment.make(**OFF, normalise=NORMALISE)
+  np.testing.assert_allclose(off(jax.random.key(0), images), want, atol=1e-5)
+
+
+def test_a_normalised_image_is_augmented_about_its_background():
+  fields = OFF | {
+    'flip': True,
+    'rotate': 180.0,
+    'scale': 0.3,
+    'translate': 0.3,
+    'contrast': 0.5,
+  }
+  # Of one shade each: corners that a rotation uncovers have it too.
+  images = np.full((2, 8, 8, 1), [[[[40]]], [[[200]]]], np.uint8)
+  change = augment.make(**fields, normalise=NORMALISE)
+  got = jax.jit(change)(jax.random.key(0), jnp.asarray(images))
+  want = augment.to_float(jnp.asarray(images), NORMALISE)
+  np.testing.assert_allclose(got, want, atol=1e-5)

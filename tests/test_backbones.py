@@ -30,6 +30,7 @@ class Patches(nn.Module):
   freeze: int
   dtype: jnp.dtype
 
+  normalise = None
   stages = (('patch',), ('norm_1', 'dense_1'), ('norm_2', 'dense_2'))
   published = Published(
     network='patch network',
@@ -109,6 +110,7 @@ def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
     weight_decay=0.0,
     objective_rate=1.0,
     encoder_rate=0.25,
+    layer_decay=1.0,
     model=model,
     epochs=1,
     steps_per_epoch=2,
@@ -200,7 +202,7 @@ def test_a_run_trains_resumes_embeds_and_is_exported(make_config, tmp_path):
   np.testing.assert_array_equal(again.embed(images), embedded)
   chex.assert_trees_all_equal(again.variables, encoder.variables)
   assert stablehlo.write(again, tmp_path / 'a.stablehlo') < 1e-5
-  traced = jax.make_jaxpr(plain.embed_fn(again))(plain.image_spec(again))
+  traced = jax.make_jaxpr(plain.embed_fn(again))(*plain.inputs(again).values())
   chex.assert_shape(traced.out_avals[0], (None, 8))
 
 

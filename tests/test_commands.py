@@ -2,9 +2,10 @@
 
 A block of commands runs as it is written, page by page, in a folder that holds
 what the placeholders name. A comment in the page before a block,
-`<!-- needs a download: WHAT -->`, leaves it out.
+`<!-- needs a download: WHAT -->` or another need, leaves it out.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -19,7 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import packing
+from configs import finetune
+from tests import packing, test_ifcb, tiny_encoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -28,7 +30,7 @@ PAGES = [
   *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md')),
 ]
 BLOCK = re.compile(
-  r'(?:^ *<!-- needs a download: (?P<needs>[^\n]+) -->\n)?'
+  r'(?:^ *<!-- needs (?P<needs>[^\n]+) -->\n)?'
   r'^ *```(?:sh|bash|shell|console)\n(?P<text>.*?)^ *```$',
   re.MULTILINE | re.DOTALL,
 )
@@ -46,7 +48,10 @@ SMALL = {
   'encoder.embedding_dim': 8,
 }
 # What each benchmark measures in the tests, which time nothing.
-BRIEF = {'benchmarks.accelerator': ['--tiny', '--only=limits']}
+BRIEF = {
+  'benchmarks.accelerator': ['--tiny', '--only=limits'],
+  'analysis.review': ['--prepare'],  # which serves no page
+}
 # The same line of these runs once: they are slow and end a page, or do not
 # write over a folder that is there.
 ONCE = ('analysis.report', 'analysis.predict', 'plankton_jax.export')
@@ -109,7 +114,7 @@ def test_no_block_of_commands_is_overlooked():
     opened = fences[::2]
     assert set(opened) <= {'sh', 'python'}, page
     assert opened.count('sh') == len(BLOCK.findall(text)), page
-    notes = len(re.findall(r'^ *<!-- needs a download', text, re.MULTILINE))
+    notes = len(re.findall(r'^ *<!-- needs ', text, re.MULTILINE))
     assert notes == sum(bool(b['needs']) for b in BLOCK.finditer(text)), page
 
 
@@ -196,12 +201,32 @@ def _furnish(folder: pathlib.Path) -> None:
     for i in range(20)
   }
   packing.tree(folder / 'FOLDER', files)
+  few = {name: data for name, data in files.items() if name[-5] in '123'}
+  packing.tree(folder / 'FEW', few)
   Image.fromarray(np.zeros((18, 18), np.uint8)).save(folder / 'IMAGE', 'PNG')
+  # In place of the bundled encoder, with the network of SMALL.
+  config = finetune.get_config()
+  config.update_from_flattened_dict(
+    {name: SMALL[name] for name in SMALL if name.startswith('encoder.')}
+    | {'data.size': SMALL['data.size'], 'encoder.pretrained': ''}
+  )
+  tiny_encoder.save(folder / 'plankton', config.to_dict())
   export = {f'images/{name}': data for name, data in files.items()}
   export['ecotaxa_export.tsv'] = _table(list(files)).encode()
   packing.tree(folder / 'EXPORT', export)
   for name in ('EXPORT.zip', 'export_123.zip'):
     packing.pack_zip(folder / name, export)
+  region = (1, 10, 20, np.full((18, 18), 90, np.uint8))
+  test_ifcb.make(folder / 'BINS', test_ifcb.NEW, [region])
+  lineages = [f'{c},living>{"ab"[i % 2]}>{c}\n' for i, c in enumerate(CLASSES)]
+  (folder / 'taxa.csv').write_text('taxon,lineage\n' + ''.join(lineages))
+  made = re.findall(
+    r'^```python\n(import numpy.*?)^```$',
+    (ROOT / 'docs/researcher.md').read_text(),
+    re.MULTILINE | re.DOTALL,
+  )
+  with contextlib.chdir(folder):
+    exec(*made)
 
 
 def _table(files: list[str]) -> str:

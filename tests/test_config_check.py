@@ -78,8 +78,17 @@ def test_every_preset_is_in_range(name, preset):
     ('encoder.embedding_dim', 1, 0, 'a whole number from 1'),
     ('encoder.poses', 8, 4, '1 or 8'),
     ('encoder.freeze', 0, -1, 'a whole number from 0'),
+    ('encoder.size', True, 1, 'False or True'),
+    (
+      'encoder.measures',
+      ('x',),
+      'x',
+      "a tuple of names of measures: write ('x',",
+    ),
+    ('encoder.measures', [], (1,), 'a tuple of names of measures'),
     ('optimizer.learning_rate', 0, -1e-3, 'a number from 0'),
     ('optimizer.objective_rate', 0.5, -0.5, 'a number from 0'),
+    ('optimizer.layer_decay', 1, 0, 'a number above 0 to 1'),
     ('objective.margin', 0, -0.1, 'a number from 0'),
   ],
 )

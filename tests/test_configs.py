@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from configs import arcface, base, best, triplet
+from configs import arcface, base, finetune, scratch, triplet
 
 SHARED = {
   'data.source': 'tfds',
@@ -30,6 +30,7 @@ SHARED = {
   'optimizer.weight_decay': 0.0,
   'optimizer.objective_rate': 1.0,
   'optimizer.encoder_rate': 1.0,
+  'optimizer.layer_decay': 1.0,
   'validations_per_epoch': 5,
 }
 PUBLISHED = {
@@ -75,7 +76,17 @@ def test_the_published_experiment_is_as_published(module):
 
 
 @pytest.mark.parametrize(
-  'name', ['arcface', 'best', 'softmax', 'supcon', 'triplet']
+  'name',
+  [
+    'arcface',
+    'best',
+    'finetune',
+    'frozen',
+    'scratch',
+    'softmax',
+    'supcon',
+    'triplet',
+  ],
 )
 def test_fields_are_those_that_every_config_shares(name):
   get_config = importlib.import_module(f'configs.{name}').get_config
@@ -87,8 +98,23 @@ def test_fields_are_those_that_every_config_shares(name):
       assert set(config[section]) == set(shared[section]), section
 
 
-def test_best_is_arcface_as_tuned_on_every_preset():
+def test_every_preset_is_fine_tuned_with_the_network_of_plankton():
   for preset in ('synthetic', 'planktonset9', 'flowcamnet'):
-    config = best.get_config(preset)
+    config, plain = finetune.get_config(preset), scratch.get_config(preset)
+    flat = {
+      f'{section}.{name}': value
+      for section in ('data', 'encoder')
+      for name, value in config[section].items()
+    }
+    assert flat.items() >= base.PLANKTON_NETWORK.items()
+    assert config.encoder.pretrained == 'plankton'
+    assert config.objective == plain.objective
+    assert config.augment == plain.augment
+    assert config.epochs < plain.epochs
+
+
+def test_scratch_is_arcface_as_tuned_on_every_preset():
+  for preset in ('synthetic', 'planktonset9', 'flowcamnet'):
+    config = scratch.get_config(preset)
     assert config.data == arcface.get_config(preset).data
     assert config.objective == arcface.get_config().objective

@@ -67,6 +67,40 @@ def test_equals_lax_forward_and_gradient(case, with_onednn, monkeypatch):
     np.testing.assert_allclose(got, want, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', ((2, 0), (1, 3))])
+def test_a_kernel_a_channel_equals_lax_forward_and_gradient(padding, dtype):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, 6, 5, 4)), dtype)
+  kernel = jnp.asarray(rng.normal(size=(3, 4, 1, 4)), 'float32')
+
+  def by(conv, x):
+    def run(x, kernel):
+      if conv is lax.conv_general_dilated:
+        kernel = kernel.astype(dtype).astype('float32')
+      return conv(
+        x,
+        kernel,
+        (1, 1),
+        padding,
+        dimension_numbers=NHWC,
+        feature_group_count=4,
+      )
+
+    out, pullback = jax.vjp(jax.jit(run), x, kernel)
+    return out, *pullback(jnp.cos(out))
+
+  got = by(conv_general_dilated, x)
+  want = by(lax.conv_general_dilated, x.astype('float32'))
+  assert got[0].dtype == x.dtype
+  tolerance = 1e-5 if dtype == 'float32' else 2e-2
+  for mine, theirs in zip(got, want, strict=True):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(
+      np.asarray(mine, np.float32), theirs, atol=tolerance * scale
+    )
+
+
 @pytest.mark.parametrize(
   'options',
   [{'feature_group_count': 4}, {'rhs_dilation': (2, 2)}],

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import packing
@@ -10,6 +11,7 @@ import pytest
 from test_pipeline import loader
 from test_readme import ROOT
 
+from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import read, table
 from plankton_jax.errors import InputError
 
@@ -258,7 +260,7 @@ def test_bad_fields_are_one_line(tmp_path, load, changes, message):
   ('files', 'message'),
   [
     ({'a.tsv': tsv([row(0)])}, r'holds no table ecotaxa\*.tsv or'),
-    ({'Ecotaxa.tsv': tsv([row(0)])}, r'holds no table ecotaxa\*.tsv or'),
+    ({'Other.tsv': tsv([row(0)])}, r'holds no table ecotaxa\*.tsv or'),
     (
       {'ecotaxa.tsv': tsv([row(0)[1:]], COLUMNS[1:])},
       "ecotaxa.tsv: column 'img_file_name' is missing .it has img_rank, object",
@@ -676,3 +678,46 @@ def test_no_row_is_lost_whatever_the_cells(seed):
   got = table.parse(text.encode(), '')
   assert len(got.rows) + len(got.bad) == 60
   assert list(got.column('object_c2')) == [f'id{line}' for line in range(60)]
+
+
+def test_files_of_one_name_in_an_archive_are_told(tmp_path):
+  path = packing.pack_zip(tmp_path / 'x.zip', whole(3))
+  with (
+    zipfile.ZipFile(path, 'a') as archive,
+    pytest.warns(UserWarning, match='Duplicate name'),
+  ):
+    archive.writestr('images/0.png', packing.picture(0))  # the same content
+    archive.writestr('ecotaxa_export_7.tsv', tsv([row(2)]))
+  export = read.export(str(path))
+  assert [item.object_id for item in export.objects] == ['o02']
+  assert [name for name, _ in export.skipped] == ['ecotaxa_export_7.tsv']
+  assert 'another file of this name' in export.skipped[0][1]
+
+
+def test_tables_in_capitals_and_archives_called_tables(tmp_path):
+  files = {'ECOTAXA_1.TSV': tsv([row(0)]), 'images/0.png': packing.picture(0)}
+  folder = packing.tree(tmp_path / 'export', files)
+  assert len(select.objects(str(folder)).items) == 1
+  path = packing.pack_zip(tmp_path / 'ecotaxa_1.tsv', files)
+  assert len(read.export(str(path)).objects) == 1
+  files = {'a/ecotaxa_images/1.png': packing.picture(1)}
+  folder = packing.tree(tmp_path / 'images', files)
+  assert select.objects(str(folder)).ids == ('a/ecotaxa_images/1.png',)
+
+
+def test_letters_of_the_states_are_read(tmp_path):
+  rows = [
+    row(n, object_annotation_status=status)
+    for n, status in enumerate(('V', 'p', 'D', 'Validated'))
+  ]
+  files = {'ecotaxa_1.tsv': tsv(rows)}
+  export = read.export(str(packing.tree(tmp_path, files)))
+  assert [item.status for item in export.objects] == [
+    *('validated', 'predicted', 'dubious', 'validated')
+  ]
+
+
+def test_a_table_with_commas_says_what_to_do(tmp_path):
+  files = {'ecotaxa_1.tsv': b'img_file_name,object_id\na.png,a\n'}
+  with pytest.raises(InputError, match="has ',': save it as tab-separated"):
+    read.export(str(packing.tree(tmp_path, files)))

@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from configs import arcface
+from plankton_jax import augment
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.nn import encoders
+from plankton_jax.nn import encoders, measures
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import sharding
 from plankton_jax.train.step import make_embed_step
 
@@ -107,7 +110,7 @@ def test_every_image_is_embedded_in_its_place_by_one_program(count):
   chex.clear_trace_counter()
   apply = lambda *arrays, train: model.apply(*arrays, train=train)
   encoder._embed_step = make_embed_step(
-    apply_fn=chex.assert_max_traces(apply, n=1)
+    apply_fn=chex.assert_max_traces(apply, n=1), normalise=None
   )
   found = encoder.embed(images(count))
   chex.assert_shape(found, (count, 6))
@@ -161,3 +164,71 @@ def test_arrays_of_another_network_are_refused_as_it_is_loaded(change, named):
   with pytest.raises(InputError, match=named) as error:
     Encoder(params, stats, encoder.config, encoder.class_names, 7)
   assert 'do not fit the config' in str(error.value)
+
+
+def sized(**fields):
+  """A random encoder that takes sizes in µm, and an angle."""
+  plain = fresh(size=True, measures=['angle'], poses=1, **fields)
+  raw = np.random.default_rng(1).uniform(20, 400, (50, 4))
+  stats = {MEASURES: measures.statistics(np.float32(raw), size=True)}
+  params, batch_stats = plain.variables.values()
+  return Encoder(
+    params, batch_stats | stats, plain.config, plain.class_names, plain.step
+  )
+
+
+def test_sizes_and_measures_reach_each_image():
+  encoder, count = sized(), 256 + 3  # two batches, the last one padded
+  rng = np.random.default_rng(2)
+  sizes = rng.integers(10, 300, (count, 2))
+  others = {
+    'angle': rng.normal(0, 3, count),
+    'pixel_um': np.where(np.arange(count) % 3, 14.0, np.nan),
+    'object_area': ['not', 'looked', 'at'],
+  }
+  found = encoder.embed(images(count), sizes, measures=others)
+  model = encoders.make(**encoder.config['encoder'])
+  raw = [sizes[:, 0], sizes[:, 1], others['pixel_um'], others['angle']]
+  wanted = jax.jit(functools.partial(model.apply, train=False))(
+    {
+      'params': encoder.variables['params']['encoder'],
+      'batch_stats': encoder.variables['batch_stats'],
+    },
+    augment.to_float(images(count)),
+    np.stack(raw, axis=1).astype(np.float32),
+  )
+  chex.assert_trees_all_close(found, wanted, atol=1e-6)
+  # One and the same image of another size lies elsewhere.
+  same = np.repeat(images(1), count, axis=0)
+  along = encoder.embed(same, sizes, measures=others)
+  assert np.unique(along.round(4), axis=0).shape[0] > 0.9 * count
+  height, width = sizes.T
+  by_name = others | {'height': height, 'width': width}
+  chex.assert_trees_all_equal(
+    found, encoder.embed(images(count), measures=by_name)
+  )
+
+
+def test_what_is_left_out_is_unknown_and_what_is_not_taken_is_not_used():
+  encoder, some = sized(), images(3)
+  unknown = encoder.embed(some)
+  nan = np.full((3, 2), np.nan)
+  chex.assert_trees_all_equal(unknown, encoder.embed(some, nan))
+  # In µm a size without the pixel's is unknown, but the sides have a ratio.
+  square, long = np.full((3, 2), 40), np.tile([20, 80], (3, 1))
+  chex.assert_trees_all_equal(
+    encoder.embed(some, square), encoder.embed(some, 3 * square)
+  )
+  assert np.abs(encoder.embed(some, long) - unknown).max() > 1e-3
+  assert encoder.size_unit == 'µm' and fresh(size=True).size_unit == 'px'
+  alone = fresh()
+  assert alone.size_unit == ''
+  chex.assert_trees_all_equal(alone.embed(some), alone.embed(some, square))
+
+
+def test_sizes_of_other_images_are_named():
+  encoder = sized()
+  with pytest.raises(InputError, match=r'sizes are \(2,\); 3 images take \[3,'):
+    encoder.embed(images(3), np.ones(2))
+  with pytest.raises(InputError, match=r"'angle' is \(4,\); 3 images take"):
+    encoder.embed(images(3), measures={'angle': np.ones(4)})

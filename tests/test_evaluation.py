@@ -40,7 +40,7 @@ def _run(config, data):
   made = experiment.assemble(config, data)
   state = jax.jit(made.create)(jax.random.key(0, impl='rbg'))
   rows = np.random.default_rng(0).permutation(data.splits['val'])
-  embed = step.make_embed_step(apply_fn=made.model.apply)
+  embed = step.make_embed_step(apply_fn=made.model.apply, normalise=None)
   embeddings = np.asarray(
     embed(state.params, state.batch_stats, data.images[rows])
   )
@@ -137,7 +137,7 @@ def test_the_last_batch_is_padded_and_masked():
   images = np.arange(7 * 4, dtype=np.uint8).reshape(7, 2, 2, 1)
   labels = np.arange(7, dtype=np.int32)
   rows = np.array([6, 0, 3, 2, 5])
-  first, last = batches.evaluation(images, labels, rows, 3)
+  first, last = batches.evaluation(images, labels, rows, 3, None)
   np.testing.assert_array_equal(first['valid'], [True, True, True])
   np.testing.assert_array_equal(last['valid'], [True, True, False])
   np.testing.assert_array_equal(first['label'], [6, 0, 3])

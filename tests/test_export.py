@@ -17,7 +17,7 @@ from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, onnx, plain, stablehlo
 from plankton_jax.files import encoder_folder
-from plankton_jax.nn import encoders
+from plankton_jax.nn import embedding, encoders
 from plankton_jax.train import evaluation
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,15 +34,17 @@ import onnxruntime
 session = onnxruntime.InferenceSession(
   sys.argv[1], providers=['CPUExecutionProvider']
 )
-call = lambda images: session.run(None, {'images': images})[0]
+names = [one.name for one in session.get_inputs()]
+call = lambda *arrays: session.run(None, dict(zip(names, arrays)))[0]
 """,
 }
 SCRIPT = """
 import sys
 import numpy as np
 {}
-images = np.load(sys.argv[2])
-out = np.concatenate([call(images[:5]), call(images[5:])])
+arrays = np.load(sys.argv[2]).values()
+out = [call(*(x[part] for x in arrays)) for part in (slice(5), slice(5, None))]
+out = np.concatenate(out)
 np.save(sys.argv[3], out)
 assert not [name for name in sys.modules if name.startswith('plankton_jax')]
 """
@@ -87,14 +89,14 @@ def _encoder(get_config=smoke.get_config, **fields):
 
 
 def _images(encoder, count=9):
-  shape = (count, *plain.image_spec(encoder).shape[1:])
+  shape = (count, *plain.inputs(encoder)['images'].shape[1:])
   return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
-def _elsewhere(format, file, images, tmp_path):
+def _elsewhere(format, file, arrays, tmp_path):
   """The embeddings that a process without the project computes."""
-  np.save(tmp_path / 'images.npy', images)
-  arguments = [file, tmp_path / 'images.npy', tmp_path / 'out.npy']
+  np.savez(tmp_path / 'arrays.npz', *arrays)
+  arguments = [file, tmp_path / 'arrays.npz', tmp_path / 'out.npy']
   subprocess.run(
     [sys.executable, '-c', SCRIPT.format(RUN[format]), *map(str, arguments)],
     cwd=tmp_path,
@@ -120,10 +122,37 @@ def test_a_process_without_the_project_embeds_alike(
   write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
   assert write(encoder, file) < 1e-5
   images = _images(encoder)
-  got = _elsewhere(format, file, images, tmp_path)
+  got = _elsewhere(format, file, [images], tmp_path)
   want = encoder.embed(images)
   assert np.abs(want[0] - want[1]).max() > 1e-3
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize('format', ['stablehlo', 'onnx'])
+def test_measures_are_a_second_input(format, tmp_path):
+  if format == 'onnx':
+    _need_converter()
+  encoder = _encoder(stem='half', poses=8, size=True, measures=('angle',))
+  stats = encoder.variables['batch_stats'][embedding.MEASURES]
+  stats['in_um'] = np.array(True)
+  file = tmp_path / 'encoder'
+  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
+  assert write(encoder, file) < 1e-5
+  images = np.repeat(_images(encoder, 1), 9, axis=0)
+  known = {
+    'height': [40, 40, 4, 0, np.nan, 9e4, 40, 1, np.nan],
+    'width': [40, 80, 8, 10, 30, 1, 40, 1, np.nan],
+    'pixel_um': [10, 10, 10, 1, 2, 3, np.nan, 0.1, np.nan],
+    'angle': [0, -1.5, 3, np.nan, 1, 1e9, 2, -7, np.nan],
+  }
+  given = np.stack([known[name] for name in encoder.takes], axis=1)
+  arrays = [images, given.astype(np.float32)]
+  got = _elsewhere(format, file, arrays, tmp_path)
+  known = {name: np.array(values) for name, values in known.items()}
+  want = encoder.embed(images, measures=known)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  # Only the measures differ, and each of them counts.
+  assert np.abs(want[1:] - want[:1]).max(axis=1).min() > 1e-3
 
 
 def test_what_the_converter_lacks_is_named(tmp_path, monkeypatch):
@@ -149,6 +178,7 @@ def test_onnx_says_what_it_is(tmp_path):
   assert found['class_names'] == list(NAMES)
   assert found['config']['encoder']['width'] == 4
   assert [x.name for x in model.graph.input] == ['images']
+  assert found['measures'] == [] and found['size_unit'] == ''
   assert [x.name for x in model.graph.output] == ['embeddings']
 
 
@@ -176,7 +206,8 @@ def test_a_model_that_embeds_otherwise_is_refused():
 
 @pytest.mark.parametrize('get_config', [smoke.get_config, arcface.get_config])
 def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
-  encoder = _encoder(get_config)
+  sized = get_config is arcface.get_config
+  encoder = _encoder(get_config, size=sized)
   out = tmp_path / 'handed on'
   encoder_folder.save(
     out,
@@ -188,11 +219,17 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   )
   loaded = checkpoints.load_encoder(out)
   images = _images(encoder)
-  embeddings = encoder.embed(images)
-  np.testing.assert_array_equal(loaded.embed(images), embeddings)
+  sizes = np.random.default_rng(2).integers(10, 200, (len(images), 2))
+  embeddings = encoder.embed(images, sizes)
+  np.testing.assert_array_equal(loaded.embed(images, sizes), embeddings)
+  assert (loaded.embed(images) != embeddings).any() == sized
+  said = 'takes height, width, pixel_um, as far as they are known'
+  text = (out / 'README.md').read_text()
+  assert (said in text) == ('Sizes are in px.' in text) == sized
   assert (loaded.class_names, loaded.step) == (NAMES, 120)
   assert loaded.config['data']['path'] == 'images'
-  assert loaded.config['encoder'] == encoder.config['encoder']
+  saved = json.loads(json.dumps(encoder.config['encoder']))
+  assert loaded.config['encoder'] == saved
   if get_config is smoke.get_config:
     assert loaded.scores(embeddings) is None
   else:
@@ -343,8 +380,12 @@ def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
     card='',
   )
   again = tmp_path / 'again'
-  done = _command(f'--workdir={out}', '--format=safetensors', f'--out={again}')
+  done = _command(
+    f'--workdir={out}', '--format=safetensors', f'--out={again}', '--half'
+  )
   assert done.returncode == 0, done.stderr
+  arrays = safetensors.numpy.load_file(again / encoder_folder.WEIGHTS)
+  assert arrays['params/encoder/Dense_0/kernel'].dtype == np.float16
   assert (again / 'README.md').read_text().startswith('---\n')
   assert '/home/someone' not in (again / 'README.md').read_text()
   assert checkpoints.load_encoder(again).class_names == NAMES
@@ -358,6 +399,10 @@ def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
     (
       [f'--workdir={out}', '--format=onnx', f'--out={tmp_path}'],
       'is a folder; --out is the file to write',
+    ),
+    (
+      [f'--workdir={out}', '--format=onnx', f'--out={tmp_path}/x', '--half'],
+      '--half is for --format=safetensors, not onnx',
     ),
     (
       [f'--workdir={tmp_path}', '--format=onnx', f'--out={file}'],

@@ -128,9 +128,10 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   got = list(folder.decoded(listing, **settings, desc='decode'))
   assert got.pop(3) == 'No such file or directory'
   assert got.pop(1) == 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
-  for pixels, value in zip(got, (1, 0, 2), strict=True):
+  for one, value in zip(got, (1, 0, 2), strict=True):
     expected = np.random.default_rng(value).integers(0, 256, (8, 8), np.uint8)
-    np.testing.assert_array_equal(pixels[..., 0], expected)
+    np.testing.assert_array_equal(one.pixels[..., 0], expected)
+    assert (one.height, one.width) == expected.shape
 
 
 def tree(root, tops, classes=('ant', 'bee'), count=6):

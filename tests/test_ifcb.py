@@ -184,7 +184,7 @@ def test_whatever_holds_images_is_opened(tmp_path):
     shown = list(
       objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
     )
-    assert shown[0].shape == (4, 4, 3)
+    assert shown[0].pixels.shape == (4, 4, 3)
     assert shown[1] == 'no such file in the export'
   found = select.objects(str(folder / 'images'))
   assert found.ids == ('0.png',) and found.read(0) == packing.picture(0)
@@ -192,3 +192,39 @@ def test_whatever_holds_images_is_opened(tmp_path):
   assert select.objects(str(folder / 'images')).ids == ('0.png',)
   with pytest.raises(InputError, match='is not a folder'):
     select.objects(str(tmp_path / 'nowhere'))
+
+
+@pytest.mark.parametrize(
+  ('header', 'side'),
+  [
+    ('imagerID: 13\nmicronsPerPixel: 0.36\n', 0.36),
+    ('pixels per micron = 2.5\r\n', 0.4),
+    ('"PixelSize (um)" : .25', 0.25),
+    ('pixelSize: 0\npixelsPerMicron: 0\n', np.nan),
+    ('imageResizeFactor: 8\nblobXgrowAmount: 20\n', np.nan),
+    ('', np.nan),
+  ],
+)
+def test_the_pixel_size_of_a_header(tmp_path, header, side):
+  np.testing.assert_allclose(ifcb.pixel_um(header), side)
+  folder = make(tmp_path, NEW, [(1, 1, 1, pixels(0, (5, 9)))])
+  (folder / f'{NEW}.hdr').write_text(header)
+  found = ifcb.objects(str(folder)).measures
+  if np.isnan(side):
+    assert found.names == ()
+  else:
+    assert found.names == ('pixel_um',) and found.ids == (f'{NEW}_00001',)
+    np.testing.assert_allclose(found.values, [[side]], rtol=1e-6)
+
+
+def test_a_bin_is_its_cells_sample_and_tells_the_time(tmp_path):
+  for name in (OLD, NEW, 'IFCB1_2012_999_081515'):
+    FIRST.setdefault(name, 9)
+    make(tmp_path, name, [(1, 1, 1, pixels(0, (5, 9)))])
+  items = ifcb.objects(str(tmp_path)).items
+  assert [(item.sample, item.date, item.time) for item in items] == [
+    (NEW, '20130526', '095207'),
+    ('IFCB1_2012_999_081515', '', ''),
+    (OLD, '20120128', '081515'),
+  ]
+  assert items[0].image == f'{NEW}_00001.png' and items[0].status == ''

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plankton_jax.nn import embedding, encoders, measures
+from plankton_jax.nn import embedding, measures
 from plankton_jax.train import batches, state, step
-from tests.test_step import AUGMENT, TRIPLET, TX
-from tests.tiny_encoder import TINY, make_images
+from tests.test_step import AUGMENT, MODEL, TRIPLET, TX
+from tests.tiny_encoder import make_images
 
 NAN = math.nan
 # Height, width, a pixel's side in µm, and an angle.
@@ -76,10 +76,12 @@ def test_statistics_of_equal_and_of_unknown_values_divide_nothing_by_zero():
 
 
 def test_the_unit_is_said():
-  um = 'encoder.size: sizes are in µm'
-  assert measures.unit(RAW[:3]) == um
-  assert '1 of 6 training images have no pixel_um' in measures.unit(RAW)
-  assert 'as 1 training images have' in measures.unit(RAW[4:5])
+  said = lambda raw, in_um: measures.unit(raw, in_um).partition(' are in ')[2]
+  lack = '1 of 6 training images have no pixel_um'
+  assert said(RAW[:3], True) == 'µm'
+  assert said(RAW, True) == f'µm; {lack}, so that their size is unknown'
+  assert said(RAW, False) == f'pixels, as {lack}'
+  assert 'encoder that it began from' in said(RAW[:3], False)
 
 
 def test_a_matrix_has_nan_for_what_is_not_there():
@@ -91,9 +93,7 @@ def test_a_matrix_has_nan_for_what_is_not_there():
 
 
 def _model(**fields):
-  return encoders.make(
-    **(TINY | {'size': True, 'measures': ('angle',)} | fields)
-  )
+  return MODEL.clone(**({'size': True, 'others': ('angle',)} | fields))
 
 
 def _variables(model, raw=RAW):
@@ -107,7 +107,7 @@ def _variables(model, raw=RAW):
 
 def test_it_adds_arrays_and_changes_none():
   """An encoder of images alone is part of one that takes measures."""
-  alone = encoders.make(**TINY)
+  alone = MODEL
   with_size = _variables(_model())
   without = jax.jit(lambda key: alone.init(key, make_images(16), train=False))(
     jax.random.key(0, impl='rbg')
@@ -127,7 +127,7 @@ def test_the_embedding_by_hand(poses, centred):
   """The units' share joins the projection of each pose."""
   images, raw = make_images(16, count=6), RAW
   variables = _variables(_model(centred=centred))
-  alone = encoders.make(**(TINY | {'centred': centred, 'poses': 1}))
+  alone = MODEL.clone(centred=centred)
   rest = {
     collection: {k: v for k, v in tree.items() if k != embedding.MEASURES}
     for collection, tree in variables.items()
@@ -190,7 +190,8 @@ def test_training_jitters_and_drops_what_is_known():
   }
   variables['params']['Dense_1'] = {'kernel': np.zeros((32, 2), np.float32)}
 
-  def seen(key, train):
+  @functools.partial(jax.jit, static_argnames='train')
+  def units(key, train):
     _, found = module.apply(
       variables,
       raw,
@@ -198,8 +199,11 @@ def test_training_jitters_and_drops_what_is_known():
       rngs={'measures': key},
       capture_intermediates=lambda module, _: module.name == 'Dense_0',
     )
-    units = found['intermediates']['Dense_0']['__call__'][0]
-    return np.asarray(units[:, :2]) - 10.0, np.asarray(units[:, 2:4])
+    return found['intermediates']['Dense_0']['__call__'][0]
+
+  def seen(key, train):
+    found = np.asarray(units(key, train))
+    return found[:, :2] - 10.0, found[:, 2:4]
 
   exact, always = seen(jax.random.key(1), False)
   assert (always == 1).all() and (exact == exact[0]).all()
@@ -226,32 +230,30 @@ def _batch(raw):
   return batches.gather(images, labels, np.arange(count), raw)
 
 
-@pytest.mark.parametrize('known', [True, False])
-def test_a_step_is_finite_and_trains_the_units(known):
-  raw = np.tile(RAW, (3, 1)) if known else np.full((18, 4), np.nan, 'f4')
+def test_a_step_is_finite_and_trains_the_units():
   model = _model()
-  create = jax.jit(
-    lambda key: state.create(
-      key, encoder=model, objective=TRIPLET, tx=TX, image_shape=(16, 16, 1)
-    )
-  )
-  start = create(jax.random.key(0, impl='rbg'))
-  found = measures.statistics(raw, size=True)
-  start = start.replace(
-    batch_stats=start.batch_stats | {embedding.MEASURES: found}
+  start = jax.device_get(
+    jax.jit(
+      lambda key: state.create(
+        key, encoder=model, objective=TRIPLET, tx=TX, image_shape=(16, 16, 1)
+      )
+    )(jax.random.key(0, impl='rbg'))
   )
   train_step = step.make_train_step(
-    apply_fn=model.apply, augment=AUGMENT, tx=TX, objective=TRIPLET, views=1
+    apply_fn=model.apply, augment=AUGMENT, tx=TX, objective=TRIPLET, views=2
   )
-  before = jax.device_get(start)
-  after, metrics = train_step(start, _batch(raw), jax.random.key(1), stage=2)
-  chex.assert_tree_all_finite((after.params, metrics))
-  moved = jax.tree.map(
-    lambda a, b: bool((np.asarray(a) != b).any()),
-    after.params['encoder'][embedding.MEASURES],
-    before.params['encoder'][embedding.MEASURES],
-  )
-  # Of unknown measures fresh units see zeros alone.
-  assert all(jax.tree.leaves(moved)) == known
-  assert any(jax.tree.leaves(moved)) == known
-  chex.assert_trees_all_equal(after.batch_stats[embedding.MEASURES], found)
+  known = np.tile(RAW, (2, 1))
+  for raw in known, np.full_like(known, np.nan):
+    found = {embedding.MEASURES: measures.statistics(raw, size=True)}
+    before = start.replace(batch_stats=start.batch_stats | found)
+    after, metrics = train_step(before, _batch(raw), jax.random.key(1), stage=2)
+    chex.assert_tree_all_finite((after.params, metrics))
+    moved = jax.tree.map(
+      lambda a, b: bool((np.asarray(a) != b).any()),
+      after.params['encoder'][embedding.MEASURES],
+      before.params['encoder'][embedding.MEASURES],
+    )
+    # Of unknown measures fresh units see zeros alone.
+    assert set(jax.tree.leaves(moved)) == {raw is known}
+    got = after.batch_stats[embedding.MEASURES]
+    chex.assert_trees_all_equal(got, found[embedding.MEASURES])

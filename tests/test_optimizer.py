@@ -31,6 +31,7 @@ FIELDS = {
   'weight_decay': 0.0,
   'objective_rate': 1.0,
   'encoder_rate': 1.0,
+  'layer_decay': 1.0,
   'model': _model(),
   'epochs': 10,
   'steps_per_epoch': 4,
@@ -113,6 +114,18 @@ def test_encoder_and_head_have_rates_of_their_own_and_frozen_stages_none():
     np.testing.assert_allclose(got, want.get(name, 0.0), rtol=1e-5)
   got = updates['objective']['prototypes']
   np.testing.assert_allclose(got, -0.1, rtol=1e-5)
+
+
+def test_earlier_stages_are_slower_by_the_layer_decay():
+  names = ('Conv_0', 'BasicBlock_0', 'BasicBlock_1', 'BasicBlock_3', 'Dense_0')
+  params = {'encoder': {name: {'bias': jnp.ones(2)} for name in names}}
+  fields = {'encoder_rate': 0.5, 'layer_decay': 0.5}
+  tx = optimizer.make(**(FIELDS | fields))
+  updates, _ = tx.update(optax.tree.ones_like(params), tx.init(params), params)
+  rates = [-float(updates['encoder'][name]['bias'][0]) for name in names]
+  # The last of four stages has encoder_rate, the stem that of the first.
+  want = np.array([1 / 16, 1 / 16, 1 / 8, 1 / 2, 1]) * 0.1
+  np.testing.assert_allclose(rates, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def test_classes_not_chosen_are_accounted_for(root, load, tmp_path):
   assert found['read'] == 32 == 8 + sum(found['kept'].values())
 
 
-def test_a_folder_s_own_split(load, tmp_path):
+def test_a_folder_s_own_split(load, tmp_path, caplog):
   number = 0
   sizes = {'train': (5, 4, 3, 1), 'val': (2, 1, 1, 1), 'test': (3, 2, 1, 0)}
   for side, counts in sizes.items():
@@ -340,6 +340,7 @@ def test_a_folder_s_own_split(load, tmp_path):
   assert ids(data, 'rare') == ['train/d/0.png', 'val/d/0.png']
   found = json.loads((tmp_path / 'work/accounting.json').read_text())
   assert found['read'] == sum(found['kept'].values()) == number
+  assert 'too good' not in caplog.text
   other = load('other', unseen_classes=('c',))
   assert other.class_names == ('a', 'b', 'c', 'd')
   assert {i.split('/')[0] for i in ids(other, 'train')} == {*sizes}
@@ -347,6 +348,11 @@ def test_a_folder_s_own_split(load, tmp_path):
     load(unseen_classes=('c',))
   with pytest.raises(InputError, match=r"own_split needs data.source='folder'"):
     load('other', own_split=True, class_level='path')
+  for side, letter in (('test', 'a'), ('val', 'b'), ('train', 'b')):
+    target = tmp_path / f'images/{side}/{letter}/copy.png'
+    shutil.copy(tmp_path / f'images/train/{letter}/0.png', target)
+  load('copies', unseen_classes=('c',), own_split=True)
+  assert '2 images of val and test are in train, too' in caplog.text
   shutil.rmtree(tmp_path / 'images/val')
   with pytest.raises(InputError, match="there is no folder 'val'"):
     load('third', unseen_classes=(), own_split=True)
@@ -368,10 +374,10 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
   assert '16-bit images: 4095 becomes white' in caplog.text
   listing = folder.scan(str(tmp_path / 'images'))
   again = folder.decoded(listing, size=8, resize='pad', channels=1, desc='test')
-  for row, pixels in enumerate(again):
+  for row, one in enumerate(again):
     expected = np.floor(given[data.ids[row]] / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(data.images[row, ..., 0], expected)
-    np.testing.assert_array_equal(pixels[..., 0], expected)
+    np.testing.assert_array_equal(one.pixels[..., 0], expected)
     original = data.originals.read(str(data.ids[row]))
     np.testing.assert_array_equal(original, expected)
   assert data.white == 4095
@@ -387,8 +393,8 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
     listing, size=8, resize='pad', channels=1, white=data.white, desc='test'
   )
   row = {name: k for k, name in enumerate(data.ids.tolist())}
-  for name, pixels in zip(listing.ids, dark, strict=True):
-    np.testing.assert_array_equal(pixels, data.images[row[name]])
+  for name, one in zip(listing.ids, dark, strict=True):
+    np.testing.assert_array_equal(one.pixels, data.images[row[name]])
   for name, deep in given.items():
     Image.fromarray(deep).save(tmp_path / 'images' / name)
   old = load('old', unseen_classes=(), white=65535)
@@ -445,8 +451,12 @@ def test_scale_bars_are_warned_of_and_cropped(load, tmp_path, caplog, bar):
     crop=(0, 0, 31, 0),
     desc='test',
   )
-  for row, pixels in enumerate(again):
-    np.testing.assert_array_equal(pixels, data.images[row])
+  for row, one in enumerate(again):
+    np.testing.assert_array_equal(one.pixels, data.images[row])
+    # What was cut off is no part of the object.
+    size = data.originals.read(str(data.ids[row])).shape
+    assert (one.height, one.width) == size
+    assert (data.measures['height'][row], data.measures['width'][row]) == size
 
 
 @pytest.mark.parametrize('crop', [(1, 2, 3), (0, 0, -1, 0), (0, 0, 0.5, 0)])

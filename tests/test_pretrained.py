@@ -87,6 +87,7 @@ def _converted(model, weights, channels):
     variables,
     weights,
     published=model.backbone.published,
+    normalised=False,
     source='weights',
   )
   dense = variables['params']['Dense_0']['kernel']

@@ -11,6 +11,7 @@ from benchmarks import ablation, ablation_plan, recipes
 from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
 from plankton_jax.train import experiment
+from tests import tiny_encoder
 
 
 def test_recipes_are_read():
@@ -125,3 +126,21 @@ def test_mistakes_name_the_flag(wrong):
   values(['command', '--path=x', wrong])
   with pytest.raises(InputError, match=f'^{wrong.partition("=")[0]}'):
     ablation.parse(values)
+
+
+def test_nothing_unseen_was_seen_by_the_encoder_to_begin_from(
+  bundled, make_config
+):
+  network = {
+    'data__size': GROUND.size,
+    'encoder__width': GROUND.width,
+    'encoder__stem': 'quarter',
+  }
+  tiny_encoder.save(bundled / 'seen', make_config(**network), ('x', 'set/A'))
+  recipe = recipes.Recipe('configs/scratch.py', {'encoder.pretrained': 'seen'})
+  with pytest.raises(InputError, match=r'trained on a, which .* --leave_out'):
+    recipes.place(recipe, GROUND, 0)
+  free = GROUND._replace(unseen=('b',))
+  assert recipes.place(recipe, free, 0)['encoder']['pretrained'] == 'seen'
+  with pytest.raises(InputError, match=r'takes encoder.width=8, not 16'):
+    recipes.place(recipe, free._replace(width=16), 0)

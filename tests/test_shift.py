@@ -158,7 +158,7 @@ def test_a_group_is_labelled_by_the_others_alone():
       if id[0] == 'c':
         right.append(np.sum((means - x) ** 2, axis=1).argmin() == label)
   assert one['accuracy'] == pytest.approx(np.mean(right))
-  moved, _ = shift.leave_one_out(made_run(last=0.4), '^(.)_', 0.95)
+  moved, _ = shift.leave_one_out(made_run(last=1.0), '^(.)_', 0.95)
   assert moved[2]['unknown'] > 0.5 > moved[2]['unknown_all']
   assert moved[0]['unknown'] < 0.3
 
@@ -215,7 +215,8 @@ def test_bad_input_is_told_in_one_line(tmp_path):
   refuse('--label_first=0', by='^(.)_', label=0)
   refuse('no labelled train', source(val=blobs([3])), by='^(.)_')
   alone = source(train=grouped([9, 9], 1))
-  refuse('no labelled val or test images', alone, by='^(.)', images=images)
+  refuse('val or test images: only those', alone, by='^(.)')
+  refuse('val or test images: new ones', alone, by='^(.)', images=images)
 
 
 def test_flags_reach_the_analysis(monkeypatch):

@@ -148,7 +148,7 @@ def test_two_views_are_the_rows_twice_each_augmented_by_itself():
 
 def test_evaluation_ignores_padding_and_changes_nothing():
   eval_step = step.make_eval_step(
-    apply_fn=MODEL.apply, objective=TRIPLET, stage=2
+    apply_fn=MODEL.apply, normalise=None, objective=TRIPLET, stage=2
   )
   batch = _batch()
   padded = {
@@ -165,9 +165,9 @@ def test_evaluation_ignores_padding_and_changes_nothing():
 
 def test_embedding_is_what_evaluation_sees():
   fresh = _fresh(TRIPLET)
-  embed_step = step.make_embed_step(apply_fn=MODEL.apply)
+  embed_step = step.make_embed_step(apply_fn=MODEL.apply, normalise=None)
   eval_step = step.make_eval_step(
-    apply_fn=MODEL.apply, objective=TRIPLET, stage=0
+    apply_fn=MODEL.apply, normalise=None, objective=TRIPLET, stage=0
   )
   embeddings = embed_step(fresh.params, fresh.batch_stats, _batch()['image'])
   _, expected = eval_step(fresh, _batch())

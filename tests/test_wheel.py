@@ -11,9 +11,13 @@ import textwrap
 import tomllib
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import plankton_jax as pj
+from configs import smoke
+from tests import tiny_encoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ('plankton_jax', 'analysis', 'configs', 'requirements')
@@ -38,6 +42,11 @@ def wheel(tmp_path_factory):
     shutil.copytree(
       ROOT / name, clone / name, ignore=shutil.ignore_patterns('__pycache__')
     )
+  config = smoke.get_config()
+  config.update_from_flattened_dict(SMALL)
+  tiny_encoder.save(
+    clone / 'plankton_jax' / 'encoders' / 'tiny', config.to_dict()
+  )
   for file in ROOT.iterdir():
     if file.suffix in ('.toml', '.txt', '.md') or file.name == 'LICENSE':
       shutil.copy(file, clone)
@@ -105,7 +114,9 @@ def test_metadata_names_the_version_and_the_extras(wheel):
   assert metadata.version == pj.__version__
   needed = metadata.requires
   extras = set(metadata.metadata.get_all('Provides-Extra'))
-  assert extras == {'analysis', 'report', 'export', 'tests', 'docs', 'bench'}
+  assert extras == {
+    'analysis', 'report', 'review', 'export', 'tests', 'docs', 'bench',
+  }  # fmt: skip
   always = [line for line in needed if 'extra ==' not in line]
   assert any(line.startswith('jax>=') for line in always)
   heavy = ('scikit-learn', 'matplotlib', 'bokeh', 'torch', 'pytest', 'mkdocs')
@@ -149,6 +160,17 @@ def test_a_run_from_the_wheel_alone(run, caches):
   )
   assert said.startswith('(2, 8) (24, 8)\n')
   assert 'map_at_r' in said
+
+
+def test_a_bundled_encoder_comes_with_the_wheel(run, tmp_path):
+  images = tmp_path / 'images'
+  images.mkdir()
+  Image.fromarray(np.full((9, 9), 80, np.uint8)).save(images / 'a.png')
+  run(
+    'plankton-embed', '--encoder=tiny', f'--images={images}', '--out=a.parquet'
+  )
+  code = 'import plankton_jax as pj; print(pj.load_encoder("tiny").class_names)'
+  assert run(sys.executable, '-c', code) == "('ant', 'bee')\n"
 
 
 def test_the_doctor_and_help_run_from_the_wheel(run):

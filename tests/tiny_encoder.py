@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders
 
 TINY = {
@@ -33,3 +34,41 @@ def make_images(side, channels=1, count=3):
   """Draws normal images [count, side, side, channels]."""
   rng = np.random.default_rng(0)
   return jnp.asarray(rng.normal(size=(count, side, side, channels)), 'float32')
+
+
+def save(folder, config, class_names=('ant', 'bee'), *, half=False):
+  """Exports an encoder of a config, every array of it random."""
+  data, fields = config['data'], config['encoder']
+  images = jnp.zeros((1, data['size'], data['size'], data['channels']))
+  shapes = jax.eval_shape(
+    lambda key: encoders.make(**fields).init(key, images, train=False),
+    jax.random.key(0),
+  )
+  rng = np.random.default_rng(0)
+
+  def draw(x):
+    if x.ndim > 1:  # a kernel
+      return rng.normal(0.0, x.size**-0.25, x.shape).astype(x.dtype)
+    return rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)  # variances too
+
+  variables = jax.tree.map(draw, shapes)
+  encoder_folder.save(
+    folder,
+    variables={
+      'params': {
+        'encoder': variables['params'],
+        'objective': {
+          'prototypes': rng.normal(
+            size=(len(class_names), fields['embedding_dim'])
+          ).astype(np.float32)
+        },
+      },
+      'batch_stats': variables['batch_stats'],
+    },
+    config=config,
+    class_names=class_names,
+    step=7,
+    card='# A card\n',
+    half=half,
+  )
+  return folder

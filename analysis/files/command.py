@@ -19,6 +19,12 @@ WORKDIR = flags.DEFINE_multi_string(
 EMBEDDINGS = flags.DEFINE_multi_string(
   'embeddings', [], 'An embedding file (.npz) in place of a workdir.'
 )
+ENCODER = flags.DEFINE_string(
+  'encoder',
+  None,
+  'An encoder in place of a workdir, to use without training: plankton, which'
+  ' is bundled, or a folder that plankton_jax.export wrote.',
+)
 OUT = flags.DEFINE_string(
   'out', None, 'Folder for the results [first workdir/analysis].'
 )
@@ -32,6 +38,9 @@ EXPORT = flags.DEFINE_string(
 BY = flags.DEFINE_string(
   'by', 'sample', 'Groups: sample, acquisition, day, or a regex of ids.'
 )
+PIXEL_UM = flags.DEFINE_float(
+  'pixel_um', None, "Side of a pixel of new images, micrometres [the run's]."
+)
 ACCEPTANCE = flags.DEFINE_float(
   'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
 )
@@ -41,18 +50,32 @@ TAXA = flags.DEFINE_string(
 )
 
 
-def given() -> tuple[list[Source], pathlib.Path]:
+def given(*, untrained: bool = False) -> tuple[list[Source], pathlib.Path]:
   """Reads the sources that the flags name; returns them and the folder to fill.
 
   Several workdirs are compared side by side, in the first one's `analysis`
-  folder.
+  folder; results of an encoder go to runs/ENCODER/analysis.
+
+  Args:
+    untrained: whether --encoder is a source too, one without embeddings.
 
   Raises:
-    InputError: neither or both kinds of source are given, or one cannot be
-      read.
+    InputError: no kind of source or several are given, or one cannot be read.
   """
-  if bool(WORKDIR.value) == bool(EMBEDDINGS.value):
-    raise InputError('give --workdir=DIR or --embeddings=FILE.npz')
+  kinds = [bool(flag.value) for flag in (WORKDIR, EMBEDDINGS, ENCODER)]
+  if ENCODER.value and not untrained:
+    raise InputError(
+      '--encoder: embed your images first by python -m analysis.embed'
+      f' --encoder={ENCODER.value} --images=FOLDER --out=DIR, then give'
+      ' --workdir=DIR'
+    )
+  if sum(kinds) != 1:
+    also = ', --encoder=NAME' if untrained else ''
+    raise InputError(f'give --workdir=DIR{also} or --embeddings=FILE.npz')
+  if ENCODER.value:
+    source = inputs.from_encoder(ENCODER.value)
+    default = pathlib.Path('runs', source.name, 'analysis')
+    return [source], pathlib.Path(OUT.value) if OUT.value else default
   workdirs = [pathlib.Path(path) for path in WORKDIR.value]
   files = [pathlib.Path(path) for path in EMBEDDINGS.value]
   sources = inputs.from_workdirs(workdirs) if workdirs else []
@@ -69,10 +92,11 @@ def one_source(sources: Sequence[Source], name: str) -> Source:
 
 
 def one_run(sources: Sequence[Source], name: str) -> Source:
-  """Returns the only source, which is a workdir, or raises InputError."""
-  if len(sources) > 1 or sources[0].workdir is None:
+  """Returns the only source, a workdir or an encoder, or raises InputError."""
+  (source, *others) = sources
+  if others or (source.workdir is None and source.encoder is None):
     raise InputError(f'{name} takes one --workdir')
-  return sources[0]
+  return source
 
 
 def run(
@@ -80,6 +104,7 @@ def run(
   analyse: Callable[[list[Source]], Result],
   *,
   folder: str | None = None,
+  untrained: bool = False,
   fast: bool = False,
 ) -> None:
   """Runs `analyse` on what the flags name; prints and writes its Result.
@@ -88,13 +113,14 @@ def run(
     name: of the command; precedes each note.
     analyse: takes the sources.
     folder: a subfolder, for results that would crowd the default one.
+    untrained: as in `given`.
     fast: as in `plankton_jax.cli.command.run`.
   """
 
   def main(argv: Sequence[str]) -> None:
     del argv
     host.show_log(logging.WARNING)
-    sources, out = given()
+    sources, out = given(untrained=untrained)
     if folder and not OUT.value:
       out /= folder
     found = analyse(sources)

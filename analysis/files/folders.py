@@ -2,7 +2,8 @@
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,17 +28,21 @@ class Embedded(NamedTuple):
   rows: Embeddings  # ids are paths below the root; -1 labels in the root itself
   skipped: list[tuple[str, str]]  # name, reason
   white: int = 0  # the 16-bit value that became white
+  # [N] each: height and width, px; pixel_um and others where they are known
+  measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def encoder(source: Source) -> 'Encoder':
-  """Loads the encoder that made a workdir's embeddings.
+  """Loads the encoder that made a workdir's embeddings, or the source's own.
 
   Raises:
     InputError: there is no train split, or its checkpoint was deleted.
   """
-  assert source.workdir is not None
   from plankton_jax import checkpoints
 
+  if source.encoder is not None:
+    return checkpoints.load_encoder(source.encoder)
+  assert source.workdir is not None
   remedy = f'run python -m analysis.embed --workdir={source.workdir}'
   if 'train' not in source.splits:
     raise InputError(f'{source.workdir}: no train embeddings; {remedy}')
@@ -48,11 +53,16 @@ def encoder(source: Source) -> 'Encoder':
 
 
 def embed(
-  encoder: 'Encoder', listing: folder.Listing, *, desc: str = 'embed'
+  encoder: 'Encoder',
+  listing: folder.Listing,
+  *,
+  pixel_um: float | None = None,
+  desc: str = 'embed',
 ) -> Embedded:
   """Embeds every readable image of a listing; names the others on stderr.
 
   Works on a block of images at a time, so that memory holds only embeddings.
+  `pixel_um` is the side of their pixels, µm; None takes the run's.
 
   Raises:
     InputError: none can be read.
@@ -61,23 +71,29 @@ def embed(
   decoded = folder.decoded(
     listing, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
   )
-  embedding, kept, unread = _embed(encoder, listing.ids, decoded)
-  skipped = _name_skipped(listing.root, [*listing.skipped, *unread], kept)
+  found = _embed(encoder, listing.ids, decoded, {}, pixel_um)
+  kept = found.kept
+  skipped = _name_skipped(listing.root, [*listing.skipped, *found.unread], kept)
   rows = Embeddings(
-    embedding,
+    found.embedding,
     listing.labels[kept],
     np.array([listing.ids[row] for row in kept]),
     listing.class_names,
   )
-  return Embedded(listing.root, rows, skipped, white)
+  return Embedded(listing.root, rows, skipped, white, found.measures)
 
 
 def embed_objects(
-  encoder: 'Encoder', found: Objects, *, desc: str = 'embed'
+  encoder: 'Encoder',
+  found: Objects,
+  *,
+  pixel_um: float | None = None,
+  desc: str = 'embed',
 ) -> tuple[Embedded, list[int]]:
   """Embeds every readable object as `embed` does; returns which rows those are.
 
-  Rows have no label, as no class is asked for.
+  Rows have no label, as no class is asked for. A pixel's side is `pixel_um`, or
+  else the source's, or else the run's.
 
   Raises:
     InputError: none can be read.
@@ -89,26 +105,43 @@ def embed_objects(
   decoded = objects.decoded(
     found, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
   )
-  embedding, kept, unread = _embed(encoder, found.ids, decoded)
-  skipped = _name_skipped(place, [*found.skipped, *unread], kept)
+  known = found.measures.of(found.ids)
+  embedded = _embed(encoder, found.ids, decoded, known, pixel_um)
+  kept = embedded.kept
+  skipped = _name_skipped(place, [*found.skipped, *embedded.unread], kept)
   rows = Embeddings(
-    embedding,
+    embedded.embedding,
     np.full(len(kept), -1, np.int32),
     np.array([found.ids[row] for row in kept]),
     (),
   )
-  return Embedded(place, rows, skipped, white), kept
+  return Embedded(place, rows, skipped, white, embedded.measures), kept
+
+
+class _Found(NamedTuple):
+  """The K readable images of some."""
+
+  embedding: np.ndarray  # [K, D]
+  kept: list[int]  # their rows
+  unread: list[tuple[str, str]]  # (id, reason) of the others
+  measures: dict[str, np.ndarray]  # [K] each
 
 
 def _embed(
   encoder: 'Encoder',
   ids: Sequence[str],
-  decoded: Iterator[np.ndarray | str],
-) -> tuple[np.ndarray, list[int], list[tuple[str, str]]]:
+  decoded: Iterator[images.Fitted | str],
+  known: Mapping[str, np.ndarray],
+  pixel_um: float | None,
+) -> _Found:
   """Embeds decoded images by blocks.
 
-  Returns:
-    Embeddings [K, D], which of the ids they are, and (id, reason) of the rest.
+  Args:
+    encoder: the encoder.
+    ids: of all N images.
+    decoded: each of them, or why it cannot be read.
+    known: measures [N] by name.
+    pixel_um: the side of their pixels, µm; None takes the known, or the run's.
   """
   fields = _fields(encoder)
   shape = (BLOCK, fields['size'], fields['size'], fields['channels'])
@@ -117,17 +150,54 @@ def _embed(
   block, filled, done = np.empty(shape, np.uint8), 0, 0
   kept: list[int] = []
   unread = []
-  for row, pixels in enumerate(decoded):
-    if isinstance(pixels, str):
-      unread.append((ids[row], pixels))
+  measures = _with_pixel(encoder, known, pixel_um, len(ids))
+  measures |= {side: np.full(len(ids), np.nan) for side in ('height', 'width')}
+  for row, one in enumerate(decoded):
+    if isinstance(one, str):
+      unread.append((ids[row], one))
     else:
-      block[filled] = pixels
+      block[filled] = one.pixels
+      measures['height'][row], measures['width'][row] = one.height, one.width
       filled += 1
       kept.append(row)
     if filled == BLOCK or (filled and row == len(ids) - 1):
-      embedding[done : done + filled] = encoder.embed(block[:filled])
+      own = {name: x[kept[done:]] for name, x in measures.items()}
+      found = encoder.embed(block[:filled], measures=own)
+      embedding[done : done + filled] = found
       done, filled = done + filled, 0
-  return embedding[:done], kept, unread
+  kept_measures = {name: x[kept] for name, x in measures.items()}
+  return _Found(embedding[:done], kept, unread, kept_measures)
+
+
+def _with_pixel(
+  encoder: 'Encoder',
+  known: Mapping[str, np.ndarray],
+  pixel_um: float | None,
+  count: int,
+) -> dict[str, np.ndarray]:
+  """Completes measures [N] by the side of a pixel, as far as it is known.
+
+  Says on stderr if the encoder will miss it.
+
+  Raises:
+    InputError: `pixel_um` is not positive.
+  """
+  if pixel_um is not None and not 0 < pixel_um < np.inf:
+    raise InputError(f'--pixel_um={pixel_um} must be positive')
+  pixel = np.full(count, pixel_um or np.nan)
+  if pixel_um is None:
+    ours = encoder.config['data'].get('pixel_um') or np.nan
+    pixel = known.get('pixel_um', pixel)
+    pixel = np.where(np.isnan(pixel), ours, pixel)
+  missing = int(np.isnan(pixel).sum())
+  if encoder.size_unit == 'µm' and missing:
+    print(
+      f'the encoder takes sizes in µm, but {missing:,} of {count:,} images have'
+      ' no pixel size: it embeds them as of unknown size; embed, predict and'
+      ' neighbors take --pixel_um',
+      file=sys.stderr,
+    )
+  return {**known, 'pixel_um': pixel}
 
 
 def _name_skipped(
@@ -135,15 +205,40 @@ def _name_skipped(
 ) -> list[tuple[str, str]]:
   """Names what is skipped on stderr; raises InputError if that is all."""
   for name, reason in skipped:
-    print(f'skipped {name}: {reason}', file=sys.stderr)
+    print(f'skipped {source.one_line(name)}: {reason}', file=sys.stderr)
   if not kept:
     raise source.none_readable(place, skipped)
   return skipped
 
 
-def embed_one(encoder: 'Encoder', pixels: np.ndarray) -> np.ndarray:
-  """Embeds an image, uint8 [H, W] or [H, W, 3], to [D]."""
-  return encoder.embed(images.fit(pixels, **_fields(encoder))[None])[0]
+def collect(
+  source: Source,
+  encoder: 'Encoder',
+  listing: folder.Listing,
+  split: str,
+  pixel_um: float | None = None,
+) -> Source:
+  """Embeds a folder as the images of an encoder's source; names its split.
+
+  `pixel_um` is as `embed` takes it.
+
+  Raises:
+    InputError: no image can be read.
+  """
+  found = embed(encoder, listing, desc=split, pixel_um=pixel_um)
+  return source._replace(splits={split: found.rows}, images=found.root)
+
+
+def embed_one(
+  encoder: 'Encoder', pixels: np.ndarray, pixel_um: float | None = None
+) -> np.ndarray:
+  """Embeds an image, uint8 [H, W] or [H, W, 3], to [D]; see `embed`."""
+  measures = _with_pixel(encoder, {}, pixel_um, 1)
+  return encoder.embed(
+    images.fit(pixels, **_fields(encoder))[None],
+    np.array([pixels.shape[:2]]),
+    measures=measures,
+  )[0]
 
 
 def _fields(encoder: 'Encoder') -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import config_file
+from plankton_jax.files import config_file, encoder_folder
 
 SPLITS = ('train', 'val', 'test', 'unseen')
 RARE = 'rare'  # a split of classes too small to train on, if there is one
@@ -58,12 +58,14 @@ class Rows(NamedTuple):
 
 
 class Source(NamedTuple):
-  """The embeddings of one run, or of files, and the run's folder."""
+  """The embeddings of one run, of files, or of an encoder without a run."""
 
   name: str  # its name in figures
   splits: dict[str, Embeddings]  # by split name, or by the file's stem
   workdir: pathlib.Path | None  # None where only files were given
-  config: dict[str, Any] | None  # the run's config; None for files
+  config: dict[str, Any] | None  # the run's config; None without a run
+  encoder: pathlib.Path | None = None  # its folder, where there is no run
+  images: pathlib.Path | None = None  # the folder that its ids are paths in
 
 
 def read_embeddings(path: pathlib.Path) -> Embeddings:
@@ -319,6 +321,18 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
         raise InputError(f'{path}: a second file or split named {name}')
       splits[name] = rows
   return Source(' + '.join(splits), splits, None, None)
+
+
+def from_encoder(name: str) -> Source:
+  """Makes the source of an encoder that has embedded nothing yet.
+
+  `folders.collect` adds the embeddings of a folder.
+
+  Raises:
+    InputError: there is no such encoder.
+  """
+  folder = encoder_folder.need(name, '--encoder')
+  return Source(folder.resolve().name, {}, None, None, encoder=folder)
 
 
 def _named_apart(sources: list[Source]) -> list[Source]:

@@ -69,11 +69,11 @@ def encoder_for(source: Source, images: str | None) -> 'Encoder | None':
   """Loads the run's encoder, unless `images` is an embedding file.
 
   Raises:
-    InputError: the source is no run, or its checkpoint was deleted.
+    InputError: the source has no encoder, or its checkpoint was deleted.
   """
   if _is_embedded(images):
     return None
-  if source.workdir is None:
+  if source.workdir is None and source.encoder is None:
     raise InputError(
       '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
       ' as the same encoder embeds them, and not with --examples'
@@ -82,7 +82,10 @@ def encoder_for(source: Source, images: str | None) -> 'Encoder | None':
 
 
 def gather(
-  encoder: 'Encoder | None', images: str | None, export: str | None
+  encoder: 'Encoder | None',
+  images: str | None,
+  export: str | None,
+  pixel_um: float | None = None,
 ) -> NewImages:
   """Gathers what --images and --export name.
 
@@ -93,19 +96,23 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    return from_source(encoder, export)
+    return from_source(encoder, export, pixel_um)
   assert images is not None
-  return from_folder(encoder, images)
+  return from_folder(encoder, images, pixel_um)
 
 
-def from_folder(encoder: 'Encoder', path: str) -> NewImages:
+def from_folder(
+  encoder: 'Encoder', path: str, pixel_um: float | None = None
+) -> NewImages:
   """Embeds a folder's images; folders' names are not read as classes.
+
+  `pixel_um` is the side of their pixels, µm; None takes the run's.
 
   Raises:
     InputError: there is no such folder, or no readable image in it.
   """
   listing = folder.scan(path, field='--images')
-  found = folders.embed(encoder, listing, desc='predict')
+  found = folders.embed(encoder, listing, pixel_um=pixel_um, desc='predict')
   return NewImages(
     found.root.resolve().name,
     found.rows,
@@ -116,14 +123,21 @@ def from_folder(encoder: 'Encoder', path: str) -> NewImages:
   )
 
 
-def from_source(encoder: 'Encoder', path: str) -> NewImages:
+def from_source(
+  encoder: 'Encoder', path: str, pixel_um: float | None = None
+) -> NewImages:
   """Embeds the objects of an export, a table, IFCB bins or a folder.
+
+  `pixel_um` is the side of their pixels, µm; None takes the source's, or the
+  run's.
 
   Raises:
     InputError: it is none of these, or holds no readable image.
   """
   objects = open_source(path, encoder.config['data'].get('image_rank'))
-  embedded, kept = folders.embed_objects(encoder, objects, desc='predict')
+  embedded, kept = folders.embed_objects(
+    encoder, objects, pixel_um=pixel_um, desc='predict'
+  )
   row = {id: at for at, id in enumerate(objects.ids)}
 
   def picture(id: str) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Reads a run's original images by their ids."""
+"""Reads the original images of a run, or of a folder, by their ids."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from analysis.files import folders
 from analysis.files.inputs import Source
 from plankton_jax.errors import InputError
 
@@ -14,9 +15,12 @@ def reader(source: Source) -> Read:
   """Returns a function: id -> original image.
 
   Raises:
-    InputError: the source is not a workdir, or its images are missing. The
-      returned function raises it for an id that names no image.
+    InputError: the source has neither a workdir nor a folder of images, or its
+      images are missing. The returned function raises it for an id that names
+      no image.
   """
+  if (root := source.images) is not None:
+    return lambda key: folders.read(root / key)
   if source.workdir is None or source.config is None:
     raise InputError(f'{source.name}: images need a workdir; give --workdir')
   from plankton_jax.train import loop

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from analysis.files.inputs import Source
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
@@ -28,10 +29,13 @@ _COLUMNS = {
 _SEPARATORS = '>|;/'  # of a lineage; the first that occurs
 
 
+Path = tuple[str, ...]  # from the root to a taxon
+
+
 class Taxon(NamedTuple):
   """What is known of a taxon besides its name in the labels."""
 
-  lineage: tuple[str, ...] = ()  # from the root to the taxon; () if not known
+  lineage: Path = ()  # () if not known
   category_id: int | None = None  # EcoTaxa's
   name: str = ''  # scientific
   name_id: str = ''  # of WoRMS, as an LSID
@@ -113,26 +117,51 @@ def from_objects(items: Iterable[Object]) -> tuple[Taxa, list[str]]:
 
   A lineage or number of which two are given for one name is left out.
   """
-  lineages: dict[str, set[str]] = {}
-  numbers: dict[str, set[str]] = {}
+  lineages: dict[str, set[Path]] = {}
+  numbers: dict[str, set[int]] = {}
   for item in items:
-    if item.taxon:
-      lineages.setdefault(item.taxon, set()).add(item.lineage)
-      numbers.setdefault(item.taxon, set()).add(item.category_id)
-  found, notes = {}, []
+    if not item.taxon:
+      continue
+    lineage = lineages.setdefault(item.taxon, set())
+    number = numbers.setdefault(item.taxon, set())
+    if item.lineage:
+      lineage.add(split_lineage(item.lineage))
+    if (found := _number(item.category_id)) is not None:
+      number.add(found)
+  taxa, notes = {}, []
   for name in sorted(lineages):
-    lineage, number = (given[name] - {''} for given in (lineages, numbers))
-    for what, several in (('lineages', lineage), ('category ids', number)):
-      if len(several) > 1:
+    for what, given in (
+      ('lineages', ['>'.join(path) for path in lineages[name]]),
+      ('category ids', list(map(str, numbers[name]))),
+    ):
+      if len(given) > 1:
         notes.append(
           f'{name} has several {what}, none of which is used:'
-          f' {", ".join(sorted(several)[:3])}'
+          f' {", ".join(sorted(given)[:3])}'
         )
-    found[name] = Taxon(
-      split_lineage(*lineage) if len(lineage) == 1 else (),
-      _number(*number) if len(number) == 1 else None,
+    lineage, number = lineages[name], numbers[name]
+    taxa[name] = Taxon(
+      lineage.pop() if len(lineage) == 1 else (),
+      number.pop() if len(number) == 1 else None,
     )
-  return Taxa(found), notes
+  return Taxa(taxa), notes
+
+
+def of_run(source: Source) -> tuple[Taxa, list[str]]:
+  """Collects the taxa of the EcoTaxa export that a run was trained on.
+
+  Returns:
+    The taxa, none for other data, and notes on what is missing.
+  """
+  data = (source.config or {}).get('data', {})
+  if data.get('source') != 'ecotaxa':
+    return NONE, []
+  from plankton_jax.data.ecotaxa import read as export
+
+  try:
+    return from_objects(export.export(data['path']).objects)
+  except InputError as error:
+    return NONE, [f'{source.name}: no taxa of its export: {error}']
 
 
 def merge(first: Taxa, second: Taxa) -> Taxa:

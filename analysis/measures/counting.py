@@ -14,12 +14,17 @@ from tqdm import tqdm
 
 from analysis.files import inputs
 from analysis.files.inputs import Embeddings
-from analysis.measures import labeller, posterior, prevalence, thresholds
+from analysis.measures import (
+  classes,
+  labeller,
+  posterior,
+  prevalence,
+  thresholds,
+  unknowns,
+)
 from analysis.measures.labeller import Labeller
-from analysis.measures.openset import Judged
 from analysis.measures.posterior import Posterior
 from analysis.measures.prevalence import METHODS, Answers, Errors
-from analysis.measures.thresholds import Limits
 
 SEED = 0
 HALVES = 4  # times that validation images are halved
@@ -34,7 +39,7 @@ class Placed(NamedTuple):
   """How N images lie to C classes."""
 
   nearest: np.ndarray  # [N] the class of the nearest centre
-  distance: np.ndarray  # [N] to that centre
+  distance: np.ndarray  # [N] from all classes, see `unknowns`
   far: np.ndarray  # [N, C] see `posterior.far`
 
   def take(self, rows: np.ndarray) -> 'Placed':
@@ -60,7 +65,8 @@ class Space(NamedTuple):
   """What images are placed by."""
 
   labeller: Labeller
-  dense: Embeddings  # rows of the gallery, at most EACH of a class
+  rows: np.ndarray  # of the gallery, at most EACH of a class
+  dense: Embeddings  # these rows
   width: float  # of the kernel, squared
 
 
@@ -68,7 +74,7 @@ class Quantifier(NamedTuple):
   """What turns places into answers, and answers into shares."""
 
   posterior: Posterior
-  limits: Limits | None  # None where validation images are too few
+  limit: float  # on the distance; inf where validation images are too few
   errors: Errors
 
 
@@ -78,34 +84,28 @@ Shares = dict[str, np.ndarray]  # by method
 def make_space(fitted: Labeller) -> Space:
   """Chooses the rows and the width of the classes' densities.
 
-  The width is a quarter of the mean squared distance to the own centre.
+  The width is a quarter of the mean squared distance to the own class's mean.
   """
   gallery = fitted.gallery
   rng = np.random.default_rng(SEED)
-  rows = rng.permutation(len(gallery.label))
-  chosen = [
-    rows[gallery.label[rows] == c][:EACH] for c in range(_count(fitted))
-  ]
-  gaps = gallery.embedding - fitted.means[gallery.label]
+  order = rng.permutation(len(gallery.label))
+  labels, _, means = classes.centroids(gallery.embedding, gallery.label)
+  chosen = [order[gallery.label[order] == c][:EACH] for c in labels]
+  gaps = gallery.embedding - means[gallery.label]
   width = 0.25 * float(np.mean(np.sum(gaps**2, axis=1)))
-  dense = inputs.take(gallery, np.sort(np.concatenate(chosen)))
-  return Space(fitted, dense, max(width, 1e-7))
+  rows = np.sort(np.concatenate(chosen))
+  return Space(fitted, rows, inputs.take(gallery, rows), max(width, 1e-7))
 
 
 def _count(fitted: Labeller) -> int:
-  return len(fitted.means)
+  return len(fitted.gallery.class_names)
 
 
 def place(space: Space, embedding: np.ndarray) -> Placed:
   """Places embeddings [N, D] of images that are not in the gallery."""
-  squared = labeller.squared(embedding, space.labeller.means)
+  judged = unknowns.judge(space.labeller.seen, embedding)
   far = posterior.far(space.dense, embedding, space.width)
-  return Placed(*_nearest(squared), far)
-
-
-def _nearest(squared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  label, nearest = labeller.judge(squared)
-  return label, np.sqrt(nearest)
+  return Placed(judged.label, judged.distance, far)
 
 
 def _place_left_out(
@@ -116,10 +116,12 @@ def _place_left_out(
   Returns:
     The places of those that are not alone in their class, and their classes.
   """
-  dense = space.dense
-  rows, squared = labeller.left_out(dense, rows)
+  dense, seen = space.dense, space.labeller.seen
+  kept, _, distances = unknowns.distances_without(seen, space.rows[rows])
+  judged = unknowns.score(seen, distances)
+  rows = np.searchsorted(space.rows, kept)
   far = posterior.far(dense, dense.embedding[rows], space.width, rows)
-  return Placed(*_nearest(squared), far), dense.label[rows]
+  return Placed(judged.label, judged.distance, far), dense.label[rows]
 
 
 def gather(
@@ -164,27 +166,34 @@ def gather(
 
 def _without_own(space: Space, val: Embeddings, placed: Placed) -> Placed:
   """Places images as if their own class were not there."""
-  own = np.arange(len(val.label)), val.label
-  squared = labeller.squared(val.embedding, space.labeller.means)
+  gallery, seen = space.labeller.gallery, space.labeller.seen
+  nearest, distance = placed.nearest.copy(), placed.distance.copy()
+  for label in np.unique(val.label):
+    own, others = val.label == label, gallery.label != label
+    without = unknowns.fit(
+      gallery.embedding[others],
+      gallery.label[others],
+      val.embedding[~own],
+      neighbours=labeller.NEIGHBOURS,
+    )
+    judged = unknowns.judge(
+      without._replace(scale=seen.scale), val.embedding[own]
+    )
+    nearest[own], distance[own] = judged.label, judged.distance
   far = placed.far.copy()
-  for distance in (squared, far):
-    distance[own] = distance.max(axis=1)
-  return Placed(*_nearest(squared), far)
+  far[np.arange(len(far)), val.label] = far.max(axis=1)
+  return Placed(nearest, distance, far)
 
 
-def set_limits(known: Known, acceptance: float) -> Limits | None:
-  """Sets the thresholds of classes as `analysis.predict` does."""
-  if known.fresh.sum() < thresholds.fewest(acceptance):
-    return None
-  nearest, distance, far = known.placed.take(known.fresh)
-  return thresholds.calibrate(
-    Judged(nearest, distance), np.arange(far.shape[1]), acceptance=acceptance
-  )
+def set_limit(known: Known, acceptance: float) -> float:
+  """Sets the threshold of unknowns as `analysis.predict` does."""
+  fresh = known.placed.distance[known.fresh]
+  return thresholds.threshold(fresh, acceptance)
 
 
 def fit(
   known: Known,
-  limits: Limits | None,
+  limit: float,
   times: np.ndarray | None = None,
   start: Posterior | None = None,
 ) -> Quantifier:
@@ -193,18 +202,14 @@ def fit(
   some = weight > 0.0
   kept, weight = known.take(some), weight[some]
   found = posterior.fit(kept.placed.far, kept.true, weight, start)
-  answers = answer(found, limits, kept.placed)
-  return Quantifier(
-    found, limits, prevalence.errors(answers, kept.true, weight)
-  )
+  answers = answer(found, limit, kept.placed)
+  return Quantifier(found, limit, prevalence.errors(answers, kept.true, weight))
 
 
-def answer(found: Posterior, limits: Limits | None, placed: Placed) -> Answers:
+def answer(found: Posterior, limit: float, placed: Placed) -> Answers:
   """Labels and weighs images; class C is none."""
-  label = placed.nearest
-  if limits:
-    inside = placed.distance <= limits.of(label)
-    label = np.where(inside, label, placed.far.shape[1])
+  inside = placed.distance <= limit
+  label = np.where(inside, placed.nearest, placed.far.shape[1])
   return Answers(label, posterior.chances(found, placed.far))
 
 
@@ -229,7 +234,7 @@ class Estimate(NamedTuple):
 
 def count(
   known: Known,
-  limits: Limits | None,
+  limit: float,
   samples: Sequence[Placed],
   *,
   draws: int,
@@ -240,23 +245,23 @@ def count(
   those of the sample. Its spread does not tell how wrong a method is by its
   assumptions; `trial` does.
   """
-  whole = fit(known, limits)
+  whole = fit(known, limit)
   rng = np.random.default_rng(SEED)
   drawn: list[dict[str, list[np.ndarray]]] = [
     {name: [] for name in METHODS} for _ in samples
   ]
   strata = known.true * 2 + known.fresh
   for _ in tqdm(range(draws), 'bootstrap', delay=2, leave=False):
-    again = fit(known, limits, resample(strata, rng), whole.posterior)
+    again = fit(known, limit, resample(strata, rng), whole.posterior)
     for found, placed in zip(drawn, samples, strict=True):
-      answers = answer(again.posterior, limits, placed)
+      answers = answer(again.posterior, limit, placed)
       times = resample(np.zeros(len(placed.nearest), int), rng)
       for name, share in estimate(again, answers, times).items():
         found[name].append(share)
   estimates = [
     Estimate(
       len(placed.nearest),
-      estimate(whole, answer(whole.posterior, limits, placed)),
+      estimate(whole, answer(whole.posterior, limit, placed)),
       {name: np.array(shares) for name, shares in found.items()},
     )
     for found, placed in zip(drawn, samples, strict=True)
@@ -345,9 +350,9 @@ def trial(
     fitted = halve(known, rng)
     apart = ~fitted
     used = known.take(fitted)
-    limits = set_limits(used, acceptance)
-    quantifier = fit(used, limits)
-    answers = answer(quantifier.posterior, limits, known.placed.take(apart))
+    limit = set_limit(used, acceptance)
+    quantifier = fit(used, limit)
+    answers = answer(quantifier.posterior, limit, known.placed.take(apart))
     errors = errors_of(
       quantifier,
       answers,

@@ -1,5 +1,6 @@
 """Fits a labeller to a run's embeddings, and tests it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, labeller, thresholds
+from analysis.measures import calibration, labeller, thresholds, unknowns
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 
@@ -38,7 +39,7 @@ class Fitted(NamedTuple):
 
 def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
   """Measures accuracy and calibration on test images."""
-  distance = labeller.squared(rows.embedding, fitted.means)
+  distance = labeller.squared(fitted.seen, rows.embedding)
   right = distance.argmin(axis=1) == rows.label
   ways = {
     name: calibration.reliability(
@@ -61,37 +62,67 @@ def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
   return Tested(measures, ways)
 
 
-def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
-  """Takes centres from train images and examples, thresholds from val images.
+def mistaken(fitted: Labeller, rows: Embeddings) -> dict[str, int]:
+  """Counts the images of classes without labelled rows, and those named.
 
-  `acceptance` is the share of known images that the thresholds let through.
+  Empty if there are none, or if a row's class is not known.
+  """
+  names = np.array([*rows.class_names, ''], object)[rows.label]
+  strange = ~np.isin(names, [*fitted.gallery.class_names, ''])
+  if not strange.any():
+    return {}
+  distance = unknowns.judge(fitted.seen, rows.embedding[strange]).distance
+  return {
+    'unseen_images': int(strange.sum()),
+    'unseen_named': int(np.sum(distance <= fitted.threshold)),
+  }
+
+
+def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
+  """Takes centres from train images and examples, a threshold from val images.
+
+  `acceptance` is the share of known images that the threshold lets through.
+
+  An encoder without a run has only examples: none of them was trained on, so
+  that each, left out of its centre, stands for a val image.
 
   Raises:
-    InputError: there are no labelled train images.
+    InputError: there are no labelled train images, or no examples.
   """
   gallery, rows, notes = labeller.gallery(source, added)
-  (val, no_val), (held_out, no_test) = (
-    labeller.split(source, split, gallery.class_names) for split in LOST
+  val = held_out = None
+  remarks: list[str] = []
+  trained: tuple[str, ...] = ()
+  if source.encoder is None:
+    (val, no_val), (held_out, no_test) = (
+      labeller.split(source, split, gallery.class_names) for split in LOST
+    )
+    notes += no_val + no_test
+    missing = {'val': val is None, 'test': held_out is None}
+    remarks += [f'No {s} images: {LOST[s]}.' for s in LOST if missing[s]]
+    trained = _present(source.splits['train'])
+  calibrated = val is not None or source.encoder is not None
+  found = labeller.fit(
+    gallery, rows if calibrated else rows[:0], val, acceptance=acceptance
   )
-  notes += no_val + no_test
-  remarks = [
-    f'No {split} images: {lost}.'
-    for (split, lost), found in zip(LOST.items(), (val, held_out), strict=True)
-    if found is None
-  ]
-  found = labeller.fit(gallery, rows, val, acceptance=acceptance)
-  if val is not None and found.limits is None:
+  if calibrated and math.isinf(found.threshold):
+    kind = 'examples' if val is None else 'validation images'
     remarks.append(
-      f'Too few validation images for thresholds at {acceptance:.0%}'
+      f'Too few {kind} for thresholds at {acceptance:.0%}'
       f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
     )
-  train = source.splits['train']
-  trained = tuple(
-    name
-    for label, name in enumerate(train.class_names)
-    if label in set(train.label.tolist())
-  )
   tested = Tested({}, {})
   if held_out is not None:
     tested = test(found, held_out, trained)
+  strangers = source.splits.get('unseen')
+  if strangers is not None and np.isfinite(found.threshold):
+    tested.measures.update(mistaken(found, strangers))
   return Fitted(found, trained, val, held_out, tested, notes, remarks)
+
+
+def _present(rows: Embeddings) -> tuple[str, ...]:
+  """Names the classes that have rows."""
+  present = set(rows.label.tolist())
+  return tuple(
+    name for label, name in enumerate(rows.class_names) if label in present
+  )

@@ -1,11 +1,12 @@
 """Labels new images by the nearest class centre, or as unknown.
 
-A class's centre is the mean of its labelled rows: adding a class of a few
-examples adds a centre, and nothing is trained. Confidence is the softmax
-of −d² over a temperature, d the Euclidean distances to the centres (Snell,
-Swersky and Zemel 2017, arXiv:1703.05175, equation 2).
+A class's centre is the mean of its labelled rows in the whitened embedding:
+adding a class of a few examples adds a centre, and no encoder is trained.
+Confidence is the softmax of −d² over a temperature, d the distances to the
+centres (Snell, Swersky and Zemel 2017, arXiv:1703.05175, equation 2).
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,22 +14,22 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, classes, thresholds
-from analysis.measures.openset import Judged
-from analysis.measures.thresholds import Limits
+from analysis.measures import calibration, thresholds, unknowns, whitened
+from analysis.measures.unknowns import Seen
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
 BLOCK = 8192  # images whose probabilities are in memory at a time
+NEIGHBOURS = 10  # of the novelty score
 
 
 class Labeller(NamedTuple):
   """Labelled rows and what was fitted on validation images."""
 
   gallery: Embeddings  # label c is row c of the means; each class has rows
-  means: np.ndarray  # [C, D] float64
-  temperature: float  # 1 where there are no validation images
-  limits: Limits | None  # None where there are too few
+  seen: Seen  # the gallery in the whitened embedding
+  temperature: float  # 1 where there was nothing to fit it on
+  threshold: float  # of the novelty score; inf where there are too few
 
 
 class Labels(NamedTuple):
@@ -38,7 +39,7 @@ class Labels(NamedTuple):
   confidence: np.ndarray  # [N] its probability, if the class is known
   second: np.ndarray  # [N] class with the next centre, if any
   second_confidence: np.ndarray  # [N]; 0 if there is one class
-  distance: np.ndarray  # [N] to the nearest centre
+  distance: np.ndarray  # [N] from all classes, by measures.unknowns
   limit: np.ndarray  # [N] distance beyond which the image is unknown; or inf
   rows: np.ndarray  # [N, K] the nearest rows of the gallery
   row_distance: np.ndarray  # [N, K]
@@ -57,12 +58,18 @@ def gallery(
     The rows, which of them are not from train, and notes on what is left out.
 
   Raises:
-    InputError: there are no labelled train images.
+    InputError: there are no labelled train images; an encoder without a run
+      needs none beside examples.
   """
-  train, notes = inputs.labelled(source, 'train')
-  if train is None:
-    raise InputError(f'{source.name}: no labelled train images to predict from')
-  splits = {'train': train}
+  splits: dict[str, Embeddings] = {}
+  notes: list[str] = []
+  if source.encoder is None or not examples:
+    train, notes = inputs.labelled(source, 'train')
+    if train is None:
+      raise InputError(
+        f'{source.name}: no labelled train images to predict from'
+      )
+    splits['train'] = train
   if inputs.RARE in source.splits:
     rare, missing = inputs.labelled(source, inputs.RARE)
     notes += missing
@@ -108,37 +115,6 @@ def split(
   return found, notes
 
 
-def squared(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
-  """Computes squared Euclidean distances, [N, D], [C, D] -> [N, C]."""
-  from scipy.spatial import distance
-
-  # In float64 without ‖x‖² + ‖y‖² − 2x·y, which cancels.
-  return distance.cdist(embedding.astype(np.float64), means, 'sqeuclidean')
-
-
-def judge(distance: np.ndarray) -> Judged:
-  """Takes the nearest class by distances [N, C], and its distance."""
-  label = distance.argmin(axis=1)
-  return Judged(label, np.take_along_axis(distance, label[:, None], 1)[:, 0])
-
-
-def left_out(
-  gallery: Embeddings, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Selects those of `rows` [R] not alone in their class, with distances.
-
-  Squared distances [K, C] are to the centres; that of a row's own class is
-  taken without the row: ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖.
-  """
-  _, counts, means = classes.centroids(gallery.embedding, gallery.label)
-  rows = rows[counts[gallery.label[rows]] > 1]
-  own = np.arange(len(rows)), gallery.label[rows]
-  count = counts[own[1]]
-  distance = squared(gallery.embedding[rows], means)
-  distance[own] *= (count / (count - 1)) ** 2
-  return rows, distance
-
-
 def fit(
   gallery: Embeddings,
   examples: np.ndarray,
@@ -146,28 +122,41 @@ def fit(
   *,
   acceptance: float,
 ) -> Labeller:
-  """Fits temperature and thresholds on images outside of the centres.
+  """Fits temperature and threshold on images outside of the centres.
 
   These are the validation images and the gallery's rows `examples` [R], each
-  left out of its own class. Without validation images nothing is fitted.
+  left out of its own class. Without any of them nothing is fitted.
   """
-  labels, _, means = classes.centroids(gallery.embedding, gallery.label)
-  if val is None:
-    return Labeller(gallery, means, 1.0, None)
-  rows, apart = left_out(gallery, examples)
-  distance = np.concatenate([squared(val.embedding, means), apart])
-  true = np.concatenate([val.label, gallery.label[rows]])
+  seen = unknowns.fit(
+    gallery.embedding,
+    gallery.label,
+    None if val is None else val.embedding,
+    neighbours=NEIGHBOURS,
+  )
+  rows, distance, found = unknowns.distances_without(seen, examples)
+  novelty = unknowns.score(seen, found).distance
+  true = gallery.label[rows]
+  if val is not None:
+    distance = np.concatenate([squared(seen, val.embedding), distance])
+    held_out = unknowns.judge(seen, val.embedding).distance
+    novelty = np.concatenate([held_out, novelty])
+    true = np.concatenate([val.label, true])
+  if not len(true):
+    return Labeller(gallery, seen, 1.0, math.inf)
   scale = calibration.temperature(-distance, true)
-  limits = None
-  if len(true) >= thresholds.fewest(acceptance):
-    judged = judge(np.sqrt(distance))
-    limits = thresholds.calibrate(judged, labels, acceptance=acceptance)
-  return Labeller(gallery, means, scale, limits)
+  limit = thresholds.threshold(novelty, acceptance)
+  return Labeller(gallery, seen, scale, limit)
+
+
+def squared(seen: Seen, embedding: np.ndarray) -> np.ndarray:
+  """Computes squared distances to the centres, [N, D] -> [N, C]."""
+  rows = whitened.whiten(seen.space, embedding)
+  return whitened.squared(seen.space, rows)
 
 
 def probabilities(labeller: Labeller, embedding: np.ndarray) -> np.ndarray:
   """Computes the probability of each class, [N, D] -> [N, C], if known."""
-  distance = squared(embedding, labeller.means)
+  distance = squared(labeller.seen, embedding)
   return calibration.softmax(-distance, labeller.temperature)
 
 
@@ -175,9 +164,9 @@ def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:
   """Labels rows [N, D], with the `count` nearest rows of the gallery."""
   found = []
   for start in range(0, len(embedding), BLOCK):
-    distance = squared(embedding[start : start + BLOCK], labeller.means)
-    chance = calibration.softmax(-distance, labeller.temperature)
-    order = np.argsort(distance, axis=1, kind='stable')[:, :2]
+    apart = squared(labeller.seen, embedding[start : start + BLOCK])
+    chance = calibration.softmax(-apart, labeller.temperature)
+    order = np.argsort(apart, axis=1, kind='stable')[:, :2]
     first, second = order[:, 0], order[:, -1]
     at = np.arange(len(order))
     found.append(
@@ -186,15 +175,11 @@ def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:
         chance[at, first],
         second,
         chance[at, second] * (second != first),
-        np.sqrt(distance[at, first]),
       )
     )
-  first, sure, second, rest, distance = map(
-    np.concatenate, zip(*found, strict=True)
-  )
-  limit = np.full(len(first), np.inf)
-  if labeller.limits:
-    limit = labeller.limits.of(first)
+  first, sure, second, rest = map(np.concatenate, zip(*found, strict=True))
+  distance = unknowns.judge(labeller.seen, embedding).distance
+  limit = np.full(len(first), labeller.threshold)
   row_distance, rows = search.nearest(
     embedding, labeller.gallery.embedding, count
   )

@@ -106,16 +106,20 @@ def calibrate(
 ) -> tuple[float, ...]:
   """Sets each level's threshold on images [N, C] of known classes [N].
 
-  A level of one node names nothing, and gets none.
+  Deepest first: a level counts the images that no deeper one has named, as
+  these are harder. A level of one node names nothing, and gets infinity.
   """
-  limits = []
-  for level in range(len(tree.ranks)):
+  limits = [np.inf] * len(tree.ranks)
+  left = np.arange(len(true))
+  for level in reversed(range(len(tree.ranks))):
     member, found = nodes(tree, level)
-    at_level = summed(chance, member)
-    right = at_level.argmax(axis=1) == member[true]
-    limits.append(
-      threshold(at_level.max(axis=1), right, sure) if len(found) > 1 else np.inf
-    )
+    if len(found) < 2:
+      continue
+    at_level = summed(chance[left], member)
+    right = at_level.argmax(axis=1) == member[true[left]]
+    top = at_level.max(axis=1)
+    limits[level] = threshold(top, right, sure)
+    left = left[top < limits[level]]
   return tuple(limits)
 
 
@@ -161,44 +165,44 @@ def measure(
     limits: of the levels.
 
   Returns:
-    A line a level: accuracy of its likeliest node, the share of images whose
-    node is sure, and the accuracy of these. And measures of all images:
+    A line a level: the accuracy of the likeliest node, the share of images that
+    this level names, and the accuracy of these. And measures of all images:
     `taxonomic_distance`, the mean number of edges between the class of a wrong
-    image and the one predicted; `sure`, the share that gets a node, and
-    `sure_accuracy`, the share of these whose node holds the true class.
+    image and the one predicted; `named`, the share that gets a node, and
+    `named_accuracy`, the share of these whose node holds the true class.
   """
   lines = []
-  for level, limit in enumerate(limits):
-    member, found = nodes(tree, level)
-    at_level = summed(chance, member)
-    right = at_level.argmax(axis=1) == member[true]
-    sure = at_level.max(axis=1) >= limit
-    lines.append(
-      {
-        'rank': tree.ranks[level],
-        'nodes': len(found),
-        'accuracy': _mean(right),
-        'threshold': limit if np.isfinite(limit) else np.nan,
-        'sure': _mean(sure),
-        'sure_accuracy': _mean(right[sure]),
-      }
-    )
-  label = chance.argmax(axis=1)
-  wrong = label != true
-  far = distances(tree)[label[wrong], true[wrong]]
   placed = place(tree, chance, limits)
-  held = np.array([bool(one.path) for one in placed])
   good = np.array(
     [
       tree.paths[label][: len(one.path)] == one.path
       for one, label in zip(placed, true.tolist(), strict=True)
     ]
   )
-  return lines, {
+  left = np.ones(len(true), bool)
+  for level in reversed(range(len(limits))):
+    member, found = nodes(tree, level)
+    at_level = summed(chance, member)
+    right = at_level.argmax(axis=1) == member[true]
+    named = left & (at_level.max(axis=1) >= limits[level])
+    left &= ~named
+    lines.append(
+      {
+        'rank': tree.ranks[level],
+        'nodes': len(found),
+        'accuracy': _mean(right),
+        'threshold': limits[level] if np.isfinite(limits[level]) else np.nan,
+        'named': _mean(named),
+        'named_accuracy': _mean(good[named]),
+      }
+    )
+  label = chance.argmax(axis=1)
+  wrong = label != true
+  return lines[::-1], {
     'mistakes': int(wrong.sum()),
-    'taxonomic_distance': _mean(far),
-    'sure': _mean(held),
-    'sure_accuracy': _mean(good[held]),
+    'taxonomic_distance': _mean(distances(tree)[label[wrong], true[wrong]]),
+    'named': _mean(~left),
+    'named_accuracy': _mean(good[~left]),
   }
 
 

@@ -12,6 +12,7 @@ from analysis.measures import classes
 from plankton_jax.neighbours import search
 
 UNKNOWN = 'unknown'  # the label of images of no class
+WHITENED = 'whitened'  # the score of measures.unknowns
 CENTROID = 'nearest centroid'
 MEASURES = {
   'auroc': 'AUROC',
@@ -23,6 +24,9 @@ MEASURES = {
   'aurc': 'AURC',
   'seen_accepted': 'seen accepted',
   'unseen_unknown': 'unseen unknown',
+  'bray_curtis': 'Bray-Curtis',
+  'community_acceptance': 'best acceptance',
+  'community_bray_curtis': 'its Bray-Curtis',
 }
 
 
@@ -54,7 +58,7 @@ class Score(NamedTuple):
   roc: Curve
   oscr: Curve
   risk: Curve
-  limit: float  # the threshold over all validation images; NaN without
+  limit: float | None  # the threshold, by validation images
   measures: dict[str, float]  # of MEASURES; NaN where a split is missing
 
 

@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
   nearest: str  # class whose centre is nearest
   second: str  # class with the next centre, or ''
   second_confidence: float
-  distance: float  # Euclidean, to the nearest centre
+  distance: float  # from all classes, by measures.unknowns
   threshold: float  # beyond it the image is unknown; inf without thresholds
   neighbours: tuple[Neighbour, ...]  # nearest first, at most NEIGHBOURS
   placed: Placed | None = None  # where it is sure, if lineages are known
@@ -100,7 +100,7 @@ def collect(
   """
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
-  alone = len(labeller.means) < 2
+  alone = len(names) < 2
   found = []
   for id, item, node, first, sure, second, rest, far, limit, rows, gaps in zip(
     ids,
@@ -187,7 +187,6 @@ def classes(
   images = np.bincount(labeller.gallery.label).tolist()
   lines = []
   for i, name in enumerate(labeller.gallery.class_names):
-    limit = labeller.limits.by_class[i] if labeller.limits else None
     own = sure.get(name, [])
     lines.append(
       {
@@ -196,8 +195,6 @@ def classes(
         'labelled': images[i],
         'predicted': len(own),
         'mean_confidence': float(np.mean(own)) if own else np.nan,
-        'threshold': limit.threshold if limit else np.nan,
-        'own_threshold': limit.own if limit else False,
       }
     )
   return lines

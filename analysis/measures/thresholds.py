@@ -1,11 +1,13 @@
-"""Sets thresholds on how far a seen image may lie, from validation images."""
+"""Sets thresholds on how far a seen image may lie, from validation images.
+
+One threshold holds for all classes: those of each class alone, or drawn towards
+the common one, found fewer of the unseen (docs/unknowns.md).
+"""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from analysis.measures.openset import Judged
 from plankton_jax.errors import InputError
 
 
@@ -31,41 +33,3 @@ def threshold(distance: np.ndarray, acceptance: float) -> float:
   if rank > len(distance):
     return math.inf
   return float(np.sort(distance)[rank - 1])
-
-
-class Limit(NamedTuple):
-  """The threshold of one class."""
-
-  images: int  # validation images predicted as the class
-  own: bool  # set on these, or on all validation images if they are too few
-  threshold: float
-
-
-class Limits(NamedTuple):
-  """One score's thresholds."""
-
-  every: float  # over all validation images
-  by_class: dict[int, Limit]
-
-  def of(self, label: np.ndarray) -> np.ndarray:
-    """Looks up the threshold [N] of each predicted label [N]."""
-    return np.array([self.by_class[i].threshold for i in label.tolist()])
-
-
-def calibrate(
-  judged: Judged, classes: np.ndarray, *, acceptance: float
-) -> Limits:
-  """Sets thresholds of classes [C] from validation images.
-
-  Each image counts for the class predicted, right or wrong: that class's
-  threshold will decide. A class with fewer than `fewest` images takes the
-  threshold over all of them.
-  """
-  every = threshold(judged.distance, acceptance)
-  by_class = {}
-  for label in classes.tolist():
-    distance = judged.distance[judged.label == label]
-    own = len(distance) >= fewest(acceptance)
-    limit = threshold(distance, acceptance) if own else every
-    by_class[label] = Limit(len(distance), own, limit)
-  return Limits(every, by_class)

@@ -67,16 +67,18 @@ def _labelled(
   source: Source, examples: Embedded | None, encoder: 'Encoder | None'
 ) -> Read:
   """Returns a function: id of a labelled image -> picture."""
-  read = originals.reader(source)
   if examples is None:
-    return read
+    return originals.reader(source)
   paths = {
     labeller.example_id(examples, key): examples.root / key
     for key in examples.rows.id.tolist()
   }
   white = examples.white
+  read = None if source.encoder else originals.reader(source)
   return lambda key: (
-    folders.read(paths[key], encoder, white) if key in paths else read(key)
+    folders.read(paths[key], encoder, white)
+    if read is None or key in paths
+    else read(key)
   )
 
 

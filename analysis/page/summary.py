@@ -30,6 +30,8 @@ NOVELTY = {
   'auroc': 'AUROC',
   'fpr_at_95': 'FPR at 95 % TPR',
   'oscr': 'OSCR',
+  'unseen_unknown': 'Unseen called unknown',
+  'bray_curtis': 'Bray-Curtis of counts',
 }
 AUDIT = {
   'mostly among others': 'Images mostly among other classes',

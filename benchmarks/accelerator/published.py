@@ -17,6 +17,7 @@ _SECTIONS = {
     'per_class': 0,
     'sampling': 'images',
     'views': 1,
+    'chunk': 0,
   },
   'augment': {
     'flip': True,
@@ -37,6 +38,8 @@ _SECTIONS = {
     'poses': 1,
     'pretrained': '',
     'freeze': 0,
+    'size': False,
+    'measures': (),
   },
   'optimizer': {
     'learning_rate': 1.4e-3,
@@ -45,6 +48,7 @@ _SECTIONS = {
     'weight_decay': 0.0,
     'objective_rate': 1.0,
     'encoder_rate': 1.0,
+    'layer_decay': 1.0,
   },
   'curriculum': (
     (0, 'easy', 'semihard'),

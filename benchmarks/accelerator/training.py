@@ -101,7 +101,7 @@ def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
   )
   params = {'encoder': variables['params']}
   compiled = (
-    make_embed_step(apply_fn=model.apply)
+    make_embed_step(apply_fn=model.apply, normalise=model.backbone.normalise)
     .lower(params, variables['batch_stats'], images)
     .compile()
   )

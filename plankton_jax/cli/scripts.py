@@ -42,5 +42,15 @@ def neighbors() -> None:
   _run('analysis.neighbors')
 
 
+def discover() -> None:
+  """Runs analysis.discover."""
+  _run('analysis.discover')
+
+
+def review() -> None:
+  """Runs analysis.review."""
+  _run('analysis.review')
+
+
 def _run(module: str) -> None:
   runpy.run_module(module, run_name='__main__', alter_sys=True)

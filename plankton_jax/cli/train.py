@@ -5,6 +5,13 @@
   python launch.py --config=configs/triplet.py --workdir=DIR --dry_run
   python launch.py --config=configs/triplet.py --help
 
+Several processes train one run, on one or more hosts that share the workdir,
+each started by the same command with its own --process_id:
+
+  python launch.py ... --coordinator=HOST:PORT --num_processes=2 --process_id=0
+
+or with --distributed, where Slurm, Kubernetes or a TPU pod says all that.
+
 `plankton-train` is the same command where the package is installed. --config
 names a file; if it does not exist, an installed config of that name is used.
 
@@ -26,7 +33,7 @@ from ml_collections import config_flags
 
 from configs import base
 from plankton_jax import host
-from plankton_jax.cli import command, config_help
+from plankton_jax.cli import command, config_help, processes
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file
 from plankton_jax.train import config_check
@@ -43,7 +50,20 @@ ACCEPT = flags.DEFINE_bool(
 DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print sizes, memory and time of the run, and stop.'
 )
+COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'Of several processes: HOST:PORT of the first.'
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes train the run together.'
+)
+PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this one is, from 0.'
+)
+DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Join the processes that a cluster started.'
+)
 
+_INTERRUPTED = 'interrupted; the same command resumes the run'
 _OVERRIDE = re.compile('--?(?:no)?config[.]([^=]*)')
 
 
@@ -51,8 +71,25 @@ def main(argv: Sequence[str]) -> None:
   """Trains, or rehearses with --dry_run, as the flags say."""
   del argv
   config, workdir = _config(), _workdir()
+  if DRY_RUN.value and (DISTRIBUTED.value or COORDINATOR.value):
+    raise InputError('--dry_run is of a single process')
   host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
+  with processes.joined(
+    coordinator=COORDINATOR.value,
+    num_processes=NUM_PROCESSES.value,
+    process_id=PROCESS_ID.value,
+    detect=DISTRIBUTED.value,
+    interrupted=_INTERRUPTED,
+  ):
+    _train(config, workdir)
+
+
+def _train(config: dict[str, Any], workdir: pathlib.Path) -> None:
   # Imported late, as they bring in JAX, which --help does without.
+  from plankton_jax.train import job
+
+  if not job.is_first():
+    logging.getLogger('plankton_jax').setLevel(logging.ERROR)
   if DRY_RUN.value:
     from plankton_jax.train import rehearsal
 
@@ -173,5 +210,5 @@ if __name__ == '__main__':
     main,
     fast=True,
     flags_parser=parse,
-    interrupted='interrupted; the same command resumes the run',
+    interrupted=_INTERRUPTED,
   )

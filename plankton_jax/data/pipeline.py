@@ -75,6 +75,7 @@ def load(
   workdir: str | Path,
   *,
   seed: int,
+  writes: bool = True,
   source: str,
   path: str,
   name: str,
@@ -103,7 +104,7 @@ def load(
 
   Builds records and the decoded cache under `cache_dir` once for each content
   and settings, and the split once as workdir/split.json. Logs the fate of every
-  object, and writes it to accounting.json and skipped.txt.
+  object, and writes it to accounting.json and skipped.txt if `writes`.
 
   Raises:
     InputError: a field or the images cannot be used, or the data no longer
@@ -206,6 +207,12 @@ def load(
       'seed': seed,
     },
   )
+  if own_split and (copies := splits.shared(decoded.digests, split)):
+    log.warning(
+      'data.own_split: %s images of val and test are in train, too: their'
+      ' measures are too good',
+      f'{copies:,}',
+    )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
@@ -217,7 +224,8 @@ def load(
     labels=labels,
     split=split,
   )
-  accounting.write(workdir, accounts)
+  if writes:
+    accounting.write(workdir, accounts)
   table = accounting.table(accounts, split, labels, num_seen, rare)
   log.info('split %s:%s', workdir / 'split.json', '\n  '.join(['', *table]))
   return Data(
@@ -238,14 +246,9 @@ def _measures(
   decoded: decoded_cache.Cache, known: Measures, pixel_um: float
 ) -> dict[str, np.ndarray]:
   """Collects the measures of the decoded images, float32 [N] each."""
-  row = {id: i for i, id in enumerate(known.ids)}
-  rows = np.array([row.get(id, -1) for id in decoded.ids.tolist()])
-  found = {
-    name: np.where(rows < 0, np.nan, known.values[rows, column])
-    for column, name in enumerate(known.names)
-  }
+  found = known.of(decoded.ids.tolist())
   if pixel_um:
-    found['pixel_um'] = np.full(len(rows), pixel_um)
+    found['pixel_um'] = np.full(len(decoded.ids), pixel_um)
   height, width = decoded.sizes.T
   found = {'height': height, 'width': width, **found}
   return {name: np.asarray(v, np.float32) for name, v in found.items()}

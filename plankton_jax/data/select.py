@@ -111,6 +111,7 @@ def objects(
   Raises:
     InputError: it is none of these.
   """
+  from plankton_jax.data.ecotaxa import files
   from plankton_jax.data.ecotaxa import source as ecotaxa
 
   place = Path(path).expanduser()
@@ -118,7 +119,7 @@ def objects(
     return ecotaxa.objects(path, image_rank, field=field)
   if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
     return ifcb.objects(path)
-  if any(place.rglob('ecotaxa*')):
+  if any(map(files.is_table, place.rglob('*.*'))):
     return ecotaxa.objects(path, image_rank, field=field)
   if any(place.rglob('*.zip')):  # It may hold an export, or anything else.
     try:

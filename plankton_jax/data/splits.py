@@ -179,6 +179,12 @@ def take(
   )
 
 
+def shared(digests: np.ndarray, split: Split) -> int:
+  """Counts the images of val and test that train holds, too, pixel by pixel."""
+  rows = np.concatenate([split.rows['val'], split.rows['test']])
+  return int(np.isin(digests[rows], digests[split.rows['train']]).sum())
+
+
 def merge(
   labels: np.ndarray, rare: Collection[str], class_names: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:

@@ -15,8 +15,17 @@ from plankton_jax.train import log
 _MEASURES = ('recall_at_1', 'map_at_r')
 
 
-def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
-  """Writes the card as Markdown, from the encoder and its workdir's files."""
+def write(
+  encoder: Encoder, workdir: pathlib.Path, *, license: str, notes: str = ''
+) -> str:
+  """Writes the card as Markdown, from the encoder and its workdir's files.
+
+  Args:
+    encoder: the encoder.
+    workdir: its run's.
+    license: the encoder's; '' leaves it open.
+    notes: further sections, before the licence.
+  """
   config = encoder.config
   data, fields = config['data'], config['encoder']
   size = sum(x.size for x in jax.tree.leaves(encoder.variables['params']))
@@ -32,6 +41,7 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
     f' {data["channels"]}], to unit-norm float32 [N,'
     f' {fields["embedding_dim"]}]',
     parameters=f'{size:,}',
+    beside=_beside(encoder),
     step=f'{encoder.step:,}',
     began=f' It began from the weights of `{began}`.' if began else '',
     fit='padded to a square with their background'
@@ -41,7 +51,19 @@ def write(encoder: Encoder, workdir: pathlib.Path, *, license: str) -> str:
     citation=config['citation'] or f'Source `{data["source"]}`; not cited.',
     classes=_classes(encoder, workdir),
     measures=_measures(encoder, workdir),
+    notes=f'{notes.strip()}\n\n' if notes.strip() else '',
     config=json.dumps(config, indent=1),
+  )
+
+
+def _beside(encoder: Encoder) -> str:
+  """Says what the encoder takes beside images; '' if nothing."""
+  if not encoder.takes:
+    return ''
+  unit = f' Sizes are in {encoder.size_unit}.' if encoder.size_unit else ''
+  return (
+    f'\nBeside images it takes {", ".join(encoder.takes)}, as far as they are'
+    f' known:\n`encoder.embed(images, measures={{name: values}})`.{unit}\n'
   )
 
 
@@ -109,7 +131,7 @@ from plankton_jax.checkpoints import load_encoder
 encoder = load_encoder('THIS FOLDER')
 encoder.embed(images)
 ```
-
+{beside}
 Images of a folder are brought to {side} px, {fit}, and embedded by
 `python -m analysis.embed --workdir=THIS_FOLDER --images=FOLDER --out=FILE.npz`.
 
@@ -129,7 +151,7 @@ Each image is a query among all others of its row. `val` and `test` are what
 training logged: of at most 5,000 of the split's images, drawn once. `unseen`
 takes all of them.
 
-## Licence
+{notes}## Licence
 
 {terms} The images have terms of their own; see the source above.
 

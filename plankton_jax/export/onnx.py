@@ -14,9 +14,10 @@ from plankton_jax.files import atomic
 
 
 def write(encoder: Encoder, path: pathlib.Path) -> float:
-  """Writes a model with the input `images` and the output `embeddings`.
+  """Writes a model with the `plain.inputs`, and the output `embeddings`.
 
-  The file's properties hold the encoder's config and class names as JSON.
+  The file's properties hold as JSON the encoder's config and class names, the
+  names of its measures, and the unit in which it takes sizes.
 
   Returns:
     The largest difference from the encoder, in onnxruntime on the CPU.
@@ -34,16 +35,16 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
       f'--format=onnx takes {error.name}; install it with pip install'
       ' --requirement requirements-export.txt'
     ) from None
-  spec = plain.image_spec(encoder)
+  inputs = plain.inputs(encoder)
   # Traced here: jax2onnx would replace Flax's layers by operators of its own,
   # and mix up their layouts.
-  closed = jax.make_jaxpr(plain.embed_fn(encoder))(spec)
+  closed = jax.make_jaxpr(plain.embed_fn(encoder))(*inputs.values())
   try:
     model = jax2onnx.to_onnx(
-      lambda images: jax.extend.core.jaxpr_as_fun(closed)(images)[0],
-      [spec],
+      lambda *arrays: jax.extend.core.jaxpr_as_fun(closed)(*arrays)[0],
+      list(inputs.values()),
       model_name='plankton_jax',
-      input_names=['images'],
+      input_names=list(inputs),
       output_names=['embeddings'],
     )
   except NotImplementedError as error:
@@ -56,6 +57,8 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
     {
       'config': json.dumps(encoder.config),
       'class_names': json.dumps(encoder.class_names),
+      'measures': json.dumps(encoder.takes),
+      'size_unit': json.dumps(encoder.size_unit),
     },
   )
   onnx.checker.check_model(model, full_check=True)
@@ -64,8 +67,9 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
     blob, providers=['CPUExecutionProvider']
   )
 
-  def run(images: np.ndarray) -> np.ndarray:
-    return session.run(['embeddings'], {'images': images})[0]
+  def run(*arrays: np.ndarray) -> np.ndarray:
+    given = dict(zip(inputs, arrays, strict=True))
+    return session.run(['embeddings'], given)[0]
 
   found = plain.check(encoder, run, 'jax2onnx')
   with atomic.file(path) as building:

@@ -1,6 +1,7 @@
-"""Turns an encoder into one function of images, without kernels of our own."""
+"""Turns an encoder into one function of arrays, without kernels of our own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,38 +14,52 @@ from plankton_jax.nn import encoders
 from plankton_jax.train.step import make_embed_step
 
 _TOLERANCE = 1e-5  # in any element of an embedding, whose length is 1
+_CHECKED = 32  # images to compare on
 
 
-def embed_fn(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-  """Returns uint8 [N, H, W, C] -> unit-norm float32 [N, D], with its weights.
+def embed_fn(encoder: Encoder) -> Callable[..., jax.Array]:
+  """Returns a function of the `inputs` to unit-norm float32 [N, D].
 
   Convolutions are lax's own and computed in float32, whatever type the encoder
   was trained in: other runtimes lack our kernels.
   """
   fields = encoder.config['encoder'] | {'dtype': 'float32'}
   model = encoders.make(**fields, convolution=lax.conv_general_dilated)
-  step = make_embed_step(apply_fn=model.apply)
+  step = make_embed_step(
+    apply_fn=model.apply, normalise=model.backbone.normalise
+  )
   variables = jax.tree.map(jnp.asarray, encoder.variables)
-  return lambda images: step(
-    variables['params'], variables['batch_stats'], images
+  return lambda *arrays: step(
+    variables['params'], variables['batch_stats'], *arrays
   )
 
 
-def image_spec(encoder: Encoder) -> jax.ShapeDtypeStruct:
-  """Describes the function's argument, with a symbolic number of images."""
+def inputs(encoder: Encoder) -> dict[str, jax.ShapeDtypeStruct]:
+  """Describes the function's arguments, with a symbolic number N of images.
+
+  These are images, uint8 [N, H, W, C], and, if the encoder takes any, measures,
+  float32 [N, M], in the order of `encoder.takes`, NaN where unknown.
+  """
   data = encoder.config['data']
-  shape = f'n, {data["size"]}, {data["size"]}, {data["channels"]}'
-  return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.uint8)
+  scope = jax.export.SymbolicScope()
+
+  def spec(shape: str, dtype: Any) -> jax.ShapeDtypeStruct:
+    dims = jax.export.symbolic_shape(shape, scope=scope)
+    return jax.ShapeDtypeStruct(dims, dtype)
+
+  size = f'{data["size"]}, {data["size"]}, {data["channels"]}'
+  found = {'images': spec(f'n, {size}', jnp.uint8)}
+  if encoder.takes:
+    found['measures'] = spec(f'n, {len(encoder.takes)}', jnp.float32)
+  return found
 
 
-def check(
-  encoder: Encoder, run: Callable[[np.ndarray], np.ndarray], what: str
-) -> float:
+def check(encoder: Encoder, run: Callable[..., np.ndarray], what: str) -> float:
   """Measures the largest difference between `run` and the encoder.
 
   Args:
     encoder: the original.
-    run: uint8 [N, H, W, C] -> embeddings [N, D] by the exported model.
+    run: of the `inputs` to embeddings [N, D], by the exported model.
     what: the converter, for the error.
 
   Returns:
@@ -61,11 +76,20 @@ def check(
     step=encoder.step,
   )
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (32, *image_spec(encoder).shape[1:]), np.uint8)
+  shape = inputs(encoder)['images'].shape[1:]
+  images = rng.integers(0, 256, (_CHECKED, *shape), np.uint8)
   images[1] = 0  # an image of nothing but background
-  want = reference.embed(images)
+  arrays, known = [images], {}
+  if encoder.takes:
+    measures = rng.uniform(1, 500, (_CHECKED, len(encoder.takes)))
+    measures[rng.random(measures.shape) < 0.2] = np.nan
+    measures[2] = np.nan
+    arrays.append(measures.astype(np.float32))
+    known = dict(zip(encoder.takes, measures.T, strict=True))
+  want = reference.embed(images, measures=known)
   found = max(
-    np.abs(run(part) - want[: len(part)]).max() for part in (images[:1], images)
+    np.abs(run(*(x[:count] for x in arrays)) - want[:count]).max()
+    for count in (1, _CHECKED)
   )
   if not found <= _TOLERANCE:
     raise InputError(

@@ -23,11 +23,11 @@ def write(encoder: Encoder, path: pathlib.Path) -> float:
   """
   function = jax.jit(plain.embed_fn(encoder))
   exported = jax.export.export(function, platforms=_PLATFORMS)(
-    plain.image_spec(encoder)
+    *plain.inputs(encoder).values()
   )
   blob = exported.serialize()
   call = jax.export.deserialize(blob).call
-  found = plain.check(encoder, lambda x: np.asarray(call(x)), 'jax.export')
+  found = plain.check(encoder, lambda *x: np.asarray(call(*x)), 'jax.export')
   with atomic.file(path) as building:
     building.write_bytes(blob)
   return found

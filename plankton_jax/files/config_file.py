@@ -14,7 +14,7 @@ Built = TypeVar('Built')
 
 # Fields added since version 0.1, with the values that runs had without them.
 ADDED: dict[str, Config] = {
-  'batch': {'views': 1},
+  'batch': {'chunk': 0, 'views': 1},
   'data': {
     'class_level': 'path',
     'crop': [0, 0, 0, 0],
@@ -24,6 +24,7 @@ ADDED: dict[str, Config] = {
     'rare': 'gallery',
     'white': 65535,
   },
+  'optimizer': {'layer_decay': 1.0},
   'encoder': {'size': False, 'measures': []},
 }
 

@@ -1,4 +1,4 @@
-"""Reads and writes an encoder as a folder: its weights and a card."""
+"""Finds, reads and writes an encoder as a folder: its weights and a card."""
 
 import json
 import pathlib
@@ -6,12 +6,41 @@ from typing import Any
 
 import flax.traverse_util
 import numpy as np
-import safetensors.numpy
 
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic, json_text, weight_file
 
 WEIGHTS = 'encoder.safetensors'
+BUNDLED = pathlib.Path(__file__).parents[1] / 'encoders'  # a folder for each
+
+
+def find(name: str | pathlib.Path) -> pathlib.Path | None:
+  """Finds a folder that `save` wrote, or the bundled encoder of that name.
+
+  A folder comes before a bundled encoder of the same name; None if there is
+  neither.
+  """
+  folder = pathlib.Path(name).expanduser()
+  places = [folder]
+  if len(folder.parts) == 1:
+    places.append(BUNDLED / folder)
+  return next((at for at in places if (at / WEIGHTS).is_file()), None)
+
+
+def need(name: str, field: str) -> pathlib.Path:
+  """Finds an encoder as `find` does; `field` is named in the error.
+
+  Raises:
+    InputError: there is none.
+  """
+  found = find(name)
+  if found is None:
+    bundled = sorted(path.parent.name for path in BUNDLED.glob(f'*/{WEIGHTS}'))
+    raise InputError(
+      f'{field}={name}: no folder of an exported encoder ({WEIGHTS}), and no'
+      f' bundled encoder; bundled: {", ".join(bundled) or "none"}'
+    )
+  return found
 
 
 def save(
@@ -22,6 +51,7 @@ def save(
   class_names: tuple[str, ...],
   step: int,
   card: str,
+  half: bool = False,
 ) -> None:
   """Writes FOLDER/encoder.safetensors and FOLDER/README.md.
 
@@ -32,14 +62,18 @@ def save(
     class_names: the seen classes.
     step: the checkpoint's.
     card: Markdown that describes the encoder.
+    half: keep kernels and prototypes as float16. Norms stay as they are: they
+      are small, and variances below 6e-5 would lose digits.
 
   Raises:
-    InputError: the folder exists.
+    InputError: the folder exists, or a value is too large for float16.
   """
+  import safetensors.numpy  # training from nothing needs none
+
   if folder.exists():
     raise InputError(f'{folder} exists; choose a new --out')
-  arrays = {
-    name: np.ascontiguousarray(array)
+  arrays = {  # whole in memory, as safetensors writes them
+    name: np.asarray(_halved(name, array) if half else array, order='C')
     for name, array in flax.traverse_util.flatten_dict(
       variables, sep='/'
     ).items()
@@ -54,8 +88,24 @@ def save(
     (building / 'README.md').write_text(card, encoding='utf-8')
 
 
+def _halved(name: str, array: np.ndarray) -> np.ndarray:
+  """Rounds a kernel to float16; returns arrays of one dimension as they are.
+
+  Raises:
+    InputError: a value is too large.
+  """
+  if np.ndim(array) < 2:
+    return array
+  largest = float(np.abs(array).max())
+  if largest > float(np.finfo(np.float16).max):
+    raise InputError(f'{name} has {largest:.3g}: too large for float16')
+  return np.asarray(array, np.float16)
+
+
 def read(folder: pathlib.Path) -> dict[str, Any]:
   """Reads `params`, `batch_stats`, `config`, `class_names` and `step`.
+
+  Arrays kept as float16 are returned as float32.
 
   Raises:
     InputError: the file is damaged, or was not written by `save`.
@@ -115,7 +165,7 @@ def _tree(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         raise InputError(f'{name!r} lies within an array')
     if leaf in at:
       raise InputError(f'{name!r} is both an array and a folder of arrays')
-    at[leaf] = array
+    at[leaf] = array.astype(np.float32) if array.dtype == np.float16 else array
   if tree.keys() != {'params', 'batch_stats'} or not tree['params']['encoder']:
     raise InputError("no 'params/encoder/...' in it, or other arrays beside")
   return tree

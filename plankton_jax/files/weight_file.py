@@ -13,11 +13,23 @@ _TYPES = frozenset(
 )
 
 
+_ENDINGS = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.tar')
+
+
 class Contents(NamedTuple):
   """Arrays by name, and the header's own strings."""
 
   arrays: dict[str, np.ndarray]
   header: dict[str, str]
+
+
+def is_named(path: str) -> bool:
+  """Tells whether a path means a file: it is one, or has a known ending.
+
+  Anything else names an encoder of this project.
+  """
+  file = pathlib.Path(path).expanduser()
+  return file.suffix.lower() in _ENDINGS or file.is_file()
 
 
 def read(path: pathlib.Path) -> Contents:

@@ -100,7 +100,7 @@ class Embedder(nn.Module):
         name=joined,
       )(measures, train=train)
       views = self.poses if averaged else 1
-      x = x + jnp.tile(share, (views, 1))
+      x = x + jnp.concatenate([share] * views)
     if self.centred:
       # Pooled features are all positive, so that embeddings would begin in one
       # narrow cone, and could stay there; centring spreads them out.

@@ -5,18 +5,21 @@ from collections.abc import Callable, Sequence
 import jax
 
 from plankton_jax.errors import InputError
-from plankton_jax.nn import resnet
+from plankton_jax.files import weight_file
+from plankton_jax.nn import convnext, resnet, transformer
 from plankton_jax.nn.backbone import Backbone
 from plankton_jax.nn.conv.choice import computing_dtype, conv_general_dilated
 from plankton_jax.nn.embedding import Embedder
 
 # Each takes `name`, `width`, `stem`, `dtype`, `freeze`, `pretrained` (whether
-# weights will be read) and `convolution`, by keyword.
+# published weights will be read) and `convolution`, by keyword.
 BACKBONES: dict[str, Callable[..., Backbone]] = {
   'resnet10': resnet.make,
   'resnet18': resnet.make,
   'resnet34': resnet.make,
   'resnet50': resnet.make,
+  **dict.fromkeys(convnext.NAMES, convnext.make),
+  **dict.fromkeys(transformer.NAMES, transformer.make),
 }
 _DTYPES = ('float32', 'bfloat16')
 _POSES = (1, 8)
@@ -43,13 +46,13 @@ def make(
 
   Args:
     name: of the backbone.
-    width: the backbone's; for a ResNet, features of its first stage.
-    stem: the backbone's; for a ResNet, how it begins.
+    width: features of a ResNet's first stage.
+    stem: how a ResNet begins.
     embedding_dim: D.
     dtype: of the backbone's computation.
     poses: views that an embedding averages outside of training.
     centred: centre embeddings by batch statistics before they are normalised.
-    pretrained: a file of weights, or ''.
+    pretrained: a file of published weights, an encoder of this project, or ''.
     freeze: how many stages stay untrained.
     size: whether the original size is an input.
     measures: names of further measures that are.
@@ -69,13 +72,14 @@ def make(
         f'encoder.{field}={value!r} is unknown; choose from'
         f' {", ".join(map(str, known))}'
       )
+  published = weight_file.is_named(pretrained)
   backbone = BACKBONES[name](
     name=name,
     width=width,
     stem=stem,
     dtype=computing_dtype(dtype),
     freeze=freeze,
-    pretrained=bool(pretrained),
+    pretrained=published,
     convolution=convolution,
   )
   stages = len(backbone.stages)
@@ -84,7 +88,7 @@ def make(
       f'encoder.freeze={freeze} is out of range; 0 is none, {stages} all but'
       ' the embedding'
     )
-  if pretrained and backbone.published is None:
+  if published and backbone.published is None:
     raise InputError(
       f'encoder.pretrained: no weights can be read for {name}; leave it empty'
     )

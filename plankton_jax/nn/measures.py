@@ -82,7 +82,7 @@ def statistics(measures: np.ndarray, *, size: bool) -> dict[str, np.ndarray]:
     measures: float32 [N, M] of the training images, in the order of `columns`.
     size: as `features` takes it.
   """
-  in_um = size and bool((measures[:, 2] > 0).all())  # as `unit` says
+  in_um = size and bool((measures[:, 2] > 0).all())
   found = np.asarray(features(jnp.asarray(measures), size=size, in_um=in_um))
   known = np.isfinite(found)
   count = np.maximum(known.sum(axis=0), 1)
@@ -98,16 +98,20 @@ def statistics(measures: np.ndarray, *, size: bool) -> dict[str, np.ndarray]:
   }
 
 
-def unit(measures: np.ndarray) -> str:
-  """Says in which unit `statistics` takes the sizes of training images."""
+def unit(measures: np.ndarray, in_um: bool) -> str:
+  """Says in which unit sizes are, and why or with what loss.
+
+  Args:
+    measures: float32 [N, M] of the training images, those of `SIZE` first.
+    in_um: of the `statistics`, or of the encoder that training began from.
+  """
   without = int((~(measures[:, 2] > 0)).sum())
-  if not without:
-    return 'encoder.size: sizes are in µm'
-  some = '' if without == len(measures) else f'{without:,} of '
-  return (
-    f'encoder.size: sizes are in pixels, as {some}{len(measures):,} training'
-    ' images have no pixel_um'
-  )
+  lack = f'{without:,} of {len(measures):,} training images have no pixel_um'
+  if in_um:
+    loss = f'; {lack}, so that their size is unknown' if without else ''
+    return f'encoder.size: sizes are in µm{loss}'
+  why = lack if without else 'those of the encoder that it began from are'
+  return f'encoder.size: sizes are in pixels, as {why}'
 
 
 class Measures(nn.Module):

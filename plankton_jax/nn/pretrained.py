@@ -1,13 +1,13 @@
 """Starts encoders from weights trained with PyTorch.
 
-The backbone declares the names of its layers there. Ours compute the same: the
-same BatchNorm, and the bottleneck's stride in its 3x3 convolution
-(torchvision's v1.5). The classifier is dropped.
+The backbone declares the names of its layers there, and computes what they do.
+The classifier is dropped.
 
-Such weights expect (image / 255 - mean) / std of each colour. Our images have
-their own background subtracted instead of that mean, so that 0, with which
-convolutions pad, is the background; std is folded into the first kernel. Grey
-images have three equal colours: for them the kernel is summed over colours.
+Such weights expect (image / 255 - mean) / std of each colour. Backbones that
+declare it in `normalise` are given that. For the others images have their own
+background subtracted instead of that mean, so that 0, with which convolutions
+pad, is the background; std is then folded into the first kernel. Grey images
+have three equal colours: for them the kernel is summed over colours.
 """
 
 import pathlib
@@ -18,10 +18,10 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import weight_file
-from plankton_jax.nn.backbone import Backbone, Published
+from plankton_jax.files import encoder_folder, weight_file
+from plankton_jax.nn import transfer
+from plankton_jax.nn.backbone import Backbone, Published, Weights
 
-_STD = np.array([0.229, 0.224, 0.225], np.float32)  # of ImageNet's RGB / 255
 _LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -32,22 +32,25 @@ _LEAVES = {
 # PyTorch puts the outputs first.
 _TRANSPOSED = {4: (2, 3, 1, 0), 2: (1, 0)}
 
-Weights = dict[str, np.ndarray]  # by the names of a state_dict
-
 
 def begin(
   variables: dict[str, Any], *, backbone: Backbone, path: str
 ) -> dict[str, Any]:
   """Replaces the backbone's weights by those of a file, and keeps the head's.
 
+  An encoder of this project is taken over as `transfer.begin` says.
+
   Args:
     variables: the encoder's fresh `params` and `batch_stats`.
     backbone: the encoder's, which declares the names in the file.
-    path: of the weights, as .safetensors or written by `torch.save`.
+    path: of the weights, as .safetensors or written by `torch.save`; or an
+      encoder of this project, by its folder or name.
 
   Raises:
     InputError: the file cannot be read, or holds another network.
   """
+  if encoder_folder.find(path) or not weight_file.is_named(path):
+    return transfer.begin(variables, backbone=backbone, name=path)
   published = backbone.published
   if published is None:
     raise InputError(
@@ -55,11 +58,19 @@ def begin(
       ' empty'
     )
   weights = read(pathlib.Path(path).expanduser(), published)
-  return convert(variables, weights, published=published, source=path)
+  return convert(
+    variables,
+    weights,
+    published=published,
+    normalised=backbone.normalise is not None,
+    source=path,
+  )
 
 
 def read(path: pathlib.Path, published: Published) -> Weights:
-  """Reads the arrays of a file, without the prefix that all names share.
+  """Reads the arrays of a file by the names that the backbone declares.
+
+  Leaves out the prefix that all names share.
 
   Raises:
     InputError: the file does not exist, is damaged, holds another network, or
@@ -74,6 +85,7 @@ def read(path: pathlib.Path, published: Published) -> Weights:
       raise _unreadable(path, error) from None
   else:
     arrays = _read_with_torch(path)
+  arrays = rename(arrays, published)
   # Training checkpoints often prefix each name with the network's.
   landmark = published.landmark
   prefix = next(
@@ -89,6 +101,16 @@ def read(path: pathlib.Path, published: Published) -> Weights:
     for name, array in arrays.items()
     if name.startswith(prefix)
   }
+
+
+def rename(weights: Weights, published: Published) -> Weights:
+  """Brings the names of any library to those that the backbone declares."""
+  for pattern, replacement in published.renames:
+    weights = {
+      re.sub(pattern, replacement, name): array
+      for name, array in weights.items()
+    }
+  return weights
 
 
 def _read_with_torch(path: pathlib.Path) -> Weights:
@@ -125,6 +147,7 @@ def convert(
   weights: Weights,
   *,
   published: Published,
+  normalised: bool,
   source: str,
 ) -> dict[str, Any]:
   """Returns `params` and `batch_stats` with the weights in place.
@@ -134,6 +157,8 @@ def convert(
       [h, w, C, F] says whether images are RGB or grey.
     weights: from `read`.
     published: the backbone's declaration.
+    normalised: whether images are normalised as the weights expect; otherwise
+      their backgrounds are subtracted.
     source: the name of the weights in errors.
 
   Raises:
@@ -141,23 +166,28 @@ def convert(
       value is not finite.
   """
   remedy = f'encoder.name must be the {published.network} of these weights'
+  weights = published.rewrite(weights)
+  deviations = np.array(published.expects.std, np.float32)
   used = set()
 
   def replace(path: tuple[Any, ...], ours: Any) -> Any:
-    layer = published.layers.get(path[:-1])
-    if layer is None:
+    name = published.arrays.get(path)
+    if name is None and (layer := published.layers.get(path[:-1])):
+      name = f'{layer}.{_LEAVES[path[-1]]}'
+    if name is None:
       return ours
-    name = f'{layer}.{_LEAVES[path[-1]]}'
     if name not in weights:
       raise InputError(f'{source}: {name!r} is missing; {remedy}')
     used.add(name)
     theirs = np.asarray(weights[name], np.float32)
     if path[-1] == 'kernel' and theirs.ndim in _TRANSPOSED:
       theirs = theirs.transpose(_TRANSPOSED[theirs.ndim])
-    if name == f'{published.first}.weight' and theirs.shape[-2] == len(_STD):
-      theirs = theirs / _STD[:, None]
+    first = name == f'{published.first}.weight' and theirs.shape[-2] == 3
+    if first and not normalised:
+      theirs = theirs / deviations[:, None]
       if ours.shape[-2] == 1:
         theirs = theirs.sum(axis=-2, keepdims=True)
+    theirs = published.fit(name, theirs, ours.shape)
     if theirs.shape != ours.shape:
       raise InputError(
         f'{source}: {name!r} is {theirs.shape}, not {ours.shape}; {remedy}'

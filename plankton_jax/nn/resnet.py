@@ -105,6 +105,8 @@ class ResNet(nn.Module):
   freeze: int
   convolution: Callable[..., jax.Array]
 
+  normalise = None  # deviations of published weights go into the first kernel
+
   @property
   def stages(self) -> tuple[tuple[str, ...], ...]:
     """Names the modules at the top level by stage; the stem is in stage 1."""

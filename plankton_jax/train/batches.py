@@ -25,8 +25,9 @@ def gather(
 
   And measures [B, M], if the encoder takes any.
   """
-  columns = _columns(images, labels, rows, measures)
-  return columns | {'valid': np.ones(len(rows), bool)}
+  columns = _columns(images, labels, measures)
+  valid = np.ones(len(rows), bool)
+  return {name: x[rows] for name, x in columns.items()} | {'valid': valid}
 
 
 def training(
@@ -41,7 +42,7 @@ def training(
   """Yields the batch of every step, made ahead in a thread.
 
   If every device can hold all images, they stay there and only row numbers are
-  sent; otherwise each batch is read and sent.
+  sent; otherwise, and in one of several processes, each batch is read and sent.
 
   Args:
     images: uint8 [N, H, W, C], memory-mapped.
@@ -53,7 +54,8 @@ def training(
     measures: float32 [N, M], if the encoder takes any.
   """
   size = len(rows) * images[:1].nbytes
-  make = resident if sharding.fits_on_device(size) else streamed
+  alone = jax.process_count() == 1  # else each would have to read all of them
+  make = resident if alone and sharding.fits_on_device(size) else streamed
   batch = make(images, labels, rows, mesh, measures)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -72,10 +74,20 @@ def streamed(
   mesh: jax.sharding.Mesh | None,
   measures: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], dict[str, jax.Array]]:
-  """Makes a function that reads the batch of positions [B] in `rows`."""
-  return lambda at: sharding.split(
-    mesh, gather(images, labels, rows[at], measures)
-  )
+  """Makes a function that reads the batch of positions [B] in `rows`.
+
+  It reads the share of this process.
+  """
+  columns = _columns(images, labels, measures)
+
+  def batch(at):
+    sent = {
+      name: sharding.take(mesh, column, rows[at])
+      for name, column in columns.items()
+    }
+    return sent | {'valid': sharding.split(mesh, np.ones(len(at), bool))}
+
+  return batch
 
 
 def resident(
@@ -89,7 +101,8 @@ def resident(
 
   It takes positions [B] in `rows`.
   """
-  held = sharding.replicate(mesh, _columns(images, labels, rows, measures))
+  columns = _columns(images, labels, measures)
+  held = sharding.replicate(mesh, {n: x[rows] for n, x in columns.items()})
 
   @jax.jit
   def take(held, at):
@@ -108,24 +121,20 @@ def evaluation(
   labels: np.ndarray,
   rows: np.ndarray,
   size: int,
+  mesh: jax.sharding.Mesh | None,
   measures: np.ndarray | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[dict[str, jax.Array]]:
   """Yields all rows in batches of one size; `valid` is False on padding."""
+  batch = streamed(images, labels, rows, mesh, measures)
   for start in range(0, len(rows), size):
-    part = rows[start : start + size]
-    padding = size - len(part)
-    filled = np.pad(part, (0, padding), mode='edge')
-    batch = gather(images, labels, filled, measures)
-    batch['valid'][len(part) :] = False
-    yield batch
+    places = np.arange(start, start + size)
+    valid = sharding.split(mesh, places < len(rows))
+    yield batch(np.minimum(places, len(rows) - 1)) | {'valid': valid}
 
 
 def _columns(
-  images: np.ndarray,
-  labels: np.ndarray,
-  rows: np.ndarray,
-  measures: np.ndarray | None,
+  images: np.ndarray, labels: np.ndarray, measures: np.ndarray | None
 ) -> Batch:
-  """Takes rows of all that a batch is cut from."""
-  columns = {'image': images[rows], 'label': labels[rows]}
-  return columns if measures is None else columns | {'measures': measures[rows]}
+  """Names all that a batch is cut from."""
+  columns = {'image': images, 'label': labels}
+  return columns if measures is None else columns | {'measures': measures}

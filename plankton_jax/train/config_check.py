@@ -76,6 +76,7 @@ FIELDS: dict[str, Range | Choice] = {
   'batch.classes': Range(0, whole=True, without=(1,)),
   'batch.per_class': Range(0, whole=True, without=(1,)),
   'batch.views': _COUNT,
+  'batch.chunk': _COUNT_OR_OFF,
   'augment.rotate': _STRENGTH,
   'augment.scale': _STRENGTH,
   'augment.translate': Range(0, 1, without=(1,)),
@@ -92,6 +93,7 @@ FIELDS: dict[str, Range | Choice] = {
   'optimizer.weight_decay': _STRENGTH,
   'optimizer.objective_rate': Range(0),
   'optimizer.encoder_rate': Range(0),
+  'optimizer.layer_decay': Range(0, 1, without=(0,)),
 }
 
 OBJECTIVES: dict[str, dict[str, Range | Choice]] = {

@@ -16,7 +16,7 @@ def check_step(
   values: dict[str, float],
   step: int,
   image_names: Callable[[int], Sequence[str]],
-  workdir: pathlib.Path,
+  workdir: pathlib.Path | None,
 ) -> None:
   """Checks a training step's loss and gradient norm.
 
@@ -24,7 +24,7 @@ def check_step(
     values: the step's metrics.
     step: from 1.
     image_names: step -> ids of its batch; called if the step diverged.
-    workdir: where to write diverged.txt, with these ids.
+    workdir: where diverged.txt is, with these ids; None does not write it.
 
   Raises:
     DivergedError: the loss or the norm is not finite.
@@ -32,13 +32,14 @@ def check_step(
   for name in ('loss', 'grad_norm'):
     if math.isfinite(values[name]):
       continue
-    images = image_names(step)
-    atomic.text(workdir / _FILE, '\n'.join(images) + '\n')
+    images, listed = image_names(step), ''
+    if workdir is not None:
+      atomic.text(workdir / _FILE, '\n'.join(images) + '\n')
+      listed = f', listed in {workdir / _FILE}'
     raise DivergedError(
-      f'{name} is {values[name]} at step {step}, on {shorten_list(images)},'
-      f' listed in {workdir / _FILE}; the last checkpoint is kept. Look at'
-      ' these images, or lower optimizer.learning_rate, and resume with'
-      ' --accept_changes'
+      f'{name} is {values[name]} at step {step}, on {shorten_list(images)}'
+      f'{listed}; the last checkpoint is kept. Look at these images, or lower'
+      ' optimizer.learning_rate, and resume with --accept_changes'
     )
 
 

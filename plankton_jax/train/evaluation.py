@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from plankton_jax import retrieval
-from plankton_jax.train import batches, diverged, sharding
+from plankton_jax.train import batches, diverged, job, sharding
 from plankton_jax.train.experiment import Experiment
 from plankton_jax.train.state import TrainState
 
@@ -44,9 +44,14 @@ def evaluate(
   size = experiment.sampler.size
   found = jax.device_get(
     [
-      experiment.eval_step(state, sharding.split(experiment.mesh, batch))
+      sharding.gather(experiment.mesh, experiment.eval_step(state, batch))
       for batch in batches.evaluation(
-        data.images, data.labels, rows, size, experiment.measures
+        data.images,
+        data.labels,
+        rows,
+        size,
+        experiment.mesh,
+        experiment.measures,
       )
     ]
   )
@@ -61,12 +66,13 @@ def evaluate(
   ranked = retrieval.evaluate(
     embeddings[:kept], data.labels[rows[:kept]], ks=(1,)
   )
-  return {
+  measured = {
     **as_logged(average(metrics, np.array(sizes))),
     'recall_at_1': float(ranked['recall_at_1']),
     'map_at_r': float(ranked['map_at_r']),
     **({'retrieval_images': kept} if kept < len(rows) else {}),
   }
+  return job.from_first(f'{split} at step {int(state.step)}', measured)
 
 
 def average(

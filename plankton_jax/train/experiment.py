@@ -36,7 +36,6 @@ class Experiment(NamedTuple):
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
   measures: np.ndarray | None  # float32 [N, M] of all images, if any are inputs
-  size_note: str  # the unit of sizes, and why; '' if they are no input
 
 
 def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
@@ -49,9 +48,10 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     InputError: a field cannot be used with this data.
   """
   train_labels = data.labels[data.splits['train']]
-  views, batch = config['batch']['views'], dict(config['batch'])
-  del batch['views']  # of the step; the others are the sampler's
+  batch = dict(config['batch'])
+  views, chunk = batch.pop('views'), batch.pop('chunk')  # both are the step's
   sampler = sampling.Sampler(train_labels, seed=config['seed'], **batch)
+  chunk = _chunk(chunk, sampler.size)
   stages = curriculum.make(config['curriculum'])
   objective = objectives.make(
     num_classes=data.num_seen,
@@ -69,11 +69,10 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     **config['optimizer'],
   )
 
-  inputs, size_note, statistics = None, '', {}
+  inputs, statistics = None, {}
   if model.measures:
     inputs = _measures(model, data)
     ours = inputs[data.splits['train']]
-    size_note = measures.unit(ours) if model.size else ''
     statistics = {MEASURES: measures.statistics(ours, size=model.size)}
 
   def create(key):
@@ -98,19 +97,41 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,
-      augment=augment.make(**config['augment']),
+      augment=augment.make(
+        **config['augment'], normalise=model.backbone.normalise
+      ),
       tx=tx,
       objective=objective,
       views=views,
+      chunk=chunk,
     ),
     eval_step=step.make_eval_step(
-      apply_fn=model.apply, objective=objective, stage=len(stages.policies)
+      apply_fn=model.apply,
+      normalise=model.backbone.normalise,
+      objective=objective,
+      stage=len(stages.policies),
+      chunk=chunk,
     ),
     sampler=sampler,
     mesh=sharding.make_mesh(sampler.size),
     measures=inputs,
-    size_note=size_note,
   )
+
+
+def _chunk(chunk: int, size: int) -> int:
+  """Returns a chunk's images, 0 if the whole batch is one.
+
+  Raises:
+    InputError: chunks do not divide a batch, or devices a chunk.
+  """
+  if chunk == 0 or chunk >= size:
+    return 0
+  if size % chunk:
+    raise InputError(
+      f'batch.chunk={chunk} does not divide the {size} images of a batch'
+    )
+  sharding.make_mesh(chunk, field='batch.chunk')
+  return chunk
 
 
 def _measures(model: Embedder, data: 'pipeline.Data') -> np.ndarray:

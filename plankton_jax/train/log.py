@@ -143,6 +143,22 @@ class Log:
     self._bar.write(text, file=sys.stderr)
 
 
+class Quiet:
+  """Stands in for the log in a process that does not write it."""
+
+  def __enter__(self) -> 'Quiet':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    pass
+
+  def write(self, split: str, where: Row, values: Row) -> None:
+    """Writes nothing."""
+
+  def say(self, text: str) -> None:
+    """Prints nothing."""
+
+
 def _nan_as_null(row: Row) -> Row:
   """Writes NaN as null, as JSON has no NaN."""
   undefined = lambda value: isinstance(value, float) and math.isnan(value)

@@ -1,5 +1,6 @@
 """The training loop: the one place that reads a config, a clock and a disk."""
 
+import contextlib
 import math
 import pathlib
 import signal
@@ -8,17 +9,21 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
-from plankton_jax.errors import DivergedError
+from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
+from plankton_jax.nn import measures, transfer
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
   collapse,
   config_check,
   diverged,
+  job,
   process,
   sharding,
   store,
@@ -26,7 +31,7 @@ from plankton_jax.train import (
 from plankton_jax.train import progress as progresses
 from plankton_jax.train.evaluation import as_logged, evaluate
 from plankton_jax.train.experiment import Experiment, assemble
-from plankton_jax.train.log import Log
+from plankton_jax.train.log import Log, Quiet
 from plankton_jax.train.progress import Measure, Place, Progress
 from plankton_jax.train.readback import InFlight, Step
 from plankton_jax.train.state import (
@@ -51,11 +56,18 @@ class _Run(NamedTuple):
   data: pipeline.Data
   experiment: Experiment
   manager: Any  # of checkpoints
-  log: Log
+  log: Log | Quiet
 
 
-def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
+def load_data(
+  config: Config, workdir: str | pathlib.Path, *, writes: bool = True
+) -> pipeline.Data:
   """Loads a run's images, labels and splits, from the cache if it has them.
+
+  Args:
+    config: the run's.
+    workdir: the run's.
+    writes: whether to write the accounts of the images there.
 
   Raises:
     InputError: a field or file cannot be used.
@@ -76,6 +88,7 @@ def load_data(config: Config, workdir: str | pathlib.Path) -> pipeline.Data:
       'data',
       workdir=workdir,
       seed=config['seed'],
+      writes=writes,
     )
 
 
@@ -85,9 +98,11 @@ def check(
   """Checks a config before its data is read.
 
   Raises:
-    InputError: a field is out of range, or the workdir has another config.
+    InputError: a field is out of range or does not fit the encoder to begin
+      from, or the workdir has another config.
   """
   config_check.check(config)
+  transfer.check(config)
   if not accept_changes:
     config_file.compare(config, workdir)
 
@@ -96,6 +111,8 @@ def train_and_evaluate(
   config: Config, workdir: str | pathlib.Path, *, accept_changes: bool = False
 ) -> TrainState:
   """Trains as the config says, validating and saving; resumes where it can.
+
+  One of several processes does its share, and the first alone logs.
 
   Args:
     config: a plain dict with the fields of configs/base.py.
@@ -115,8 +132,11 @@ def train_and_evaluate(
   workdir, config = pathlib.Path(workdir), config_file.complete(config)
   check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
-  with write_errors.explained(workdir), process.alone_on(workdir):
-    data = load_data(config, workdir)
+  with write_errors.explained(workdir), contextlib.ExitStack() as held:
+    with job.in_turn('data'):  # the others find the caches and the split
+      if job.is_first():
+        held.enter_context(process.alone_on(workdir))
+      data = load_data(config, workdir, writes=job.is_first())
     experiment = assemble(config, data)
     with (
       write_errors.explained(
@@ -125,15 +145,7 @@ def train_and_evaluate(
       store.open_manager(workdir) as manager,
     ):
       state, progress = _start(config, experiment, manager)
-      config_file.write(config, workdir)  # now that all of it can be used
-      diverged.forget(workdir)
-      log = Log(
-        workdir,
-        step=int(state.step),
-        total_steps=experiment.schedule.total_steps,
-        batch_size=experiment.sampler.size,
-      )
-      with log:
+      with _first_log(config, workdir, experiment, int(state.step)) as log:
         run = _Run(config, workdir, data, experiment, manager, log)
         _announce(run, state)
         state = _train(run, state, progress)
@@ -142,15 +154,45 @@ def train_and_evaluate(
   return state
 
 
+def _first_log(
+  config: Config, workdir: pathlib.Path, experiment: Experiment, step: int
+) -> Log | Quiet:
+  """Writes config.json, now that all of it can be used, and opens the log.
+
+  Only the first process does.
+  """
+  if not job.is_first():
+    return Quiet()
+  config_file.write(config, workdir)
+  diverged.forget(workdir)
+  return Log(
+    workdir,
+    step=step,
+    total_steps=experiment.schedule.total_steps,
+    batch_size=experiment.sampler.size,
+  )
+
+
 def _start(
   config: Config, experiment: Experiment, manager: Any
 ) -> tuple[TrainState, Progress]:
-  """Restores the newest checkpoint, or makes a fresh state."""
+  """Restores the newest checkpoint, or makes a fresh state.
+
+  Raises:
+    InputError: the pretrained weights cannot be used, or stages are to be
+      frozen without any.
+  """
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
-  if path := config['encoder']['pretrained']:
+  path, freeze = config['encoder']['pretrained'], config['encoder']['freeze']
+  if freeze and not path:
+    raise InputError(
+      f'encoder.freeze={freeze} would keep random weights: name a file in'
+      ' encoder.pretrained (docs/pretrained.md), or set encoder.freeze=0'
+    )
+  if path:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
   return sharding.replicate(experiment.mesh, fresh), Progress()
 
@@ -159,7 +201,9 @@ def _restored(
   config: Config, experiment: Experiment, manager: Any, step: int
 ) -> tuple[TrainState, Progress]:
   abstract = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
-  state, meta = store.restore(manager, abstract, step)
+  state, meta = store.restore(
+    manager, abstract, step, sharding.replicated(experiment.mesh)
+  )
   return (
     sharding.replicate(experiment.mesh, state),
     progresses.from_meta(meta['progress']),
@@ -177,7 +221,7 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
   patience = run.config['early_stop_validations']
   step, lap = int(state.step), _Lap(time.monotonic(), int(state.step))
   stream = _batches(run, step)
-  with process.sigterm_noticed() as terminated:
+  with job.sigterm_noticed() as terminated:
     while step < schedule.total_steps and not progress.stops_early(patience):
       state, place, recent = _train_steps(run, state, stream, terminated)
       step = place.step
@@ -195,7 +239,7 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
       progress = progress.after_validation(measure, found['loss'])
       if place.ends_epoch:
         lap = _finish_epoch(run, place, lap, recent, found)
-      if terminated():
+      if terminated(step):
         _leave(run, state, progress, measure)
       if best or place.ends_epoch or progress.stops_early(patience):
         _save(run, state, progress, measure)
@@ -227,7 +271,7 @@ def _train_steps(
   run: _Run,
   state: TrainState,
   stream: Iterator[tuple[Place, dict]],
-  terminated: Callable[[], bool],
+  terminated: Callable[[int], bool],
 ) -> tuple[TrainState, Place, list[dict[str, float]]]:
   """Trains up to the next validation, or until SIGTERM.
 
@@ -241,7 +285,7 @@ def _train_steps(
       state, batch, key, stage=place.stage
     )
     flight.put(place, metrics)
-    last = place.validates or terminated()
+    last = terminated(place.step) or place.validates
     recent += _log_steps(run, flight.take(wait=last))
     if last:
       return state, place, recent
@@ -258,7 +302,12 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
 
   logged = []
   for place, metrics in steps:
-    diverged.check_step(metrics, place.step, image_names, run.workdir)
+    diverged.check_step(
+      metrics,
+      place.step,
+      image_names,
+      run.workdir if job.is_first() else None,
+    )
     logged.append(as_logged(metrics))
     run.log.write('train', place.logged, logged[-1])
   return logged
@@ -407,11 +456,29 @@ def _announce(run: _Run, state: TrainState) -> None:
     f'{data.num_seen} of {len(data.class_names)} classes trained on;'
     f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
     f' {jax.device_count()} {jax.default_backend()} device(s)'
+    + (f' in {count} processes' if (count := jax.process_count()) > 1 else '')
   )
-  if run.experiment.size_note:
-    run.log.say(run.experiment.size_note)
+  inputs = run.experiment.measures
+  if inputs is not None and run.experiment.model.size:
+    in_um = bool(state.batch_stats[MEASURES]['in_um'])
+    run.log.say(measures.unit(inputs[data.splits['train']], in_um))
   if step := int(state.step):
     run.log.say(
       f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
       f' (epoch {step / schedule.steps_per_epoch:.2f} of {schedule.epochs})'
     )
+  elif seen := _seen_before(run):
+    run.log.say(
+      f'WARNING: encoder.pretrained={run.config["encoder"]["pretrained"]} was'
+      f' trained on {diverged.shorten_list(seen)}: as unseen classes they are'
+      ' measured too well'
+    )
+
+
+def _seen_before(run: _Run) -> list[str]:
+  """Lists the unseen classes that the encoder to begin from was trained on."""
+  labels = np.unique(run.data.labels[run.data.splits['unseen']])
+  return transfer.common(
+    transfer.seen_classes(run.config['encoder']['pretrained']),
+    [run.data.class_names[label] for label in labels],
+  )

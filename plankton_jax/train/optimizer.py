@@ -17,6 +17,7 @@ def make(
   weight_decay: float,
   objective_rate: float,
   encoder_rate: float,
+  layer_decay: float,
   model: Embedder,
   epochs: int,
   steps_per_epoch: int,
@@ -32,8 +33,10 @@ def make(
       arXiv:1711.05101).
     objective_rate: the learning rate of the objective's own parameters, as a
       multiple of the head's.
-    encoder_rate: the backbone's learning rate, as a multiple of the head's;
-      frozen stages have 0.
+    encoder_rate: the learning rate of the backbone's last stage, as a multiple
+      of the head's; frozen stages have 0.
+    layer_decay: each stage's learning rate, as a share of the next one's (Clark
+      et al. 2020, arXiv:2003.10555, their layer-wise decay).
     model: the encoder, whose backbone declares the stages.
     epochs: of the whole run.
     steps_per_epoch: turns epochs into steps.
@@ -67,15 +70,17 @@ def make(
       raise InputError(f'optimizer.{field}={multiple} is negative')
   rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
   rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
-  backbone = model.backbone
+  backbone, last = model.backbone, len(model.backbone.stages)
 
   def rate_of(path: tuple[jax.tree_util.DictKey, ...]) -> float:
     if path[0].key != 'encoder':
       return objective_rate
     stage = stage_of(backbone, path[1].key)
+    if stage > last:
+      return 1.0
     if stage <= backbone.freeze:
       return 0.0
-    return encoder_rate if stage <= len(backbone.stages) else 1.0
+    return encoder_rate * layer_decay ** (last - stage)
 
   return optax.chain(
     optax.adamw(rate, weight_decay=weight_decay, mask=decays),

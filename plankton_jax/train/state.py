@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from plankton_jax.augment import to_float
 from plankton_jax.nn import pretrained
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.objectives import Objective
@@ -58,7 +59,8 @@ def init_encoder(
   key: jax.Array, *, encoder: Embedder, image_shape: tuple[int, ...]
 ) -> dict[str, Any]:
   """Draws the encoder's `params` and `batch_stats` as `create` does."""
-  images = jnp.zeros((1, *image_shape), jnp.float32)
+  images = jnp.zeros((1, *image_shape), jnp.uint8)
+  images = to_float(images, encoder.backbone.normalise)
   variables = encoder.init(_keys(key)[0], images, train=False)
   # Without a norm that counts batches there are no statistics.
   return {'batch_stats': {}, **variables}

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from plankton_jax.augment import to_float
+from plankton_jax.nn.backbone import Normalisation
 from plankton_jax.objectives import Objective, masked_mean
+from plankton_jax.train import chunks
 from plankton_jax.train.state import TrainState
 
 
@@ -19,6 +21,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   objective: Objective,
   views: int,
+  chunk: int = 0,
 ) -> Callable:
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
@@ -27,51 +30,57 @@ def make_train_step(
   run's own, into which the step folds its number; `stage` is a static Python
   int, so that each stage is traced once. The state is donated. Each image is
   augmented `views` times, and all [B * views] rows count alike.
+
+  With a `chunk` of images the encoder sees so many at a time: the loss is still
+  that of the whole batch, but the norms' statistics and the augmentation's
+  draws are those of each chunk.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
   def train_step(state, batch, key, *, stage: int):
     key = jax.random.fold_in(key, state.step)
-    augment_key, objective_key = jax.random.split(key)
-    # The third beside the two, which draw what they did without measures.
-    measures_key = jax.random.fold_in(key, 2)
-    if views > 1:
-      batch = jax.tree.map(lambda x: jnp.repeat(x, views, axis=0), batch)
-    images = augment(augment_key, batch['image'])
+    objective_key = jax.random.split(key)[1]
+    repeated = lambda x: x if views == 1 else jnp.repeat(x, views, axis=0)
+    rows = {name: repeated(batch[name]) for name in ('label', 'valid')}
 
-    def loss_fn(params):
+    def embed(params, inputs, key):
+      inputs = {name: repeated(x) for name, x in inputs.items()}
+      augment_key = jax.random.split(key)[0]  # the other is the objective's
+      # The third beside the two, which draw what they did without measures.
+      measures_key = jax.random.fold_in(key, 2)
       embeddings, updated = apply_fn(
-        {'params': params['encoder'], 'batch_stats': state.batch_stats},
-        images,
-        batch.get('measures'),
+        {'params': params, 'batch_stats': state.batch_stats},
+        augment(augment_key, inputs['image']),
+        inputs.get('measures'),
         train=True,
         mutable=['batch_stats'],
         rngs={'measures': measures_key},
       )
-      loss, metrics = objective.loss(
-        params['objective'],
-        embeddings,
-        batch,
-        stage=stage,
-        key=objective_key,
-      )
       # Without a norm that counts batches there are no statistics.
-      batch_stats = updated.get('batch_stats', {})
-      return loss, (batch_stats, metrics, embeddings)
+      return embeddings, updated.get('batch_stats', {})
 
-    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    batch_stats, metrics, embeddings = aux
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    def loss(params, embeddings):
+      return objective.loss(
+        params, embeddings, rows, stage=stage, key=objective_key
+      )
+
+    gradient = chunks.whole
+    if chunk:
+      gradient = functools.partial(
+        chunks.cached, chunk=chunk, batch_stats=state.batch_stats
+      )
+    found = gradient(embed, loss, state.params, _inputs(batch), key)
+    updates, opt_state = tx.update(found.params, state.opt_state, state.params)
     metrics = {
-      'loss': loss,
-      **metrics,
-      **spread(embeddings, batch['valid']),
-      'grad_norm': optax.tree.norm(grads),
+      'loss': found.loss,
+      **found.metrics,
+      **spread(found.embeddings, rows['valid']),
+      'grad_norm': optax.tree.norm(found.params),
     }
     state = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
+      batch_stats=found.batch_stats,
       opt_state=opt_state,
     )
     return state, metrics
@@ -80,21 +89,31 @@ def make_train_step(
 
 
 def make_eval_step(
-  *, apply_fn: Callable, objective: Objective, stage: int
+  *,
+  apply_fn: Callable,
+  normalise: Normalisation | None,
+  objective: Objective,
+  stage: int,
+  chunk: int = 0,
 ) -> Callable:
   """Makes `eval_step(state, batch) -> (metrics, embeddings [B, D])`.
 
-  Norms use the running statistics, and nothing is updated.
+  Norms use the running statistics, and nothing is updated. Images are prepared
+  as `to_float` does for the backbone's `normalise`. With a `chunk` the encoder
+  sees so many at a time, to the same result.
   """
 
   @jax.jit
   def eval_step(state, batch):
-    embeddings = apply_fn(
-      _variables(state.params, state.batch_stats),
-      to_float(batch['image']),
-      batch.get('measures'),
-      train=False,
-    )
+    def embed(inputs):
+      return apply_fn(
+        _variables(state.params, state.batch_stats),
+        to_float(inputs['image'], normalise),
+        inputs.get('measures'),
+        train=False,
+      )
+
+    embeddings = chunks.embed_all(embed, _inputs(batch), chunk)
     # Mining by 'random' needs a key; validation draws the same one each time.
     loss, metrics = objective.loss(
       state.params['objective'],
@@ -109,20 +128,31 @@ def make_eval_step(
   return eval_step
 
 
-def make_embed_step(*, apply_fn: Callable) -> Callable:
+def make_embed_step(
+  *, apply_fn: Callable, normalise: Normalisation | None
+) -> Callable:
   """Makes `embed_step(params, batch_stats, images, measures=None)`.
 
   It embeds images uint8 [B, H, W, C], with measures [B, M] if the encoder takes
-  them, to [B, D].
+  them, to [B, D]. Images are prepared as `to_float` does for the backbone's
+  `normalise`.
   """
 
   @jax.jit
   def embed_step(params, batch_stats, images, measures=None):
     return apply_fn(
-      _variables(params, batch_stats), to_float(images), measures, train=False
+      _variables(params, batch_stats),
+      to_float(images, normalise),
+      measures,
+      train=False,
     )
 
   return embed_step
+
+
+def _inputs(batch):
+  """Picks what the encoder sees."""
+  return {name: x for name, x in batch.items() if name in ('image', 'measures')}
 
 
 def _variables(params, batch_stats):

@@ -100,14 +100,23 @@ def save(
 
 
 def restore(
-  manager: ocp.CheckpointManager, abstract: TrainState, step: int
+  manager: ocp.CheckpointManager,
+  abstract: TrainState,
+  step: int,
+  sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Restores a step's state, shaped as `abstract`, and its meta.
+
+  Args:
+    manager: from `open_manager`.
+    abstract: the state's shapes.
+    step: of the checkpoint, which any number of processes may have saved.
+    sharding: of every array; None for the first device.
 
   Raises:
     InputError: the checkpoint is damaged.
   """
-  target = _on_one_device(abstract)
+  target = _placed(abstract, sharding or _one_device())
   with damage_named(_folder(manager, step)):
     found = manager.restore(
       step,
@@ -141,7 +150,7 @@ def restore_model(
     found = manager.restore(
       step,
       args=ocp.args.Composite(
-        model=ocp.args.StandardRestore(_on_one_device(saved)),
+        model=ocp.args.StandardRestore(_placed(saved, _one_device())),
         meta=ocp.args.JsonRestore(),
       ),
     )
@@ -152,9 +161,12 @@ def _folder(manager: ocp.CheckpointManager, step: int) -> pathlib.Path:
   return pathlib.Path(manager.directory) / str(step)
 
 
-def _on_one_device(tree: Any) -> Any:
-  """Describes every array as a whole on the first device."""
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Describes every array with where it is to be."""
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
   )
+
+
+def _one_device() -> jax.sharding.Sharding:
+  return jax.sharding.SingleDeviceSharding(jax.devices()[0])

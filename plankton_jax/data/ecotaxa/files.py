@@ -16,8 +16,10 @@ from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
-# Names that its importer looks for, in lower case only.
-_TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)')
+# Names that its importer looks for, though in lower case only.
+_TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
+_TWICE = 'another file of this name comes later in the archive, and is read'
+
 _DEEPEST = 3  # zip archives inside each other
 _LARGEST = 2**36  # bytes of an archive in another, unpacked
 _GONE = 'no such file in the export'
@@ -57,13 +59,14 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   place = Path(path).expanduser()
   skipped: list[tuple[str, str]] = []
   if is_table(place):
-    found = dict(_of_folder(place.parent, skipped))
+    found = _unique(_of_folder(place.parent, skipped), skipped)
   elif place.is_dir():
-    found = dict(_of_folder(place, skipped))
+    found = _unique(_of_folder(place, skipped), skipped)
   elif not place.exists():
     raise InputError(f'{field}: {place} is not there')
   elif archives.is_zip(place):
-    found = dict(_of_zip(archives.open_zip(place), '', 1, skipped))
+    archive = archives.open_zip(place)
+    found = _unique(_of_zip(archive, '', 1, skipped), skipped)
   else:
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'
@@ -97,8 +100,12 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
 
 
 def is_table(path: Path) -> bool:
-  """Tells by its name whether a file is a table of an export."""
-  return path.is_file() and bool(_TABLE.fullmatch(path.name))
+  """Tells by its name whether a file, no zip archive, is a table."""
+  return (
+    _TABLE.fullmatch(path.name) is not None
+    and path.is_file()
+    and not archives.is_zip(path)
+  )
 
 
 def beside(table: str, image: str) -> str:
@@ -112,6 +119,18 @@ def beside(table: str, image: str) -> str:
   if reason:
     raise ValueError(reason)
   return posixpath.normpath(posixpath.join(posixpath.dirname(table), image))
+
+
+def _unique(
+  files: Iterable[tuple[str, _Entry]], skipped: list[tuple[str, str]]
+) -> dict[str, _Entry]:
+  """Takes the last file of each name, as unpacking would; names the others."""
+  found: dict[str, _Entry] = {}
+  for name, entry in files:
+    if name in found and found[name].digest() != entry.digest():
+      skipped.append((name, _TWICE))
+    found[name] = entry
+  return found
 
 
 def _of_folder(

@@ -17,6 +17,9 @@ from plankton_jax.errors import InputError
 STATES = table.STATES
 UNCLASSIFIED = 'unclassified'
 
+# EcoTaxa's own letters of the states, as its database has them.
+_LETTERS = {state[0]: state for state in STATES}
+
 # Match the ids of one sample, or of one acquisition of a sample; an object
 # without either is a group of its own.
 GROUPS = {'sample': r'^([^/]+)/', 'acquisition': r'^([^/]*/[^/]+)/'}
@@ -75,9 +78,7 @@ class Export(NamedTuple):
   repeated: int  # rows that repeat another row
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
   notes: tuple[str, ...]  # what was read in an unusual way
-  measures: (
-    Measures  # object_* columns of numbers, pixel_um, volumes; of objects
-  )
+  measures: Measures  # object_* numbers, pixel_um, volumes; of objects
 
 
 class _Row(NamedTuple):
@@ -264,6 +265,7 @@ def _objects(
   )
   for line, rank, key, image, status, taxon, *others in columns:
     status = status.lower() or UNCLASSIFIED
+    status = _LETTERS.get(status, status)
     if not key or not image:
       missing = 'img_file_name' if key else 'object_id'
       yield line, 0.0, f'no {missing}'

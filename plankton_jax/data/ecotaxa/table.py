@@ -63,7 +63,11 @@ def parse(data: bytes, place: str) -> Table:
   header = _values(lines_of_text[:1]) or lines_of_text[0].split('\t')
   columns = tuple(name.strip().lower() for name in header)
   if len(columns) < 2:
-    raise InputError(f'{place}: no tab-separated header in the first line')
+    mark = next((m for m in (',', ';') if m in lines_of_text[0]), '')
+    remedy = f'; it has {mark!r}: save it as tab-separated text' if mark else ''
+    raise InputError(
+      f'{place}: no tab-separated header in the first line{remedy}'
+    )
   types: tuple[str, ...] = ()
   rows: list[tuple[str, ...]] = []
   lines: list[int] = []

@@ -78,6 +78,14 @@ class Picture(NamedTuple):
     return fitted
 
 
+class Fitted(NamedTuple):
+  """An image as encoders take it, and the size that it had."""
+
+  pixels: np.ndarray  # uint8 [size, size, C]
+  height: int  # before it was fitted, px
+  width: int
+
+
 def decode(
   data: bytes, white: int = 0, crop: Sequence[int] = NO_CROP
 ) -> np.ndarray:

@@ -221,8 +221,8 @@ def decoded(
   white: int = 0,
   crop: Sequence[int] = images.NO_CROP,
   desc: str,
-) -> Iterator[np.ndarray | str]:
-  """Yields each listed image, uint8 [size, size, C], or why it is unreadable.
+) -> Iterator[images.Fitted | str]:
+  """Yields each listed image, fitted to [size, size, C], or why it is not read.
 
   Keeps the order, shows a progress bar called `desc`, and uses no cache.
   `white` and `crop` are as in `images.decode`, but a white of 0 is found from
@@ -239,9 +239,12 @@ def decoded(
     crop=crop,
   )
   for found in workers.in_order(fitted, listing.ids, desc=desc, processes=True):
-    if isinstance(found, bytes):
-      found = np.frombuffer(found, np.uint8).reshape(size, size, channels)
-    yield found
+    if isinstance(found, str):
+      yield found
+      continue
+    data, height, width = found
+    pixels = np.frombuffer(data, np.uint8).reshape(size, size, channels)
+    yield images.Fitted(pixels, height, width)
 
 
 def find_white(listing: Listing) -> int:
@@ -268,14 +271,19 @@ def _fitted(
   channels: int,
   white: int,
   crop: Sequence[int],
-) -> bytes | str:
-  """Reads and fits one image; returns the reason if it cannot be read."""
+) -> tuple[bytes, int, int] | str:
+  """Reads and fits one image; returns the reason if it cannot be read.
+
+  Returns bytes, which are sent between processes for less than an array, and
+  the height and width before.
+  """
   try:
     data = (root / name).read_bytes()
     picture = images.Picture.decode(data, white, crop)
   except (OSError, ValueError) as error:
     return describe(error)
-  return picture.fit(size=size, resize=resize, channels=channels).tobytes()
+  fitted = picture.fit(size=size, resize=resize, channels=channels)
+  return fitted.tobytes(), picture.image.height, picture.image.width
 
 
 def _recognise(classes: Sequence[str]) -> str:

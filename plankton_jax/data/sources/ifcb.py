@@ -8,6 +8,7 @@ not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
 
 import datetime
 import functools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,22 @@ import numpy as np
 
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources.objects import Object, Objects
-from plankton_jax.data.sources.source import describe
+from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
 
 EMPTY = 'trigger without a region'
 STITCHED = 'second region of a stitched pair'
 
 _OVERLAP = 2  # px that the regions of a cell overlap at least, plus one
+
+
+# A line of an .hdr: its name and number.
+_SETTING = re.compile(
+  r'^\W*([A-Za-zµ][\w µ/()-]*?)"?\s*[:=]\s*"?(\d+(?:\.\d+)?|\.\d+)',
+  re.MULTILINE,
+)
+_UM_PER_PIXEL = re.compile(r'(microns?|um|µm)per(pixel|px)|pixelsize(um|µm)?')
+_PIXELS_PER_UM = re.compile(r'(pixels?|px)per(microns?|um|µm)')
 
 
 class _Format(NamedTuple):
@@ -106,6 +116,7 @@ def objects(path: str) -> Objects:
     skipped=tuple(skipped),
     left_aside={reason: n for reason, n in left_aside.items() if n},
     items=tuple(_item(cell) for cell in cells),
+    measures=_measures(cells),
   )
 
 
@@ -142,6 +153,36 @@ def pixels(cell: Cell) -> np.ndarray:
   if not known.all():
     image[~known] = round(float(image[known & _beside(~known)].mean()))
   return image
+
+
+def pixel_um(header: str) -> float:
+  """Finds the side of a pixel, µm, in the text of an .hdr; NaN if it has none.
+
+  Takes a line such as `micronsPerPixel: 0.36` or `pixelsPerMicron = 2.77`.
+  """
+  for key, number in _SETTING.findall(header):
+    name = re.sub(r'[^a-zµ]', '', key.lower())
+    value = float(number)
+    if value > 0 and _UM_PER_PIXEL.fullmatch(name):
+      return value
+    if value > 0 and _PIXELS_PER_UM.fullmatch(name):
+      return 1.0 / value
+  return math.nan
+
+
+def _measures(cells: list[Cell]) -> Measures:
+  """Gathers the pixel's side of each cell, if a header gives any."""
+  of_bin: dict[Path, float] = {}
+  for bin in dict.fromkeys(cell.bin for cell in cells):
+    try:
+      text = _file(bin, '.hdr').read_text(encoding='latin-1')
+    except OSError:
+      text = ''
+    of_bin[bin] = pixel_um(text)
+  values = np.array([[of_bin[cell.bin]] for cell in cells], np.float32)
+  if not np.isfinite(values).any():
+    return NO_MEASURES
+  return Measures(('pixel_um',), tuple(cell.id for cell in cells), values)
 
 
 def _item(cell: Cell) -> Object:

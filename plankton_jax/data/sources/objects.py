@@ -9,6 +9,7 @@ import numpy as np
 from plankton_jax.data import workers
 from plankton_jax.data.pixels.images import (
   NO_CROP,
+  Fitted,
   Picture,
   deepest,
   white_of,
@@ -72,8 +73,8 @@ def decoded(
   white: int = 0,
   crop: Sequence[int] = NO_CROP,
   desc: str,
-) -> Iterator[np.ndarray | str]:
-  """Yields each image, uint8 [size, size, C], or why it is unreadable.
+) -> Iterator[Fitted | str]:
+  """Yields each image, fitted to [size, size, C], or why it is unreadable.
 
   Keeps the order, shows a progress bar called `desc`, and uses no cache.
   `white` and `crop` are as in `images.decode`, but a white of 0 is found from
@@ -82,13 +83,14 @@ def decoded(
   rows = range(len(objects.ids))
   white = white or find_white(objects)
 
-  def fitted(row: int) -> np.ndarray | str:
+  def fitted(row: int) -> Fitted | str:
     try:
       picture = Picture.decode(objects.read(row), white, crop)
     except ValueError as error:
       return str(error)
     image = picture.fit(size=size, resize=resize, channels=channels)
-    return np.asarray(image).reshape(size, size, channels)
+    pixels = np.asarray(image).reshape(size, size, channels)
+    return Fitted(pixels, picture.image.height, picture.image.width)
 
   yield from workers.in_order(fitted, rows, desc=desc)
 

@@ -28,6 +28,15 @@ class Measures(NamedTuple):
   ids: tuple[str, ...]  # of N objects
   values: np.ndarray  # float32 [N, K], NaN where unknown
 
+  def of(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Looks up objects by id: [len(ids)] of each name, NaN where unknown."""
+    row = {id: i for i, id in enumerate(self.ids)}
+    rows = np.array([row.get(id, -1) for id in ids], int)
+    return {
+      name: np.where(rows < 0, np.nan, self.values[rows, column])
+      for column, name in enumerate(self.names)
+    }
+
 
 NO_MEASURES = Measures((), (), np.zeros((0, 0), np.float32))
 

@@ -39,8 +39,8 @@ def conv_general_dilated(
       rounded. A float32 kernel receives a gradient without rounding.
     strides: down and across.
     padding: 'SAME', 'VALID', or (before, after) pairs.
-    **options: further options of Flax, passed to lax. Dilations and feature
-      groups other than 1 always run in lax.
+    **options: further options of Flax, passed to lax. Dilations always run in
+      lax, and so do feature groups, but for one kernel a channel.
 
   Returns:
     [B, H', W', F] of the inputs' type.
@@ -50,19 +50,26 @@ def conv_general_dilated(
     kernel = kernel.astype(inputs.dtype)
     return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
 
-  plain = options.get('feature_group_count', 1) == 1 and all(
-    set(options.get(name) or (1,)) == {1}
+  groups = options.get('feature_group_count', 1)
+  by_channel = groups == inputs.shape[-1] == kernel.shape[-1] and set(
+    strides
+  ) == {1}
+  dilated = any(
+    set(options.get(name) or (1,)) != {1}
     for name in ('lhs_dilation', 'rhs_dilation')
   )
-  if not plain:
+  if dilated or (groups > 1 and not by_channel):
     return by_lax(inputs, kernel)
   pairs: Sequence[tuple[int, int]] = (
     lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
     if isinstance(padding, str)
     else padding
   )
-  sides = tuple(tuple(pair) for pair in pairs)
+  (top, bottom), (left, right) = pairs
+  sides = ((top, bottom), (left, right))
   on_cpu = _host_way(inputs, kernel, tuple(strides), sides) or by_lax
+  if groups > 1:
+    on_cpu = functools.partial(products.by_channel, padding=sides)
   return lax.platform_dependent(inputs, kernel, cpu=on_cpu, default=by_lax)
 
 

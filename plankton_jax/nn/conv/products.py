@@ -1,9 +1,10 @@
-"""Writes convolutions as matrix products, which XLA runs well on the CPU."""
+"""Writes convolutions as products, which XLA runs well on the CPU."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Sides = tuple[int, int]
 
@@ -39,6 +40,37 @@ def by_patches(
   ]
   patches = jnp.concatenate(slices, axis=-1)
   return patches @ kernel.reshape(height * width * channels, features)
+
+
+def by_channel(
+  images: jax.Array, kernel: jax.Array, *, padding: tuple[Sides, Sides]
+) -> jax.Array:
+  """Convolves each channel by a kernel of its own, without strides.
+
+  out[bijc] = Σ_uv in[b, i + u, j + v, c] k[uv0c]
+
+  XLA's own takes up to a hundred times as long on a CPU, and its gradient ten
+  times. A row of the kernel is summed at a time: all of it in one expression
+  would be slow to compile and to differentiate.
+
+  Args:
+    images: [B, H, W, C].
+    kernel: [h, w, 1, C].
+    padding: (top, bottom), (left, right).
+
+  Returns:
+    [B, H', W', C] of the images' type, summed in float32.
+  """
+  height, width = kernel.shape[:2]
+  kernel = kernel.astype(images.dtype).astype(jnp.float32)
+  padded = jnp.pad(images, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
+  rows, columns = output_sides(images, kernel, (1, 1), padding)
+  total = jnp.zeros((), jnp.float32)
+  for u in range(height):
+    row = padded[:, u : u + rows]
+    taps = [row[:, :, v : v + columns] * kernel[u, v, 0] for v in range(width)]
+    total = lax.optimization_barrier(total + sum(taps))
+  return total.astype(images.dtype)
 
 
 def sees_all(

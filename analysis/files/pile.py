@@ -1,0 +1,90 @@
+"""Gathers the images to sort: a folder, splits of a run, or embedding files."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from analysis.files import folders, inputs, originals
+from analysis.files.inputs import Embeddings, Source
+from analysis.files.originals import Read
+from plankton_jax.data.sources import folder
+from plankton_jax.errors import InputError
+
+SPLITS = flags.DEFINE_list(
+  'pile', ['unseen'], 'Splits to sort where there is no --images.'
+)
+
+
+class Pile(NamedTuple):
+  """Images to sort, and a way to see them."""
+
+  name: str
+  rows: Embeddings  # label -1 where there is none
+  read: Read | None  # None where only embeddings are there
+  skipped: Sequence[tuple[str, str]]  # names and reasons
+  notes: Sequence[str]
+
+
+def gather(
+  source: Source, *, images: str | None, splits: Sequence[str]
+) -> Pile:
+  """Gathers a folder of images, or else the rows of some splits.
+
+  Args:
+    source: a run, an encoder, or embedding files, all rows of which are taken.
+    images: a folder to embed.
+    splits: of the run, without `images`.
+
+  Raises:
+    InputError: there is no such split, no image, or images are asked of
+      embedding files.
+  """
+  if images:
+    if source.workdir is None and source.encoder is None:
+      raise InputError(
+        '--images needs an encoder: give --workdir, or --encoder=plankton'
+      )
+    listing = folder.scan(images, field='--images')
+    encoder = folders.encoder(source)
+    found = folders.embed(encoder, listing)
+    root = found.root
+    return Pile(
+      root.resolve().name,
+      found.rows,
+      lambda key: folders.read(root / key, encoder, found.white),
+      found.skipped,
+      (),
+    )
+  if source.encoder is not None:
+    raise InputError('--images is missing: the folder of images to sort')
+  wanted = splits if source.workdir else list(source.splits)
+  missing = [name for name in wanted if name not in source.splits]
+  if missing:
+    known = ', '.join(source.splits)
+    raise InputError(
+      f'{source.name} has no split {missing[0]!r}, only {known}; or give'
+      ' --images=FOLDER'
+    )
+  rows = inputs.together(
+    source.name, {name: source.splits[name] for name in wanted}
+  )
+  if not len(rows.id):
+    raise InputError(f'{source.name}: {", ".join(wanted)} hold no image')
+  names, label = np.unique(rows.name.astype(str), return_inverse=True)
+  if names[0] == '':  # of rows without a label, which become -1
+    names, label = names[1:], label - 1
+  every = Embeddings(
+    rows.embedding,
+    label.astype(np.int32),
+    rows.id.astype(str),
+    tuple(names.tolist()),
+  )
+  notes = []
+  read = None
+  try:
+    read = originals.reader(source)
+  except InputError as error:
+    notes.append(f'no pictures: {error}')
+  return Pile(f'{source.name}: {", ".join(wanted)}', every, read, (), notes)

@@ -1,0 +1,206 @@
+"""Scores how unlike every labelled class an image is.
+
+Three distances in the whitened embedding, each for another kind of stranger:
+
+- to the nearest class mean (Mahalanobis; Lee, Lee, Lee and Shin 2018,
+  arXiv:1807.03888), for what lies beyond all classes;
+- 1 - cos of the angle to the nearest class mean, seen from the mean of all
+  rows, for what lies between classes, too near the middle;
+- to the k-th nearest labelled row, by directions, over the mean of that among
+  these k rows, for what lies at the rim of a dense class (after the local
+  outlier factor of Breunig, Kriegel, Ng and Sander 2000). A class of fewer rows
+  is a smaller k.
+
+The score is their sum, each over its standard deviation on held-out images.
+docs/unknowns.md compares it with others.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.measures import whitened
+from analysis.measures.openset import Judged
+from analysis.measures.whitened import Whitened
+from plankton_jax.neighbours import search
+
+BLOCK = 8192  # rows in float64 at a time
+# Labelled rows among which neighbours are sought: the time is that by the
+# number of images, and more rows hardly change the density.
+MOST = 20_000
+NO_DIRECTION = 1e-6  # whitened rows that are shorter have none
+# Added to both distances of a ratio; directions are up to 2 apart.
+APART = 1e-3
+# Least standard deviations of the three: one that hardly varies among held-out
+# images, as an angle in few dimensions, would outweigh the others.
+LEAST = (0.5, 0.05, 0.05)
+
+
+class Distances(NamedTuple):
+  """The three distances of N rows, and the class of the nearest mean."""
+
+  label: np.ndarray  # [N]
+  mean: np.ndarray  # [N] to the nearest class mean
+  angle: np.ndarray  # [N] 1 - cos
+  density: np.ndarray  # [N] a ratio
+
+
+class Seen(NamedTuple):
+  """The labelled rows, and the scale of each distance."""
+
+  space: Whitened
+  sample: np.ndarray  # [M] rows among which neighbours are sought
+  directions: np.ndarray  # [M, D] float32 of unit norm, or zero
+  reach: np.ndarray  # [M, K] the distances of each to its neighbours
+  neighbours: int  # k; K is less where rows are fewer
+  scale: np.ndarray  # [3] standard deviations
+
+
+def fit(
+  embedding: np.ndarray,
+  label: np.ndarray,
+  held_out: np.ndarray | None,
+  *,
+  neighbours: int,
+) -> Seen:
+  """Fits the score to labelled rows [N, D], one or more.
+
+  Args:
+    embedding: [N, D].
+    label: [N].
+    held_out: [V, D], images of these classes that no encoder was trained on;
+      with fewer than two, the labelled rows give the scale, each left out of
+      its own class.
+    neighbours: k; with fewer rows, k is less.
+  """
+  space = whitened.fit(embedding, label)
+  sample = np.arange(len(embedding))
+  if len(sample) > MOST:
+    rng = np.random.default_rng(0)
+    sample = np.sort(rng.choice(sample, MOST, replace=False))
+  directions = _directions(space.rows[sample]).astype(np.float32)
+  distance, _ = search.nearest(directions, None, neighbours)
+  reach = distance if distance.size else np.zeros((len(sample), 1))
+  seen = Seen(space, sample, directions, reach, neighbours, np.array(LEAST))
+  if held_out is not None and len(held_out) > 1:
+    found = distances(seen, held_out)
+  else:
+    _, _, found = distances_without(seen, np.arange(len(embedding)))
+  return seen._replace(scale=_scale(found))
+
+
+def _scale(found: Distances) -> np.ndarray:
+  if not len(found.label):
+    return np.array(LEAST)
+  return np.maximum(np.std(found[1:], axis=1), LEAST)
+
+
+def distances(seen: Seen, embedding: np.ndarray) -> Distances:
+  """Computes the distances of embeddings [N, D]."""
+  space = seen.space
+  means = _directions(space.means)
+  members, far, angles, directions = [], [], [], []
+  for start in range(0, len(embedding), BLOCK):
+    rows = whitened.whiten(space, embedding[start : start + BLOCK])
+    to_means = whitened.squared(space, rows)
+    unit = _directions(rows)
+    members.append(to_means.argmin(axis=1))
+    far.append(np.sqrt(to_means.min(axis=1)))
+    angles.append(1.0 - (unit @ means.T).max(axis=1))
+    directions.append(unit.astype(np.float32))
+  if not members:
+    return Distances(np.empty(0, space.classes.dtype), *np.empty((3, 0)))
+  nearest = np.concatenate(members)
+  return Distances(
+    space.classes[nearest],
+    np.concatenate(far),
+    np.concatenate(angles),
+    _density(seen, np.concatenate(directions), nearest, None),
+  )
+
+
+def distances_without(
+  seen: Seen, which: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Distances]:
+  """Computes the distances of labelled rows `which` [R], each left out.
+
+  A row counts neither for the mean of its class nor as its own neighbour. Rows
+  alone in their class are dropped.
+
+  Returns:
+    The rows that remain, [S], their squared distances to the means, [S, C], and
+    their distances.
+  """
+  space = seen.space
+  which, own_means = whitened.means_without(space, which)
+  to_means = whitened.squared_without(space, which, own_means)
+  unit = _directions(space.rows[which])
+  cosines = unit @ _directions(space.means).T
+  own = np.sum(unit * _directions(own_means), axis=1)
+  cosines[np.arange(len(which)), space.members[which]] = own
+  nearest = to_means.argmin(axis=1)
+  return (
+    which,
+    to_means,
+    Distances(
+      space.classes[nearest],
+      np.sqrt(to_means.min(axis=1)),
+      1.0 - cosines.max(axis=1),
+      _density(seen, unit.astype(np.float32), nearest, which),
+    ),
+  )
+
+
+def _directions(rows: np.ndarray) -> np.ndarray:
+  """Scales rows [N, D] to unit norm; those at the origin become 0."""
+  rows = rows.astype(np.float64)
+  norms = np.linalg.norm(rows, axis=1, keepdims=True)
+  near = norms < NO_DIRECTION
+  return np.where(near, 0.0, rows / np.where(near, 1.0, norms))
+
+
+def _density(
+  seen: Seen,
+  directions: np.ndarray,
+  nearest: np.ndarray,
+  own: np.ndarray | None,
+) -> np.ndarray:
+  """Divides the distance to the k-th neighbour by the mean of the k rows'.
+
+  Args:
+    seen: the labelled rows.
+    directions: [N, D].
+    nearest: [N] the class of each, as a row of the means; where it has fewer
+      rows than k, k is their number.
+    own: [N] the labelled rows that the directions belong to, which are not
+      their own neighbours; None for others.
+  """
+  alone = own is not None
+  count = min(seen.neighbours, len(seen.sample) - alone, seen.reach.shape[1])
+  if not count or not len(directions):
+    return np.ones(len(directions))
+  distance, rows = search.nearest(directions, seen.directions, count + alone)
+  members = seen.space.members
+  size = np.bincount(members[seen.sample], minlength=len(seen.space.classes))
+  size = size[nearest]
+  if own is not None:
+    itself = seen.sample[rows] == own[:, None]
+    order = np.argsort(itself, axis=1, kind='stable')[:, :count]
+    distance = np.take_along_axis(distance, order, axis=1)
+    rows = np.take_along_axis(rows, order, axis=1)
+    size = size - (members[own] == nearest)
+  k = np.clip(size, 1, count)[:, None]
+  reached = np.take_along_axis(distance, k - 1, axis=1)[:, 0]
+  among = np.mean(seen.reach[rows, k - 1], axis=1, where=np.arange(count) < k)
+  return (reached + APART) / (among + APART)
+
+
+def score(seen: Seen, found: Distances) -> Judged:
+  """Adds the distances up; the larger the sum, the more unlike all classes."""
+  terms = np.stack(found[1:], axis=1) / seen.scale
+  return Judged(found.label, terms.sum(axis=1))
+
+
+def judge(seen: Seen, embedding: np.ndarray) -> Judged:
+  """Scores embeddings [N, D], and takes the class of the nearest mean."""
+  return score(seen, distances(seen, embedding))

@@ -1,0 +1,107 @@
+"""Whitens embeddings: within classes, every direction varies by one.
+
+The covariance within classes is shrunk (Ledoit and Wolf 2004, J. Multivariate
+Analysis 88), so that it has an inverse where rows are fewer than dimensions.
+Distances to class means are then Mahalanobis distances, and the nearest mean
+is the class by linear discriminant analysis.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.measures import classes
+
+# Eigenvalues of the covariance below this share of their mean count as it.
+FLOOR = 1e-6
+
+
+class Whitened(NamedTuple):
+  """Labelled rows, and the map that whitened them."""
+
+  origin: np.ndarray  # [D] float64, their mean
+  map: np.ndarray  # [D, D] float64
+  rows: np.ndarray  # [N, D] float32
+  members: np.ndarray  # [N] the class of each, as a row of the means
+  classes: np.ndarray  # [C] labels
+  counts: np.ndarray  # [C] rows of each class
+  means: np.ndarray  # [C, D] float64
+
+
+def fit(embedding: np.ndarray, label: np.ndarray) -> Whitened:
+  """Whitens rows [N, D] with labels [N]; N is 1 or more.
+
+  A class of one row says nothing of the covariance. Where no class has two
+  different rows, embeddings are only centred.
+  """
+  _, members = np.unique(label, return_inverse=True)
+  _, counts, means = classes.centroids(embedding, label)
+  # Residuals of small classes are too short by (n - 1) / n.
+  stretch = np.sqrt(counts / np.maximum(counts - 1, 1))
+  residuals = (embedding - means[members]) * stretch[members, None]
+  origin = embedding.mean(axis=0, dtype=np.float64)
+  map_ = _inverse_root(residuals[counts[members] > 1])
+  rows = ((embedding - origin) @ map_).astype(np.float32)
+  present, counts, means = classes.centroids(rows, label)
+  return Whitened(origin, map_, rows, members, present, counts, means)
+
+
+def _inverse_root(residuals: np.ndarray) -> np.ndarray:
+  """Computes a root of the inverse of the residuals' covariance, [D, D]."""
+  from sklearn import covariance
+
+  dims = residuals.shape[1]
+  if not residuals.any():
+    return np.eye(dims)
+  shrunk, _ = covariance.ledoit_wolf(residuals, assume_centered=True)
+  values, vectors = np.linalg.eigh(np.atleast_2d(shrunk))
+  return vectors / np.sqrt(np.maximum(values, FLOOR * values.mean()))
+
+
+def whiten(space: Whitened, embedding: np.ndarray) -> np.ndarray:
+  """Maps embeddings [N, D] to the whitened space, float64 [N, D]."""
+  return (embedding - space.origin) @ space.map
+
+
+def squared(space: Whitened, rows: np.ndarray) -> np.ndarray:
+  """Computes squared distances of whitened rows [N, D] to the means, [N, C].
+
+  A mean of n rows varies by 1 / n itself: distances to it are divided by
+  1 + 1 / n, so that a class of few examples is not too far from all.
+  """
+  from scipy.spatial import distance
+
+  # Without |x|^2 + |y|^2 - 2 x.y, which cancels.
+  found = distance.cdist(rows, space.means, 'sqeuclidean')
+  return found / (1.0 + 1.0 / space.counts)
+
+
+def means_without(
+  space: Whitened, which: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Leaves each of the rows `which` [R] out of the mean of its class.
+
+  Returns:
+    Those not alone in their class, [S], and their class's mean, [S, D].
+  """
+  which = which[space.counts[space.members[which]] > 1]
+  own = space.members[which]
+  count = space.counts[own, None]
+  rows = space.rows[which].astype(np.float64)
+  return which, (count * space.means[own] - rows) / (count - 1)
+
+
+def squared_without(
+  space: Whitened, which: np.ndarray, own_means: np.ndarray
+) -> np.ndarray:
+  """Computes `squared` of the rows `which`, each left out of its own class.
+
+  Takes what `means_without` returns; [S, C].
+  """
+  rows = space.rows[which].astype(np.float64)
+  found = squared(space, rows)
+  own = space.members[which]
+  apart = np.sum((rows - own_means) ** 2, axis=1)
+  others = space.counts[own] - 1
+  found[np.arange(len(which)), own] = apart / (1.0 + 1.0 / others)
+  return found

@@ -1,0 +1,98 @@
+"""Opens a local page to sort images: take, name, grow, undo, and write tables.
+
+`python -m analysis.review --workdir=DIR --images=FOLDER` prints an address to
+open in a browser. Without --images the images of --pile are sorted. Decisions
+are kept in DIR/analysis/review/review.sqlite as they are made; starting again
+goes on with them. docs/review.md has the keys.
+"""
+
+import logging
+import pathlib
+import secrets
+import socket
+from collections.abc import Sequence
+
+from absl import flags
+
+from analysis.files import command as analyses
+from analysis.files import pile
+from analysis.measures import thresholds
+from analysis.review import prepare, server
+from analysis.review.session import Session
+from analysis.review.store import Store
+from plankton_jax import host
+from plankton_jax.cli import command
+from plankton_jax.errors import InputError
+
+PORT = flags.DEFINE_integer('port', 0, 'The port; 0 takes any free one.')
+PREPARE = flags.DEFINE_bool(
+  'prepare', False, 'Embed, group and make thumbnails, then end.'
+)
+for name in ('workdir', 'encoder', 'images', 'pile', 'out', 'acceptance'):
+  flags.declare_key_flag(name)  # --help shows it
+
+THREADS = 6
+
+
+def open_session(out: pathlib.Path) -> Session:
+  """Prepares the images that the flags name, and opens their decisions.
+
+  Raises:
+    InputError: as prepare.images and Store do.
+  """
+  sources, _ = analyses.given(untrained=True)
+  source = analyses.one_run(sources, 'review')
+  thresholds.check(analyses.ACCEPTANCE.value)
+  images = prepare.images(
+    source,
+    folder_=analyses.IMAGES.value,
+    splits=pile.SPLITS.value,
+    acceptance=analyses.ACCEPTANCE.value,
+    out=out,
+  )
+  return Session(images, Store(out / 'review.sqlite', images.ids, images.group))
+
+
+def listen(port: int) -> socket.socket:
+  """Opens a port of this machine alone.
+
+  Raises:
+    InputError: it is taken, or no port.
+  """
+  found = socket.socket()
+  found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+  try:
+    found.bind(('127.0.0.1', port))
+  except (OSError, OverflowError) as error:
+    found.close()
+    raise InputError(
+      f'--port={port}: {error}; give another, or 0 for any'
+    ) from None
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Serves the page until Ctrl-C."""
+  import waitress
+
+  del argv
+  host.show_log(logging.WARNING)
+  _, default = analyses.given(untrained=True)
+  out = pathlib.Path(analyses.OUT.value or default / 'review')
+  listening = listen(PORT.value)
+  session = open_session(out)
+  count = len(session.images.ids)
+  print(f'{count:,} images; decisions in {out}')
+  if PREPARE.value:
+    listening.close()
+    return
+  token = secrets.token_urlsafe(16)
+  app = server.make_app(session, token, out)
+  port = listening.getsockname()[1]
+  print(f'open http://127.0.0.1:{port}/{token}/', flush=True)
+  print('Ctrl-C ends the review; every decision is kept.', flush=True)
+  waitress.serve(app, sockets=[listening], threads=THREADS)
+
+
+if __name__ == '__main__':
+  command.run(main, interrupted='ended; every decision is kept', fast=True)

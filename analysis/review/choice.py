@@ -1,0 +1,190 @@
+"""Orders images for review: what one decision would settle, most useful first.
+
+A `View` is an ordered list with a line: the rows above it are about to be taken
+together, those below follow by likeness, so that moving the line grows or
+shrinks what is taken.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.review.refit import Means, Predicted, scores
+from analysis.review.store import UNDECIDED, State
+
+MOST = 60  # rows above the line at first: what a person looks over at once
+FURTHER = 2000  # rows below it
+SURE = 0.8  # mean confidence of the rows above the line of a class
+FEWEST = 3  # rows of a set worth showing as one
+LISTED = 400  # sets
+
+
+class Set(NamedTuple):
+  """Undecided images that are likely of one class."""
+
+  kind: str  # 'group' or 'class'
+  key: int  # number of the group, or index into the predictions' names
+  name: str  # the suggested class, or ''
+  images: int
+  likely: float  # images above its line that the suggested name would fit
+
+
+class View(NamedTuple):
+  """An ordered list, and how many of its rows are above the line."""
+
+  rows: np.ndarray  # [M]
+  line: int
+  name: str  # suggested
+
+
+def sets(state: State, predicted: Predicted) -> list[Set]:
+  """Lists groups and predicted classes, the most useful decision first."""
+  left = np.flatnonzero(state.label == UNDECIDED)
+  found = [
+    *_groups(state, predicted, left),
+    *_classes(predicted, left),
+  ]
+  found.sort(key=lambda one: -one.likely)
+  return found[:LISTED]
+
+
+def _groups(state: State, predicted: Predicted, left: np.ndarray) -> list[Set]:
+  rows = left[state.group[left] >= 0]
+  order = np.argsort(state.group[rows], kind='stable')
+  rows = rows[order]
+  present, starts = np.unique(state.group[rows], return_index=True)
+  found = []
+  for group, some in zip(present, np.split(rows, starts[1:]), strict=False):
+    if len(some) < FEWEST:
+      continue
+    name, agreed = suggestion(predicted, some)
+    share = agreed / len(some)
+    found.append(
+      Set('group', int(group), name, len(some), share * min(len(some), MOST))
+    )
+  return found
+
+
+def _classes(predicted: Predicted, left: np.ndarray) -> list[Set]:
+  first = predicted.first[left]
+  found = []
+  for i in np.unique(first[first >= 0]):
+    sure = np.sort(predicted.confidence[left[first == i]])[::-1]
+    likely = float(sure[: line(sure)].sum())
+    found.append(Set('class', int(i), predicted.names[i], len(sure), likely))
+  return found
+
+
+def suggestion(predicted: Predicted, rows: np.ndarray) -> tuple[str, float]:
+  """Names the class that rows are most likely of, and how many are."""
+  first = predicted.first[rows]
+  some = first >= 0
+  if not some.any():
+    return '', 0.0
+  weight = np.bincount(
+    first[some],
+    weights=predicted.confidence[rows[some]],
+    minlength=len(predicted.names),
+  )
+  return predicted.names[int(weight.argmax())], float(weight.max())
+
+
+def line(confidence: np.ndarray) -> int:
+  """Puts the line below the most rows of which SURE are likely right.
+
+  Args:
+    confidence: [M], descending.
+  """
+  if not len(confidence):
+    return 0
+  mean = np.cumsum(confidence) / np.arange(1, len(confidence) + 1)
+  return int(np.clip(np.sum(mean >= SURE), 1, MOST))
+
+
+def of_class(state: State, predicted: Predicted, key: int) -> View:
+  """Orders the undecided rows predicted as a class, the surest first."""
+  rows = np.flatnonzero((state.label == UNDECIDED) & (predicted.first == key))
+  rows = rows[np.argsort(-predicted.confidence[rows], kind='stable')]
+  return View(rows, line(predicted.confidence[rows]), predicted.names[key])
+
+
+def of_group(
+  state: State, predicted: Predicted, embedding: np.ndarray, key: int
+) -> View:
+  """Orders a group's undecided rows from its centre, then what is like them."""
+  left = state.label == UNDECIDED
+  rows = np.flatnonzero(left & (state.group == key))
+  if not len(rows):
+    return View(rows, 0, '')
+  name, _ = suggestion(predicted, rows)
+  centre = embedding[rows].mean(axis=0)
+  rows = rows[np.argsort(-(embedding[rows] @ centre), kind='stable')]
+  left[rows] = False
+  return View(_and_like(rows, centre, left, embedding), len(rows), name)
+
+
+def like(
+  state: State, predicted: Predicted, embedding: np.ndarray, rows: np.ndarray
+) -> View:
+  """Orders what is most like some rows after them."""
+  left = state.label == UNDECIDED
+  left[rows] = False
+  name, _ = suggestion(predicted, rows)
+  centre = embedding[rows].mean(axis=0)
+  return View(_and_like(rows, centre, left, embedding), len(rows), name)
+
+
+def _and_like(
+  rows: np.ndarray, centre: np.ndarray, left: np.ndarray, embedding: np.ndarray
+) -> np.ndarray:
+  others = np.flatnonzero(left)
+  near = embedding[others] @ centre
+  count = min(FURTHER, len(others))
+  if count < len(others):
+    first = np.argpartition(-near, count)[:count]
+    others, near = others[first], near[first]
+  return np.concatenate([rows, others[np.argsort(-near, kind='stable')]])
+
+
+def decided(state: State, embedding: np.ndarray, name: int) -> View:
+  """Orders the rows of a decided name, the farthest from their mean first."""
+  rows = np.flatnonzero(state.label == name)
+  if not len(rows):
+    return View(rows, 0, state.names[name])
+  near = embedding[rows] @ embedding[rows].mean(axis=0)
+  return View(rows[np.argsort(near, kind='stable')], 0, state.names[name])
+
+
+def unsure(
+  state: State, predicted: Predicted, density: np.ndarray, count: int
+) -> View:
+  """Selects the rows whose single decisions would teach the most.
+
+  The least margin where images are dense (Settles and Craven 2008, equation 13,
+  of the margin in place of the entropy), one of each group before a second.
+
+  Args:
+    state: what is decided.
+    predicted: of all rows.
+    density: [N] likeness of each row to its neighbours, above 0.
+    count: rows to select.
+  """
+  rows = np.flatnonzero(state.label == UNDECIDED)
+  gain = (1.0 - predicted.margin[rows]) * density[rows]
+  rows = rows[np.argsort(-gain, kind='stable')]
+  group = state.group[rows]
+  turn = np.zeros(len(rows), int)  # how many of its group come before a row
+  order = np.argsort(group, kind='stable')
+  _, starts, sizes = np.unique(
+    group[order], return_index=True, return_counts=True
+  )
+  turn[order] = np.arange(len(rows)) - np.repeat(starts, sizes)
+  rows = rows[np.argsort(turn, kind='stable')][:count]
+  return View(rows, 0, '')
+
+
+def nearest_names(white: np.ndarray, of: Means, count: int) -> list[str]:
+  """Lists the classes nearest to one whitened row [D], nearest first."""
+  found = scores(white[None], of)[0]
+  order = np.argsort(-found, kind='stable')[:count]
+  return [of.names[i] for i in order if np.isfinite(found[i])]

@@ -1,0 +1,130 @@
+"""Compares groups of like images with other ways to find them, by the truth.
+
+  python -m benchmarks.discovery --workdir=DIR [--split=unseen]
+
+Rows of the table: the groups of analysis.discover; k-means, told how many
+classes there are; HDBSCAN on the embeddings as they are; and both kinds of
+groups on raw pixels and on the embeddings of the encoder before its training.
+`pure` is the share of images in groups of which nine tenths are of one class.
+"""
+
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from analysis.files import result
+from analysis.files.result import Result, Shown
+from analysis.measures import groups
+from analysis.measures.groups import Groups
+from plankton_jax import checkpoints, host
+from plankton_jax.cli import command
+from plankton_jax.encoder import Encoder
+from plankton_jax.errors import InputError
+from plankton_jax.files import config_file
+from plankton_jax.nn import encoders
+from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.train import loop
+from plankton_jax.train.state import INIT, init_encoder, make_key
+
+SEED = 0
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string('workdir', None, 'A trained run.', flag_values=values)
+  flags.DEFINE_string('split', 'unseen', 'The split.', flag_values=values)
+  flags.DEFINE_string(
+    'out', None, 'Folder [workdir/analysis/discovery].', flag_values=values
+  )
+
+
+def untrained(encoder: Encoder) -> Encoder:
+  """Makes the encoder as it was before its training."""
+  data = encoder.config['data']
+  model = config_file.build(
+    encoders.make,
+    encoder.config,
+    'encoder',
+    convolution=conv_general_dilated,
+  )
+  fresh = init_encoder(
+    make_key(SEED, INIT),
+    encoder=model,
+    image_shape=(data['size'], data['size'], data['channels']),
+  )
+  params = {'encoder': fresh['params'], 'objective': {}}
+  return Encoder(params, fresh['batch_stats'], encoder.config, (), 0)
+
+
+def hdbscan(rows: np.ndarray) -> np.ndarray:
+  """Groups rows [N, D] by HDBSCAN alone, its sizes as ours."""
+  from sklearn.cluster import HDBSCAN
+
+  found = HDBSCAN(groups.SMALLEST, min_samples=groups.CORE, copy=True)
+  return found.fit_predict(rows)
+
+
+def kmeans(rows: np.ndarray, classes: int) -> np.ndarray:
+  """Groups rows [N, D] into as many groups as there are classes."""
+  from sklearn.cluster import KMeans
+
+  return KMeans(classes, n_init=5, random_state=SEED).fit_predict(rows)
+
+
+def table(
+  spaces: dict[str, np.ndarray], truth: np.ndarray
+) -> list[dict[str, Any]]:
+  """Measures every way in every space [N, D] against the truth [N]."""
+  classes = len(np.unique(truth))
+
+  def described(of: np.ndarray, rows: np.ndarray) -> Groups:
+    return groups.describe(rows, of, rows)
+
+  ways: dict[str, Callable[[np.ndarray], Groups]] = {
+    'discover': groups.find,
+    'HDBSCAN': lambda rows: described(hdbscan(rows), rows),
+    'k-means, right k': lambda rows: described(kmeans(rows, classes), rows),
+  }
+  return [
+    {'groups by': way, 'of': space, **groups.agreement(find(rows), truth)}
+    for space, rows in spaces.items()
+    for way, find in ways.items()
+  ]
+
+
+def main(values: flags.FlagValues) -> None:
+  """Runs the command."""
+  host.show_log(logging.WARNING)
+  if not values.workdir:
+    raise InputError('--workdir is missing: the folder of a trained run')
+  workdir = pathlib.Path(values.workdir)
+  encoder = checkpoints.load_encoder(workdir)
+  data = loop.load_data(encoder.config, workdir)
+  if not len(data.splits.get(values.split, ())):
+    raise InputError(f'{workdir}: its split {values.split!r} holds no image')
+  at = data.splits[values.split]
+  images = data.images[at]
+  measures = {name: found[at] for name, found in data.measures.items()}
+  spaces = {
+    'embeddings': encoder.embed(images, measures=measures),
+    'untrained encoder': untrained(encoder).embed(images, measures=measures),
+    'raw pixels': images.reshape(len(images), -1).astype(np.float32) / 255,
+  }
+  lines = table(spaces, data.labels[at])
+  found = Result(
+    shown=[Shown(f'discovery: {len(images):,} images, {values.split}', lines)],
+    tables={'discovery.csv': lines},
+    announced={'discovery.csv': ''},
+  )
+  out = pathlib.Path(values.out or workdir / 'analysis' / 'discovery')
+  result.show('discovery', found)
+  result.write(found, out)
+
+
+if __name__ == '__main__':
+  define(flags.FLAGS)
+  command.run(lambda argv: main(flags.FLAGS), fast=True)

@@ -1,0 +1,389 @@
+"""Counts the decisions by which a simulated person labels a run's images.
+
+  python -m benchmarks.labelling --workdir=DIR [--piles=test,unseen] [--seeds=3]
+
+The person knows the truth, and of every hundred images judges two wrongly. A
+decision is a click or a key: KEYS says what each costs. Ways to label:
+
+- review: analysis.review, with its lists, line, marks and predictions that
+  follow each decision
+- groups once: the groups of analysis.discover, each taken without its odd ones
+  or rejected, then the rest one by one (MorphoCluster's way)
+- predictions by class: pages of PAGE, the surest first, their odd ones named
+  together by class (EcoTaxa's way)
+- file by file: in any order, the prediction confirmed or replaced
+
+The person of review and groups takes what pays: of a list as many rows as give
+the most images a decision, if these are at least the rate of the moment, which
+halves when no list reaches it. What is left is named one by one.
+"""
+
+import logging
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from analysis.figures.style import plt
+from analysis.files import inputs, result
+from analysis.files.inputs import Embeddings, Source
+from analysis.files.result import Drawing, Result, Shown
+from analysis.measures import groups
+from analysis.review import choice, prepare, refit, store
+from analysis.review.choice import View
+from analysis.review.refit import Known, Predicted
+from analysis.review.store import Event
+from plankton_jax import host
+from plankton_jax.cli import command
+from plankton_jax.errors import InputError
+
+TAKE, MARK, MOVE, SKIP = 1, 1, 1, 1  # keys or clicks
+NAME = 4  # N, two letters, Enter
+MISTAKES = 0.02  # share of images judged wrongly
+PAGE = 100  # images on a page of predictions
+LOOKED = 300  # images of a list that a person looks over at most
+RATES = (16.0, 8.0, 4.0, 2.0)  # images a decision, one after the other
+SHARES = (0.5, 0.8, 0.9, 0.95)  # of all images, in the table
+DIGITS = 9  # classes that one key names
+
+Step = tuple[int, np.ndarray, str]  # keys, rows and the name they get
+
+
+class Task(NamedTuple):
+  """Images to label, and what is known before."""
+
+  rows: Embeddings  # with true labels
+  white: np.ndarray  # [N, D] as known.axes whitens them
+  known: Known
+  found: groups.Groups
+
+  @property
+  def truth(self) -> np.ndarray:
+    """The true class of each row, by its name."""
+    return np.array(self.rows.class_names)[self.rows.label]
+
+
+class Curve(NamedTuple):
+  """How many images are labelled after each decision."""
+
+  keys: np.ndarray  # [T] decisions until then
+  labelled: np.ndarray  # [T]
+  right: np.ndarray  # [T]
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string('workdir', None, 'An embedded run.', flag_values=values)
+  flags.DEFINE_list(
+    'piles', ['test', 'unseen'], 'Splits, each labelled.', flag_values=values
+  )
+  flags.DEFINE_integer('seeds', 3, 'Simulated persons.', flag_values=values)
+  flags.DEFINE_string(
+    'out', None, 'Folder [workdir/analysis/labelling].', flag_values=values
+  )
+
+
+class Person:
+  """Knows the truth, and is wrong now and then."""
+
+  def __init__(self, truth: np.ndarray, seed: int) -> None:
+    self._truth = truth
+    self._rng = np.random.default_rng(seed)
+    self._names = np.unique(truth)
+
+  def sees(self, rows: np.ndarray) -> np.ndarray:
+    """Returns the class that the person takes each row for."""
+    seen = self._truth[rows].copy()
+    wrong = self._rng.random(len(rows)) < MISTAKES
+    seen[wrong] = self._rng.choice(self._names, int(wrong.sum()))
+    return seen
+
+  def shuffled(self, count: int) -> np.ndarray:
+    """Returns an order of rows that tells nothing."""
+    return self._rng.permutation(count)
+
+
+def review(task: Task, person: Person) -> Iterator[Step]:
+  """Labels as analysis.review lets a person do."""
+  embedding = task.rows.embedding
+  state = store.fold([], task.found.of)
+  events = 0
+
+  def fit() -> tuple[refit.Means, Predicted]:
+    of = refit.means(task.known, task.white, state)
+    return of, refit.predict(
+      task.white, of, task.known.temperature, state.refused, state.names
+    )
+
+  for rate in RATES:
+    _, predicted = fit()
+    passed: set[tuple[str, int, int]] = set()  # lists that did not pay
+    while True:
+      sets = [
+        one
+        for one in choice.sets(state, predicted)
+        if (one.kind, one.key, one.images) not in passed and one.likely >= rate
+      ]
+      if not sets:
+        break
+      one = sets[0]
+      view = (
+        choice.of_group(state, predicted, embedding, one.key)
+        if one.kind == 'group'
+        else choice.of_class(state, predicted, one.key)
+      )
+      keys, rows, odd, name = best(view, person)
+      if len(rows) < rate * keys:
+        passed.add((one.kind, one.key, one.images))
+        yield SKIP, np.zeros(0, int), ''
+        continue
+      events += 1
+      body = {'rows': rows.tolist(), 'odd': odd.tolist(), 'name': name}
+      state = store.apply(state, Event(events, '', 'person', 'take', body))
+      yield keys, rows, name
+      _, predicted = fit()
+  # One by one, the surest first: each is named by a digit or by its name.
+  of, predicted = fit()
+  left = np.flatnonzero(state.label == store.UNDECIDED)
+  left = left[np.argsort(-predicted.confidence[left], kind='stable')]
+  for row in left:
+    (name,) = person.sees(np.array([row]))
+    near = choice.nearest_names(task.white[row], of, DIGITS)
+    yield (1 if name in near else NAME), np.array([row]), name
+    events += 1
+    body = {'rows': [int(row)], 'odd': [], 'name': str(name)}
+    state = store.apply(state, Event(events, '', 'person', 'take', body))
+    if events % 50 == 0:  # in the page it follows each
+      of, predicted = fit()
+
+
+def best(view: View, person: Person) -> tuple[int, np.ndarray, np.ndarray, str]:
+  """Chooses where to put the line for the most images a decision.
+
+  Returns:
+    The decisions, the rows to take, those to mark as odd, and the name.
+  """
+  shown = view.rows[:LOOKED]
+  seen = person.sees(shown)
+  names, counts = np.unique(seen[: max(view.line, 1)], return_counts=True)
+  name = str(names[counts.argmax()])
+  fits = seen == name
+  places = np.arange(1, len(shown) + 1)
+  keys = (
+    TAKE
+    + MARK * np.cumsum(~fits)
+    + MOVE * (places != view.line)
+    + NAME * (name != view.name)
+  )
+  end = int(np.argmax(np.cumsum(fits) / keys)) + 1
+  above = fits[:end]
+  return int(keys[end - 1]), shown[:end][above], shown[:end][~above], name
+
+
+def groups_once(task: Task, person: Person) -> Iterator[Step]:
+  """Takes each group without its odd ones, or rejects it."""
+  predicted = at_first(task)
+  left = np.ones(len(task.rows.label), bool)
+  for rows in task.found.order:
+    view = View(rows, len(rows), choice.suggestion(predicted, rows)[0])
+    seen = person.sees(rows)
+    names, counts = np.unique(seen, return_counts=True)
+    name = str(names[counts.argmax()])
+    fits = seen == name
+    keys = TAKE + MARK * int(np.sum(~fits)) + NAME * (name != view.name)
+    if fits.sum() > keys:
+      left[rows[fits]] = False
+      yield keys, rows[fits], name
+    else:
+      yield SKIP, rows[:0], ''
+  yield from _singly(np.flatnonzero(left), predicted, person)
+
+
+def by_class(task: Task, person: Person) -> Iterator[Step]:
+  """Confirms pages of predictions, naming their odd ones class by class."""
+  predicted = at_first(task)
+  for i in range(len(predicted.names)):
+    rows = np.flatnonzero(predicted.first == i)
+    rows = rows[np.argsort(-predicted.confidence[rows], kind='stable')]
+    for start in range(0, len(rows), PAGE):
+      page = rows[start : start + PAGE]
+      seen = person.sees(page)
+      fits = seen == predicted.names[i]
+      yield TAKE, page[fits], predicted.names[i]
+      for name in np.unique(seen[~fits]):
+        odd = page[seen == name]
+        yield MARK * len(odd) + NAME, odd, str(name)
+
+
+def file_by_file(task: Task, person: Person) -> Iterator[Step]:
+  """Confirms or replaces each prediction, in any order."""
+  order = person.shuffled(len(task.rows.label))
+  yield from _singly(order, at_first(task), person)
+
+
+def at_first(task: Task) -> Predicted:
+  """Predicts all rows before any decision."""
+  state = store.fold([], task.found.of)
+  of = refit.means(task.known, task.white, state)
+  return refit.predict(task.white, of, task.known.temperature, {}, [])
+
+
+def _singly(
+  rows: np.ndarray, predicted: Predicted, person: Person
+) -> Iterator[Step]:
+  for row, name in zip(rows, person.sees(rows), strict=True):
+    right = name == predicted.names[predicted.first[row]]
+    yield (TAKE if right else NAME), np.array([row]), str(name)
+
+
+WAYS: dict[str, Callable[[Task, Person], Iterator[Step]]] = {
+  'review': review,
+  'groups once': groups_once,
+  'predictions by class': by_class,
+  'file by file': file_by_file,
+}
+
+
+def curve(task: Task, way: str, seed: int) -> Curve:
+  """Labels all images in one way."""
+  truth = task.truth
+  label = np.full(len(truth), '', object)
+  keys, right, labelled = [0], [0], [0]
+  for cost, rows, name in WAYS[way](task, Person(truth, seed)):
+    label[rows] = name
+    keys.append(keys[-1] + cost)
+    right.append(right[-1] + int(np.sum(truth[rows] == name)))
+    labelled.append(labelled[-1] + len(rows))
+  assert (label != '').all()
+  return Curve(np.array(keys), np.array(labelled), np.array(right))
+
+
+def reached(one: Curve, share: float) -> tuple[float, float]:
+  """Returns the decisions to a share of all rightly labelled, and precision.
+
+  NaN where it is never reached.
+  """
+  wanted = share * one.labelled[-1]
+  if one.right[-1] < wanted:
+    return np.nan, np.nan
+  at = int(np.searchsorted(one.right, wanted))
+  return float(one.keys[at]), float(one.right[at] / one.labelled[at])
+
+
+def summary(pile: str, way: str, curves: Sequence[Curve]) -> dict[str, Any]:
+  """Averages what persons reached in one way."""
+  line: dict[str, Any] = {'pile': pile, 'way': way}
+  for share in SHARES:
+    keys, precision = np.mean([reached(c, share) for c in curves], axis=0)
+    line[f'decisions to {share:.0%}'] = keys
+    if share in (SHARES[0], 0.9):
+      total = curves[0].labelled[-1]
+      line[f'right a decision to {share:.0%}'] = share * total / keys
+      line[f'precision at {share:.0%}'] = precision
+  return line
+
+
+def draw(found: dict[str, dict[str, list[Curve]]], run: str) -> plt.Figure:
+  """Draws images rightly labelled against decisions, a panel a pile."""
+  figure, axes = plt.subplots(
+    1, len(found), figsize=(4.6 * len(found), 4.0), squeeze=False,
+    layout='constrained',
+  )  # fmt: skip
+  for ax, (pile, ways) in zip(axes[0], found.items(), strict=True):
+    for i, (way, curves) in enumerate(ways.items()):
+      for k, one in enumerate(curves):
+        ax.plot(one.keys, one.right, color=f'C{i}', lw=1.3, alpha=0.8,
+                label=way if k == 0 else None)  # fmt: skip
+    total = next(iter(ways.values()))[0].labelled[-1]
+    ax.axhline(0.9 * total, color='0.6', ls=':', lw=1)
+    ax.set_title(f'{run}, {pile}: {total:,} images', parse_math=False)
+    ax.set_xlabel('decisions (clicks and keys)')
+    ax.set_xlim(0, None)
+    ax.set_ylim(0, 1.03 * total)
+  axes[0, 0].set_ylabel('images rightly labelled')
+  axes[0, -1].legend(loc='lower right', title='dotted: 90 %')
+  return figure
+
+
+def task(source: Source, splits: Sequence[str], known: Known) -> Task:
+  """Makes the task to label some splits.
+
+  Raises:
+    InputError: a split is missing or holds no labelled image.
+  """
+  parts = {}
+  for name in splits:
+    rows, notes = inputs.labelled(source, name)
+    if rows is None:
+      raise InputError(notes[0])
+    parts[name] = rows
+  every = inputs.together(source.name, parts)
+  names, label = np.unique(every.name.astype(str), return_inverse=True)
+  rows = Embeddings(
+    every.embedding.astype(np.float32),
+    label.astype(np.int32),
+    every.id.astype(str),
+    tuple(names.tolist()),
+  )
+  white = rows.embedding @ known.axes
+  return Task(rows, white, known, groups.find(rows.embedding))
+
+
+def analyse(source: Source, piles: Sequence[str], seeds: int) -> Result:
+  """Labels each pile in every way by `seeds` persons.
+
+  A pile is a split, or several joined by +.
+  """
+  size = next(iter(source.splits.values())).embedding.shape[1]
+  known = prepare.known_classes(source, size, 0.95)
+  found: dict[str, dict[str, list[Curve]]] = {}
+  for pile in piles:
+    made = task(source, pile.split('+'), known)
+    found[pile] = {
+      way: [curve(made, way, seed) for seed in range(seeds)] for way in WAYS
+    }
+  lines = [
+    summary(pile, way, curves)
+    for pile, ways in found.items()
+    for way, curves in ways.items()
+  ]
+  points = [
+    {'pile': pile, 'way': way, 'seed': seed, 'decisions': k, 'labelled': n,
+     'right': r}
+    for pile, ways in found.items()
+    for way, curves in ways.items()
+    for seed, one in enumerate(curves)
+    for k, n, r in zip(*(part.tolist() for part in one), strict=True)
+  ]  # fmt: skip
+  return Result(
+    shown=[Shown('labelling: decisions of a simulated person', lines)],
+    tables={'labelling.csv': lines, 'curves.csv': points},
+    figures={
+      'labelling': Drawing(
+        lambda: draw(found, source.name), inputs.citations([source])
+      )
+    },
+    announced={'labelling.csv': '', 'labelling.png': ''},
+  )
+
+
+def main(values: flags.FlagValues) -> None:
+  """Runs the command."""
+  host.show_log(logging.WARNING)
+  if not values.workdir:
+    raise InputError('--workdir is missing: the folder of an embedded run')
+  if values.seeds < 1:
+    raise InputError(f'--seeds={values.seeds}: give 1 or more')
+  workdir = pathlib.Path(values.workdir)
+  (source,) = inputs.from_workdirs([workdir])
+  found = analyse(source, values.piles, values.seeds)
+  out = pathlib.Path(values.out or workdir / 'analysis' / 'labelling')
+  result.show('labelling', found)
+  result.write(found, out)
+
+
+if __name__ == '__main__':
+  define(flags.FLAGS)
+  command.run(lambda argv: main(flags.FLAGS))

@@ -1,0 +1,167 @@
+"""Several processes that train one run together, as launch.py starts them."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from plankton_jax.cli import processes
+from plankton_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+EPOCHS, STEPS = 8, 32  # of the run
+
+
+def _launch(caches, workdir, *flags, devices):
+  """A run of a few steps on so many of the host's CPU devices."""
+  command = [
+    sys.executable, 'launch.py', '--config=configs/smoke.py',
+    f'--config.epochs={EPOCHS}', "--config.curriculum=((0,'easy','semihard'),)",
+    '--config.validations_per_epoch=1', '--config.data.per_class=16',
+    '--config.data.fractions=(0.5,0.25,0.25)', '--config.data.size=16',
+    '--config.batch.size=16', '--config.encoder.width=4',
+    '--config.encoder.embedding_dim=8',
+    f'--config.data.cache_dir={caches}/data',
+    f'--config.compilation_cache_dir={caches}/compiled',
+    f'--workdir={workdir}', *flags,
+  ]  # fmt: skip
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env={
+      **os.environ,
+      'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
+      'OMP_WAIT_POLICY': 'passive',
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_backend_optimization_level=0'
+      f' --xla_force_host_platform_device_count={devices}',
+    },
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+class _Left(NamedTuple):
+  """How a process ended."""
+
+  status: int
+  said: str
+
+  @property
+  def errors(self):
+    return re.findall(r'^error: .*', self.said, re.MULTILINE)
+
+
+def _ended(*started):
+  said = [process.communicate()[1] for process in started]
+  codes = [process.returncode for process in started]
+  return [_Left(*both) for both in zip(codes, said, strict=True)]
+
+
+def _together(caches, workdir, count, *flags):
+  """So many processes of one device each."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  return [
+    _launch(
+      caches,
+      workdir,
+      f'--coordinator=127.0.0.1:{port}',
+      f'--num_processes={count}',
+      f'--process_id={i}',
+      *flags,
+      devices=1,
+    )
+    for i in range(count)
+  ]
+
+
+def _rows(workdir, split):
+  text = (workdir / 'metrics.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  return [row for row in rows if row['split'] == split]
+
+
+def _saved(workdir):
+  """Steps of the checkpoints that are whole."""
+  names = [path.name for path in (workdir / 'checkpoints').glob('*')]
+  return [int(name) for name in names if name.isdigit()]
+
+
+def test_two_processes_are_killed_and_one_ends_as_it_would_have(
+  caches, tmp_path
+):
+  """Two processes of a device each compute what one with two devices does."""
+  (whole,) = _ended(_launch(caches, tmp_path / 'whole', devices=2))
+  assert whole.status == 0, whole.said
+  first, second = _together(caches, tmp_path / 'run', 2)
+  while not _saved(tmp_path / 'run'):
+    assert first.poll() is None, first.communicate()
+    time.sleep(0.02)
+  second.send_signal(signal.SIGKILL)
+  left, _ = _ended(first, second)
+  assert left.status == processes.LOST, left.said
+  (error,) = left.errors
+  assert 'another process of the job is lost' in error
+  assert 'Traceback' not in left.said
+  before = _rows(tmp_path / 'run', 'train')
+  assert 4 <= len(before) < STEPS  # an epoch at least, and not all of them
+  step = max(_saved(tmp_path / 'run'))
+  (last,) = _ended(_launch(caches, tmp_path / 'run', devices=1))
+  assert last.status == 0, last.said
+  assert f'at step {step} of {STEPS}' in last.said
+  want = _rows(tmp_path / 'whole', 'train')
+  got = _rows(tmp_path / 'run', 'train')
+  assert [row['step'] for row in got] == list(range(1, STEPS + 1))
+  for name in ('loss', 'd_ap', 'd_an', 'grad_norm', 'spread'):
+    both = zip(before, want, strict=False)
+    for ours, theirs in both:
+      np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5)
+  # One device has another convolution: its first steps are as close as that.
+  for ours, theirs in zip(got[step : step + 2], want[step:], strict=False):
+    np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-3)
+
+
+def test_the_first_process_s_mistake_stops_the_others(caches, tmp_path):
+  mistake = '--config.data.source=folder', f'--config.data.path={tmp_path}/no'
+  both = _together(caches, tmp_path / 'run', 2, *mistake)
+  for left in _ended(*both):
+    assert left.status == 2, left.said
+    (error,) = left.errors
+    assert f'{tmp_path}/no' in error and 'Traceback' not in left.said
+
+
+@pytest.mark.parametrize(
+  ('given', 'named'),
+  [
+    (('here:1', 2, None), '--process_id'),
+    ((None, 2, 0), '--coordinator=HOST:PORT'),
+    (('here', 2, 0), "--coordinator='here' must be HOST:PORT"),
+    (('here:1', 2, 2), '--process_id=2 must be 0 to 1'),
+    (('here:1', 2, -1), '--process_id=-1 must be 0 to 1'),
+  ],
+)
+def test_flags_that_do_not_fit_are_one_line(given, named):
+  coordinator, count, number = given
+  with (
+    pytest.raises(InputError, match=re.escape(named)),
+    processes.joined(
+      coordinator=coordinator,
+      num_processes=count,
+      process_id=number,
+      detect=False,
+      interrupted='',
+    ),
+  ):
+    raise AssertionError('it must not begin')

@@ -1,0 +1,184 @@
+"""Predictions and lists of a review, against loops in float64."""
+
+import math
+
+import numpy as np
+import pytest
+
+from analysis.review import choice, refit, store
+from analysis.review.refit import Known, Predicted
+from analysis.review.store import Event
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(20, 4)).astype(np.float32)
+AXES = np.eye(4, dtype=np.float32)
+MEANS, IMAGES = RNG.normal(size=(2, 4)), np.array([5, 2])
+KNOWN = Known(('ant', 'bee'), MEANS, IMAGES, 0.7, AXES)
+GROUP = np.arange(20) % 4
+
+
+def taken(*decisions, group=GROUP):
+  """The state after decisions, each (rows, name, odd)."""
+  events = [
+    Event(i, '', 'Ann', 'take', {'rows': rows, 'name': name, 'odd': odd})
+    for i, (rows, name, odd) in enumerate(decisions, 1)
+  ]
+  return store.fold(events, group)
+
+
+def predict(state):
+  of = refit.means(KNOWN, ROWS, state)
+  return of, refit.predict(ROWS, of, 0.7, state.refused, state.names)
+
+
+def test_predictions_match_loops():
+  state = taken(
+    ([3, 4, 5], 'cat', []), ([6], 'bee', [7, 8]), ([9], 'unknown', [])
+  )
+  of, found = predict(state)
+  rows = ROWS.astype(np.float64)
+  wanted = {
+    'ant': KNOWN.means[0],
+    'bee': (2 * KNOWN.means[1] + rows[6]) / 3,
+    'cat': (rows[3] + rows[4] + rows[5]) / 3,
+  }
+  assert of.names == ('ant', 'bee', 'cat', 'unknown')
+  for name, mean in wanted.items():
+    np.testing.assert_allclose(of.means[of.names.index(name)], mean, rtol=1e-6)
+  for i in range(20):
+    weight = {
+      name: math.exp(-np.sum((rows[i] - mean) ** 2) / 0.7)
+      for name, mean in wanted.items()
+      if not (name == 'bee' and i in (7, 8))  # said to be no bee
+    }
+    order = sorted(weight, key=weight.__getitem__, reverse=True)
+    total = sum(weight.values())
+    assert of.names[found.first[i]] == order[0]
+    chance = [weight[name] / total for name in order]
+    assert found.confidence[i] == pytest.approx(chance[0], rel=1e-4)
+    margin = chance[0] - chance[1]
+    assert found.margin[i] == pytest.approx(margin, rel=1e-4, abs=1e-5)
+  near = choice.nearest_names(ROWS[0], of, 2)
+  apart = {n: np.sum((rows[0] - m) ** 2) for n, m in wanted.items()}
+  assert near == sorted(apart, key=apart.__getitem__)[:2]
+
+
+def test_blocks_make_no_difference(monkeypatch):
+  state = taken(([3], 'cat', [7, 12, 19]))
+  whole = predict(state)[1]
+  monkeypatch.setattr(refit, 'BLOCK', 7)
+  for one, other in zip(whole[1:], predict(state)[1][1:], strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_without_any_class_nothing_is_predicted():
+  none = Known((), np.zeros((0, 4)), np.zeros(0, int), 1.0, AXES)
+  state = taken(([0], 'unknown', []))
+  of = refit.means(none, ROWS, state)
+  found = refit.predict(ROWS, of, 1.0, {}, [])
+  assert set(found.first.tolist()) == {-1} and not found.confidence.any()
+  assert choice.sets(state, found) == [
+    choice.Set('group', g, '', n, 0.0) for g, n in enumerate((4, 5, 5, 5))
+  ]
+
+
+def test_a_row_refused_by_every_class_has_none():
+  state = taken(([1], 'ant', [0]), ([2], 'bee', [0]))
+  found = predict(state)[1]
+  assert found.first[0] == -1 and found.confidence[0] == 0
+  assert np.isfinite(found.confidence).all() and (found.first[1:] >= 0).all()
+
+
+def test_whitened_classes_scatter_alike():
+  rng = np.random.default_rng(3)
+  label = np.repeat([0, 1, 2], 400)
+  scatter = rng.normal(size=(1200, 3)) @ np.diag([5.0, 1.0, 0.2])
+  rows = scatter + 9.0 * np.eye(3)[label]
+  white = rows @ refit.whitening(rows, label)
+  apart = white - np.stack([white[label == c].mean(axis=0) for c in label])
+  values = np.linalg.eigvalsh(apart.T @ apart / 1200)
+  # A tenth of the mean variance, (25 + 1 + 0.04) / 3, is alike everywhere.
+  wanted = [v / (0.9 * v + 0.1 * 26.04 / 3) for v in (0.04, 1.0, 25.0)]
+  np.testing.assert_allclose(values, wanted, rtol=0.1)
+  alike = np.tile(np.float32([1, 0, 0]), (6, 1))
+  np.testing.assert_array_equal(
+    refit.whitening(alike, np.arange(6) // 3), np.eye(3)
+  )
+
+
+def flat(first, confidence, margin=None):
+  """Predictions of two classes."""
+  return Predicted(
+    ('ant', 'bee'),
+    np.array(first),
+    np.array(confidence, np.float32),
+    np.array(confidence if margin is None else margin, np.float32),
+  )
+
+
+def test_the_most_useful_sets_come_first():
+  state = taken(([0], 'ant', []), group=np.array([0, 0, 0, 0, 1, 1, 1, -1]))
+  found = choice.sets(
+    state,
+    flat([0, 0, 0, 1, 1, 1, 1, 1], [0.9, 0.9, 0.6, 0.9, 0.4, 0.4, 0.4, 0.9]),
+  )
+  assert [(one.kind, one.key, one.name, one.images) for one in found] == [
+    ('class', 1, 'bee', 5),
+    ('group', 0, 'ant', 3),
+    ('group', 1, 'bee', 3),
+    ('class', 0, 'ant', 2),
+  ]
+  # Of bees 0.9, 0.9, 0.4 … two are above the line: 2.2 / 3 is below SURE.
+  likely = [one.likely for one in found]
+  assert likely == pytest.approx([1.8, 1.5, 1.2, 0.9])
+
+
+def test_the_line_is_below_the_most_rows_that_are_sure_together():
+  assert choice.line(np.array([0.95, 0.9, 0.7, 0.5, 0.1])) == 3
+  assert choice.line(np.array([0.3, 0.2])) == 1
+  assert choice.line(np.array([])) == 0
+  assert choice.line(np.ones(choice.MOST + 5)) == choice.MOST
+
+
+def test_views_order_by_confidence_and_likeness():
+  state = taken(([0, 5], 'ant', []))
+  predicted = predict(state)[1]
+  left = [i for i in range(20) if i not in (0, 5)]
+  bees = [i for i in left if predicted.first[i] == 1]
+  view = choice.of_class(state, predicted, 1)
+  assert view.name == 'bee'
+  wanted = sorted(bees, key=lambda i: -predicted.confidence[i])
+  assert view.rows.tolist() == wanted
+  view = choice.of_group(state, predicted, ROWS, 1)
+  own = [1, 9, 13, 17]
+  centre = ROWS[own].astype(np.float64).mean(axis=0)
+  near = lambda i: -float(ROWS[i] @ centre)
+  others = [i for i in left if i not in own]
+  assert view.rows.tolist() == sorted(own, key=near) + sorted(others, key=near)
+  assert view.line == 4
+  view = choice.like(state, predicted, ROWS, np.array([7, 2]))
+  centre = (ROWS[7].astype(np.float64) + ROWS[2]) / 2
+  others = [i for i in left if i not in (7, 2)]
+  assert view.rows.tolist() == [7, 2, *sorted(others, key=near)]
+  view = choice.decided(state, ROWS, 0)
+  centre = (ROWS[0].astype(np.float64) + ROWS[5]) / 2
+  assert view.rows.tolist() == sorted([0, 5], key=near)[::-1]
+  assert view.line == 0
+
+
+def test_further_rows_are_the_nearest(monkeypatch):
+  state = taken()
+  every = choice.of_group(state, predict(state)[1], ROWS, 0).rows
+  monkeypatch.setattr(choice, 'FURTHER', 6)
+  some = choice.of_group(state, predict(state)[1], ROWS, 0).rows
+  assert some.tolist() == every[:11].tolist()
+
+
+def test_unsure_rows_are_of_dense_places_and_different_groups():
+  state = taken(([5], 'ant', []), group=np.array([0, 0, 1, 1, -1, 0]))
+  predicted = flat([0] * 6, [0.5] * 6, [0.1, 0.2, 0.5, 0.3, 0.0, 0.0])
+  density = np.array([1.0, 1.0, 1.0, 1.0, 0.1, 1.0])
+  view = choice.unsure(state, predicted, density, 10)
+  # Gains: 0.9, 0.8 | 0.5, 0.7 | 0.1: the best of each group, then the next.
+  assert view.rows.tolist() == [0, 3, 4, 1, 2]
+  assert choice.unsure(state, predicted, density, 2).rows.tolist() == [0, 3]

@@ -1,0 +1,245 @@
+"""The review's answers, as a browser gets them."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from analysis.review import server, thumbnails
+from plankton_jax.errors import InputError
+from tests import review_images
+
+flask = pytest.importorskip('flask', reason='flask is not installed')
+TOKEN = 'a-token_of-letters'
+
+
+@pytest.fixture
+def review(tmp_path):
+  made = review_images.session(tmp_path)
+  yield made
+  made._log.close()
+
+
+@pytest.fixture
+def client(review, tmp_path):
+  app = server.make_app(review, TOKEN, tmp_path / 'out')
+  return app.test_client()
+
+
+def get(client, path, **options):
+  return client.get(
+    f'/{TOKEN}/{path}', base_url='http://127.0.0.1:8000', **options
+  )
+
+
+def post(client, path, body):
+  return client.post(
+    f'/{TOKEN}/api/{path}', json=body, base_url='http://127.0.0.1:8000'
+  )
+
+
+def take(client, rows, name, *, who='Ann', odd=(), seen=0):
+  body = {'who': who, 'seen': seen, 'kind': 'take', 'rows': list(rows)}
+  return post(client, 'decide', body | {'name': name, 'odd': list(odd)})
+
+
+def situation(client):
+  """Reads the binary answer as the page does."""
+  data = get(client, 'api/state').data
+  size = int(np.frombuffer(data, '<u4', 1)[0])
+  assert size % 4 == 0
+  about = json.loads(data[4 : 4 + size])
+  at = 4 + size
+  label = np.frombuffer(data, '<i2', 12, at)
+  first = np.frombuffer(data, '<i2', 12, at + 24)
+  confidence = np.frombuffer(data, np.uint8, 12, at + 48)
+  assert len(data) == at + 60
+  return about, label, first, confidence
+
+
+@pytest.mark.parametrize(
+  'path',
+  ['/', '/api/state', '/x/', '/x/api/state', f'/{TOKEN}x/', f'//{TOKEN}/'],
+)  # fmt: skip
+def test_without_the_token_nothing_is_said(client, path):
+  for method in (client.get, client.post):
+    answer = method(path, base_url='http://127.0.0.1:8000')
+    assert (
+      answer.status_code in (403, 308) and TOKEN.encode() not in answer.data
+    )
+  assert client.get(path, base_url='http://127.0.0.1:8000').status_code == 403
+
+
+def test_another_hosts_name_is_refused(client):
+  for host in ('evil.example', 'evil.example:8000', '127.0.0.1.evil.example'):
+    answer = client.get(f'/{TOKEN}/', base_url=f'http://{host}')
+    assert answer.status_code == 403
+  for host in ('localhost:8000', '127.0.0.1', 'localhost'):
+    answer = client.get(f'/{TOKEN}/', base_url=f'http://{host}')
+    assert answer.status_code == 200
+
+
+def test_the_page_loads_only_its_own_files(client):
+  page = get(client, '')
+  policy = page.headers['Content-Security-Policy']
+  assert "default-src 'none'" in policy and 'unsafe' not in policy
+  for name in ('review.css', 'tiles.js', 'review.js'):
+    assert f'"{name}"' in page.text
+    answer = get(client, name)
+    assert answer.status_code == 200 and 'http' not in answer.text
+  assert get(client, 'server.py').status_code == 404
+  assert get(client, '..%2fserver.py').status_code == 404
+
+
+def test_a_decision_is_kept_and_every_prediction_follows(client, review):
+  about, label, first, _ = situation(client)
+  assert about['seq'] == 0 and set(label.tolist()) == {-1}
+  assert about['classes'] == ['ant', 'bee'] and about['names'] == []
+  answer = take(client, [2, 5], 'cat', odd=[0])
+  assert answer.json == {'seq': 1, 'kind': 'take', 'rows': 2, 'left': 0}
+  about, label, first, confidence = situation(client)
+  assert about['names'] == ['cat'] and about['decisions'] == 1
+  assert np.flatnonzero(label == 0).tolist() == [2, 5]
+  assert [about['classes'][i] for i in first[[0, 1, 8]]] == [
+    'ant',
+    'bee',
+    'cat',
+  ]
+  sure = review.fitted().predicted.confidence
+  np.testing.assert_allclose(confidence / 255, sure, atol=0.002)
+  assert get(client, 'api/seq').json == {'seq': 1}
+  assert post(client, 'undo', {'who': 'Ann'}).json['rows'] == 2
+  assert set(situation(client)[1].tolist()) == {-1}
+  assert post(client, 'redo', {'who': 'Ann'}).json['rows'] == 2
+  assert np.flatnonzero(situation(client)[1] == 0).tolist() == [2, 5]
+
+
+def test_lists_and_pictures(client, review):
+  take(client, [2], 'cat')
+  found = get(client, 'api/sets').json
+  assert found['decided'] == [{'name': 'cat', 'images': 1}]
+  kinds = {(one['kind'], one['name']) for one in found['sets']}
+  assert ('class', 'bee') in kinds and ('group', 'ant') in kinds
+  answer = get(client, 'api/view/group?of=1')
+  rows = np.frombuffer(answer.data, '<i4')
+  view = review.view('group', '1')
+  assert rows.tolist() == view.rows.tolist()
+  about = json.loads(answer.headers['X-View'])
+  assert about == {'line': 4, 'name': 'bee'}
+  like = np.frombuffer(post(client, 'like', {'rows': [5, 8]}).data, '<i4')
+  assert like.tolist()[:3] == [5, 8, 11]
+  unsure = np.frombuffer(get(client, 'api/view/unsure').data, '<i4')
+  assert sorted(unsure.tolist()) == [i for i in range(12) if i != 2]
+  near = get(client, 'api/about/0').json
+  assert near == {'id': '000000.png', 'nearest': near['nearest']}
+  assert near['nearest'][0] == 'ant' and len(near['nearest']) == 3
+  data = get(client, 'api/thumbs?rows=4,0,11').data
+  sizes = np.frombuffer(data, '<u4', 3)
+  start = 12
+  for row, size in zip((4, 0, 11), sizes, strict=True):
+    picture = data[start : start + size]
+    assert picture == review.images.thumbnails.of(row)
+    start += size
+  assert start == len(data)
+
+
+@pytest.mark.parametrize(
+  'path',
+  ['thumbs', 'thumbs?rows=12', 'thumbs?rows=-1', 'thumbs?rows=' + '1,' * 300,
+   'view/class?of=dog', 'view/group?of=x', 'view/nothing', 'about/12'],
+)  # fmt: skip
+def test_bad_questions_are_answered_in_a_line(client, path):
+  answer = get(client, f'api/{path}')
+  assert answer.status_code == 400
+  assert '\n' not in answer.json['error']
+
+
+def test_bad_decisions_are_answered_in_a_line(client):
+  assert take(client, [0], '').json['error'].startswith('name: give a name')
+  assert take(client, [0], 'ant', who=None).status_code == 400
+  assert take(client, [0], 'ant', seen='x').status_code == 400
+  assert post(client, 'decide', ['take']).status_code == 400
+  assert post(client, 'like', {'rows': []}).status_code == 400
+  assert get(client, 'api/seq').json == {'seq': 0}
+
+
+def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
+  take(client, [2, 5], 'cat', who='Ann')
+  take(client, [0], 'unknown', who='Bob')
+  answer = post(client, 'write', {'classes': False}).json
+  out = tmp_path / 'out'
+  assert sorted(answer['written']) == sorted(p.name for p in out.iterdir())
+  lines = list(csv.DictReader((out / 'review.csv').read_text().splitlines()))
+  assert [line['id'] for line in lines] == [f'{i:06}.png' for i in range(12)]
+  shown = [(o['class'], o['status'], o['who']) for o in lines[:4]]
+  assert shown == [
+    ('unknown', 'validated', 'Bob'),
+    ('bee', 'predicted', ''),
+    ('cat', 'validated', 'Ann'),
+    ('ant', 'predicted', ''),
+  ]
+  table = pyarrow.parquet.read_table(out / 'review.parquet')
+  assert table.column('class').to_pylist() == [o['class'] for o in lines]
+  text = (out / 'ecotaxa_review.tsv').read_text('utf-8-sig')
+  head, _, *rows = csv.reader(text.splitlines(), delimiter='\t')
+  first, third = (dict(zip(head, rows[i], strict=True)) for i in (0, 2))
+  assert first['object_annotation_category'] == ''
+  assert first['object_annotation_status'] == ''
+  assert third['object_annotation_category'] == 'cat'
+  assert third['object_annotation_status'] == 'validated'
+  assert third['object_annotation_person_name'] == 'Ann'
+  counts = {
+    o['class']: (o['validated'], o['predicted'])
+    for o in csv.DictReader((out / 'counts.csv').read_text().splitlines())
+  }
+  assert counts == {
+    'ant': ('0', '3'), 'bee': ('0', '4'), 'cat': ('2', '2'),
+    'unknown': ('1', '0'),
+  }  # fmt: skip
+
+
+def test_class_folders_hold_what_is_validated_now(client, tmp_path):
+  assert post(client, 'write', {'classes': True}).status_code == 400
+  take(client, [2, 5], 'a/cat')
+  take(client, [0], 'unknown')
+  post(client, 'write', {'classes': True})
+  folder = tmp_path / 'out' / 'classes'
+  files = sorted(
+    p.relative_to(folder).as_posix() for p in folder.rglob('*.png')
+  )
+  assert len(files) == 2 and all(name.startswith('a/cat/') for name in files)
+  with Image.open(folder / files[0]) as picture:
+    assert picture.size == (24, 16) and picture.getpixel((0, 0)) == 90
+  take(client, [2, 5], 'dog', seen=9)
+  post(client, 'write', {'classes': True})
+  assert sorted(p.name for p in folder.iterdir()) == ['dog']
+  take(client, [1], '../up')
+  answer = post(client, 'write', {'classes': True})
+  assert answer.status_code == 400 and 'no name of a folder' in answer.text
+  assert sorted(p.name for p in folder.iterdir()) == ['dog']
+
+
+def test_thumbnails_are_made_once(tmp_path):
+  asked = []
+
+  def read(key):
+    asked.append(key)
+    if key == 'bad':
+      raise InputError('bad: unreadable')
+    return np.full((40, 80), int(key), np.uint8)
+
+  ids = ['10', 'bad', '250']
+  for _ in range(2):
+    found = thumbnails.collect(tmp_path, ids, read)
+    for row, level in enumerate((10, 200, 250)):
+      path = tmp_path / 'one.jpg'
+      path.write_bytes(found.of(row))
+      with Image.open(path) as picture:
+        assert abs(np.asarray(picture).mean() - level) < 3
+        assert max(picture.size) == 96
+  assert sorted(asked) == sorted(ids)
+  thumbnails.collect(tmp_path, ['10'], read)
+  assert asked.count('10') == 2
