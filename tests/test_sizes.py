@@ -109,7 +109,7 @@ def test_the_size_of_an_image_is_followed(
   # Into the embedding files, of the splits and of any folder.
   embed.embed_run(workdir, None)
   folder = tmp_path / 'folder.npz'
-  embed.embed_folder(workdir, None, config['data']['path'], folder)
+  embed.embed_folder(encoder, config['data']['path'], folder)
   rows = {}
   for file in [*(workdir / 'embeddings').glob('*.npz'), folder]:
     with np.load(file) as found:
