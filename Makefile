@@ -15,7 +15,8 @@ RUN ?= runs/demo
 TORCH ?= torch==2.13.0
 PYTEST := -m pytest --numprocesses=auto --dist=loadfile
 PEER_TESTS := $(addprefix tests/test_, objectives_peer.py peer_training.py \
-  retrieval.py pretrained.py export.py backbones_peer.py)
+  retrieval.py pretrained.py export.py backbones_peer.py \
+  prevalence_peer.py)
 
 .PHONY: demo test test-peers test-lowest lint docs clean
 

@@ -46,9 +46,6 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
 EXAMPLES = flags.DEFINE_string(
   'examples', None, 'A folder of labelled images, one folder a class, to add.'
 )
-EXPORT = flags.DEFINE_string(
-  'export', None, 'An EcoTaxa export, a table, or IFCB bins: predict in place.'
-)
 OVERWRITE = flags.DEFINE_bool(
   'overwrite_validated', False, 'Update what a person has annotated, too.'
 )
@@ -57,7 +54,7 @@ SURE = flags.DEFINE_float(
 )
 for name in (
   *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
-  'acceptance',
+  *('export', 'acceptance'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -73,11 +70,6 @@ class Asked(NamedTuple):
   taxa: str | None = None  # a table of lineages and numbers
   sure: float = 0.95
   pixel_um: float | None = None  # of all new images; None takes the run's
-
-  @property
-  def embedded(self) -> bool:
-    """Tells whether `images` is an embedding file."""
-    return bool(self.images) and str(self.images).endswith('.npz')
 
 
 class Gathered(NamedTuple):
@@ -103,28 +95,17 @@ def gather(source: Source, asked: Asked) -> Gathered:
       '--examples is missing: --encoder takes a folder of labelled images, one'
       ' folder a class'
     )
-  if asked.embedded and not further:
-    assert asked.images
-    return Gathered(
-      None, new_images.from_files(asked.images, asked.export), None
-    )
+  if not further:
+    encoder = new_images.encoder_for(source, asked.images)
+    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
+    return Gathered(encoder, new, None)
   if source.workdir is None and source.encoder is None:
-    raise InputError(
-      '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
-      ' as the same encoder embeds them, and not with --examples'
-    )
+    raise InputError('--examples needs the encoder of a run: give --workdir')
   encoder = folders.encoder(source)
-  added = further and folders.embed(
+  added = folders.embed(
     encoder, further, pixel_um=asked.pixel_um, desc='examples'
   )
-  if asked.embedded:
-    assert asked.images
-    new = new_images.from_files(asked.images, asked.export)
-  elif asked.export:
-    new = new_images.from_source(encoder, asked.export, asked.pixel_um)
-  else:
-    assert asked.images
-    new = new_images.from_folder(encoder, asked.images, asked.pixel_um)
+  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   return Gathered(encoder, new, added)
 
 
@@ -206,7 +187,11 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     tables,
     {'calibration.json': measures},
     figures,
-    {**written.files, 'predictions.html': result.content(text)},
+    {
+      **written.files,
+      **({} if ranks.lines else {'ranks.csv': None}),  # of an earlier run
+      'predictions.html': result.content(text),
+    },
     {'predictions.html': ' ({size})'},
   )
 
@@ -231,7 +216,7 @@ def asked(sources: Sequence[Source]) -> Result:
   command.one_source(sources, 'predict')
   flags_given = Asked(
     command.IMAGES.value,
-    EXPORT.value,
+    command.EXPORT.value,
     EXAMPLES.value,
     command.ACCEPTANCE.value,
     OVERWRITE.value,
@@ -239,15 +224,7 @@ def asked(sources: Sequence[Source]) -> Result:
     SURE.value,
     command.PIXEL_UM.value,
   )
-  if not flags_given.images and not flags_given.export:
-    raise InputError(
-      '--images is missing: the folder of images to label; or give --export'
-    )
-  if flags_given.export and flags_given.images and not flags_given.embedded:
-    raise InputError(
-      '--images and --export exclude each other, unless --images=FILE.npz holds'
-      " the embeddings of the export's objects"
-    )
+  new_images.check(flags_given.images, flags_given.export)
   return analyse(sources, flags_given)
 
 

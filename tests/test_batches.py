@@ -21,20 +21,27 @@ def _plan(step):
   return np.random.default_rng(step).permutation(len(ROWS))[:3]
 
 
+@pytest.mark.parametrize('measured', [True, False])
 @pytest.mark.parametrize('kept', [True, False])
-def test_every_step_gets_its_rows(mapped, kept, monkeypatch):
+def test_every_step_gets_its_rows(mapped, kept, measured, monkeypatch):
   images, labels = mapped
   asked = []
   monkeypatch.setattr(
     sharding, 'fits_on_device', lambda size: asked.append(size) or kept
   )
   steps = range(3, 10)
-  stream = batches.training(images, labels, ROWS, _plan, steps, None)
+  measures = np.arange(36, dtype=np.float32).reshape(12, 3)
+  measures[5] = np.nan
+  given = measures if measured else None
+  stream = batches.training(images, labels, ROWS, _plan, steps, None, given)
   for step, batch in zip(steps, stream, strict=True):
     rows = ROWS[_plan(step)]
     np.testing.assert_array_equal(batch['image'], images[rows])
     np.testing.assert_array_equal(batch['label'], labels[rows])
     np.testing.assert_array_equal(batch['valid'], True)
+    assert ('measures' in batch) == measured
+    if measured:
+      np.testing.assert_array_equal(batch['measures'], measures[rows])
     assert (batch['image'].dtype, batch['label'].dtype) == (np.uint8, np.int32)
   assert asked == [len(ROWS) * 16]
 

@@ -99,10 +99,12 @@ def test_distances_match_loops(monkeypatch, block):
 def test_rows_left_out_match_loops(monkeypatch):
   monkeypatch.setattr(unknowns, 'APART', 0.0)
   rows = blobs(COUNTS, noise=0.4, seed=1)
-  which, squared, found = unknowns.distances_without(fit(rows), np.arange(30))
+  which, squared, found = unknowns.distances_without(
+    fit(rows, k=6), np.arange(30)
+  )
   alone = np.flatnonzero(rows.label == 1)
   assert which.tolist() == [i for i in range(30) if i not in alone]
-  for ours, theirs in zip(found, loops(rows, None, 4, which), strict=True):
+  for ours, theirs in zip(found, loops(rows, None, 6, which), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-6)
   np.testing.assert_allclose(np.sqrt(squared.min(axis=1)), found.mean)
 

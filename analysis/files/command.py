@@ -32,6 +32,12 @@ OUT = flags.DEFINE_string(
 IMAGES = flags.DEFINE_string(
   'images', None, 'A folder of images, labelled or not.'
 )
+EXPORT = flags.DEFINE_string(
+  'export', None, 'An EcoTaxa export, a table, or IFCB bins, in place.'
+)
+BY = flags.DEFINE_string(
+  'by', 'sample', 'Groups: sample, acquisition, day, or a regex of ids.'
+)
 PIXEL_UM = flags.DEFINE_float(
   'pixel_um', None, "Side of a pixel of new images, micrometres [the run's]."
 )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from analysis.files import folders, inputs
-from analysis.files.inputs import Embeddings
+from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data import select
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object, Objects
+from plankton_jax.data.sources.source import NO_MEASURES, Measures
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -34,6 +35,7 @@ class NewImages(NamedTuple):
     None  # by a row's id; None if only embeddings are given
   )
   listed: tuple[Object, ...] = ()  # all that a table lists, predicted or not
+  measures: Measures = NO_MEASURES  # of the rows, in their order, or none
 
   @property
   def exported(self) -> bool:
@@ -44,6 +46,59 @@ class NewImages(NamedTuple):
   def total(self) -> int:
     """Counts all that was read, predicted or not."""
     return len(self.items) + len(self.skipped) + sum(self.left_aside.values())
+
+
+def check(images: str | None, export: str | None) -> None:
+  """Raises InputError unless --images and --export name one set of images."""
+  if not images and not export:
+    raise InputError(
+      '--images is missing: the folder of images to label; or give --export'
+    )
+  if export and images and not _is_embedded(images):
+    raise InputError(
+      '--images and --export exclude each other, unless --images=FILE.npz holds'
+      " the embeddings of the export's objects"
+    )
+
+
+def _is_embedded(images: str | None) -> bool:
+  return str(images).endswith('.npz')
+
+
+def encoder_for(source: Source, images: str | None) -> 'Encoder | None':
+  """Loads the run's encoder, unless `images` is an embedding file.
+
+  Raises:
+    InputError: the source has no encoder, or its checkpoint was deleted.
+  """
+  if _is_embedded(images):
+    return None
+  if source.workdir is None and source.encoder is None:
+    raise InputError(
+      '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
+      ' as the same encoder embeds them, and not with --examples'
+    )
+  return folders.encoder(source)
+
+
+def gather(
+  encoder: 'Encoder | None',
+  images: str | None,
+  export: str | None,
+  pixel_um: float | None = None,
+) -> NewImages:
+  """Gathers what --images and --export name.
+
+  Raises:
+    InputError: nothing can be read.
+  """
+  if images and _is_embedded(images):
+    return from_files(images, export)
+  assert encoder is not None
+  if export:
+    return from_source(encoder, export, pixel_um)
+  assert images is not None
+  return from_folder(encoder, images, pixel_um)
 
 
 def from_folder(
@@ -159,7 +214,16 @@ def _of_objects(
     objects.left_aside,
     picture,
     objects.items,
+    _take(objects.measures, kept),
   )
+
+
+def _take(measures: Measures, rows: Sequence[int]) -> Measures:
+  """Selects objects; of an export, measures are in the order of its objects."""
+  if not measures.ids:
+    return measures
+  ids = tuple(measures.ids[row] for row in rows)
+  return Measures(measures.names, ids, measures.values[list(rows)])
 
 
 def _places(

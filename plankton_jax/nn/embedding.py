@@ -69,8 +69,8 @@ class Embedder(nn.Module):
 
     Args:
       images: float32 [B, H, W, C].
-      measures: float32 [B, M], NaN where unknown; None if all
-        are, or if it takes none.
+      measures: float32 [B, M], NaN where unknown; None if all are, or if it
+        takes none.
       train: uses the batch's statistics, and draws from the key 'measures' if
         it takes measures.
     """

@@ -54,6 +54,16 @@ _PIXELS = {
   'acq_pixel': 1.0,
   'process_pixel': 1.0,
 }
+# Columns that tell how much water an object stands for; analysis.counts
+# computes with them.
+_VOLUMES = (
+  *('acq_sub_part', 'sample_tot_vol'),  # ZooScan
+  *('acq_fluid_volume_imaged', 'sample_conc_vol_ml'),  # FlowCam
+  'sample_initial_col_vol_m3',
+  *('acq_imaged_volume', 'sample_concentrated_sample_volume'),  # PlanktoScope
+  *('sample_total_volume', 'sample_dilution_factor'),
+)
+_MILLILITRES = re.compile(r'[\s_]*ml$', re.IGNORECASE)  # a unit in the cell
 _LEAST_UM = 0.2  # a smaller pixel is given in millimetres
 _NO_NUMBER = ('', 'nan', 'na')
 _ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
@@ -68,7 +78,7 @@ class Export(NamedTuple):
   repeated: int  # rows that repeat another row
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
   notes: tuple[str, ...]  # what was read in an unusual way
-  measures: Measures  # object_* columns of numbers, and pixel_um; of objects
+  measures: Measures  # object_* numbers, pixel_um, volumes; of objects
 
 
 class _Row(NamedTuple):
@@ -190,8 +200,8 @@ def _read(opened: files.Files, name: str) -> table.Table:
 def _numbers(found: table.Table) -> dict[str, np.ndarray]:
   """Reads the columns of numbers, float32 [rows] each; NaN where empty.
 
-  These are the free object_* columns whose every value is a number, and the
-  pixel's side in micrometres, where a column gives it.
+  These are the free object_* columns whose every value is a number, the pixel's
+  side in micrometres, where a column gives it, and the columns of volumes.
   """
   numbers: dict[str, np.ndarray] = {}
   for name in dict.fromkeys(found.columns):
@@ -199,6 +209,11 @@ def _numbers(found: table.Table) -> dict[str, np.ndarray]:
       values = _floats(found.column(name))
       if values is not None and not np.isnan(values).all():
         numbers[name] = values
+  for name in _VOLUMES:
+    cells = [_MILLILITRES.sub('', cell) for cell in found.column(name)]
+    values = _floats(cells)
+    if values is not None and not np.isnan(values).all():
+      numbers[name] = values
   for name, factor in _PIXELS.items():
     values = _floats(found.column(name))
     if values is None or not (values > 0).any():

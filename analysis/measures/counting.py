@@ -1,0 +1,385 @@
+"""Counts a sample by five methods, with intervals and a test of the methods.
+
+Fits what a method needs on images whose class is known: those outside of
+training (validation images), training images each left out of its own class,
+and images of no class. Validation images are few, often four of a class, and
+the many training images, though the encoder knows them, halve the errors.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from analysis.files import inputs
+from analysis.files.inputs import Embeddings
+from analysis.measures import (
+  classes,
+  labeller,
+  posterior,
+  prevalence,
+  thresholds,
+  unknowns,
+)
+from analysis.measures.labeller import Labeller
+from analysis.measures.posterior import Posterior
+from analysis.measures.prevalence import METHODS, Answers, Errors
+
+SEED = 0
+HALVES = 4  # times that validation images are halved
+# Dirichlet's parameters in turn: from all shares alike likely to samples of
+# few classes, as those of plankton are.
+EVENNESS = (1.0, 0.3, 0.1)
+MOST = 1500  # train images that are fitted to, and images of no class
+EACH = 500  # and those of one class that its density is made of
+
+
+class Placed(NamedTuple):
+  """How N images lie to C classes."""
+
+  nearest: np.ndarray  # [N] the class of the nearest centre
+  distance: np.ndarray  # [N] from all classes, see `unknowns`
+  far: np.ndarray  # [N, C] see `posterior.far`
+
+  def take(self, rows: np.ndarray) -> 'Placed':
+    """Selects images."""
+    return Placed(*(part[rows] for part in self))
+
+
+class Known(NamedTuple):
+  """N images whose class is known, of C classes."""
+
+  placed: Placed
+  true: np.ndarray  # [N] classes; C for no class
+  weight: np.ndarray  # [N]
+  fresh: np.ndarray  # [N] bool: of a class, and not trained on
+  kind: np.ndarray  # [N] what images of no class are in truth; else -1
+
+  def take(self, rows: np.ndarray) -> 'Known':
+    """Selects images."""
+    return Known(self.placed.take(rows), *(part[rows] for part in self[1:]))
+
+
+class Space(NamedTuple):
+  """What images are placed by."""
+
+  labeller: Labeller
+  rows: np.ndarray  # of the gallery, at most EACH of a class
+  dense: Embeddings  # these rows
+  width: float  # of the kernel, squared
+
+
+class Quantifier(NamedTuple):
+  """What turns places into answers, and answers into shares."""
+
+  posterior: Posterior
+  limit: float  # on the distance; inf where validation images are too few
+  errors: Errors
+
+
+Shares = dict[str, np.ndarray]  # by method
+
+
+def make_space(fitted: Labeller) -> Space:
+  """Chooses the rows and the width of the classes' densities.
+
+  The width is a quarter of the mean squared distance to the own class's mean.
+  """
+  gallery = fitted.gallery
+  rng = np.random.default_rng(SEED)
+  order = rng.permutation(len(gallery.label))
+  labels, _, means = classes.centroids(gallery.embedding, gallery.label)
+  chosen = [order[gallery.label[order] == c][:EACH] for c in labels]
+  gaps = gallery.embedding - means[gallery.label]
+  width = 0.25 * float(np.mean(np.sum(gaps**2, axis=1)))
+  rows = np.sort(np.concatenate(chosen))
+  return Space(fitted, rows, inputs.take(gallery, rows), max(width, 1e-7))
+
+
+def _count(fitted: Labeller) -> int:
+  return len(fitted.gallery.class_names)
+
+
+def place(space: Space, embedding: np.ndarray) -> Placed:
+  """Places embeddings [N, D] of images that are not in the gallery."""
+  judged = unknowns.judge(space.labeller.seen, embedding)
+  far = posterior.far(space.dense, embedding, space.width)
+  return Placed(judged.label, judged.distance, far)
+
+
+def _place_left_out(
+  space: Space, rows: np.ndarray
+) -> tuple[Placed, np.ndarray]:
+  """Places rows [R] of the densities outside of their own class.
+
+  Returns:
+    The places of those that are not alone in their class, and their classes.
+  """
+  dense, seen = space.dense, space.labeller.seen
+  kept, _, distances = unknowns.distances_without(seen, space.rows[rows])
+  judged = unknowns.score(seen, distances)
+  rows = np.searchsorted(space.rows, kept)
+  far = posterior.far(dense, dense.embedding[rows], space.width, rows)
+  return Placed(judged.label, judged.distance, far), dense.label[rows]
+
+
+def gather(
+  space: Space,
+  val: Embeddings,
+  added: np.ndarray,
+  strange: Embeddings | None,
+) -> Known:
+  """Gathers the images to fit to.
+
+  Args:
+    space: of the classes.
+    val: images of these classes outside of training.
+    added: ids of the gallery's rows that the encoder was not trained on.
+    strange: images of no class, labelled by what they are. Without any,
+      validation images stand in, each without its own class.
+  """
+  rng = np.random.default_rng(SEED)
+  fresh = np.isin(space.dense.id, added)
+  trained = rng.permutation(np.flatnonzero(~fresh))[:MOST]
+  of_val = place(space, val.embedding)
+  few, of_few = _place_left_out(space, np.flatnonzero(fresh))
+  train, of_train = _place_left_out(space, np.sort(trained))
+  if strange is not None:
+    strange = inputs.take(strange, rng.permutation(len(strange.id))[:MOST])
+    none, kind = place(space, strange.embedding), strange.label
+  else:
+    none, kind = _without_own(space, val, of_val), val.label
+  parts = (of_val, few, train, none)
+  sizes = [len(part.nearest) for part in parts]
+  count = _count(space.labeller)
+  # No class counts as much as a class does on average.
+  weight = sum(sizes[:3]) / count / sizes[3]
+  return Known(
+    Placed(*map(np.concatenate, zip(*parts, strict=True))),
+    np.concatenate([val.label, of_few, of_train, np.full(sizes[3], count)]),
+    np.repeat([1.0, 1.0, 1.0, weight], sizes),
+    np.arange(sum(sizes)) < sizes[0] + sizes[1],
+    np.append(np.full(sum(sizes[:3]), -1), kind),
+  )
+
+
+def _without_own(space: Space, val: Embeddings, placed: Placed) -> Placed:
+  """Places images as if their own class were not there."""
+  gallery, seen = space.labeller.gallery, space.labeller.seen
+  nearest, distance = placed.nearest.copy(), placed.distance.copy()
+  for label in np.unique(val.label):
+    own, others = val.label == label, gallery.label != label
+    without = unknowns.fit(
+      gallery.embedding[others],
+      gallery.label[others],
+      val.embedding[~own],
+      neighbours=labeller.NEIGHBOURS,
+    )
+    judged = unknowns.judge(
+      without._replace(scale=seen.scale), val.embedding[own]
+    )
+    nearest[own], distance[own] = judged.label, judged.distance
+  far = placed.far.copy()
+  far[np.arange(len(far)), val.label] = far.max(axis=1)
+  return Placed(nearest, distance, far)
+
+
+def set_limit(known: Known, acceptance: float) -> float:
+  """Sets the threshold of unknowns as `analysis.predict` does."""
+  fresh = known.placed.distance[known.fresh]
+  return thresholds.threshold(fresh, acceptance)
+
+
+def fit(
+  known: Known,
+  limit: float,
+  times: np.ndarray | None = None,
+  start: Posterior | None = None,
+) -> Quantifier:
+  """Fits to images, each counted `times` [N] times, once if not given."""
+  weight = known.weight if times is None else known.weight * times
+  some = weight > 0.0
+  kept, weight = known.take(some), weight[some]
+  found = posterior.fit(kept.placed.far, kept.true, weight, start)
+  answers = answer(found, limit, kept.placed)
+  return Quantifier(found, limit, prevalence.errors(answers, kept.true, weight))
+
+
+def answer(found: Posterior, limit: float, placed: Placed) -> Answers:
+  """Labels and weighs images; class C is none."""
+  inside = placed.distance <= limit
+  label = np.where(inside, placed.nearest, placed.far.shape[1])
+  return Answers(label, posterior.chances(found, placed.far))
+
+
+def estimate(
+  quantifier: Quantifier, answers: Answers, times: np.ndarray | None = None
+) -> Shares:
+  """Estimates the shares [C + 1] by every method."""
+  times = np.ones(len(answers.label)) if times is None else times
+  return {
+    name: method(quantifier.errors, answers, times)
+    for name, method in METHODS.items()
+  }
+
+
+class Estimate(NamedTuple):
+  """The shares of the classes in one sample, by method."""
+
+  images: int
+  shares: Shares  # [C + 1]
+  drawn: Shares  # [draws, C + 1] of the bootstrap
+
+
+def count(
+  known: Known,
+  limit: float,
+  samples: Sequence[Placed],
+  *,
+  draws: int,
+) -> tuple[Quantifier, list[Estimate]]:
+  """Estimates the shares in samples.
+
+  The bootstrap draws both anew, the images of known class (within classes) and
+  those of the sample. Its spread does not tell how wrong a method is by its
+  assumptions; `trial` does.
+  """
+  whole = fit(known, limit)
+  rng = np.random.default_rng(SEED)
+  drawn: list[dict[str, list[np.ndarray]]] = [
+    {name: [] for name in METHODS} for _ in samples
+  ]
+  strata = known.true * 2 + known.fresh
+  for _ in tqdm(range(draws), 'bootstrap', delay=2, leave=False):
+    again = fit(known, limit, resample(strata, rng), whole.posterior)
+    for found, placed in zip(drawn, samples, strict=True):
+      answers = answer(again.posterior, limit, placed)
+      times = resample(np.zeros(len(placed.nearest), int), rng)
+      for name, share in estimate(again, answers, times).items():
+        found[name].append(share)
+  estimates = [
+    Estimate(
+      len(placed.nearest),
+      estimate(whole, answer(whole.posterior, limit, placed)),
+      {name: np.array(shares) for name, shares in found.items()},
+    )
+    for found, placed in zip(drawn, samples, strict=True)
+  ]
+  return whole, estimates
+
+
+def interval(
+  value: np.ndarray, drawn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Takes 95 % quantiles of draws [draws, C], which include the value [C]."""
+  low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+  return np.minimum(low, value), np.maximum(high, value)
+
+
+def resample(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Draws with replacement within strata [N]; returns times drawn [N]."""
+  times = np.zeros(len(strata))
+  for stratum in np.unique(strata):
+    rows = np.flatnonzero(strata == stratum)
+    drawn = rng.integers(len(rows), size=len(rows))
+    times[rows] = np.bincount(drawn, minlength=len(rows))
+  return times
+
+
+def draw(
+  true: np.ndarray, evenness: float, size: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Draws `size` rows whose classes have random shares.
+
+  The shares of the classes among `true` [N] are drawn from a Dirichlet
+  distribution: the artificial-prevalence protocol, in which an evenness of 1
+  makes all shares equally likely (QuaPy: Moreo, Esuli and Sebastiani 2021).
+  """
+  present = np.unique(true)
+  shares = rng.dirichlet(np.full(len(present), evenness))
+  found = [
+    rng.choice(np.flatnonzero(true == label), number)
+    for label, number in zip(
+      present, rng.multinomial(size, shares), strict=True
+    )
+  ]
+  return np.concatenate(found)
+
+
+def errors_of(
+  quantifier: Quantifier,
+  answers: Answers,
+  true: np.ndarray,
+  *,
+  draws: int,
+  size: int,
+  rng: np.random.Generator,
+) -> Shares:
+  """Measures Bray-Curtis errors [draws] of each method on drawn samples."""
+  classes = answers.chance.shape[1]
+  found: dict[str, list[float]] = {name: [] for name in METHODS}
+  for i in range(draws):
+    rows = draw(true, EVENNESS[i % len(EVENNESS)], size, rng)
+    truth = np.bincount(true[rows], minlength=classes) / len(rows)
+    drawn = Answers(*(part[rows] for part in answers))
+    for name, share in estimate(quantifier, drawn).items():
+      found[name].append(float(prevalence.bray_curtis(share, truth)))
+  return {name: np.array(values) for name, values in found.items()}
+
+
+def trial(
+  known: Known,
+  acceptance: float,
+  *,
+  draws: int,
+  size: int,
+) -> Shares:
+  """Measures every method on validation images that it was not fitted to.
+
+  Halves the fresh images of each class, and the images of no class by their
+  kinds, so that unknowns are met that were not fitted to; fits to one half, and
+  draws samples of the other.
+
+  Returns:
+    Bray-Curtis errors by method, about `draws` of them.
+  """
+  rng = np.random.default_rng(SEED)
+  found: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
+  for _ in tqdm(range(HALVES), 'methods', delay=2, leave=False):
+    fitted = halve(known, rng)
+    apart = ~fitted
+    used = known.take(fitted)
+    limit = set_limit(used, acceptance)
+    quantifier = fit(used, limit)
+    answers = answer(quantifier.posterior, limit, known.placed.take(apart))
+    errors = errors_of(
+      quantifier,
+      answers,
+      known.true[apart],
+      draws=-(-draws // HALVES),
+      size=size,
+      rng=rng,
+    )
+    for name, values in errors.items():
+      found[name].append(values)
+  return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def halve(known: Known, rng: np.random.Generator) -> np.ndarray:
+  """Chooses the half [N] bool to fit to; training images are in it."""
+  fitted = ~known.fresh & (known.kind < 0)
+  for label in np.unique(known.true[known.fresh]):
+    rows = rng.permutation(np.flatnonzero(known.fresh & (known.true == label)))
+    fitted[rows[: -(-len(rows) // 2)]] = True
+  kinds = rng.permutation(np.unique(known.kind[known.kind >= 0]))
+  if len(kinds) > 1:
+    return fitted | np.isin(known.kind, kinds[: -(-len(kinds) // 2)])
+  rows = rng.permutation(np.flatnonzero(known.kind >= 0))
+  fitted[rows[: -(-len(rows) // 2)]] = True
+  return fitted
+
+
+def best(errors: Mapping[str, np.ndarray]) -> str:
+  """Names the method of the smallest mean error."""
+  return min(errors, key=lambda name: float(errors[name].mean()))

@@ -1,0 +1,264 @@
+"""Counts of samples made of known classes, from embeddings to files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from analysis import counts
+from analysis.files import inputs, samples
+from analysis.measures import counting, fitted, prevalence
+from plankton_jax.data.sources.objects import Object
+from plankton_jax.errors import InputError
+from tests.analysis_runs import NAMES, blobs, run, save, source
+
+NOISE = 0.55  # so that about one in five is taken for another class
+MADE = {'s1': [40, 5, 0], 's2': [2, 8, 30]}  # and unknowns: 6, 0
+
+
+def made_run():
+  return source(
+    train=blobs([30, 30, 30], noise=NOISE, seed=1),
+    val=blobs([30, 20, 20], noise=NOISE, seed=2),
+    test=blobs([25, 25, 25], noise=NOISE, seed=3),
+    unseen=blobs([20, 20], first=3, noise=NOISE, seed=4),
+  )
+
+
+def new_file(path):
+  """Embeddings of two samples; ids begin with the sample's name."""
+  parts, ids = [], []
+  for seed, (name, sizes) in enumerate(MADE.items(), 5):
+    rows = [blobs(sizes, noise=NOISE, seed=seed)]
+    if name == 's1':
+      rows.append(blobs([3, 3], first=3, noise=NOISE, seed=seed))
+    embedding = np.concatenate([one.embedding for one in rows])
+    parts.append(embedding)
+    ids += [f'{name}/{i:02}.png' for i in range(len(embedding))]
+  rows = inputs.Embeddings(
+    np.concatenate(parts), np.full(len(ids), -1), np.array(ids), NAMES
+  )
+  return save(path, rows)
+
+
+@pytest.fixture(scope='module')
+def counted(tmp_path_factory):
+  """The result of one run of the command, and the folder it wrote."""
+  folder = tmp_path_factory.mktemp('counts')
+  images = str(new_file(folder / 'new.npz'))
+  table = folder / 'ecotaxa_export.tsv'
+  lines = ['\t'.join(COLUMNS)]
+  with np.load(images) as arrays:
+    ids = arrays['id'].tolist()
+  for i, id in enumerate(ids):
+    sample = id.partition('/')[0]
+    volume = 50 if sample == 's1' else 999999
+    row = (f'{i}.png', id, f'tow {sample}', f'{sample}{i % 2}', 2 + 2 * (i % 2))
+    lines.append('\t'.join(map(str, (*row, volume, 100 + i, 10.6))))
+  table.write_text('\n'.join(lines) + '\n')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(counts, 'SIMULATED', 12)
+    patch.setattr(counts, 'ACCEPTANCES', (0.9, 0.95))
+    found = made(folder, images, table)
+  return found, folder / 'out'
+
+
+def made(folder, images, table):
+  return run(
+    counts,
+    [made_run()],
+    folder / 'out',
+    asked=counts.Asked(images, str(table), draws=2, choose_acceptance=True),
+  )
+
+
+COLUMNS = (
+  *('img_file_name', 'object_id', 'sample_id', 'acq_id', 'acq_sub_part'),
+  *('sample_tot_vol', 'object_area', 'process_pixel'),
+)
+
+
+def read(folder, name):
+  with (folder / name).open(encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def test_objects_add_up_to_the_images_of_each_sample(counted):
+  _, folder = counted
+  lines = read(folder, 'counts_by_method.csv')
+  totals = {}
+  for line in lines:
+    key = line['sample'], line['method']
+    totals[key] = totals.get(key, 0.0) + float(line['objects'])
+    assert float(line['low']) <= float(line['objects']) <= float(line['high'])
+  assert len(totals) == 2 * 5
+  for (sample, _), total in totals.items():
+    assert total == pytest.approx(51 if sample == 'tow s1' else 40)
+  trusted = read(folder, 'counts.csv')
+  assert [line['class'] for line in trusted[:4]] == [*NAMES[:3], 'unknown']
+
+
+def test_the_correction_is_nearer_to_the_truth_than_plain_counts(counted):
+  _, folder = counted
+  truth = {'tow s1': [40, 5, 0, 6], 'tow s2': [2, 8, 30, 0]}
+  error = {}
+  for line in read(folder, 'counts_by_method.csv'):
+    at = [*NAMES[:3], 'unknown'].index(line['class'])
+    gap = abs(float(line['objects']) - truth[line['sample']][at])
+    error[line['method']] = error.get(line['method'], 0.0) + gap
+  assert error['expectation-maximisation'] < 0.85 * error['classify and count']
+
+
+def test_concentrations_are_there_where_a_volume_is(counted):
+  found, folder = counted
+  lines = read(folder, 'counts.csv')
+  known = [line for line in lines if line['sample'] == 'tow s1']
+  total = sum(float(line['per_m3']) for line in known)
+  # 26 images stand for 2, 25 for 4 objects, in 50 m³.
+  assert total == pytest.approx((26 * 2 + 25 * 4) / 50)
+  assert {line['per_m3'] for line in lines if line not in known} == {'nan'}
+  assert any('40 of 91 objects have no volume' in note for note in found.notes)
+
+
+def test_spectra_hold_all_objects(counted):
+  _, folder = counted
+  lines = read(folder, 'spectra.csv')
+  assert sum(float(line['objects']) for line in lines) == pytest.approx(91)
+  assert all(
+    float(line['to_um']) == pytest.approx(float(line['from_um']) * 2 ** (1 / 3))
+    for line in lines
+  )
+  some = next(x for x in lines if x['sample'] == 'tow s1')
+  width = float(some['to_um']) - float(some['from_um'])
+  assert float(some['per_m3_um']) * width == pytest.approx(
+    float(some['per_m3'])
+  )
+
+
+def test_what_is_trusted_is_what_errs_least(counted):
+  found, folder = counted
+  value = json.loads((folder / 'counts.json').read_text())
+  errors = {line['method']: line['val_error'] for line in value['methods']}
+  assert value['method'] == min(errors, key=errors.get)
+  tried = {
+    float(line['acceptance']): float(line['classify and count'])
+    for line in read(folder, 'acceptance.csv')
+  }
+  assert value['acceptance'] == min(tried, key=tried.get)
+  assert any('Bray-Curtis error is' in note for note in found.notes)
+  for name in ('counts', 'methods', 'spectra'):
+    assert (folder / f'{name}.png').stat().st_size > 10_000
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
+  name = 'adjusted probabilistic'  # the fastest of those without bias
+  monkeypatch.setattr(counting, 'METHODS', {name: prevalence.METHODS[name]})
+  truth = np.array([0.7, 0.2, 0.1])
+  draws = np.random.default_rng(11)
+  covered, widths = [], []
+  for seed in range(12):
+    one = source(
+      train=blobs([12, 12], noise=NOISE, seed=100 + seed),
+      val=blobs([15, 15], noise=NOISE, seed=200 + seed),
+    )
+    fit = fitted.fit(one, None, acceptance=0.95)
+    space = counting.make_space(fit.labeller)
+    strange = blobs([30], first=3, noise=NOISE, seed=300 + seed)
+    known = counting.gather(space, fit.val, np.array([]), strange)
+    sizes = draws.multinomial(60, truth)
+    rows = blobs([*sizes[:2], 0, sizes[2]], noise=NOISE, seed=400 + seed)
+    placed = counting.place(space, rows.embedding)
+    _, (found,) = counting.count(known, np.inf, [placed], draws=40)
+    low, high = counting.interval(found.shares[name], found.drawn[name])
+    # Of the water, not of the sample that was drawn from it.
+    covered.append((low <= truth) & (high >= truth))
+    widths.append(high - low)
+  assert np.mean(covered) >= 0.8, np.mean(covered)
+  assert 0.05 < np.mean(widths) < 0.5
+
+
+def test_half_of_the_kinds_of_unknowns_is_never_fitted_to():
+  one = made_run()
+  fit = fitted.fit(one, None, acceptance=0.95)
+  space = counting.make_space(fit.labeller)
+  known = counting.gather(space, fit.val, np.array([]), one.splits['unseen'])
+  assert set(known.kind[known.true == 3]) == {3, 4}
+  assert known.weight[known.true == 3].sum() == pytest.approx(160 / 3)
+  half = counting.halve(known, np.random.default_rng(0))
+  assert len(set(known.kind[half]) - {-1}) == 1
+  assert half[~known.fresh & (known.kind < 0)].all()
+  for label in range(3):
+    own = known.fresh & (known.true == label)
+    assert half[own].sum() == -(-own.sum() // 2)
+  alone = counting.gather(space, fit.val, np.array([]), None)
+  assert (alone.true == 3).sum() == len(fit.val.label)
+  shown = alone.placed.nearest[alone.true == 3]
+  assert (shown != fit.val.label).all()
+
+
+def test_the_threshold_is_that_of_predict():
+  fit = fitted.fit(made_run(), None, acceptance=0.9)
+  space = counting.make_space(fit.labeller)
+  known = counting.gather(space, fit.val, np.array([]), None)
+  assert counting.set_limit(known, 0.9) == fit.labeller.threshold
+  assert counting.set_limit(known, 0.999) == np.inf
+
+
+def test_groups_are_of_the_table_or_of_the_ids():
+  items = [
+    Object('o1', 'a.png', sample='t/1', acquisition='a', date='20240102'),
+    Object('o2', 'b.png', sample='t2', acquisition='b', date='2024-01-03'),
+  ]
+  ids = [item.id for item in items]
+  assert samples.name_groups(ids, 'sample', items).tolist() == ['t/1', 't2']
+  assert samples.name_groups(ids, 'day', items).tolist() == [
+    '2024-01-02', '2024-01-03',
+  ]  # fmt: skip
+  by = samples.name_groups(ids, 'acquisition', items)
+  assert by.tolist() == ['t/1/a', 't2/b']
+  assert samples.name_groups(ids, 'sample').tolist() == ['t%2F1', 't2']
+  assert samples.name_groups(['x7.png', 'x8.png'], r'\d').tolist() == ['7', '8']
+  assert samples.name_groups(['x7', 'y7'], r'([xy])7').tolist() == ['x', 'y']
+  with pytest.raises(InputError, match='no table gives the date'):
+    samples.name_groups(ids, 'day')
+  with pytest.raises(InputError, match=r'1 of 2 images .* as b\.png; give'):
+    samples.name_groups(['a/1.png', 'b.png'], 'sample')
+  with pytest.raises(InputError, match='no regular expression'):
+    samples.name_groups(['a'], '(')
+
+
+def test_bad_input_is_told_in_one_line(tmp_path):
+  images = str(new_file(tmp_path / 'new.npz'))
+
+  def refuse(match, one=None, **fields):
+    with pytest.raises(InputError, match=match):
+      counts.analyse([one or made_run()], counts.Asked(images, **fields))
+
+  refuse('--by=day', by='day')
+  lost = made_run()
+  del lost.splits['val']
+  refuse('no labelled val images', lost, by='^(s.)')
+  lone = source(train=blobs([9], seed=1), val=blobs([9], seed=2))
+  refuse('has one class', lone, by='^(s.)')
+  refuse('--draws=1', by='^(s.)', draws=1)
+  refuse('--acceptance=2', by='^(s.)', acceptance=2.0)
+  refuse('as s1/00.png', by='^(x)')
+  narrow = source(
+    train=blobs([9, 9], dim=4, seed=1), val=blobs([9, 9], dim=4, seed=2)
+  )
+  refuse('have 4 dimensions', narrow, by='^(s.)')
+
+
+def test_flags_reach_the_analysis(monkeypatch):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  called = []
+  monkeypatch.setattr(counts, 'analyse', lambda _, asked: called.append(asked))
+  with pytest.raises(InputError, match='--images is missing'):
+    counts.asked([made_run()])
+  with flagsaver.flagsaver(images='new', by='x', trust='adjusted count'):
+    counts.asked([made_run()])
+  assert called == [counts.Asked('new', by='x', trust='adjusted count')]
