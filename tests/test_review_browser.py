@@ -110,6 +110,16 @@ def test_a_person_takes_marks_names_grows_and_undoes(browser, review, tmp_path):
     first = browser.find_element('css selector', '#sets [aria-current=true]')
     name = browser.find_element('id', 'name').get_attribute('value')
     assert name in first.text and name in ('ant', 'bee')
+    # A list passed over does not come back until it changes.
+    key = browser.execute_script('return view.kind + view.key')
+    press(browser, ']')
+    assert browser.execute_script('return view.kind + view.key') != key
+    browser.execute_script('queue(next)')
+    press(browser)
+    assert browser.execute_script('return view.kind + view.key') != key
+    browser.execute_script('passed.clear(); queue(next)')
+    press(browser)
+    assert browser.execute_script('return view.kind + view.key') == key
     rows = browser.execute_script('return Array.from(view.rows)')
     line = browser.execute_script('return line')
     # Marked by click and by key, the rest is taken by one key.

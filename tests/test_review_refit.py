@@ -89,23 +89,6 @@ def test_a_row_refused_by_every_class_has_none():
   assert np.isfinite(found.confidence).all() and (found.first[1:] >= 0).all()
 
 
-def test_whitened_classes_scatter_alike():
-  rng = np.random.default_rng(3)
-  label = np.repeat([0, 1, 2], 400)
-  scatter = rng.normal(size=(1200, 3)) @ np.diag([5.0, 1.0, 0.2])
-  rows = scatter + 9.0 * np.eye(3)[label]
-  white = rows @ refit.whitening(rows, label)
-  apart = white - np.stack([white[label == c].mean(axis=0) for c in label])
-  values = np.linalg.eigvalsh(apart.T @ apart / 1200)
-  # A tenth of the mean variance, (25 + 1 + 0.04) / 3, is alike everywhere.
-  wanted = [v / (0.9 * v + 0.1 * 26.04 / 3) for v in (0.04, 1.0, 25.0)]
-  np.testing.assert_allclose(values, wanted, rtol=0.1)
-  alike = np.tile(np.float32([1, 0, 0]), (6, 1))
-  np.testing.assert_array_equal(
-    refit.whitening(alike, np.arange(6) // 3), np.eye(3)
-  )
-
-
 def flat(first, confidence, margin=None):
   """Predictions of two classes."""
   return Predicted(
