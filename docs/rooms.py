@@ -55,7 +55,7 @@ BOXES = (
       ('plankton_jax/checkpoints.py',), _USE),
   Box(3, 2, 'export', ('safetensors with a card,', 'StableHLO, ONNX'),
       ('plankton_jax/export',), _USE),
-  Box(2, 3, 'analysis', ('embed, measure, draw,', 'predict, discover, review'),
+  Box(2, 3, 'analysis', ('embed, measure, draw,', 'predict, review, count'),
       ('analysis',), _USE),
   Box(3, 3, 'retrieval, neighbours', ('exact, in tiles', ''),
       ('plankton_jax/retrieval.py', 'plankton_jax/neighbours'), _MATHS),
