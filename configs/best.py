@@ -1,12 +1,18 @@
-"""Embeds unseen classes best, by docs/ablation.md and docs/quality.md.
+"""Embeds best, on seen and unseen classes: long, from the bundled encoder.
 
 python launch.py --config=configs/best.py --workdir=runs/best
+
+docs/pretrained.md says what that is worth; configs/scratch.py begins at random.
 """
 
 from ml_collections import ConfigDict
 
-from configs import scratch
+from configs import base, scratch
 
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
-  return scratch.get_config(preset)
+  config = scratch.get_config(preset)
+  base.begin_from_plankton(config)
+  config.epochs = 30
+  config.optimizer.learning_rate = 1e-3
+  return config
