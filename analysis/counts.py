@@ -25,12 +25,14 @@ from analysis.measures import (
   fitted,
   prevalence,
   spectra,
+  tallies,
   thresholds,
   volumes,
 )
 from analysis.measures.counting import Estimate, Known, Placed, Shares, Space
 from analysis.measures.fitted import Fitted
 from analysis.measures.openset import UNKNOWN
+from analysis.measures.tallies import Sample, Unit
 from plankton_jax.errors import InputError
 
 TRUST = flags.DEFINE_enum(
@@ -70,29 +72,6 @@ class Asked(NamedTuple):
   pixel_um: float | None = None  # of all new images; None takes the run's
 
 
-class Sample(NamedTuple):
-  """The objects of one sample by one method."""
-
-  name: str
-  method: str
-  images: int
-  objects: np.ndarray  # [C]
-  low: np.ndarray
-  high: np.ndarray
-  # The same per m³; NaN where a volume is not known.
-  per_m3: np.ndarray
-  per_m3_low: np.ndarray
-  per_m3_high: np.ndarray
-
-
-class Unit(NamedTuple):
-  """Images of one sample that stand for equally many objects."""
-
-  sample: str
-  rows: np.ndarray
-  per_m3: float  # objects that an image stands for; NaN if not known
-
-
 def fit(source: Source, acceptance: float) -> Fitted:
   """Fits the labeller of `analysis.predict`.
 
@@ -109,51 +88,6 @@ def fit(source: Source, acceptance: float) -> Fitted:
       f'{source.name} has no labelled val images, which show what is taken for'
       ' what: train with a val share in data.fractions'
     )
-  return found
-
-
-def split_units(names: np.ndarray, per_m3: np.ndarray) -> list[Unit]:
-  """Splits images by sample, and by how many objects they stand for."""
-  units = []
-  for name in np.unique(names):
-    rows = np.flatnonzero(names == name)
-    for factor in np.unique(per_m3[rows]):
-      own = per_m3[rows] == factor
-      if np.isnan(factor):
-        own = np.isnan(per_m3[rows])
-      units.append(Unit(str(name), rows[own], float(factor)))
-  return units
-
-
-def tally(units: Sequence[Unit], estimates: Sequence[Estimate]) -> list[Sample]:
-  """Adds the units of each sample up, by method."""
-  found = []
-  for name in dict.fromkeys(unit.sample for unit in units):
-    own = [
-      (unit, one)
-      for unit, one in zip(units, estimates, strict=True)
-      if unit.sample == name
-    ]
-    images = sum(one.images for _, one in own)
-    for method in prevalence.METHODS:
-      parts: list[np.ndarray] = []
-      for factors in ([1.0] * len(own), [unit.per_m3 for unit, _ in own]):
-        scale = [
-          factor * one.images
-          for factor, (_, one) in zip(factors, own, strict=True)
-        ]
-        value, drawn = (
-          np.sum(
-            [k * by[method] for k, by in zip(scale, shares, strict=True)],
-            axis=0,
-          )
-          for shares in (
-            [one.shares for _, one in own],
-            [one.drawn for _, one in own],
-          )
-        )
-        parts += [value, *counting.interval(value, drawn)]
-      found.append(Sample(name, method, images, *parts))
   return found
 
 
@@ -351,7 +285,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   inputs.check_dimensions(fit_.labeller.gallery, new.rows)
   groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
   per_m3, notes = concentrations(new)
-  units = split_units(groups, per_m3)
+  units = tallies.split_units(groups, per_m3)
 
   unseen, _ = inputs.labelled(source, 'unseen')
   if unseen is None:
@@ -381,7 +315,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     known, limit, places, draws=asked.draws
   )
   names = (*fit_.labeller.gallery.class_names, UNKNOWN)
-  every = tally(units, estimates)
+  every = tallies.tally(units, estimates)
   trusted = [one for one in every if one.method == method]
   chances = [
     counting.answer(quantifier.posterior, limit, place).chance

@@ -1,16 +1,14 @@
 """Draws counts with intervals, the errors of methods, and size spectra."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.measures import classes, prevalence
-
-if TYPE_CHECKING:
-  from analysis.counts import Sample
+from analysis.measures.tallies import Sample
 
 MOST_SAMPLES = 6  # in a figure: the largest
 MOST_CLASSES = 15  # in a panel: the most numerous
@@ -18,7 +16,7 @@ ALL_CLASSES = 8  # in a spectrum
 
 
 def draw_counts(
-  found: Sequence['Sample'], names: Sequence[str], method: str
+  found: Sequence[Sample], names: Sequence[str], method: str
 ) -> plt.Figure:
   """Draws each sample's objects by class: trusted, and as plainly counted."""
   plain = next(iter(prevalence.METHODS))
