@@ -126,7 +126,7 @@ def load(folder: pathlib.Path, path: pathlib.Path, **fields: Any) -> Any:
     'fractions': (0.5, 0.25, 0.25),
     'cache_dir': str(folder / 'cache'),
   }
-  return pipeline.load(folder / 'run', seed=0, **(data | fields))
+  return pipeline.load(folder / 'run', seed=0, writes=True, **(data | fields))
 
 
 def _members(rng: Rng | None) -> dict[str, bytes]:

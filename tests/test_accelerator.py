@@ -249,7 +249,7 @@ def test_the_whole_run_visits_every_stage():
     class schedule:
       curriculum = training.experiment.curriculum.make(config['curriculum'])
 
-    mesh = None
+    mesh = measures = None
 
     @staticmethod
     def train_step(state, batch, key, *, stage):

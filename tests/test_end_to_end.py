@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from analysis.files import inputs
+from analysis.measures import whitened
 from configs import arcface
 from plankton_jax import checkpoints
 from plankton_jax.data.pixels import images
@@ -183,16 +184,14 @@ def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
   with (out / 'predictions.csv').open() as file:
     rows = list(csv.DictReader(file))
   train = inputs.read_embeddings(workdir / 'embeddings/train.npz')
+  space = whitened.fit(train.embedding, train.label)
   for row, point in zip(rows, test.embedding.astype(float), strict=False):
     far = np.linalg.norm(train.embedding.astype(float) - point, axis=1)
     assert float(row['neighbour_1_distance']) == pytest.approx(
       far.min(), abs=1e-5
     )
-    means = {
-      train.class_names[c]: train.embedding[train.label == c].mean(axis=0)
-      for c in np.unique(train.label)
-    }
-    nearest = min(means, key=lambda c: np.linalg.norm(point - means[c]))
+    apart = whitened.squared(space, whitened.whiten(space, point[None]))
+    nearest = train.class_names[space.classes[apart[0].argmin()]]
     assert row['nearest_class'] == nearest
   told = run('analysis.neighbors', f'--query={tmp_path}/new/4.png', '--count=3')
   assert test.id[4] in told and '0.0000' in told

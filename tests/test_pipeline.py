@@ -79,6 +79,7 @@ def loader(tmp_path):
     return pipeline.load(
       tmp_path / workdir,
       seed=seed,
+      writes=True,
       cache_dir=str(tmp_path / 'cache'),
       **fields,
     )
@@ -581,7 +582,7 @@ def test_no_field_has_a_default():
   parameters = inspect.signature(pipeline.load).parameters.values()
   assert all(p.default is p.empty for p in parameters)
   assert {p.name for p in parameters} == {
-    'workdir', 'seed', 'cache_dir', *FIELDS
+    'workdir', 'seed', 'writes', 'cache_dir', *FIELDS
   }  # fmt: skip
   assert set(base.get_config().data) == {'cache_dir', *FIELDS}
 

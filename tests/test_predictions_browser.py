@@ -56,7 +56,7 @@ def page(tmp_path_factory):
     added=True,
     classes=[],
     ranks=[],
-    measures={'acceptance': 0.95, 'temperature': 0.3},
+    measures={'acceptance': 0.95, 'temperature': 0.3, 'threshold': 4.0},
     reliability=None,
     skipped=[(HOSTILE, 'empty file')],
     citation=HOSTILE,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.measures import counting, posterior, prevalence, spectra, volumes
-from analysis.measures.prevalence import Answers
+from analysis.measures.prevalence import Answers, Errors
 from tests.analysis_runs import blobs
 
 TRUE = np.array([0.7, 0.2, 0.1])  # of the sample
@@ -33,11 +33,14 @@ def known():
 
 
 @pytest.mark.parametrize('name', EXACT)
-def test_a_correction_recovers_the_shares_of_a_made_sample(known, name):
-  sample, true = made(TRUE)
-  found = prevalence.METHODS[name](known, sample, np.ones(len(true)))
-  truth = np.bincount(true) / len(true)
-  np.testing.assert_allclose(found, truth, atol=0.01)
+def test_a_correction_recovers_the_shares_of_an_endless_sample(name):
+  joint = SIGNALS * PRIOR
+  chance = joint / joint.sum(axis=1, keepdims=True)
+  known = Errors(PRIOR, SIGNALS, chance.T @ SIGNALS)
+  # One image for each signal, that counts as often as the signal is shown.
+  sample, often = Answers(np.arange(3), chance), SIGNALS @ TRUE
+  found = prevalence.METHODS[name](known, sample, often)
+  np.testing.assert_allclose(found, TRUE, atol=1e-4)
 
 
 def test_plain_methods_are_off_by_what_the_confusion_says(known):

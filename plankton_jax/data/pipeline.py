@@ -75,7 +75,7 @@ def load(
   workdir: str | Path,
   *,
   seed: int,
-  writes: bool = True,
+  writes: bool,
   source: str,
   path: str,
   name: str,

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from plankton_jax.errors import InputError
 from plankton_jax.train import process
@@ -93,4 +92,6 @@ def sigterm_noticed() -> Iterator[Callable[[int], bool]]:
 
 
 def _store() -> Any:
+  from orbax.checkpoint import multihost  # training alone does without Orbax
+
   return multihost.get_jax_distributed_client()
