@@ -203,7 +203,9 @@ def test_a_full_disk_names_place_need_and_what_is_free(error, said, tmp_path):
   assert '\n' not in line
 
 
-@pytest.mark.parametrize('number', [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+  'number', [errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST]
+)
 def test_a_place_that_cannot_be_written_is_named(number, tmp_path):
   with pytest.raises(InputError) as found, write_errors.explained(tmp_path):
     raise OSError(number, os.strerror(number), '/the/file')

@@ -127,6 +127,20 @@ def test_fields_that_do_not_fit_are_named_before_data_is_read(
   assert str(error.value).count(', not ') == 1
 
 
+def test_other_measures_are_named_though_their_arrays_would_fit(
+  bundled, tmp_path, make_config
+):
+  area = make_config(encoder__measures=('object_area',))
+  tiny_encoder.save(bundled / 'area', area)
+  config = make_config(
+    encoder__measures=('object_esd',), encoder__pretrained='area'
+  )
+  with pytest.raises(
+    InputError, match=r"\['object_area'\], not \['object_esd'"
+  ):
+    loop.check(config, tmp_path, accept_changes=False)
+
+
 def test_another_network_is_named_by_an_array(bundled, make_config):
   for wrong in ({'encoder__width': 8}, {'encoder__name': 'resnet18'}):
     with pytest.raises(InputError, match=r'=tiny: .* another network'):

@@ -21,6 +21,9 @@ _KNOWN = (
    ' that you may write to'),
   (errno.EROFS, 'Read-only file system', 'the file system is read-only',
    'choose another place'),
+  (errno.ENOTDIR, 'Not a directory', 'a part of this path is a file',
+   'choose another place'),
+  (errno.EEXIST, 'File exists', 'a file has this name', 'choose another place'),
 )  # fmt: skip
 
 

@@ -40,6 +40,10 @@ def check(config: Config) -> None:
     for field in _MUST_AGREE
     if _value(theirs, field) != _value(config, field)
   ]
+  names = [list(c['encoder'].get('measures', ())) for c in (theirs, config)]
+  if len(names[0]) == len(names[1]) and names[0] != names[1]:
+    # Arrays of as many measures fit, but they would be of others.
+    wrong.append(f'encoder.measures={names[0]!r}, not {names[1]!r}')
   if wrong:
     raise InputError(
       f'{_FIELD}={name} takes {", ".join(wrong)}; configs/finetune.py sets them'
