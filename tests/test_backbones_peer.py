@@ -12,6 +12,30 @@ from plankton_jax import augment
 from plankton_jax.nn import convnext, encoders, pretrained, transformer
 
 torch = pytest.importorskip('torch')
+
+
+def _declare_operators():
+  """Declares the operators that torchvision describes without checking.
+
+  timm imports torchvision, whose build for CUDA cannot load its operators
+  beside PyTorch's CPU build, and then stumbles over these two. No test uses
+  them.
+  """
+  try:
+    import torchvision  # noqa: F401
+  except ImportError:
+    pass
+  except RuntimeError:
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in ('nms', 'qnms'):
+      library.define(
+        f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+      )
+    return library  # whose end would end the operators
+  return None
+
+
+_OPERATORS = _declare_operators()
 timm = pytest.importorskip('timm')
 transformers = pytest.importorskip('transformers')
 
