@@ -33,6 +33,8 @@ from plankton_jax.files import atomic, config_file, encoder_folder
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
+log = logging.getLogger(__name__)
+
 STEP = flags.DEFINE_integer(
   'step', None, 'The checkpoint [the best by validation].'
 )
@@ -173,12 +175,16 @@ def make_workdir(
     InputError: an image lies in no class folder, or the workdir holds another
       encoder or other images.
   """
-  annotated = any(
-    item.status for item in select.objects(images, field='--images').items
-  )
+  from plankton_jax.nn import transfer
+  from plankton_jax.train import diverged
+
+  items = select.objects(images, field='--images').items
+  annotated = any(item.status for item in items)
   try:
-    if not annotated:
-      folder.scan_classes(images, field='--images')
+    if annotated:
+      names = sorted({x.taxon for x in items if x.status == 'validated'})
+    else:
+      names = list(folder.scan_classes(images, field='--images').class_names)
   except InputError as error:
     raise InputError(
       f'{error}; or give --out=FILE.npz to embed without classes'
@@ -213,6 +219,14 @@ def make_workdir(
       card=f'Made by analysis.embed from {images}; nothing was trained.\n',
     )
   config_file.write(config, workdir)
+  if seen := transfer.common(encoder.class_names, names):
+    log.warning(
+      'the encoder was trained on %d of the %d classes, as their names say:'
+      ' measures of them are too good (%s)',
+      len(seen),
+      len(names),
+      diverged.shorten_list(seen),
+    )
 
 
 def embed_images(

@@ -193,6 +193,20 @@ def collection(tmp_path, monkeypatch):
   return tmp_path / 'cruise', tmp_path / 'runs' / 'cruise'
 
 
+def test_classes_that_the_encoder_has_seen_are_named(
+  bundled, tmp_path, monkeypatch, caplog
+):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  encoder = checkpoints.load_encoder('tiny')
+  seen = encoder.class_names[0]
+  _write(tmp_path / 'known', 2, **{seen.upper(): 10, 'new': 150})
+  embed.make_workdir(encoder, tmp_path / 'known', tmp_path / 'run')
+  assert (
+    'trained on 1 of the 2 classes, as their names say: measures of them are'
+    f' too good ({seen.upper()})' in caplog.text
+  )
+
+
 def test_a_labelled_folder_becomes_a_workdir(bundled, collection):
   images, workdir = collection
   (source,) = inputs.from_workdirs([workdir])
