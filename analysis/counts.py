@@ -60,15 +60,15 @@ Row = dict[str, Any]
 
 
 class Asked(NamedTuple):
-  """What to count, and how."""
+  """Names what to count, and how."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
-  by: str = 'sample'
-  acceptance: float = 0.95
-  choose_acceptance: bool = False
-  trust: str | None = None
-  draws: int = 100
+  by: str = command.BY.default
+  acceptance: float = command.ACCEPTANCE.default
+  choose_acceptance: bool = CHOOSE.default
+  trust: str | None = TRUST.default
+  draws: int = DRAWS.default
   pixel_um: float | None = None  # of all new images; None takes the run's
 
 

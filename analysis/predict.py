@@ -60,15 +60,15 @@ for name in (
 
 
 class Asked(NamedTuple):
-  """What to predict, and from what besides the labelled embeddings."""
+  """Names what to predict, and from what besides labelled embeddings."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
   examples: str | None = None  # a folder of labelled images
-  acceptance: float = 0.95
-  overwrite_validated: bool = False
+  acceptance: float = command.ACCEPTANCE.default
+  overwrite_validated: bool = OVERWRITE.default
   taxa: str | None = None  # a table of lineages and numbers
-  sure: float = 0.95
+  sure: float = SURE.default
   pixel_um: float | None = None  # of all new images; None takes the run's
 
 

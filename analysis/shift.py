@@ -51,14 +51,14 @@ Row = dict[str, Any]
 
 
 class Asked(NamedTuple):
-  """What to test, and how."""
+  """Names what to test, and how."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
-  by: str = 'sample'
-  acceptance: float = 0.95
-  label: int = 40
-  level: float = 0.05
+  by: str = command.BY.default
+  acceptance: float = command.ACCEPTANCE.default
+  label: int = LABEL_FIRST.default
+  level: float = LEVEL.default
   pixel_um: float | None = None  # of all new images; None takes the run's
 
 

@@ -41,7 +41,7 @@ LICENSE = 'Apache-2.0'  # of the weights; the images' terms are their source's
 
 
 class Options(NamedTuple):
-  """What the flags ask for; `define` says what each means."""
+  """Holds the flags' values; `define` says what each means."""
 
   path: list[str]
   leave_out: list[str]

@@ -5,6 +5,9 @@ import json
 import numpy as np
 from PIL import Image
 
+from analysis.figures import reliability
+from analysis.figures.style import plt
+from analysis.files import folders, originals
 from analysis.files.inputs import Embeddings, Source
 from tests.analysis_runs import save
 
@@ -34,6 +37,19 @@ class Encoder:
   def embed(self, images, sizes=None, *, measures=None) -> np.ndarray:
     assert images.dtype == np.uint8 and images.shape[1:3] == (SIZE, SIZE)
     return embed(images)
+
+
+def stand_in(monkeypatch) -> None:
+  """Puts grey levels, pictures of one shade and a quick figure in place."""
+  monkeypatch.setattr(
+    reliability, 'draw', lambda ways: plt.figure(figsize=(1, 1))
+  )
+  monkeypatch.setattr(folders, 'encoder', lambda source: Encoder())
+  monkeypatch.setattr(
+    originals,
+    'reader',
+    lambda source: lambda key: np.full((5, 9), 90, np.uint8),
+  )
 
 
 def grey(*levels: int) -> np.ndarray:

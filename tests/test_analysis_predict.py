@@ -12,8 +12,6 @@ from absl.testing import flagsaver
 from pyarrow import parquet
 
 from analysis import embed, predict
-from analysis.figures import reliability
-from analysis.figures.style import plt
 from analysis.files import folders, inputs, new_images, originals
 from analysis.measures import labeller, predictions
 from analysis.page import predicted
@@ -29,16 +27,7 @@ ODD = ('a b.png', 'Ünï çødé.png', 'semi;colon, "quoted".png', '<i>x</i>&.pn
 
 @pytest.fixture(autouse=True)
 def encoder(monkeypatch):
-  """Grey levels; pictures of one shade; a figure that is quickly drawn."""
-  monkeypatch.setattr(
-    reliability, 'draw', lambda ways: plt.figure(figsize=(1, 1))
-  )
-  monkeypatch.setattr(folders, 'encoder', lambda source: shades.Encoder())
-  monkeypatch.setattr(
-    originals,
-    'reader',
-    lambda source: lambda key: np.full((5, 9), 90, np.uint8),
-  )
+  shades.stand_in(monkeypatch)
 
 
 def run(tmp_path, source=None, *, examples=None, acceptance=0.95):

@@ -15,9 +15,7 @@ from PIL import Image
 
 import plankton_jax
 from analysis import embed, predict
-from analysis.figures import reliability
-from analysis.figures.style import plt
-from analysis.files import folders, inputs, new_images, originals
+from analysis.files import folders, inputs, new_images
 from plankton_jax.data.ecotaxa import read, rules, scores, table
 from plankton_jax.errors import InputError
 from tests import packing, shades, test_ifcb
@@ -88,16 +86,7 @@ def export(tmp_path, rows=None, columns=COLUMNS):
 
 @pytest.fixture(autouse=True)
 def encoder(monkeypatch):
-  """Grey levels; pictures of one shade; a figure that is quickly drawn."""
-  monkeypatch.setattr(
-    reliability, 'draw', lambda ways: plt.figure(figsize=(1, 1))
-  )
-  monkeypatch.setattr(folders, 'encoder', lambda source: shades.Encoder())
-  monkeypatch.setattr(
-    originals,
-    'reader',
-    lambda source: lambda key: np.full((5, 9), 90, np.uint8),
-  )
+  shades.stand_in(monkeypatch)
 
 
 def run(tmp_path, place, **asked):

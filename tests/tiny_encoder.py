@@ -1,5 +1,6 @@
 """A small encoder and its images, for tests of the network's parts."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,22 @@ def make_images(side, channels=1, count=3):
   """Draws normal images [count, side, side, channels]."""
   rng = np.random.default_rng(0)
   return jnp.asarray(rng.normal(size=(count, side, side, channels)), 'float32')
+
+
+def check_frozen(backbone, variables, images, freeze):
+  """Asserts that the first `freeze` stages have no gradient, all others one."""
+  grads = jax.jit(
+    jax.grad(lambda v: jnp.sum(backbone.apply(v, images, train=True) ** 3))
+  )(variables)['params']
+  chex.assert_tree_all_finite(grads)
+  largest = {
+    name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
+    for name, tree in grads.items()
+  }
+  for stage, names in enumerate(backbone.stages, start=1):
+    for name in names:
+      assert bool(largest.pop(name) == 0) is (stage <= freeze), name
+  assert largest == {}
 
 
 def save(folder, config, class_names=('ant', 'bee'), *, half=False):

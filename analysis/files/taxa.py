@@ -33,7 +33,7 @@ Path = tuple[str, ...]  # from the root to a taxon
 
 
 class Taxon(NamedTuple):
-  """What is known of a taxon besides its name in the labels."""
+  """Holds a taxon's lineage, numbers, scientific name and rank."""
 
   lineage: Path = ()  # () if not known
   category_id: int | None = None  # EcoTaxa's

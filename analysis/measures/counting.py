@@ -62,7 +62,7 @@ class Known(NamedTuple):
 
 
 class Space(NamedTuple):
-  """What images are placed by."""
+  """Holds the labelled rows that images are placed by."""
 
   labeller: Labeller
   rows: np.ndarray  # of the gallery, at most EACH of a class
@@ -71,7 +71,7 @@ class Space(NamedTuple):
 
 
 class Quantifier(NamedTuple):
-  """What turns places into answers, and answers into shares."""
+  """Turns places into answers, and answers into shares."""
 
   posterior: Posterior
   limit: float  # on the distance; inf where validation images are too few

@@ -17,14 +17,14 @@ STEPS = 1000  # and the most it takes
 
 
 class Answers(NamedTuple):
-  """What a classifier says of N images, of C classes."""
+  """Holds a classifier's answers on N images, for C classes."""
 
   label: np.ndarray  # [N] the class each is counted as
   chance: np.ndarray  # [N, C] probabilities
 
 
 class Errors(NamedTuple):
-  """What a classifier says of images whose class is known.
+  """Holds a classifier's errors on images whose class is known.
 
   A column of the matrices [C, C] holds the shares of one true class's images.
   """

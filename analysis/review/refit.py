@@ -30,7 +30,7 @@ class Known(NamedTuple):
 
 
 class Means(NamedTuple):
-  """What is known of the classes after some decisions."""
+  """Holds the mean of every class after some decisions."""
 
   names: tuple[str, ...]  # [C] every class
   means: np.ndarray  # [C, D] float32

@@ -18,7 +18,7 @@ UNSURE = 500  # rows listed to be decided one by one
 
 
 class Decided(NamedTuple):
-  """What became of a decision."""
+  """Tells which rows a decision changed."""
 
   seq: int
   kind: str

@@ -47,7 +47,7 @@ class Event(NamedTuple):
 
 
 class State(NamedTuple):
-  """What is decided of N rows."""
+  """Holds all that is decided of N rows."""
 
   names: list[str]  # in order of their first use
   label: np.ndarray  # [N] index into names, or UNDECIDED

@@ -43,7 +43,7 @@ class _Size(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """What a family of published weights computes.
+  """Describes the network that a family of published weights is for.
 
   Attributes:
     patch: side of a patch, px.
