@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from benchmarks import fuzz_readers, fuzz_values
+from benchmarks import fuzz_values
 from benchmarks.fuzz_readers import READERS, Reader
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
@@ -77,7 +77,7 @@ def refusal(reader: Reader, data: bytes) -> str:
       reader.read(data, folder)
     return ''
   except InputError as error:
-    fuzz_readers.one_line(error)
+    fuzz_values.one_line(error)
     return str(error)
   finally:
     shutil.rmtree(folder, ignore_errors=True)
@@ -94,9 +94,14 @@ def cases(reader: Reader, seed: int) -> Iterator[bytes]:
 
 
 def within(items: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-  """The items until the time is over."""
+  """The items until the time is over, which the first of them begins.
+
+  It may take long: some readers need a network for their first file.
+  """
+  first = next(items)
   end = time.monotonic() + seconds
-  return itertools.takewhile(lambda _: time.monotonic() < end, items)
+  yield first
+  yield from itertools.takewhile(lambda _: time.monotonic() < end, items)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from benchmarks import fuzz_exports as exports
 from benchmarks import fuzz_values as values
 from configs import smoke
 from plankton_jax.errors import InputError
@@ -252,14 +253,7 @@ def _use_export(export: Any) -> None:
     try:
       export.files.read(item.image)
     except ValueError as error:  # the reason that skipped.txt gives
-      one_line(error)
-
-
-def one_line(error: Exception) -> None:
-  """Raises unless the error's text is one line that says something."""
-  text = str(error)
-  if len(text.splitlines()) != 1 or not text.strip():
-    raise AssertionError(f'not one line: {text[-200:]!r}') from error
+      values.one_line(error)
 
 
 def _arrays(rng: Rng | None) -> dict[str, np.ndarray]:
@@ -268,6 +262,7 @@ def _arrays(rng: Rng | None) -> dict[str, np.ndarray]:
     'label': np.arange(6, dtype=np.int32) % 2,
     'id': np.array([f'a/{k}' for k in range(6)]),
     'class_names': np.array(['a', 'b']),
+    'split': np.array(['train', 'test', ''] * 2),
   }
   if rng is not None:
     name = str(rng.choice(list(arrays)))
@@ -294,9 +289,9 @@ def _read_npz(data: bytes, folder: pathlib.Path) -> None:
 
   file = folder / 'test.npz'
   file.write_bytes(data)
-  rows = inputs.read_embeddings(file)
-  if not np.isfinite(rows.embedding).all():
-    raise AssertionError('embeddings that are not finite were let through')
+  for rows in inputs.read_splits(file).values():
+    if not np.isfinite(rows.embedding).all():
+      raise AssertionError('embeddings that are not finite were let through')
 
 
 def _safetensors(arrays: dict, header: dict | None, rng: Rng | None) -> bytes:
@@ -589,6 +584,14 @@ READERS = {
   'tar': Reader(lambda: tar(_members(None)), _vary_tar, _read_archive),
   'ecotaxa': Reader(lambda: _export(None), _vary_export, _read_export),
   'tsv': Reader(lambda: _table(None), _vary_table, _read_table),
+  'ifcb': Reader(exports.bin_files, exports.vary_bin, exports.read_bin),
+  'taxa': Reader(exports.taxa, exports.vary_taxa, exports.read_taxa),
+  'published taxa': Reader(
+    exports.published, exports.vary_published, exports.read_published
+  ),
+  'update': Reader(
+    _json_seed(exports.updates), exports.vary_updates, exports.read_updates
+  ),
   'npz': Reader(_npz, _vary_npz, _read_npz),
   'encoder': Reader(_encoder, _bound(_damaged_half, _encoder), _read_encoder),
   'pretrained': Reader(

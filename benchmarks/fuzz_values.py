@@ -12,7 +12,7 @@ _TEXTS = (
   'null', 'True', '[]', '()', '{}', '(1,)', "('a',)", '"', "'", '\\', '../..',
   '/etc/passwd', '~', '~nobody-there/x', 'a/b', '%s%n', '\ufeff', '\u202e',
   'Ж' * 40, '\ud800', '=1+1', 'x\ty', 'x\ny', '[t]', '[' * 2000, '1.5', '0x1f',
-  '1_000', '__import__("os")', 'a' * 140_000,
+  '1_000', '__import__("os")', 'a' * 140_000, '9' * 5000,
 )  # fmt: skip
 _BYTES = (
   b'\0', b'\xff', b'\xff\xff\xff\xff', b'\0\0\0\0', b'\x7f\xff\xff\xff',
@@ -23,6 +23,13 @@ _BYTES = (
 def text(rng: Rng) -> str:
   """A text that is seldom what was asked for."""
   return _TEXTS[rng.integers(len(_TEXTS))]
+
+
+def one_line(error: Exception) -> None:
+  """Raises unless the error's text is one line that says something."""
+  text = str(error)
+  if len(text.splitlines()) != 1 or not text.strip():
+    raise AssertionError(f'not one line: {text[-200:]!r}') from error
 
 
 def damage(rng: Rng, data: bytes) -> bytes:

@@ -45,14 +45,23 @@ def test_each_collapse_is_named_with_stage_and_remedy(change, words):
 @pytest.mark.parametrize(
   'change',
   [
-    {'loss': 0.51, 'spread': 0.008},  # 2 % off
+    {'loss': 0.506, 'spread': 0.008},  # 1.2 % off
     {'loss': 0.502, 'spread': 0.009},  # a tenth of 1/√128 is 0.0088
     {'d_ap': 0.004},
+    {'d_ap': 0.011, 'd_an': 0.004},
     {'effective_rank': 2.1},
   ],
 )
 def test_what_is_not_yet_collapsed(change):
   assert _diagnose(HEALTHY | change) is None
+
+
+def test_a_spread_at_its_bound_is_wide_enough():
+  recent = [HEALTHY | {'loss': 0.5, 'spread': 0.01}]
+  options = {'collapsed_loss': 0.5, 'stage': ''}
+  diagnose = lambda dim: collapse.diagnose(recent, embedding_dim=dim, **options)
+  assert diagnose(100) is None  # a tenth of 1/√100 is 0.01
+  assert diagnose(99) is not None
 
 
 def test_objectives_without_a_margin_are_judged_by_rank():

@@ -159,6 +159,16 @@ def test_what_ecotaxa_refuses_is_not_written(tmp_path, changes, message):
   assert '\n' not in str(caught.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'field', ['img_file_name', 'object_id', 'object_annotation_category']
+)
+def test_a_name_that_is_no_text_is_named(tmp_path, field):
+  # As Python reads a file's name whose bytes are not UTF-8.
+  with pytest.raises(InputError, match=r'k\\udce4 is no UTF-8 text: rename'):
+    write.write_tsv(tmp_path / 'ecotaxa.tsv', [GOOD, GOOD | {field: 'k\udce4'}])
+  assert not list(tmp_path.iterdir())
+
+
 def test_rules_over_several_rows(tmp_path):
   path = tmp_path / 'ecotaxa.tsv'
   with pytest.raises(

@@ -4,6 +4,7 @@ import io
 import itertools
 import pathlib
 import pickle
+import time
 import zipfile
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_anything_but_one_line_is_a_fault(error, fault):
   assert (found.cases, found.read) == (2, 0)
   assert found.refused == (0 if fault else 2)
   assert list(found.faults.values()) == ([b'first'] if fault else [])
+
+
+def test_the_time_begins_with_the_first_case():
+  def slow():
+    time.sleep(0.2)  # as a reader that first makes a network
+    yield from itertools.count()
+
+  assert len(list(fuzz.within(slow(), seconds=0.1))) > 1
 
 
 def test_a_case_that_hangs_is_a_fault(monkeypatch):

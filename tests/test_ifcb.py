@@ -152,6 +152,24 @@ def test_empty_damaged_and_missing_files(tmp_path):
   assert not empty.ids and empty.total == 0
 
 
+@pytest.mark.parametrize('offset', [2**31, 2**80])
+def test_a_region_beyond_the_end_of_the_file(tmp_path, offset):
+  make(tmp_path, NEW, [(1, 0, 0, pixels(0, (4, 5)))])
+  file = tmp_path / f'{NEW}.adc'
+  file.write_text(file.read_text().replace(',5,4,0,', f',5,4,{offset},'))
+  found = ifcb.objects(str(tmp_path))
+  with pytest.raises(ValueError, match=r'\.roi ends within region 1'):
+    found.read(0)
+
+
+def test_two_regions_that_span_too_much_are_not_stitched(tmp_path):
+  long = np.zeros((3, 20_000), np.uint8)
+  make(tmp_path, OLD, [(1, 0, 0, long), (1, 0, 0, long.T)])
+  found = ifcb.objects(str(tmp_path))
+  with pytest.raises(ValueError, match='20000 x 20000 px of two regions'):
+    found.read(0)
+
+
 def test_no_bin_and_no_labels_are_one_line(tmp_path):
   (tmp_path / 'notes.adc').write_text('x')
   with pytest.raises(InputError, match='holds no IFCB bin'):

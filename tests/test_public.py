@@ -1,6 +1,7 @@
 """Public sets from small archives of the same layout."""
 
 import functools
+import gzip
 import http.server
 import json
 import pathlib
@@ -17,7 +18,7 @@ from configs import arcface, base, triplet
 from plankton_jax.data import records
 from plankton_jax.data.pixels import images
 from plankton_jax.data.public import __main__ as command
-from plankton_jax.data.public import catalogue, download, prepare
+from plankton_jax.data.public import catalogue, download, prepare, taxa
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
 
@@ -194,8 +195,6 @@ def test_a_name_that_an_archive_has_twice_counts_once(tmp_path):
 
 
 def test_taxa_without_a_column(tmp_path):
-  import gzip
-
   content = files('FlowCamNet/imgs/{class}/{file}')
   content['FlowCamNet/taxa.csv.gz'] = gzip.compress(b'objid,taxon\n1,a\n')
   path = packing.tar(tmp_path / 'a.tar', content)
@@ -203,6 +202,12 @@ def test_taxa_without_a_column(tmp_path):
     InputError, match=r"no column 'lineage' .it has objid, ta"
   ):
     get('flowcamnet', path, data_dir=tmp_path / 'tfds')
+
+
+def test_a_damaged_header_of_taxa_is_shown_in_one_line():
+  with pytest.raises(InputError, match=r'it has obj\\x0cid, taxon') as error:
+    taxa.parse(gzip.compress(b'obj\x0cid,taxon\n1,a\n'), 'a.tar')
+  assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.fixture

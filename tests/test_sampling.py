@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from plankton_jax.errors import InputError
+from plankton_jax.train import sampling
 from plankton_jax.train.sampling import SAMPLING, Sampler
 
 LABELS = np.repeat([0, 1, 2, 3, 4], [40, 30, 25, 12, 5])
@@ -102,6 +103,17 @@ def test_a_size_without_images_per_class_is_shared():
   for step in range(20):
     counts = np.bincount(LABELS[sampler(step)])
     assert sorted(counts[counts > 0]) == [4, 4, 5, 5]
+
+
+def test_what_an_epoch_has_yet_to_show_is_drawn_first():
+  # Classes 0 and 1 had their share: 0.001 images of each are left to show.
+  counts, shown = np.full(3, 10), np.array([10, 11, 0])
+  rng = np.random.default_rng(0)
+  for _ in range(100):
+    quota = sampling._classes_by_images(
+      rng, counts, shown, size=8, share=np.full(3, 1 / 3), classes=1
+    )
+    np.testing.assert_array_equal(quota, [0, 0, 8])
 
 
 def test_every_class_comes_up():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from analysis.files.inputs import Source
 from plankton_jax.data.sources.objects import Object
-from plankton_jax.data.sources.source import describe
+from plankton_jax.data.sources.source import describe, one_line
 from plankton_jax.errors import InputError
 
 RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
@@ -78,7 +78,8 @@ def read(path: pathlib.Path) -> Taxa:
   }
   if not columns['taxon']:
     raise InputError(
-      f'{path}: no column taxon (it has {", ".join(header) or "no rows"})'
+      f'{path}: no column taxon (it has'
+      f' {one_line(", ".join(header)) or "no rows"})'
     )
   ranks = tuple(name for name in RANKS if name in header)
   found: dict[str, Taxon] = {}
@@ -93,21 +94,21 @@ def read(path: pathlib.Path) -> Taxa:
       lineage = split_lineage(cells['lineage'])
     else:
       lineage = _by_rank([(rank, row[rank].strip()) for rank in ranks])
-    number = cells['category_id']
-    if number and not number.isdecimal():
+    number = parse_number(cells['category_id'])
+    if number is None and cells['category_id']:
       raise InputError(
-        f'{path}, line {line}: category_id {number!r}: no number'
+        f'{path}, line {line}: category_id {cells["category_id"]!r}: no number'
       )
     taxon = Taxon(
       lineage,
-      int(number) if number else None,
+      number,
       cells['name'],
       _lsid(cells['name_id'], f'{path}, line {line}'),
       cells['rank'],
     )
     if found.setdefault(name, taxon) != taxon:
       raise InputError(
-        f'{path}, line {line}: {name} differs from an earlier row'
+        f'{path}, line {line}: {one_line(name)} differs from an earlier row'
       )
   return Taxa(found, () if columns['lineage'] else ranks)
 
@@ -126,7 +127,7 @@ def from_objects(items: Iterable[Object]) -> tuple[Taxa, list[str]]:
     number = numbers.setdefault(item.taxon, set())
     if item.lineage:
       lineage.add(split_lineage(item.lineage))
-    if (found := _number(item.category_id)) is not None:
+    if (found := parse_number(item.category_id)) is not None:
       number.add(found)
   taxa, notes = {}, []
   for name in sorted(lineages):
@@ -136,8 +137,8 @@ def from_objects(items: Iterable[Object]) -> tuple[Taxa, list[str]]:
     ):
       if len(given) > 1:
         notes.append(
-          f'{name} has several {what}, none of which is used:'
-          f' {", ".join(sorted(given)[:3])}'
+          f'{one_line(name)} has several {what}, none of which is used:'
+          f' {one_line(", ".join(sorted(given)[:3]))}'
         )
     lineage, number = lineages[name], numbers[name]
     taxa[name] = Taxon(
@@ -229,7 +230,11 @@ def _lsid(text: str, place: str) -> str:
   return text
 
 
-def _number(text: str) -> int | None:
-  """Parses EcoTaxa's number of a taxon, which Excel may have made 45.0."""
-  found = re.fullmatch(r'(\d+)(\.0)?', text)
+def parse_number(text: str) -> int | None:
+  """Parses a number that EcoTaxa gave, which Excel may have made 45.0.
+
+  Returns:
+    None if it is none, or has more digits than EcoTaxa's have.
+  """
+  found = re.fullmatch(r'(\d{1,18})(\.0)?', text)
   return int(found[1]) if found else None

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from analysis.files import result
+from analysis.files import result, taxa
 from analysis.measures.predictions import Prediction
 from plankton_jax.data.ecotaxa import scores, write
 from plankton_jax.errors import InputError
@@ -113,7 +113,8 @@ def _call(
   """Encodes the call with scores, or says why there is none."""
   if not chosen:
     return None, ''
-  if not all(one.item.number.isdecimal() for one in chosen):
+  numbers = [taxa.parse_number(one.item.number) for one in chosen]
+  if None in numbers:
     return None, (
       f'No {SCORES}: the export has no numbers of its objects (objid); export'
       ' with internal ids.'
@@ -127,8 +128,8 @@ def _call(
     for one in chosen
   ]
   known = [
-    (int(one.item.number), some)
-    for one, some in zip(chosen, ranked, strict=True)
+    (number, some)
+    for one, number, some in zip(chosen, numbers, ranked, strict=True)
     if one.taxon in categories
   ]
   if not known:

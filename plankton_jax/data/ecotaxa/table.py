@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 TYPES = ('[t]', '[f]')  # of text and of numbers
@@ -39,7 +40,7 @@ class Table(NamedTuple):
       if name not in self.columns:
         raise InputError(
           f'{self.place}: column {name!r} is missing (it has'
-          f' {", ".join(self.columns)})'
+          f' {one_line(", ".join(self.columns))})'
         )
 
   def require_once(self, *names: str) -> None:

@@ -14,11 +14,13 @@ import csv
 import io
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plankton_jax.data.ecotaxa import rules, table
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
@@ -123,7 +125,13 @@ def encode(path: Path, rows: Sequence[Row]) -> bytes:
   for row in rows:
     writer.writerow([_text(row.get(name)) for name in columns])
   # The byte order mark tells the importer and spreadsheets that it is UTF-8.
-  data = text.getvalue().encode('utf-8-sig')
+  try:
+    data = text.getvalue().encode('utf-8-sig')
+  except UnicodeEncodeError as error:
+    cell = re.split('[\t\n]', error.object[: error.end])[-1]
+    raise InputError(
+      f'{path}: {one_line(cell)} is no UTF-8 text: rename the image or class'
+    ) from None
   found = list(rules.problems(path.name, table.parse(data, str(path))))
   if found:
     more = f' (and {len(found) - 1} more)' if len(found) > 1 else ''

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 FILE = 'taxa.csv.gz'
@@ -34,7 +35,7 @@ def parse(data: bytes, place: str) -> Mapping[str, Taxon]:
       if column not in header:
         raise InputError(
           f'{place}: {FILE} has no column {column!r} (it has'
-          f' {", ".join(header)})'
+          f' {one_line(", ".join(header))})'
         )
     once: dict[Taxon, Taxon] = {}  # A million objects, a hundred taxa.
     taxa = {}

@@ -9,6 +9,7 @@ not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
 import datetime
 import functools
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,20 +129,25 @@ def pixels(cell: Cell) -> np.ndarray:
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: the file ends too early, and where.
+    ValueError: the file ends too early, and where; or two regions stitched
+      are too large.
   """
   left = min(region.x for region in cell.regions)
   top = min(region.y for region in cell.regions)
   width = max(region.x + region.width for region in cell.regions) - left
   height = max(region.y + region.height for region in cell.regions) - top
+  if width * height > images.MAX_PIXELS:
+    raise ValueError(f'{width} x {height} px of two regions: too large')
   image = np.zeros((height, width), np.uint8)
   known = np.zeros((height, width), bool)
   with _file(cell.bin, '.roi').open('rb') as file:
+    end = file.seek(0, os.SEEK_END)
     for region in cell.regions:
-      file.seek(region.offset)
-      data = file.read(region.width * region.height)
-      if len(data) < region.width * region.height:
+      area = region.width * region.height
+      if region.offset + area > end:
         raise ValueError(f'.roi ends within region {region.number}')
+      file.seek(region.offset)
+      data = file.read(area)
       at = np.s_[
         region.y - top : region.y - top + region.height,
         region.x - left : region.x - left + region.width,
