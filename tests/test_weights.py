@@ -29,6 +29,11 @@ def test_ratios_between_classes():
   )
 
 
+def test_a_class_of_one_image_weighs_twice_as_much_as_one_of_two():
+  one, two = class_weights('inverse', np.array([1, 2]))
+  np.testing.assert_allclose(one / two, 2.0, rtol=1e-6)
+
+
 def test_a_class_without_images_is_finite():
   for name in CLASS_WEIGHTS[1:]:
     assert np.isfinite(class_weights(name, np.array([0, 7]))).all()

@@ -113,8 +113,12 @@ def _call(
   """Encodes the call with scores, or says why there is none."""
   if not chosen:
     return None, ''
-  numbers = [taxa.parse_number(one.item.number) for one in chosen]
-  if None in numbers:
+  numbers = [
+    number
+    for one in chosen
+    if (number := taxa.parse_number(one.item.number)) is not None
+  ]
+  if len(numbers) < len(chosen):
     return None, (
       f'No {SCORES}: the export has no numbers of its objects (objid); export'
       ' with internal ids.'
