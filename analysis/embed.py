@@ -207,15 +207,9 @@ def make_workdir(
     if (found.get('config'), found.get('step')) != (config, encoder.step):
       raise InputError(f'{workdir} holds something else; choose a new --out')
   else:
-    encoder_folder.save(
+    params = {**encoder.variables['params'], 'objective': {}}
+    encoder.replace(params=params, config=config).save(
       workdir,
-      variables={
-        **encoder.variables,
-        'params': {**encoder.variables['params'], 'objective': {}},
-      },
-      config=config,
-      class_names=encoder.class_names,
-      step=encoder.step,
       card=f'Made by analysis.embed from {images}; nothing was trained.\n',
     )
   config_file.write(config, workdir)

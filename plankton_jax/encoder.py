@@ -1,6 +1,7 @@
 """Embeds images by a trained encoder."""
 
 import functools
+import pathlib
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import tqdm
 
 from plankton_jax import objectives
 from plankton_jax.errors import InputError
-from plankton_jax.files import config_file
+from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.nn import measures as inputs
@@ -78,6 +79,28 @@ class Encoder:
   def variables(self) -> dict[str, Any]:
     """Returns the arrays: `params` (encoder, objective) and `batch_stats`."""
     return {'params': self._params, 'batch_stats': self._batch_stats}
+
+  def replace(self, **changes: Any) -> 'Encoder':
+    """Builds an encoder that differs in these arguments of the constructor."""
+    return Encoder(**self._arguments() | changes)
+
+  def save(
+    self, folder: pathlib.Path, *, card: str, half: bool = False
+  ) -> None:
+    """Writes a folder that `load_encoder` reads; see `encoder_folder.save`.
+
+    Raises:
+      InputError: the folder exists, or a value is too large for float16.
+    """
+    encoder_folder.save(folder, **self._arguments(), card=card, half=half)
+
+  def _arguments(self) -> dict[str, Any]:
+    return {
+      **self.variables,
+      'config': self.config,
+      'class_names': self.class_names,
+      'step': self.step,
+    }
 
   @property
   def size_unit(self) -> str:

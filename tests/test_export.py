@@ -209,14 +209,8 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   sized = get_config is arcface.get_config
   encoder = _encoder(get_config, size=sized)
   out = tmp_path / 'handed on'
-  encoder_folder.save(
-    out,
-    variables=encoder.variables,
-    config=encoder_folder.without_paths(encoder.config),
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card=card.write(encoder, tmp_path, license=''),
-  )
+  encoder.config = encoder_folder.without_paths(encoder.config)
+  encoder.save(out, card=card.write(encoder, tmp_path, license=''))
   loaded = checkpoints.load_encoder(out)
   images = _images(encoder)
   sizes = np.random.default_rng(2).integers(10, 200, (len(images), 2))
@@ -240,9 +234,7 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   with pytest.raises(InputError, match='no checkpoint of step 7; it holds 120'):
     checkpoints.load_encoder(out, step=7)
   with pytest.raises(InputError, match='exists; choose a new --out'):
-    encoder_folder.save(
-      out, variables={}, config={}, class_names=(), step=0, card=''
-    )
+    encoder.save(out, card='')
   (out / encoder_folder.WEIGHTS).write_bytes(b'\xff' * 30)
   with pytest.raises(InputError, match='not a readable encoder'):
     checkpoints.load_encoder(out)
@@ -371,14 +363,7 @@ def _command(*flags):
 def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
   encoder = _encoder()
   out = tmp_path / 'handed'
-  encoder_folder.save(
-    out,
-    variables=encoder.variables,
-    config=encoder.config,
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card='',
-  )
+  encoder.save(out, card='')
   again = tmp_path / 'again'
   done = _command(
     f'--workdir={out}', '--format=safetensors', f'--out={again}', '--half'

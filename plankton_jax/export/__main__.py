@@ -69,15 +69,8 @@ def export(
   encoder.config = encoder_folder.without_paths(encoder.config)
   out.parent.mkdir(parents=True, exist_ok=True)
   if format == 'safetensors':
-    encoder_folder.save(
-      out,
-      variables=encoder.variables,
-      config=encoder.config,
-      class_names=encoder.class_names,
-      step=encoder.step,
-      card=card.write(encoder, workdir, license=license),
-      half=half,
-    )
+    text = card.write(encoder, workdir, license=license)
+    encoder.save(out, card=text, half=half)
     print(
       f'{out}: {_size(out / encoder_folder.WEIGHTS)}, and README.md, its card'
     )

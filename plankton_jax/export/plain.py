@@ -68,13 +68,8 @@ def check(encoder: Encoder, run: Callable[..., np.ndarray], what: str) -> float:
   Raises:
     InputError: the difference is too large.
   """
-  reference = Encoder(
-    **encoder.variables,
-    config=encoder.config
-    | {'encoder': encoder.config['encoder'] | {'dtype': 'float32'}},
-    class_names=encoder.class_names,
-    step=encoder.step,
-  )
+  fields = encoder.config['encoder'] | {'dtype': 'float32'}
+  reference = encoder.replace(config=encoder.config | {'encoder': fields})
   rng = np.random.default_rng(0)
   shape = inputs(encoder)['images'].shape[1:]
   images = rng.integers(0, 256, (_CHECKED, *shape), np.uint8)
