@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 
 from benchmarks import inputs
@@ -43,16 +44,16 @@ def decode(*, folder: str, count: int, side: int) -> Job:
 
 
 def gather(*, rows: int, batch: int, side: int) -> Job:
-  """Gathers a batch of random rows from the memory-mapped cache."""
+  """Makes a batch of random rows of the memory-mapped cache."""
   with tempfile.NamedTemporaryFile(suffix='.npy') as file:
     np.save(file, inputs.images(rows, side))
     file.flush()
     images = np.load(file.name, mmap_mode='r')  # the map outlives the name
   labels = inputs.labels(rows, 10)
   order = inputs.batches(rows, batch)
-  return each(lambda: batches.gather(images, labels, next(order))), {
-    'bytes': 2 * batch * side * side
-  }
+  make = batches.streamed(images, labels, np.arange(rows), None)
+  call = lambda: jax.block_until_ready(make(next(order)))
+  return each(call), {'bytes': 2 * batch * side * side}
 
 
 def show_help() -> Job:

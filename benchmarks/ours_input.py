@@ -28,8 +28,8 @@ def epoch(
   key = jax.random.key(0, impl='rbg')
   state = sharding.replicate(run.mesh, jax.jit(run.create)(key))
   train = data.splits['train']
-  resident = sharding.split(
-    run.mesh, batches.gather(data.images, data.labels, train[run.sampler(0)])
+  resident = batches.streamed(data.images, data.labels, train, run.mesh)(
+    run.sampler(0)
   )
 
   def feed():

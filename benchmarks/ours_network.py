@@ -40,7 +40,8 @@ def step(
   key = jax.random.key(0, impl='rbg')
   state = jax.jit(run.create)(key)
   facts = size(config, batch)
-  resident = jax.device_put(batches.gather(pixels, labels, np.arange(batch)))
+  rows = np.arange(batch)
+  resident = batches.streamed(pixels, labels, rows, run.mesh)(rows)
 
   def steps(count):
     nonlocal state

@@ -7,7 +7,7 @@ import jax
 
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.files import encoder_folder
+from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import store
@@ -80,7 +80,7 @@ def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
     InputError: as in `load_encoder`, or the pretrained weights are gone.
   """
   trained = _read(pathlib.Path(workdir))
-  config = trained['config']
+  config = config_file.complete(trained['config'])
   data = config['data']
   model = encoders.make(**config['encoder'])
   variables = jax.jit(

@@ -17,7 +17,6 @@ from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.nn import measures as inputs
-from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.train import sharding
 from plankton_jax.train.state import INIT, init_encoder, make_key
@@ -58,17 +57,12 @@ class Encoder:
       InputError: the config is of another version of plankton_jax, or the
         arrays are not those of its network.
     """
-    self.config = config
+    self.config = config_file.complete(config)
     self.class_names = tuple(class_names)
     self.step = step
     self._params = params
     self._batch_stats = batch_stats
-    model = config_file.build(
-      encoders.make,
-      config,
-      'encoder',
-      convolution=conv_general_dilated,
-    )
+    model = config_file.build(encoders.make, config, 'encoder')
     _check_arrays(model, config['data'], params, batch_stats)
     self.takes = model.measures
     self._embed_step = make_embed_step(
@@ -105,7 +99,7 @@ class Encoder:
   @property
   def size_unit(self) -> str:
     """Returns 'px' or 'µm', in which it takes sizes; '' if it takes none."""
-    if not self.config['encoder'].get('size'):
+    if not self.config['encoder']['size']:
       return ''
     return 'µm' if self._batch_stats[MEASURES]['in_um'] else 'px'
 

@@ -123,6 +123,7 @@ def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
     tx=tx,
     objective=objective,
     views=1,
+    chunk=0,
   )
   batch = {
     'image': _images(),

@@ -10,6 +10,7 @@ import pytest
 
 from plankton_jax import augment
 from plankton_jax.nn import convnext, encoders, pretrained, transformer
+from tests.tiny_encoder import TINY
 
 torch = pytest.importorskip('torch')
 
@@ -249,17 +250,7 @@ def test_every_name_takes_the_weights_of_that_name(name):
     key: np.broadcast_to(np.float32(0), tuple(value.shape))
     for key, value in network.state_dict().items()
   }
-  model = encoders.make(
-    name=name,
-    width=1,
-    stem='',
-    embedding_dim=6,
-    dtype='float32',
-    pretrained='a.pth',
-    freeze=0,
-    poses=1,
-    centred=True,
-  )
+  model = encoders.make(**(TINY | {'name': name, 'pretrained': 'a.pth'}))
   fresh = jax.eval_shape(
     lambda key: model.init(key, jnp.zeros((1, 112, 112, 3)), train=False),
     jax.random.key(0),

@@ -18,6 +18,8 @@ TINY = {
   'freeze': 0,
   'poses': 1,
   'centred': True,
+  'size': False,
+  'measures': (),
 }
 
 

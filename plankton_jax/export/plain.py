@@ -10,6 +10,7 @@ from jax import lax
 
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
+from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.train.step import make_embed_step
 
@@ -23,7 +24,7 @@ def embed_fn(encoder: Encoder) -> Callable[..., jax.Array]:
   Convolutions are lax's own and computed in float32, whatever type the encoder
   was trained in: other runtimes lack our kernels.
   """
-  fields = encoder.config['encoder'] | {'dtype': 'float32'}
+  fields = _in_float32(encoder.config)['encoder']
   model = encoders.make(**fields, convolution=lax.conv_general_dilated)
   step = make_embed_step(
     apply_fn=model.apply, normalise=model.backbone.normalise
@@ -68,8 +69,7 @@ def check(encoder: Encoder, run: Callable[..., np.ndarray], what: str) -> float:
   Raises:
     InputError: the difference is too large.
   """
-  fields = encoder.config['encoder'] | {'dtype': 'float32'}
-  reference = encoder.replace(config=encoder.config | {'encoder': fields})
+  reference = encoder.replace(config=_in_float32(encoder.config))
   rng = np.random.default_rng(0)
   shape = inputs(encoder)['images'].shape[1:]
   images = rng.integers(0, 256, (_CHECKED, *shape), np.uint8)
@@ -92,3 +92,8 @@ def check(encoder: Encoder, run: Callable[..., np.ndarray], what: str) -> float:
       ' written. Try another version of it'
     )
   return float(found)
+
+
+def _in_float32(config: Config) -> Config:
+  """Sets the type that the encoder computes in."""
+  return config | {'encoder': config['encoder'] | {'dtype': 'float32'}}

@@ -36,8 +36,8 @@ def make(
   centred: bool,
   pretrained: str,
   freeze: int,
-  size: bool = False,
-  measures: Sequence[str] = (),
+  size: bool,
+  measures: Sequence[str],
   convolution: Callable[..., jax.Array] = conv_general_dilated,
 ) -> Embedder:
   """Builds the encoder of a config's `encoder` section.

@@ -13,10 +13,10 @@ import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
-from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.errors import DivergedError
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import measures, transfer
+from plankton_jax.nn import measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
@@ -99,9 +99,12 @@ def check(
 
   Raises:
     InputError: a field is out of range or does not fit the encoder to begin
-      from, or the workdir has another config.
+      from, the weights to begin from are missing, or the workdir has another
+      config.
   """
   config_check.check(config)
+  if not store.has_checkpoint(workdir):  # a run resumes without the weights
+    pretrained.check(config)
   transfer.check(config)
   if not accept_changes:
     config_file.compare(config, workdir)
@@ -179,20 +182,13 @@ def _start(
   """Restores the newest checkpoint, or makes a fresh state.
 
   Raises:
-    InputError: the pretrained weights cannot be used, or stages are to be
-      frozen without any.
+    InputError: the pretrained weights cannot be used.
   """
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
-  path, freeze = config['encoder']['pretrained'], config['encoder']['freeze']
-  if freeze and not path:
-    raise InputError(
-      f'encoder.freeze={freeze} would keep random weights: name a file in'
-      ' encoder.pretrained (docs/pretrained.md), or set encoder.freeze=0'
-    )
-  if path:
+  if path := config['encoder']['pretrained']:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
   return sharding.replicate(experiment.mesh, fresh), Progress()
 
