@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from plankton_jax.objectives.weights import CLASS_WEIGHTS, class_weights
+from plankton_jax.objectives import CLASS_WEIGHTS, class_weights
 
 COUNTS = np.array([5, 40, 900, 12_000])
 
