@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from plankton_jax import augment, checkpoints, objectives
 from plankton_jax.errors import InputError
-from plankton_jax.export import card, plain, stablehlo
+from plankton_jax.export import card, programs
 from plankton_jax.nn import embedding, encoders, pretrained
 from plankton_jax.nn.backbone import Published
 from plankton_jax.train import loop, optimizer, state, step
@@ -194,8 +194,10 @@ def test_a_run_trains_resumes_embeds_and_is_exported(make_config, tmp_path):
   again = checkpoints.load_encoder(out)
   np.testing.assert_array_equal(again.embed(images), embedded)
   chex.assert_trees_all_equal(again.variables, encoder.variables)
-  assert stablehlo.write(again, tmp_path / 'a.stablehlo') < 1e-5
-  traced = jax.make_jaxpr(plain.embed_fn(again))(*plain.inputs(again).values())
+  assert programs.write_stablehlo(again, tmp_path / 'a.stablehlo') < 1e-5
+  traced = jax.make_jaxpr(programs.embed_fn(again))(
+    *programs.inputs(again).values()
+  )
   chex.assert_shape(traced.out_avals[0], (None, 8))
 
 

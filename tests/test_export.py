@@ -15,7 +15,7 @@ from configs import arcface, smoke
 from plankton_jax import checkpoints
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.export import card, onnx, plain, stablehlo
+from plankton_jax.export import card, programs
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import embedding, encoders
 from plankton_jax.train import evaluation
@@ -89,7 +89,7 @@ def _encoder(get_config=smoke.get_config, **fields):
 
 
 def _images(encoder, count=9):
-  shape = (count, *plain.inputs(encoder)['images'].shape[1:])
+  shape = (count, *programs.inputs(encoder)['images'].shape[1:])
   return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
@@ -119,8 +119,7 @@ def test_a_process_without_the_project_embeds_alike(
     _need_converter()
   encoder = _encoder(stem=stem, poses=poses)
   file = tmp_path / 'encoder'
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
-  assert write(encoder, file) < 1e-5
+  assert programs.WRITERS[format](encoder, file) < 1e-5
   images = _images(encoder)
   got = _elsewhere(format, file, [images], tmp_path)
   want = encoder.embed(images)
@@ -136,8 +135,7 @@ def test_measures_are_a_second_input(format, tmp_path):
   stats = encoder.variables['batch_stats'][embedding.MEASURES]
   stats['in_um'] = np.array(True)
   file = tmp_path / 'encoder'
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
-  assert write(encoder, file) < 1e-5
+  assert programs.WRITERS[format](encoder, file) < 1e-5
   images = np.repeat(_images(encoder, 1), 9, axis=0)
   known = {
     'height': [40, 40, 4, 0, np.nan, 9e4, 40, 1, np.nan],
@@ -163,7 +161,7 @@ def test_what_the_converter_lacks_is_named(tmp_path, monkeypatch):
   for name in ('jax2onnx', 'onnx', 'onnxruntime'):
     monkeypatch.setitem(sys.modules, name, fake)
   with pytest.raises(InputError, match=r'no plugin for stack\); .*stablehlo'):
-    onnx.write(_encoder(), tmp_path / 'a.onnx')
+    programs.write_onnx(_encoder(), tmp_path / 'a.onnx')
   assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +170,7 @@ def test_onnx_says_what_it_is(tmp_path):
   import onnx as onnx_format
 
   encoder = _encoder(stem='half', dtype='bfloat16')
-  onnx.write(encoder, tmp_path / 'a.onnx')
+  programs.write_onnx(encoder, tmp_path / 'a.onnx')
   model = onnx_format.load(tmp_path / 'a.onnx')
   found = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
   assert found['class_names'] == list(NAMES)
@@ -185,7 +183,7 @@ def test_onnx_says_what_it_is(tmp_path):
 def test_without_the_converter_the_remedy_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'jax2onnx', None)
   with pytest.raises(InputError, match=r'jax2onnx; .*requirements-export\.txt'):
-    onnx.write(_encoder(), tmp_path / 'a.onnx')
+    programs.write_onnx(_encoder(), tmp_path / 'a.onnx')
   assert not list(tmp_path.iterdir())
 
 
@@ -193,7 +191,7 @@ def test_a_model_that_embeds_otherwise_is_refused():
   encoder = _encoder()
   images = _images(encoder, 1)
   right = lambda x: encoder.embed(x)
-  assert plain.check(encoder, right, 'none') < 1e-6
+  assert programs.check(encoder, right, 'none') < 1e-6
   for wrong in (
     lambda x: right(x) + 2e-5,
     lambda x: right(x) * np.nan,
@@ -201,7 +199,7 @@ def test_a_model_that_embeds_otherwise_is_refused():
   ):
     assert wrong(images).shape == (1, 6)
     with pytest.raises(InputError, match=r'that a converter made is .* off'):
-      plain.check(encoder, wrong, 'a converter')
+      programs.check(encoder, wrong, 'a converter')
 
 
 @pytest.mark.parametrize('get_config', [smoke.get_config, arcface.get_config])

@@ -58,7 +58,7 @@ def export(
     InputError: there is no encoder, or it cannot be written in that format.
   """
   from plankton_jax import checkpoints
-  from plankton_jax.export import card, onnx, stablehlo
+  from plankton_jax.export import card, programs
   from plankton_jax.files import encoder_folder
 
   if format != 'safetensors' and out.is_dir():
@@ -75,8 +75,7 @@ def export(
       f'{out}: {_size(out / encoder_folder.WEIGHTS)}, and README.md, its card'
     )
     return
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
-  found = write(encoder, out)
+  found = programs.WRITERS[format](encoder, out)
   data = encoder.config['data']
   measures = ''
   if encoder.takes:
