@@ -24,7 +24,6 @@ from plankton_jax.train import (
   config_check,
   diverged,
   job,
-  process,
   sharding,
   store,
 )
@@ -138,7 +137,7 @@ def train_and_evaluate(
   with write_errors.explained(workdir), contextlib.ExitStack() as held:
     with job.in_turn('data'):  # the others find the caches and the split
       if job.is_first():
-        held.enter_context(process.alone_on(workdir))
+        held.enter_context(job.alone_on(workdir))
       data = load_data(config, workdir, writes=job.is_first())
     experiment = assemble(config, data)
     with (
