@@ -221,7 +221,7 @@ def test_answers_are_apart_from_prints():
 
 
 def test_operations_of_the_network():
-  from benchmarks import ours_network
+  from benchmarks import ours
 
   width, side, batch = 4, 32, 2
   # (side, kernel, inputs, features) of every convolution, at its output.
@@ -236,7 +236,7 @@ def test_operations_of_the_network():
       layers += [(at, 3, inputs, features), (at, 3, features, features)]
       inputs = features
   products = sum(s * s * k * k * i * f for s, k, i, f in layers) + 32 * 128
-  facts = ours_network.size(ours_network._config(width, side), batch)
+  facts = ours.size(ours._config(width, side), batch)
   assert facts['flops'] == 2 * batch * products
   weights = sum(k * k * i * f for _, k, i, f in layers) + 32 * 128
   norms = 2 * sum(f for *_, f in layers)
@@ -244,11 +244,11 @@ def test_operations_of_the_network():
 
 
 def test_the_measured_step_runs_at_its_batch_size():
-  from benchmarks import ours_network
+  from benchmarks import ours
 
-  steps, facts = ours_network.step(
+  steps, facts = ours.step(
     width=2, side=32, batch=128, dtype='float32', compiled=False
   )
   steps(1)
-  forward = ours_network.size(ours_network._config(2, 32), 128)
+  forward = ours.size(ours._config(2, 32), 128)
   assert facts == forward | {'flops': 3 * forward['flops']}

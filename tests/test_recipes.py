@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from benchmarks import ablation, ablation_plan, recipes
+from benchmarks import ablation, recipes
 from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
 from plankton_jax.train import experiment
@@ -49,7 +49,7 @@ def test_mistaken_configs_end_in_a_line(text, said):
 GROUND = recipes.Ground('x', ('a', 'b'), 'Someone 2015', 48, 'resnet10', 8, 16)
 
 
-@pytest.mark.parametrize('table', ablation_plan.TABLES)
+@pytest.mark.parametrize('table', ablation.TABLES)
 def test_every_variant_of_the_plan_can_be_trained(table):
   labels = np.repeat(np.arange(24, dtype=np.int32), 20)
   data = pipeline.Data(
@@ -62,7 +62,7 @@ def test_every_variant_of_the_plan_can_be_trained(table):
     fingerprint='',
     originals=None,
   )
-  made = ablation.specs(ablation_plan.TABLES[table], GROUND, 1)
+  made = ablation.specs(ablation.TABLES[table], GROUND, 1)
   for (spec,) in made.values():
     experiment.assemble(spec['config'], data)
   plain = [json.dumps(own[0], sort_keys=True) for own in made.values()]
@@ -70,7 +70,7 @@ def test_every_variant_of_the_plan_can_be_trained(table):
 
 
 def test_objectives_are_compared_at_one_rate():
-  made = ablation.specs(ablation_plan.TABLES['objectives'], GROUND, 1)
+  made = ablation.specs(ablation.TABLES['objectives'], GROUND, 1)
   rates = {
     (tx['learning_rate'], tx['schedule'])
     for (spec,) in made.values()
