@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from analysis.files import tables
-from benchmarks import contest, rows, speed
+from benchmarks import contest, speed
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
@@ -110,7 +110,7 @@ def test_ratio_is_of_medians_and_extremes_of_pairs():
 
 
 def test_a_rate_and_its_share_of_the_limit():
-  row = rows.Row('steps', {}, images=10)
+  row = speed.Row('steps', {}, images=10)
   times = contest.Times([2.0, 1.0, 4.0], [8.0, 4.0, 5.0], {'flops': 60.0}, 0.0)
   line = speed.line(row, times, {'flops': 120.0, 'bytes': 1.0})
   assert (line['unit'], line['ours'], line['peer']) == ('images/s', 5.0, 2.0)
@@ -120,7 +120,7 @@ def test_a_rate_and_its_share_of_the_limit():
 
 
 def test_a_time_alone():
-  row = rows.Row('mine', {}, peer=False)
+  row = speed.Row('mine', {}, peer=False)
   times = contest.Times([0.5], [], {'temporary': 3 << 20}, 0.0)
   line = speed.line(row, times, {'flops': 1.0})
   assert (line['unit'], line['ours']) == ('ms', 500.0)
@@ -143,15 +143,15 @@ def test_work_of_others_is_idle_time_that_is_missing(monkeypatch):
 def test_limits_are_the_best_of_both():
   times = contest.Times([2.0, 4.0], [1.0, 8.0], {'flops': 6e9}, 0.0)
   assert speed.best('flops', times) == 6e9
-  line = speed.line(rows.MATMUL, times, {'flops': 6e9})
+  line = speed.line(speed.MATMUL, times, {'flops': 6e9})
   assert (line['unit'], line['ours']) == ('GFLOP/s', 2.0)
 
 
 def test_table_and_csv(tmp_path, capsys):
   times = contest.Times([0.5], [1.25], {'flops': 1.0}, 0.0)
   table = [
-    speed.line(rows.Row('a', {}, images=1000), times, {'flops': 8.0}),
-    speed.line(rows.Row('b', {}), times._replace(peer=[]), {}),
+    speed.line(speed.Row('a', {}, images=1000), times, {'flops': 8.0}),
+    speed.line(speed.Row('b', {}), times._replace(peer=[]), {}),
   ]
   path = tables.write_csv(tmp_path / 'speed.csv', table)
   with path.open(newline='') as file:
