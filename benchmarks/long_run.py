@@ -115,7 +115,7 @@ def late(samples: Sequence[Sample], firsts: Sequence[range]) -> list[Sample]:
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float]:
-  """Measures growth from the second quarter's median to the last's, as shares."""
+  """Compares the last quarter's medians with the second's, as shares."""
   columns = np.array(samples, float)
   steps = columns[:, 1]
   quarter = steps[-1] / 4
