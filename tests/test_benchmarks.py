@@ -7,25 +7,18 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 
 from analysis.files import tables
 from benchmarks import contest, speed
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from tests import flagged
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _values(argv):
-  values = flags.FlagValues()
-  speed.define(values)
-  values(['command', *argv])
-  return values
-
-
 def _parse(argv):
-  return speed.parse(_values(argv))
+  return speed.parse(flagged.parse(speed, *argv))
 
 
 # Speaks as a worker does, takes its seconds from the spec, notes its turns.
@@ -191,7 +184,8 @@ def test_mistakes_end_in_a_line(wrong, capsys):
 
 
 def test_missing_peers_end_in_a_line(tmp_path, capsys):
-  values = _values([f'--peer_python={tmp_path / "none"}', f'--out={tmp_path}'])
+  peer = f'--peer_python={tmp_path / "none"}'
+  values = flagged.parse(speed, peer, f'--out={tmp_path}')
   with pytest.raises(SystemExit) as end, command.errors_as_lines():
     speed.main([], values=values)
   assert end.value.code == 2

@@ -5,13 +5,12 @@ import shlex
 
 import numpy as np
 import pytest
-from absl import flags
 
 from benchmarks import ablation, recipes
 from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
 from plankton_jax.train import experiment
-from tests import tiny_encoder
+from tests import flagged, tiny_encoder
 
 
 def test_recipes_are_read():
@@ -101,13 +100,10 @@ def test_a_config_is_placed_on_its_ground():
 
 
 def test_the_heading_repeats_the_flags_but_not_the_places():
-  values = flags.FlagValues()
-  ablation.define(values)
-  values(
-    [
-      *('command', '--path', 'a b', '--out=x', '--show', '--seeds=4'),
-      *('--tables=mining,margin', '--citation=Me & you'),
-    ]
+  values = flagged.parse(
+    ablation,
+    *('--path', 'a b', '--out=x', '--show', '--seeds=4'),
+    *('--tables=mining,margin', '--citation=Me & you'),
   )
   assert ablation.parse(values).seeds == 4
   command = ablation._heading(values, GROUND, 4).splitlines()[1]
@@ -121,9 +117,7 @@ def test_the_heading_repeats_the_flags_but_not_the_places():
 
 @pytest.mark.parametrize('wrong', ['--tables=mining,none', '--seeds=0'])
 def test_mistakes_name_the_flag(wrong):
-  values = flags.FlagValues()
-  ablation.define(values)
-  values(['command', '--path=x', wrong])
+  values = flagged.parse(ablation, '--path=x', wrong)
   with pytest.raises(InputError, match=f'^{wrong.partition("=")[0]}'):
     ablation.parse(values)
 
