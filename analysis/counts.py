@@ -73,7 +73,8 @@ def fit(source: Source, acceptance: float) -> Fitted:
   found = fitted.fit(source, None, acceptance=acceptance)
   if len(found.labeller.gallery.class_names) < 2:
     raise InputError(
-      f'{source.name} has one class: counts correct what is taken for another'
+      f'{source.name} has one class: counts correct images that are taken for'
+      ' another; train on two or more'
     )
   if found.val is None:
     raise InputError(

@@ -266,7 +266,7 @@ def _contents(**changes):
     (lambda: _contents(config='[1'), 'config: '),
     (lambda: _contents(config='[]'), 'config: of type list, not dict'),
     (lambda: _contents(config='{}'), "its config has no 'data'"),
-    (lambda: _contents(class_names='[1]'), 'class_names are no strings'),
+    (lambda: _contents(class_names='[1]'), 'class_names are not strings'),
     (
       lambda: _contents(arrays={'params/encoder': np.zeros(2)}),
       'both an array and a folder',

@@ -124,7 +124,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
       if not isinstance(fields['config'].get(section), dict):
         raise InputError(f'its config has no {section!r}')
     if not all(isinstance(name, str) for name in fields['class_names']):
-      raise InputError('class_names are no strings')
+      raise InputError('class_names are not strings')
     variables = _tree(arrays)
   except InputError as error:
     raise InputError(

@@ -85,8 +85,8 @@ def make(
   stages = len(backbone.stages)
   if not 0 <= freeze <= stages:
     raise InputError(
-      f'encoder.freeze={freeze} is out of range; 0 is none, {stages} all but'
-      ' the embedding'
+      f'encoder.freeze={freeze} is out of range; 0 freezes none, {stages} all'
+      ' but the embedding'
     )
   if published and backbone.published is None:
     raise InputError(
