@@ -5,10 +5,11 @@ import io
 import numpy as np
 from PIL import Image
 
-from analysis.review.prepare import Images, Thumbnails
+from analysis.review.prepare import Images
 from analysis.review.refit import Known
 from analysis.review.session import Session
 from analysis.review.store import Store
+from analysis.review.thumbnails import Thumbnails
 
 DIM = 6
 

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from analysis.review import prepare, server
+from analysis.review import server, thumbnails
 from plankton_jax.errors import InputError
 from tests import review_images
 
@@ -233,7 +233,7 @@ def test_thumbnails_are_made_once(tmp_path):
 
   ids = ['10', 'bad', '250']
   for _ in range(2):
-    found = prepare.thumbnails(tmp_path, ids, read)
+    found = thumbnails.collect(tmp_path, ids, read)
     for row, level in enumerate((10, 200, 250)):
       path = tmp_path / 'one.jpg'
       path.write_bytes(found.of(row))
@@ -241,5 +241,5 @@ def test_thumbnails_are_made_once(tmp_path):
         assert abs(np.asarray(picture).mean() - level) < 3
         assert max(picture.size) == 96
   assert sorted(asked) == sorted(ids)
-  prepare.thumbnails(tmp_path, ['10'], read)
+  thumbnails.collect(tmp_path, ['10'], read)
   assert asked.count('10') == 2

@@ -1,39 +1,25 @@
 """Prepares what a review needs, and keeps it for the next start."""
 
 import hashlib
-import io
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from analysis.files import folders, inputs, pile
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.measures import groups, labeller
-from analysis.page import pictures
+from analysis.review import thumbnails
 from analysis.review.refit import Known
-from plankton_jax.data import workers
+from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
-QUALITY = 75  # of JPEG, which is decoded faster than WebP
 TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
-
-
-class Thumbnails(NamedTuple):
-  """Small pictures in one file, to be read by their number."""
-
-  data: np.ndarray  # [bytes] uint8, mapped from a file
-  ends: np.ndarray  # [N + 1] where each begins, and the last ends
-
-  def of(self, row: int) -> bytes:
-    """Returns the JPEG of one row."""
-    return self.data[self.ends[row] : self.ends[row + 1]].tobytes()
 
 
 class Images(NamedTuple):
@@ -95,7 +81,7 @@ def images(
   if len(set(ids)) < len(ids):
     raise InputError(f'{name}: two images have one id; review one split')
   known = known_classes(source, embedding.shape[1], acceptance)
-  small = thumbnails(out, ids, read)
+  small = thumbnails.collect(out, ids, read)
   return Images(
     name,
     ids,
@@ -146,53 +132,3 @@ def _kept_file(source: Source, path: str, out: pathlib.Path) -> pathlib.Path:
   text = '\0'.join((str(encoder), *listing.ids))
   digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
   return out / f'images-{digest}.npz'
-
-
-def thumbnails(
-  folder: pathlib.Path, ids: Sequence[str], read: Callable[[str], np.ndarray]
-) -> Thumbnails:
-  """Reads the pictures of a folder, made first where they are missing.
-
-  Pictures of other ids have another name.
-  """
-  digest = hashlib.blake2b('\0'.join(ids).encode(), digest_size=8).hexdigest()
-  path = folder / f'thumbnails-{digest}.npz'
-  data = path.with_suffix('.bin')
-  if not path.exists():
-    made = workers.in_order(
-      lambda key: _encoded(read, key), list(ids), desc='thumbnails'
-    )
-    _write(path, made)
-  with np.load(path, allow_pickle=False) as arrays:
-    ends = arrays['ends']
-  return Thumbnails(np.memmap(data, np.uint8, 'r'), ends)
-
-
-def _write(path: pathlib.Path, made: Iterable[bytes]) -> None:
-  """Writes pictures beside an index, which appears when all are there."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  sizes = []
-
-  def noted() -> Iterator[bytes]:
-    for one in made:
-      sizes.append(len(one))
-      yield one
-
-  with (
-    atomic.file(path.with_suffix('.bin')) as building,
-    building.open('wb') as file,
-  ):
-    file.writelines(noted())
-  with atomic.file(path) as building, building.open('wb') as file:
-    np.savez(file, ends=np.cumsum([0, *sizes]))
-
-
-def _encoded(read: Callable[[str], np.ndarray], key: str) -> bytes:
-  """Encodes the small picture of one image; a grey one if it is unreadable."""
-  try:
-    picture = pictures.fit(read(key))
-  except InputError:
-    picture = Image.new('L', (pictures.TILE, pictures.TILE), 200)
-  held = io.BytesIO()
-  picture.save(held, 'JPEG', quality=QUALITY)
-  return held.getvalue()
