@@ -45,6 +45,7 @@ PEERS_SETTINGS = {
   'encoder.stem': 'quarter',
   'encoder.poses': 1,
   'encoder.centred': False,
+  'encoder.whitening': 0.0,
   'encoder.embedding_dim': 128,
   'encoder.dtype': 'float32',
   'optimizer.learning_rate': 1.4e-3,

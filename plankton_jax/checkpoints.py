@@ -10,6 +10,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.nn.embedding import MEASURES
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
@@ -61,9 +62,11 @@ def _read(workdir: pathlib.Path, step: int | None = None) -> dict[str, Any]:
         f' {manager.all_steps()}'
       )
     model, meta = store.restore_model(manager, step)
+    whitening = store.load_whitening(workdir, step)
+    fitted = {} if whitening is None else {WHITENING: {'matrix': whitening}}
     return {
       'params': model['params'],
-      'batch_stats': model['batch_stats'],
+      'batch_stats': model['batch_stats'] | fitted,
       'config': meta['config'],
       'class_names': meta['class_names'],
       'step': step,

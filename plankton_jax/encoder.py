@@ -15,9 +15,10 @@ from plankton_jax import objectives
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders
+from plankton_jax.nn import encoders, whitening
 from plankton_jax.nn import measures as inputs
 from plankton_jax.nn.embedding import MEASURES, Embedder
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import sharding
 from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
@@ -188,6 +189,9 @@ class Encoder:
     """Computes logits without margin [N, D] -> [N, seen]; None if headless."""
     if not self._params['objective']:
       return None
+    if WHITENING in self._batch_stats:  # prototypes are in the space before it
+      matrix = np.asarray(self._batch_stats[WHITENING]['matrix'])
+      embeddings = whitening.invert(matrix, embeddings)
     cosines = objectives.cosines(
       self._params['objective'], jnp.asarray(embeddings)
     )
