@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from benchmarks import cells, recipes
+from benchmarks.recipes import Recipe
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
@@ -42,9 +43,9 @@ class Table(NamedTuple):
   variants: Mapping[str, Mapping[str, Any]]
   shared: Mapping[str, Any] = MappingProxyType({})
 
-  def recipes(self) -> dict[str, recipes.Recipe]:
+  def recipes(self) -> dict[str, Recipe]:
     return {
-      name: recipes.Recipe(self.file, {**self.shared, **overrides})
+      name: Recipe(self.file, {**self.shared, **overrides})
       for name, overrides in self.variants.items()
     }
 
@@ -55,8 +56,8 @@ class Configs(NamedTuple):
   title: str
   files: tuple[str, ...]
 
-  def recipes(self) -> dict[str, recipes.Recipe]:
-    return {file: recipes.Recipe(file, {}) for file in self.files}
+  def recipes(self) -> dict[str, Recipe]:
+    return {file: Recipe(file, {}) for file in self.files}
 
 
 TRIPLET, ARCFACE = 'configs/triplet.py', 'configs/arcface.py'
