@@ -1,4 +1,4 @@
-"""Learning curves of simple classifiers on classes that training never saw.
+"""Measures how simple classifiers learn classes that training never saw.
 
 `python -m analysis.classifiers --workdir=DIR`: support vectors, a linear model
 and nearest neighbours learn the unseen classes from few to all labelled

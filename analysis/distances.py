@@ -1,4 +1,4 @@
-"""Mean distances within and between classes.
+"""Measures mean distances within and between classes.
 
 `python -m analysis.distances --workdir=DIR [--include_self]`.
 """

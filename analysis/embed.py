@@ -139,8 +139,8 @@ def embed_folder(
   `pixel_um` is the side of their pixels, µm; None takes the known, or the
   run's.
   """
-  found = select.objects(images, field='--images')
-  if not found.items:
+  found = select.described(images, field='--images')
+  if found is None:
     listing = folder.scan(images, field='--images')
     whole = folders.embed(encoder, listing, pixel_um=pixel_um)
     write(out, whole.rows, encoder.step, whole.measures)
@@ -178,7 +178,8 @@ def make_workdir(
   from plankton_jax.nn import transfer
   from plankton_jax.train import diverged
 
-  items = select.objects(images, field='--images').items
+  found = select.described(images, field='--images')
+  items = () if found is None else found.items
   annotated = any(item.status for item in items)
   try:
     if annotated:
@@ -203,19 +204,14 @@ def make_workdir(
   )
   if workdir.exists():
     there = encoder_folder.find(workdir) == workdir
-    found = encoder_folder.read(workdir) if there else {}
-    if (found.get('config'), found.get('step')) != (config, encoder.step):
+    held: dict[str, Any] = encoder_folder.read(workdir) if there else {}
+    theirs = config_file.complete(held.get('config', {}))
+    if (theirs, held.get('step')) != (config, encoder.step):
       raise InputError(f'{workdir} holds something else; choose a new --out')
   else:
-    encoder_folder.save(
+    params = {**encoder.variables['params'], 'objective': {}}
+    encoder.replace(params=params, config=config).save(
       workdir,
-      variables={
-        **encoder.variables,
-        'params': {**encoder.variables['params'], 'objective': {}},
-      },
-      config=config,
-      class_names=encoder.class_names,
-      step=encoder.step,
       card=f'Made by analysis.embed from {images}; nothing was trained.\n',
     )
   config_file.write(config, workdir)

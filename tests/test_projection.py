@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import projection
-from analysis.figures import marks
+from analysis.figures import style
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import planes
 from plankton_jax.errors import InputError
@@ -135,7 +135,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
 
 
 def test_a_class_has_one_mark_and_one_colour_everywhere():
-  found = marks.marks([SPLITS, {'test': SPLITS['unseen']}])
+  found = style.marks([SPLITS, {'test': SPLITS['unseen']}])
   assert found == {'a': 'o', 'b': 'o', 'c': 'D'}
-  colours = marks.colours(found)
+  colours = style.colours(found)
   assert len(set(colours.values())) == 4

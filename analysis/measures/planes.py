@@ -48,7 +48,7 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
   widths = {rows.embedding.shape[1] for rows in splits.values()}
   if len(widths) > 1:
     raise InputError(
-      f'the splits have {sorted(widths)} columns; want one width'
+      f'the splits have {sorted(widths)} columns: embed all by one run'
     )
   on = ['train'] if 'train' in splits else list(splits)
   fitted = np.concatenate([splits[split].embedding for split in on])

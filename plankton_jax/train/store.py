@@ -71,6 +71,13 @@ def open_manager(workdir: pathlib.Path) -> ocp.CheckpointManager:
   )
 
 
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+  """Tells whether a run in the workdir would resume."""
+  return any(
+    entry.name.isdigit() for entry in (workdir / 'checkpoints').glob('*')
+  )
+
+
 def save(
   manager: ocp.CheckpointManager,
   state: TrainState,
@@ -169,8 +176,8 @@ def save_whitening(
   import safetensors.numpy  # a run without whitening needs none
 
   with atomic.file(workdir / _WHITENING) as building:
-    safetensors.numpy.save_file(
-      {'matrix': matrix}, building, metadata={'step': str(step)}
+    building.write_bytes(
+      safetensors.numpy.save({'matrix': matrix}, metadata={'step': str(step)})
     )
 
 
