@@ -7,9 +7,10 @@ import jax
 
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.files import encoder_folder
+from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.nn.embedding import MEASURES
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import store
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
@@ -61,9 +62,11 @@ def _read(workdir: pathlib.Path, step: int | None = None) -> dict[str, Any]:
         f' {manager.all_steps()}'
       )
     model, meta = store.restore_model(manager, step)
+    whitening = store.load_whitening(workdir, step)
+    fitted = {} if whitening is None else {WHITENING: {'matrix': whitening}}
     return {
       'params': model['params'],
-      'batch_stats': model['batch_stats'],
+      'batch_stats': model['batch_stats'] | fitted,
       'config': meta['config'],
       'class_names': meta['class_names'],
       'step': step,
@@ -80,7 +83,7 @@ def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
     InputError: as in `load_encoder`, or the pretrained weights are gone.
   """
   trained = _read(pathlib.Path(workdir))
-  config = trained['config']
+  config = config_file.complete(trained['config'])
   data = config['data']
   model = encoders.make(**config['encoder'])
   variables = jax.jit(

@@ -14,10 +14,11 @@ from plankton_jax import objectives
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders
+from plankton_jax.nn import encoders, whitening
 from plankton_jax.nn import measures as inputs
 from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.nn.embedding import MEASURES, Embedder
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import sharding
 from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
@@ -57,7 +58,7 @@ class Encoder:
       InputError: the config is of another version of plankton_jax, or the
         arrays are not those of its network.
     """
-    self.config = config
+    self.config = config_file.complete(config)
     self.class_names = tuple(class_names)
     self.step = step
     self._params = params
@@ -171,6 +172,9 @@ class Encoder:
     """Computes logits without margin [N, D] -> [N, seen]; None if headless."""
     if not self._params['objective']:
       return None
+    if WHITENING in self._batch_stats:  # prototypes are in the space before it
+      matrix = np.asarray(self._batch_stats[WHITENING]['matrix'])
+      embeddings = whitening.invert(matrix, embeddings)
     cosines = objectives.cosines(
       self._params['objective'], jnp.asarray(embeddings)
     )

@@ -257,6 +257,7 @@ def test_every_name_takes_the_weights_of_that_name(name):
     dtype='float32',
     pretrained='a.pth',
     freeze=0,
+    whitening=0.0,
     poses=1,
     centred=True,
   )

@@ -24,6 +24,7 @@ SHARED = {
   'augment.noise': 0.0,
   'encoder.centred': False,
   'encoder.poses': 1,
+  'encoder.whitening': 0.0,
   'optimizer.learning_rate': 1.4e-3,
   'optimizer.schedule': 'constant',
   'optimizer.warmup_epochs': 0.0,

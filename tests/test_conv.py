@@ -267,6 +267,7 @@ def test_bfloat16_without_instructions_is_float32_and_said_once(
     'centred': True,
     'pretrained': '',
     'freeze': 0,
+    'whitening': 0.0,
   }
   with caplog.at_level(logging.WARNING, 'plankton_jax'):
     models = [encoders.make(dtype='bfloat16', **fields) for _ in range(2)]

@@ -19,6 +19,7 @@ def _model(freeze=0):
     dtype='float32',
     pretrained='',
     freeze=freeze,
+    whitening=0.0,
     poses=1,
     centred=True,
   )

@@ -36,6 +36,7 @@ def _model(name='resnet18', width=4):
     dtype='float32',
     pretrained='',
     freeze=0,
+    whitening=0.0,
     poses=1,
     centred=True,
   )

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders, pretrained, transfer
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop
 from tests import tiny_encoder
 
@@ -44,6 +45,10 @@ def test_all_is_taken_over_where_all_fits(bundled, make_config):
   saved = _saved('sized')
   assert begun.keys() == fresh.keys() == saved.keys()
   assert ('batch_stats', SIZE, 'in_um') in saved
+  # Training moves the space that their whitening is of.
+  matrix = ('batch_stats', WHITENING, 'matrix')
+  np.testing.assert_array_equal(begun.pop(matrix), np.eye(8))
+  assert not np.array_equal(saved.pop(matrix), np.eye(8))
   for path, array in saved.items():
     np.testing.assert_array_equal(begun[path], array)
     assert begun[path].dtype == fresh[path].dtype

@@ -16,6 +16,7 @@ TINY = {
   'dtype': 'float32',
   'pretrained': '',
   'freeze': 0,
+  'whitening': 0.0,
   'poses': 1,
   'centred': True,
 }

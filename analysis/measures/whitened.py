@@ -1,7 +1,6 @@
 """Whitens embeddings: within classes, every direction varies by one.
 
-The covariance within classes is shrunk (Ledoit and Wolf 2004, J. Multivariate
-Analysis 88), so that it has an inverse where rows are fewer than dimensions.
+The covariance within classes is shrunk, as the encoder's own whitening does.
 Distances to class means are then Mahalanobis distances, and the nearest mean
 is the class by linear discriminant analysis.
 """
@@ -11,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.measures import classes
-
-# Eigenvalues of the covariance below this share of their mean count as it.
-FLOOR = 1e-6
+from plankton_jax.nn import whitening
 
 
 class Whitened(NamedTuple):
@@ -35,27 +32,12 @@ def fit(embedding: np.ndarray, label: np.ndarray) -> Whitened:
   different rows, embeddings are only centred.
   """
   _, members = np.unique(label, return_inverse=True)
-  _, counts, means = classes.centroids(embedding, label)
-  # Residuals of small classes are too short by (n - 1) / n.
-  stretch = np.sqrt(counts / np.maximum(counts - 1, 1))
-  residuals = (embedding - means[members]) * stretch[members, None]
   origin = embedding.mean(axis=0, dtype=np.float64)
-  map_ = _inverse_root(residuals[counts[members] > 1])
+  variances, directions = whitening.within_classes(embedding, label)
+  map_ = directions / np.sqrt(variances)
   rows = ((embedding - origin) @ map_).astype(np.float32)
   present, counts, means = classes.centroids(rows, label)
   return Whitened(origin, map_, rows, members, present, counts, means)
-
-
-def _inverse_root(residuals: np.ndarray) -> np.ndarray:
-  """Computes a root of the inverse of the residuals' covariance, [D, D]."""
-  from sklearn import covariance
-
-  dims = residuals.shape[1]
-  if not residuals.any():
-    return np.eye(dims)
-  shrunk, _ = covariance.ledoit_wolf(residuals, assume_centered=True)
-  values, vectors = np.linalg.eigh(np.atleast_2d(shrunk))
-  return vectors / np.sqrt(np.maximum(values, FLOOR * values.mean()))
 
 
 def whiten(space: Whitened, embedding: np.ndarray) -> np.ndarray:

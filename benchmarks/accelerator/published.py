@@ -38,6 +38,7 @@ _SECTIONS = {
     'poses': 1,
     'pretrained': '',
     'freeze': 0,
+    'whitening': 0.0,
     'size': False,
     'measures': (),
   },

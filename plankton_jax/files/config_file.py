@@ -25,7 +25,7 @@ ADDED: dict[str, Config] = {
     'white': 65535,
   },
   'optimizer': {'layer_decay': 1.0},
-  'encoder': {'size': False, 'measures': []},
+  'encoder': {'size': False, 'measures': [], 'whitening': 0.0},
 }
 
 

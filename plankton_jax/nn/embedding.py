@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from plankton_jax.distances import unit_norm
 from plankton_jax.nn.backbone import Backbone
 from plankton_jax.nn.measures import Measures, columns
+from plankton_jax.nn.whitening import WHITENING, Whitening
 
 MEASURES = 'Measures_0'  # the module that takes measures of the objects
 
@@ -27,7 +28,8 @@ class Embedder(nn.Module):
   """Images [B, H, W, C] to unit-norm embeddings [B, embedding_dim] float32.
 
   Features are pooled to their mean, projected, centred and normalised. With
-  `size` or `others`, measures of the objects [B, M] join the projection.
+  `size` or `others`, measures of the objects [B, M] join the projection. With
+  `whitened`, embeddings are whitened outside of training.
 
   Attributes:
     backbone: images [B, H, W, C] to features [B, ..., F].
@@ -39,6 +41,7 @@ class Embedder(nn.Module):
       without the affine map); otherwise the projection has a bias.
     size: whether the original size is an input.
     others: names of further measures that are.
+    whitened: whether there is a whitening, which is fitted after training.
   """
 
   backbone: Backbone
@@ -47,6 +50,7 @@ class Embedder(nn.Module):
   centred: bool
   size: bool = False
   others: tuple[str, ...] = ()
+  whitened: bool = False
 
   @property
   def measures(self) -> tuple[str, ...]:
@@ -116,6 +120,8 @@ class Embedder(nn.Module):
     x = unit_norm(x)
     if averaged:
       x = unit_norm(jnp.mean(x.reshape(self.poses, -1, x.shape[-1]), axis=0))
+    if self.whitened and not train:
+      x = Whitening(name=WHITENING)(x)
     return x
 
 

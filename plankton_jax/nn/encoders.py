@@ -36,6 +36,7 @@ def make(
   centred: bool,
   pretrained: str,
   freeze: int,
+  whitening: float,
   size: bool = False,
   measures: Sequence[str] = (),
   convolution: Callable[..., jax.Array] = conv_general_dilated,
@@ -54,6 +55,7 @@ def make(
     centred: centre embeddings by batch statistics before they are normalised.
     pretrained: a file of published weights, an encoder of this project, or ''.
     freeze: how many stages stay untrained.
+    whitening: power by which embeddings are whitened after training, 0 for not.
     size: whether the original size is an input.
     measures: names of further measures that are.
     convolution: a replacement of `lax.conv_general_dilated`.
@@ -99,4 +101,5 @@ def make(
     centred=centred,
     size=size,
     others=tuple(measures),
+    whitened=whitening > 0,
   )

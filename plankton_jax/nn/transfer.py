@@ -12,6 +12,7 @@ from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.nn.backbone import Backbone
 from plankton_jax.nn.conv.choice import conv_general_dilated
+from plankton_jax.nn.whitening import WHITENING
 
 _FIELD = 'encoder.pretrained'
 # Weights fit a network of the same fields, and images of the same size.
@@ -58,8 +59,9 @@ def begin(
 
   All of the backbone is taken over, and each module of the head whose arrays
   have the shapes that are asked for: with another `embedding_dim` the head
-  begins at random. Between grey and colour images the first kernel is changed
-  so that the features of a grey image stay as they are.
+  begins at random. The whitening is not: it is of a space that training moves.
+  Between grey and colour images the first kernel is changed so that the
+  features of a grey image stay as they are.
 
   Args:
     variables: the encoder's fresh `params` and `batch_stats`.
@@ -91,6 +93,8 @@ def begin(
   first = backbone.stages[0][0]  # the layer that is given the image
   taken: _Flat = {}
   for path, array in theirs.items():
+    if path[1] == WHITENING:
+      continue
     if path[1] == first and path in ours and array.ndim == 4:
       array = _for_channels(array, ours[path].shape[-2])
     if path in ours and array.shape == ours[path].shape:

@@ -88,6 +88,7 @@ FIELDS: dict[str, Range | Choice] = {
   'encoder.poses': Choice((1, 8)),
   'encoder.freeze': _COUNT_OR_OFF,  # the backbone knows how many stages it has
   'encoder.size': Choice((False, True)),
+  'encoder.whitening': Range(0, 2),
   'optimizer.learning_rate': Range(0),
   'optimizer.warmup_epochs': Range(0),
   'optimizer.weight_decay': _STRENGTH,

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from plankton_jax import retrieval
+from plankton_jax.nn import whitening as whitenings
 from plankton_jax.train import batches, diverged, job, sharding
 from plankton_jax.train.experiment import Experiment
 from plankton_jax.train.state import TrainState
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # reads image files, for which it needs more packages
   from plankton_jax.data import pipeline
 
 _RETRIEVAL_IMAGES = 5000  # the most, drawn once: retrieval is quadratic in them
+_WHITENING_IMAGES = 20_000  # the most, drawn once
 _OF_ALL_ROWS = ('spread', 'effective_rank')  # means over all rows
 
 
@@ -22,12 +24,22 @@ def evaluate(
   data: 'pipeline.Data',
   split: str,
   state: TrainState,
+  *,
+  whitening: np.ndarray | None = None,
 ) -> dict[str, float]:
   """Computes the objective's metrics, Recall@1 and MAP@R of a split.
 
   The loss mines hard+hard in batches. It falls when the space collapses, and
   rises as training begins; MAP@R does neither, so it chooses the best
   checkpoint.
+
+  Args:
+    experiment: the run's.
+    data: the run's.
+    split: to measure.
+    state: whose whitening is none yet, so that the objective sees the space
+      that it was trained in.
+    whitening: [D, D] of the embeddings that retrieval ranks; None for not.
 
   Returns:
     Metrics by name; NaN where the split does not define one, such as a
@@ -42,27 +54,15 @@ def evaluate(
   # A fixed shuffle: rows are sorted by class, and a batch must mix them.
   rows = np.random.default_rng(0).permutation(rows)
   size = experiment.sampler.size
-  found = jax.device_get(
-    [
-      sharding.gather(experiment.mesh, experiment.eval_step(state, batch))
-      for batch in batches.evaluation(
-        data.images,
-        data.labels,
-        rows,
-        size,
-        experiment.mesh,
-        experiment.measures,
-      )
-    ]
-  )
-  metrics = [values for values, _ in found]
-  embeddings = np.concatenate([embedded for _, embedded in found])[: len(rows)]
+  metrics, embeddings = _measured(experiment, data, rows, state)
   finite = np.isfinite(embeddings).all(axis=1)
   losses = np.array([values['loss'] for values in metrics])
   finite &= np.repeat(np.isfinite(losses), size)[: len(rows)]
   diverged.check_split(split, finite, data.ids[rows], int(state.step))
   sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
   kept = min(len(rows), _RETRIEVAL_IMAGES)
+  if whitening is not None:
+    embeddings = whitenings.apply(whitening, embeddings)
   ranked = retrieval.evaluate(
     embeddings[:kept], data.labels[rows[:kept]], ks=(1,)
   )
@@ -73,6 +73,45 @@ def evaluate(
     **({'retrieval_images': kept} if kept < len(rows) else {}),
   }
   return job.from_first(f'{split} at step {int(state.step)}', measured)
+
+
+def fit_whitening(
+  experiment: Experiment,
+  data: 'pipeline.Data',
+  state: TrainState,
+  *,
+  power: float,
+) -> np.ndarray:
+  """Fits the whitening [D, D] of a state's encoder to the training images."""
+  rows = data.splits['train']
+  rows = np.random.default_rng(0).permutation(rows)[:_WHITENING_IMAGES]
+  _, embeddings = _measured(experiment, data, rows, state)
+  return whitenings.fit(embeddings, data.labels[rows], power=power)
+
+
+def _measured(
+  experiment: Experiment,
+  data: 'pipeline.Data',
+  rows: np.ndarray,
+  state: TrainState,
+) -> tuple[list[dict[str, float]], np.ndarray]:
+  """Computes each batch's metrics, and the embeddings [N, D] of N rows."""
+  found = jax.device_get(
+    [
+      sharding.gather(experiment.mesh, experiment.eval_step(state, batch))
+      for batch in batches.evaluation(
+        data.images,
+        data.labels,
+        rows,
+        experiment.sampler.size,
+        experiment.mesh,
+        experiment.measures,
+      )
+    ]
+  )
+  metrics = [values for values, _ in found]
+  embeddings = np.concatenate([embedded for _, embedded in found])
+  return metrics, embeddings[: len(rows)]
 
 
 def average(

@@ -29,7 +29,7 @@ from plankton_jax.train import (
   store,
 )
 from plankton_jax.train import progress as progresses
-from plankton_jax.train.evaluation import as_logged, evaluate
+from plankton_jax.train.evaluation import as_logged, evaluate, fit_whitening
 from plankton_jax.train.experiment import Experiment, assemble
 from plankton_jax.train.log import Log, Quiet
 from plankton_jax.train.progress import Measure, Place, Progress
@@ -150,7 +150,7 @@ def train_and_evaluate(
         _announce(run, state)
         state = _train(run, state, progress)
         manager.wait_until_finished()
-        _test(run, state)
+        _finish(run, state)
   return state
 
 
@@ -165,6 +165,7 @@ def _first_log(
     return Quiet()
   config_file.write(config, workdir)
   diverged.forget(workdir)
+  store.forget_whitening(workdir)
   return Log(
     workdir,
     step=step,
@@ -425,17 +426,29 @@ def _leave(
   raise SystemExit(_TERMINATED)
 
 
-def _test(run: _Run, state: TrainState) -> None:
-  """Logs the test split's measures, with the best checkpoint's weights."""
+def _finish(run: _Run, state: TrainState) -> None:
+  """Whitens the best checkpoint's embeddings, and logs the test's measures."""
   step = run.manager.best_step()
   if step is None:
     return
   if step != int(state.step):
     state, _ = _restored(run.config, run.experiment, run.manager, step)
-  found = evaluate(run.experiment, run.data, 'test', state)
+  whitening = _whiten(run, state, step)
+  found = evaluate(run.experiment, run.data, 'test', state, whitening=whitening)
   place = run.experiment.schedule.place(step)
   run.log.write('test', {'step': step, 'epoch': place.passed}, found)
   run.log.say(f'test, by the best checkpoint (step {step}): {_shown(found)}')
+
+
+def _whiten(run: _Run, state: TrainState, step: int) -> np.ndarray | None:
+  """Fits the whitening of a checkpoint and keeps it beside the checkpoints."""
+  power = run.config['encoder']['whitening']
+  if not power:
+    return None
+  found = fit_whitening(run.experiment, run.data, state, power=power)
+  if job.is_first():
+    store.save_whitening(run.workdir, found, step)
+  return found
 
 
 def _shown(values: dict[str, float]) -> str:

@@ -1,4 +1,7 @@
-"""Saves and restores Orbax checkpoints: a run's newest state and its best."""
+"""Saves and restores Orbax checkpoints: a run's newest state and its best.
+
+The whitening of the best one, fitted when training has ended, lies beside them.
+"""
 
 import contextlib
 import pathlib
@@ -11,8 +14,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import write_errors
+from plankton_jax.files import atomic, weight_file, write_errors
 from plankton_jax.train.state import TrainState
+
+_WHITENING = 'whitening.safetensors'  # in the workdir
 
 
 @contextlib.contextmanager
@@ -155,6 +160,43 @@ def restore_model(
       ),
     )
   return found.model, found.meta
+
+
+def save_whitening(
+  workdir: pathlib.Path, matrix: np.ndarray, step: int
+) -> None:
+  """Writes the whitening [D, D] of the embeddings of a step's checkpoint."""
+  import safetensors.numpy  # a run without whitening needs none
+
+  with atomic.file(workdir / _WHITENING) as building:
+    building.write_bytes(
+      safetensors.numpy.save({'matrix': matrix}, metadata={'step': str(step)})
+    )
+
+
+def forget_whitening(workdir: pathlib.Path) -> None:
+  """Deletes the whitening, of a run that goes on."""
+  (workdir / _WHITENING).unlink(missing_ok=True)
+
+
+def load_whitening(workdir: pathlib.Path, step: int) -> np.ndarray | None:
+  """Reads the whitening [D, D] of a step's checkpoint, if it has one.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  path = workdir / _WHITENING
+  if not path.exists():
+    return None
+  try:
+    arrays, header = weight_file.read(path)
+    matrix = arrays['matrix']
+  except (InputError, KeyError) as error:
+    raise InputError(
+      f'{path} is damaged ({error}); start the same training again, which'
+      ' writes it anew'
+    ) from None
+  return matrix if header.get('step') == str(step) else None
 
 
 def _folder(manager: ocp.CheckpointManager, step: int) -> pathlib.Path:
