@@ -216,3 +216,8 @@ def test_matches_pytorch_metric_learning():
     'map_at_r': 'mean_average_precision_at_r',
   }.items():
     assert got[ours] == pytest.approx(want[theirs], abs=1e-6)
+
+
+def test_the_average_over_one_query_is_its_own():
+  found = retrieval.averages({'map_at_r': np.array([0.25])}, np.array([7]))
+  assert found == {'map_at_r': 0.25, 'macro_map_at_r': 0.25}
