@@ -31,7 +31,7 @@ AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
 for name in (
-  *('workdir', 'encoder', 'embeddings', 'images', 'pile', 'out'),
+  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out'),
   'acceptance',
 ):
   flags.declare_key_flag(name)  # --help shows it
@@ -128,6 +128,7 @@ def analyse(
   smallest: int = groups.SMALLEST,
   among: str = 'all',
   acceptance: float = 0.95,
+  pixel_um: float | None = None,
 ) -> Result:
   """Groups the images of a folder, of splits or of files.
 
@@ -141,7 +142,7 @@ def analyse(
     raise InputError(f'--smallest={smallest}: a group has 2 images or more')
   thresholds.check(acceptance)
   (source,) = sources
-  every = pile.gather(source, images=images, splits=splits)
+  every = pile.gather(source, images=images, splits=splits, pixel_um=pixel_um)
   labels, names, notes = known(source, every.rows.embedding, acceptance)
   notes = [*every.notes, *notes]
   if among == 'unknown':
@@ -224,6 +225,7 @@ def asked(sources: Sequence[Source]) -> Result:
     smallest=SMALLEST.value,
     among=AMONG.value,
     acceptance=command.ACCEPTANCE.value,
+    pixel_um=command.PIXEL_UM.value,
   )
 
 

@@ -57,17 +57,20 @@ def embed(
   listing: folder.Listing,
   *,
   pixel_um: float | None = None,
+  white: int = 0,
   desc: str = 'embed',
 ) -> Embedded:
   """Embeds every readable image of a listing; names the others on stderr.
 
   Works on a block of images at a time, so that memory holds only embeddings.
-  `pixel_um` is the side of their pixels, µm; None takes the run's.
+  `pixel_um` is the side of their pixels, µm; None takes the run's. `white` is
+  the 16-bit value of white, as `Embedded` has it; 0 takes the run's, or finds
+  it.
 
   Raises:
     InputError: none can be read.
   """
-  white = _white(encoder) or folder.find_white(listing)
+  white = white or _white(encoder) or folder.find_white(listing)
   decoded = folder.decoded(
     listing, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
   )
@@ -193,8 +196,7 @@ def _with_pixel(
   if encoder.size_unit == 'µm' and missing:
     print(
       f'the encoder takes sizes in µm, but {missing:,} of {count:,} images have'
-      ' no pixel size: it embeds them as of unknown size; embed, predict and'
-      ' neighbors take --pixel_um',
+      ' no pixel size: it embeds them as of unknown size; give --pixel_um',
       file=sys.stderr,
     )
   return {**known, 'pixel_um': pixel}
