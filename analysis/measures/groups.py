@@ -39,6 +39,7 @@ class Groups(NamedTuple):
   order: list[np.ndarray]  # rows of each group, the most central first
   density: np.ndarray  # [N] likeness to the nearest EDGES rows, in (0, 1]
   tree: np.ndarray  # [G − 1, 4] SciPy's linkage of the groups
+  near: np.ndarray  # [N, CANDIDATES] rows near each row, int32
 
 
 def find(embedding: np.ndarray, *, smallest: int = SMALLEST) -> Groups:
@@ -50,7 +51,7 @@ def find(embedding: np.ndarray, *, smallest: int = SMALLEST) -> Groups:
   moved = shifted(points, candidates)
   found = describe(embedding, _dense(moved, candidates, smallest), moved)
   apart = np.mean(distance[:, :EDGES] ** 2, axis=1) if distance.size else 0.0
-  return found._replace(density=found.density - apart / 4)
+  return found._replace(density=found.density - apart / 4, near=candidates)
 
 
 def reduced(embedding: np.ndarray) -> np.ndarray:
@@ -148,7 +149,8 @@ def describe(
 ) -> Groups:
   """Numbers groups [N] by their size, and finds centres, order and tree.
 
-  The tree joins the groups' means of `points` [N, d]; density is 1.
+  The tree joins the groups' means of `points` [N, d]; density is 1, and no
+  row is near.
   """
   counts = np.bincount(of[of != NONE])
   rank = np.argsort(-counts, kind='stable')
@@ -172,7 +174,8 @@ def describe(
   tree = np.zeros((0, 4))
   if len(centres) > 1:
     tree = hierarchy.linkage(middles, 'average')
-  return Groups(of, centres, cohesion, order, np.ones(len(of)), tree)
+  near = np.zeros((len(of), 0), np.int32)
+  return Groups(of, centres, cohesion, order, np.ones(len(of)), tree, near)
 
 
 def branches(groups: Groups, count: int) -> np.ndarray:
