@@ -238,7 +238,7 @@ def test_class_folders_hold_what_is_validated_now(client, tmp_path):
   assert sorted(p.name for p in folder.iterdir()) == ['dog']
   take(client, [1], '../up')
   answer = post(client, 'write', {'classes': True})
-  assert answer.status_code == 400 and 'no name of a folder' in answer.text
+  assert answer.status_code == 400 and 'cannot name a folder' in answer.text
   assert sorted(p.name for p in folder.iterdir()) == ['dog']
 
 
