@@ -155,7 +155,7 @@ def limits(found: Scores) -> list[str]:
   elif not scores.reclustered(found.images, found.classes):
     notes.append(
       f'{where}: too many images and classes to cluster halves of them: NMI and'
-      ' AMI without intervals'
+      ' AMI without intervals, of k-means from one start'
     )
   if found.images > scores.SILHOUETTE_ROWS:
     notes.append(
