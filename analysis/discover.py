@@ -32,7 +32,7 @@ AMONG = flags.DEFINE_enum(
 )
 for name in (
   *('workdir', 'encoder', 'embeddings', 'images', 'pile', 'out'),
-  'acceptance',
+  *('acceptance', 'search'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -128,8 +128,11 @@ def analyse(
   smallest: int = groups.SMALLEST,
   among: str = 'all',
   acceptance: float = 0.95,
+  way: str = 'auto',
 ) -> Result:
   """Groups the images of a folder, of splits or of files.
+
+  `way` is that of `choice.nearest`.
 
   Raises:
     InputError: there are several sources, nothing to group, or an option is out
@@ -161,7 +164,7 @@ def analyse(
       f'{every.name}: {len(every.rows.id)} images to group, fewer than'
       f' --smallest={smallest}'
     )
-  found = groups.find(every.rows.embedding, smallest=smallest)
+  found = groups.find(every.rows.embedding, smallest=smallest, way=way)
   if not found.order:
     notes.append('no place is dense enough: give a smaller --smallest')
   lines = table(every, found, labels, names)
@@ -169,6 +172,7 @@ def analyse(
     'images': len(found.of),
     'groups': len(found.order),
     'in_groups': int(np.sum(found.of != groups.NONE)),
+    'neighbours': found.how,
   }
   labelled = every.rows.label >= 0
   if labelled.all() and len(np.unique(every.rows.label)) > 1:
@@ -197,6 +201,7 @@ def analyse(
         f'discover: {len(lines)} groups of {measures["in_groups"]:,} of'
         f' {len(found.of):,} images, the largest',
         lines[:SHOWN],
+        f'neighbours: {found.how}',
       )
     ],
     {
@@ -212,7 +217,7 @@ def analyse(
 
 
 def _arrays(labels: Labels) -> list[tuple[str, np.ndarray]]:
-  return list(labels._asdict().items())
+  return [(k, v) for k, v in labels._asdict().items() if k != 'how']
 
 
 def asked(sources: Sequence[Source]) -> Result:
@@ -224,6 +229,7 @@ def asked(sources: Sequence[Source]) -> Result:
     smallest=SMALLEST.value,
     among=AMONG.value,
     acceptance=command.ACCEPTANCE.value,
+    way=command.SEARCH.value,
   )
 
 

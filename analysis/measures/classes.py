@@ -1,6 +1,8 @@
-"""Computes class centres, distances to them, and the votes of neighbours."""
+"""Computes class centres, distances, votes of neighbours, and samples."""
 
 import numpy as np
+
+SEED = 0
 
 
 def distances(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -28,6 +30,21 @@ def first(importance: np.ndarray, most: int) -> np.ndarray:
   Entries of larger `importance` [C] matter more; ties go to the first.
   """
   return np.sort(np.argsort(-importance, kind='stable')[:most])
+
+
+def stratified(label: np.ndarray, most: int) -> np.ndarray:
+  """Draws rows by seed, of each class in proportion; all if `most` or fewer.
+
+  Of a class with a share s of `label` [N] there are s · `most`, rounded up or
+  down. Returns the rows in order.
+  """
+  count = len(label)
+  if count <= most:
+    return np.arange(count)
+  order = np.random.default_rng(SEED).permutation(count)
+  order = order[np.argsort(label[order], kind='stable')]
+  places = (np.arange(most) + 0.5) * count / most
+  return np.sort(order[places.astype(int)])
 
 
 def votes(rows: np.ndarray, members: np.ndarray, classes: int) -> np.ndarray:
