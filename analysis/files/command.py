@@ -18,7 +18,7 @@ WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A finished workdir; repeat the flag to compare several.'
 )
 EMBEDDINGS = flags.DEFINE_multi_string(
-  'embeddings', [], 'An embedding file (.npz) in place of a workdir.'
+  'embeddings', [], 'An embedding file (.npz, .parquet) in place of a workdir.'
 )
 ENCODER = flags.DEFINE_string(
   'encoder',
