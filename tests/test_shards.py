@@ -1,8 +1,10 @@
 """Embeddings in Parquet: shards as they come, killed, resumed, and read."""
 
+import importlib.util
 import inspect
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +181,25 @@ def test_a_workdir_may_hold_shards(tmp_path):
   for found, wanted in zip(source.splits['train'], train, strict=True):
     np.testing.assert_array_equal(found, wanted)
   assert inputs.step(source) == 7
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('lancedb') is None, reason='needs lancedb'
+)
+def test_the_page_hands_shards_over_to_lancedb(tmp_path):
+  write(tmp_path / 'new.parquet', [])
+  page = (ROOT / 'docs/scale.md').read_text()
+  (example,) = re.findall(r'^```python\n(.*?)^```$', page, re.M | re.S)
+  run = subprocess.run(
+    [sys.executable, '-c', example],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr
+  # The query is (0, 0); rows are (i, i²).
+  assert run.stdout.strip() == "['i0', 'i1', 'i2']"
 
 
 def table(path, **columns):
