@@ -158,7 +158,7 @@ def analyse(
       f'{len(beyond):,} of {len(labels.limit):,} images lie beyond every class'
     )
     every = every._replace(rows=inputs.take(every.rows, beyond))
-    labels = labels._replace(**{k: v[beyond] for k, v in _arrays(labels)})
+    labels = Labels(*(x[beyond] for x in labels.arrays), labels.how)
   if len(every.rows.id) < smallest:
     raise InputError(
       f'{every.name}: {len(every.rows.id)} images to group, fewer than'
@@ -214,10 +214,6 @@ def analyse(
     files,
     {'discover.html': ' ({size})'},
   )
-
-
-def _arrays(labels: Labels) -> list[tuple[str, np.ndarray]]:
-  return [(k, v) for k, v in labels._asdict().items() if k != 'how']
 
 
 def asked(sources: Sequence[Source]) -> Result:

@@ -144,7 +144,8 @@ def write_shards(
 ) -> None:
   """Embeds images into a folder of shards of some `rows` each, as they come.
 
-  Goes on after the shards that are there of the same encoder and images.
+  Goes on after the shards that are there of the same encoder and images, and
+  leaves it to `shards.finish` to let the folder be read.
 
   Args:
     path: the folder, whose name ends in .parquet.
@@ -218,6 +219,7 @@ def embed_run(
     )
     return Part(rows, measures)
 
+  sharded = []  # Finished together: a second call goes on after the last.
   for split, at in data.splits.items():
     file = workdir / 'embeddings' / f'{split}.parquet'
     if rows := shards.size(len(at), shard):
@@ -225,10 +227,13 @@ def embed_run(
       each = functools.partial(embed, at)
       write_shards(file, encoder, ids, data.class_names, each, rows)
       file.with_suffix('.npz').unlink(missing_ok=True)
+      sharded.append(file)
       continue
     whole = embed(at, slice(None))
     for path in (file.with_suffix('.npz'), file):
       write(path, whole.rows, encoder.step, whole.measures)
+  for file in sharded:
+    shards.finish(file)
 
 
 def embed_folder(
@@ -261,7 +266,11 @@ def embed_folder(
 
   def embed(part: slice) -> Part:
     own = folders.part(found, part) if rows else found
-    options = {'pixel_um': pixel_um, 'white': white, 'some': not rows}
+    options: dict[str, Any] = {
+      'pixel_um': pixel_um,
+      'white': white,
+      'some': not rows,
+    }
     if isinstance(own, folder.Listing):
       embedded = folders.embed(encoder, own, **options)
       return Part(embedded.rows, embedded.measures)
@@ -274,6 +283,7 @@ def embed_folder(
     for name, reason in found.skipped:
       print(f'skipped {name}: {reason}', file=sys.stderr)
     write_shards(out, encoder, found.ids, names, embed, rows, pixel_um)
+    shards.finish(out)
   else:
     whole = embed(slice(None))
     write(out, whole.rows, encoder.step, whole.measures)

@@ -207,6 +207,7 @@ def main(values: flags.FlagValues) -> None:
       with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
         found = pool.submit(MEASURES[name], size, values.embeddings).result()
       points.append({'size': size, **found})
+      print(name, points[-1], flush=True)
     table = lines(name, points)
     tables.show(table, f'{name}: points and lines')
     print(tables.write_csv(out / f'{name}.csv', table))

@@ -57,9 +57,11 @@ def write(folder, made, plan='a'):
     return columns(rows)
 
   header = {'class_names': ['x', 'y', 'z'], 'step': 3}
-  return shards.write(
+  there = shards.write(
     folder, count=COUNT, rows=ROWS, plan={'of': plan}, make=make, header=header
   )
+  shards.finish(folder)
+  return there
 
 
 def check(folder):
@@ -177,6 +179,9 @@ def test_a_workdir_may_hold_shards(tmp_path):
     place / 'train.parquet',
     count=len(train.id), rows=8, plan={}, make=make, header=header,
   )  # fmt: skip
+  with pytest.raises(InputError, match='not all shards are there'):
+    inputs.from_workdirs([tmp_path / 'run'])
+  shards.finish(place / 'train.parquet')
   (source,) = inputs.from_workdirs([tmp_path / 'run'])
   for found, wanted in zip(source.splits['train'], train, strict=True):
     np.testing.assert_array_equal(found, wanted)

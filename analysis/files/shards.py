@@ -2,8 +2,8 @@
 
 A folder `NAME.parquet` holds the shards, which pyarrow, pandas, DuckDB or Spark
 read as one table. Each appears whole under its name or not at all, and a file
-UNFINISHED lies beside them until the last is there: it says of what they are,
-so that the same command goes on after those that were written.
+UNFINISHED lies beside them until the command that writes them is done: it says
+of what they are, so that the same command goes on after those that are there.
 """
 
 import json
@@ -48,7 +48,7 @@ def write(
   make: Callable[[slice], Columns],
   header: Mapping[str, Any],
 ) -> int:
-  """Writes all shards of a folder that are not there yet.
+  """Writes all shards of a folder that are not there yet; see `finish`.
 
   Shards of another plan, or of a folder that was finished, are replaced.
 
@@ -72,8 +72,12 @@ def write(
     else:
       columns = make(slice(start, min(start + rows, count)))
       write_file(path, columns, header)
-  (folder / UNFINISHED).unlink()
   return there
+
+
+def finish(folder: pathlib.Path) -> None:
+  """Takes the marker away: all shards are there, and may be read."""
+  (folder / UNFINISHED).unlink()
 
 
 def _begin(folder: pathlib.Path, plan: str) -> None:

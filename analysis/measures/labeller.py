@@ -45,6 +45,11 @@ class Labels(NamedTuple):
   row_distance: np.ndarray  # [N, K]
   how: str  # these were found
 
+  @property
+  def arrays(self) -> tuple[np.ndarray, ...]:
+    """Returns what has N rows, in order."""
+    return self[:-1]
+
 
 def gallery(
   source: Source, examples: Embedded | None

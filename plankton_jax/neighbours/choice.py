@@ -127,7 +127,8 @@ def _first(
   if own is not None:
     distance = np.where(rows == own[:, None], np.inf, distance)
   order = np.lexsort((rows, distance), axis=1)[:, :count]
-  return tuple(np.take_along_axis(x, order, axis=1) for x in (distance, rows))
+  distance, rows = (np.take_along_axis(x, order, 1) for x in (distance, rows))
+  return distance, rows
 
 
 def _approximate(

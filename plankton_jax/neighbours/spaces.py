@@ -49,7 +49,7 @@ def units(*sets: np.ndarray) -> Units:
       gaps = rows[start : start + ROWS].astype(np.float64) - first
       count += len(gaps)
       total += gaps.sum(axis=0)
-      squares += np.vecdot(gaps, gaps, axis=0)
+      squares += np.square(gaps).sum(axis=0)
   mean = total / count
   spread = np.sqrt(np.maximum(squares / count - mean**2, 0.0).max())
   step = 2.0 ** np.floor(np.log2(spread)) if spread > 0 else 1.0
