@@ -31,6 +31,13 @@ test test-peers test-lowest: export OMP_WAIT_POLICY ?= passive
 # Tests compile far more than they compute: code that is quick to make.
 test test-peers test-lowest: \
   export XLA_FLAGS ?= --xla_backend_optimization_level=0
+# What one test compiled, others and their processes need not compile again.
+test test-peers test-lowest: \
+  export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/compiled
+test test-peers test-lowest: \
+  export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+test test-peers test-lowest: \
+  export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
 test: .venv/ready-test
 	$(BIN)/python $(PYTEST)
@@ -87,4 +94,4 @@ docs: .venv/ready-docs
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest runs site
+	rm -rf .venv .venv-lowest .pytest_cache runs site

@@ -102,18 +102,24 @@ def epochs(
 ) -> Iterator[float]:
   """Trains; yields each epoch's mean loss, and ends where it is not finite."""
   loss_of, own = objective(config, num_classes)
-  tx = torch.optim.Adam(
+  tx = torch.optim.AdamW(  # without weight decay it is Adam
     [*model.parameters(), *own],
     lr=config['optimizer']['learning_rate'],
+    weight_decay=config['optimizer']['weight_decay'],
     fused=True,
   )
   rows, size = images.rows('train'), config['batch']['size']
+  views, steps = config['batch']['views'], len(rows) // size
+  cosine = config['optimizer']['schedule'] == 'cosine'
+  fall = torch.optim.lr_scheduler.CosineAnnealingLR(
+    tx, config['epochs'] * steps, eta_min=0.0
+  )
   rng = np.random.default_rng(config['seed'])
   for epoch in range(config['epochs']):
     model.train()
     found = []
-    order = rng.permutation(rows)[: len(rows) // size * size]
-    for chosen in order.reshape(-1, size):
+    order = rng.permutation(rows)[: steps * size].reshape(-1, size)
+    for chosen in np.tile(order, views):
       tx.zero_grad(set_to_none=True)
       embeddings = model(posed(images.batch(chosen)))
       loss = loss_of(epoch, embeddings, images.labels[chosen])
@@ -122,6 +128,8 @@ def epochs(
         break
       loss.backward()
       tx.step()
+      if cosine:
+        fall.step()
     yield float(np.mean(found))
 
 

@@ -79,14 +79,31 @@ PEERS_OBJECTIVES = {
 }
 
 
+# What a user of the peer adds who waits for quality: as long a schedule as the
+# table has epochs, and two views of each image.
+PEERS_BEST = {
+  'batch.views': 2,
+  'optimizer.schedule': 'cosine',
+  'optimizer.weight_decay': 0.05,
+}
+
+
 def contestants() -> dict[str, Contestant]:
-  """Lists the peer, ours with its settings, and ours, for each objective."""
+  """Lists the peer, ours with its settings, and ours, for each objective.
+
+  `peer.best` is the peer's softmax, its best objective on unseen classes, with
+  what ours have beside: views, a schedule, weight decay.
+  """
   same = {
     name: Recipe(f'configs/{name}.py', PEERS_SETTINGS | fields)
     for name, fields in PEERS_OBJECTIVES.items()
   }
   return {
     **{f'peer.{name}': Contestant(r, peer=True) for name, r in same.items()},
+    'peer.best': Contestant(
+      Recipe(same['softmax'].file, same['softmax'].overrides | PEERS_BEST),
+      peer=True,
+    ),
     **{f'same.{name}': Contestant(r) for name, r in same.items()},
     **{name: Contestant(Recipe(r.file, {})) for name, r in same.items()},
   }
@@ -106,6 +123,13 @@ def define(values: flags.FlagValues) -> None:
     [],
     'NAME=configs/FILE.py[:preset] field=value ...: one more of ours, in place'
     ' of the one of its name.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'draws',
+    1,
+    'Draws of the unseen classes, from --split_seed on; each has --seeds runs.',
+    lower_bound=1,
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -137,13 +161,34 @@ def parse(
   return recipes.options(values), {name: known[name] for name in chosen}
 
 
+def grounds(options: recipes.Options, draws: int) -> list[recipes.Ground]:
+  """Draws the unseen classes so many times; all else stays.
+
+  Raises:
+    InputError: there are to be several draws, but the classes are named.
+  """
+  if draws > 1 and not options.unseen.isdigit():
+    raise InputError(
+      f'--draws={draws} takes --unseen=COUNT, not the names of classes'
+    )
+  first = options.split_seed
+  return [
+    recipes.ground(options._replace(split_seed=seed), 'resnet18')
+    for seed in range(first, first + draws)
+  ]
+
+
 def specs(
-  chosen: dict[str, Contestant], ground: recipes.Ground, *, seeds: int
+  chosen: dict[str, Contestant],
+  drawn: Sequence[recipes.Ground],
+  *,
+  seeds: int,
 ) -> cells.Specs:
-  """Builds the training specs of each contestant, one for each seed."""
+  """Builds the training specs of each contestant: each ground, each seed."""
   return {
     name: [
       {'config': recipes.place(who.recipe, ground, seed), 'peer': who.peer}
+      for ground in drawn
       for seed in range(seeds)
     ]
     for name, who in chosen.items()
@@ -182,8 +227,9 @@ def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
   options, chosen = parse(values)
   if any(who.peer for who in chosen.values()):
     contest.need(values.peer_python, 'torch, pytorch_metric_learning')
-  ground = recipes.ground(options, 'resnet18')
-  planned = specs(chosen, ground, seeds=options.seeds)
+  drawn = grounds(options, values.draws)
+  ground = drawn[0]
+  planned = specs(chosen, drawn, seeds=options.seeds)
   finished = lambda: {
     name: [r for spec in own if (r := cells.result(options.out, spec))]
     for name, own in planned.items()
@@ -201,7 +247,7 @@ def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
     shown(finished()),
     f'ResNet-18 of width {ground.width}, {ground.size} px, {ground.epochs}'
     f' epochs; mean ± 95 % interval over the runs; unseen:'
-    f' {", ".join(ground.unseen)}',
+    f' {"; ".join(", ".join(found.unseen) for found in drawn)}',
   )
   print(f'\n{write()}\n{ground.citation}'.rstrip())
   for reason in failed:

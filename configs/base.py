@@ -153,7 +153,7 @@ def get_config() -> ConfigDict:
   # images of a class differ: 1 makes them differ alike in every direction, less
   # leaves more of the space as it is, 0 all. Seen classes are a little better
   # apart with less, classes that training never saw with more.
-  encoder.whitening = 0.75
+  encoder.whitening = 0.5
   # Names of further measures that it sees, such as an export's 'object_area'.
   encoder.measures = ()
 

@@ -27,7 +27,7 @@ def _parse(argv):
 
 
 def test_the_peer_and_ours_have_the_same_settings():
-  made = quality.specs(quality.contestants(), GROUND, seeds=2)
+  made = quality.specs(quality.contestants(), [GROUND], seeds=2)
   for name in ('triplet', 'arcface', 'softmax'):
     for seed in (0, 1):
       peer, same = made[f'peer.{name}'][seed], made[f'same.{name}'][seed]
@@ -90,6 +90,44 @@ def test_the_unseen_classes_are_named_or_drawn(tmp_path):
   assert len(drawn) > 1
   with pytest.raises(InputError, match='no class'):
     named('--unseen=f')
+
+
+def test_every_draw_of_the_unseen_classes_is_a_ground_of_its_own(tmp_path):
+  for name in 'abcdefgh':
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'x.png').touch()
+  options, chosen = _parse(
+    ['--path', str(tmp_path), '--unseen=3', '--split_seed=4']
+  )
+  drawn = quality.grounds(options, 3)
+  for seed, found in enumerate(drawn, start=4):
+    assert found == recipes.ground(
+      options._replace(split_seed=seed), 'resnet18'
+    )
+  assert len({found.unseen for found in drawn}) == 3
+  made = quality.specs(chosen, drawn, seeds=2)['softmax']
+  assert [
+    (spec['config']['data']['unseen_classes'], spec['config']['seed'])
+    for spec in made
+  ] == [(found.unseen, seed) for found in drawn for seed in (0, 1)]
+  with pytest.raises(InputError, match=r'^--draws=2 takes --unseen=COUNT'):
+    quality.grounds(options._replace(unseen='a,b'), 2)
+
+
+def test_the_best_of_the_peer_differs_where_it_says():
+  made = quality.specs(quality.contestants(), [GROUND], seeds=1)
+  plain, best = (made[f'peer.{name}'][0] for name in ('softmax', 'best'))
+  assert best['peer']
+  assert best['config']['batch'] == plain['config']['batch'] | {'views': 2}
+  assert best['config']['optimizer'] == plain['config']['optimizer'] | {
+    'schedule': 'cosine', 'weight_decay': 0.05
+  }  # fmt: skip
+  same = lambda spec: {
+    name: value
+    for name, value in spec['config'].items()
+    if name not in ('batch', 'optimizer')
+  }
+  assert same(best) == same(plain)
 
 
 def test_lines_of_the_table():

@@ -102,6 +102,9 @@ def test_what_was_whitened_is_recovered():
   whitened = module.apply({'batch_stats': {'matrix': matrix}}, embedding)
   assert np.abs(whitened - embedding).max() > 0.1
   np.testing.assert_allclose(
+    whitening.apply(matrix, embedding), whitened, atol=1e-6
+  )
+  np.testing.assert_allclose(
     whitening.invert(matrix, np.asarray(whitened)), embedding, atol=2e-6
   )
 

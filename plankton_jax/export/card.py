@@ -51,6 +51,9 @@ def write(
     citation=config['citation'] or f'Source `{data["source"]}`; not cited.',
     classes=_classes(encoder, workdir),
     measures=_measures(encoder, workdir),
+    whitened=' `val` is of\nthe space before it was whitened.'
+    if fields['whitening']
+    else '',
     notes=f'{notes.strip()}\n\n' if notes.strip() else '',
     config=json.dumps(config, indent=1),
   )
@@ -148,8 +151,8 @@ Classes seen in training:
 {measures}
 
 Each image is a query among all others of its row. `val` and `test` are what
-training logged: of at most 5,000 of the split's images, drawn once. `unseen`
-takes all of them.
+training logged: of at most 5,000 of the split's images, drawn once.{whitened}
+`unseen` takes all of them.
 
 {notes}## Licence
 

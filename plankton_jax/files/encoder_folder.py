@@ -84,7 +84,9 @@ def save(
     'step': json.dumps(step),
   }
   with atomic.directory(folder) as building:
-    safetensors.numpy.save_file(arrays, building / WEIGHTS, metadata=header)
+    # Not by its save_file, which lets no one else read the file.
+    data = safetensors.numpy.save(arrays, metadata=header)
+    (building / WEIGHTS).write_bytes(data)
     (building / 'README.md').write_text(card, encoding='utf-8')
 
 

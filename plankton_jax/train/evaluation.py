@@ -62,7 +62,7 @@ def evaluate(
   sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
   kept = min(len(rows), _RETRIEVAL_IMAGES)
   if whitening is not None:
-    embeddings = embeddings @ whitening
+    embeddings = whitenings.apply(whitening, embeddings)
   ranked = retrieval.evaluate(
     embeddings[:kept], data.labels[rows[:kept]], ks=(1,)
   )

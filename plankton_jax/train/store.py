@@ -169,8 +169,8 @@ def save_whitening(
   import safetensors.numpy  # a run without whitening needs none
 
   with atomic.file(workdir / _WHITENING) as building:
-    safetensors.numpy.save_file(
-      {'matrix': matrix}, building, metadata={'step': str(step)}
+    building.write_bytes(
+      safetensors.numpy.save({'matrix': matrix}, metadata={'step': str(step)})
     )
 
 
