@@ -158,7 +158,8 @@ def analyse(
       f'{len(beyond):,} of {len(labels.limit):,} images lie beyond every class'
     )
     every = every._replace(rows=inputs.take(every.rows, beyond))
-    labels = Labels(*(x[beyond] for x in labels.arrays), labels.how)
+    chosen = (x[beyond] for x in labels.arrays)
+    labels = Labels._make([*chosen, labels.how])
   if len(every.rows.id) < smallest:
     raise InputError(
       f'{every.name}: {len(every.rows.id)} images to group, fewer than'

@@ -252,11 +252,12 @@ def embed_folder(
   `shard` is as `shards.size` takes it.
   """
   check(out)
-  found: folders.Images = select.objects(images, field='--images')
+  objects = select.objects(images, field='--images')
   taxa = [
-    item.taxon if item.status == 'validated' else '' for item in found.items
+    item.taxon if item.status == 'validated' else '' for item in objects.items
   ]
   names = tuple(sorted(set(taxa) - {''}))
+  found: folders.Images = objects
   if not taxa:
     found = folder.scan(images, field='--images')
     names = found.class_names

@@ -275,8 +275,9 @@ def find_white(encoder: 'Encoder', found: Images) -> int:
   """Finds the white of 16-bit images: the run's, or by all of them."""
   if known := _white(encoder):
     return known
-  listed = isinstance(found, folder.Listing)
-  return folder.find_white(found) if listed else objects.find_white(found)
+  if isinstance(found, folder.Listing):
+    return folder.find_white(found)
+  return objects.find_white(found)
 
 
 def _white(encoder: 'Encoder') -> int:
