@@ -192,7 +192,9 @@ def _cells(rows: np.ndarray, count: int) -> Any:
   cells = int(np.clip(CELLS * np.sqrt(size), 1, max(1, size // TRAINED)))
   bytes_ = max(n for n in range(1, max(2, dim // 4 + 1)) if dim % n == 0)
   index = _faiss().index_factory(dim, f'IVF{cells},PQ{bytes_}')
-  index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
+  for fitted in (index.cp, index.pq.cp):
+    fitted.min_points_per_centroid = 1
+    fitted.max_points_per_centroid = TRAINED
   index.nprobe = VISITED
   chosen = np.random.default_rng(SEED).permutation(size)
   chosen = chosen[: max(TRAINED * cells, TRAINED * CODES)]
