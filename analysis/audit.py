@@ -20,6 +20,7 @@ from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import suspects
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
+from plankton_jax.train import diverged
 
 SHOWN = 24  # in a figure
 BESIDE = 3  # neighbours of a doubtful image in the figure
@@ -47,7 +48,7 @@ def doubtful(
     return [], [f'{source}: all images are of one class: none is judged']
   notes = []
   if (counts == 1).any():
-    alone = ', '.join(classes[counts == 1])
+    alone = diverged.shorten_list(classes[counts == 1].tolist())
     notes.append(f'{source}: alone in its class, so not judged: {alone}')
   ranked = suspects.rank(near, rows.embedding, label)
   table = []
@@ -244,17 +245,17 @@ def _draw(
   """Draws items in lines of `across`, each `width` images wide."""
   step = width * images.CELL + GAP
   size = across * step - GAP, -(-len(items) // across) * LINE + 0.35
-  figure, ax = images.canvas(*size)
-  ax.text(0.02, 0.1, title, fontsize=11, va='center', parse_math=False)
+  on = images.canvas(*size)
+  on.ax.text(0.02, 0.1, title, fontsize=11, va='center', parse_math=False)
   for n, item in enumerate(items):
     line, column = divmod(n, across)
     left, top = column * step, 0.65 + line * LINE
-    ax.plot([left, left + step - GAP], [top - 0.25] * 2, color='0.8', lw=0.6)
+    on.ax.plot([left, left + step - GAP], [top - 0.25] * 2, color='0.8', lw=0.6)
     room = LETTERS * width
     heading = item.heading
     if len(heading) > room:
       heading = f'{heading[: room - 1]}…'
-    ax.text(
+    on.ax.text(
       left + 0.02,
       top - 0.11,
       heading,
@@ -263,8 +264,8 @@ def _draw(
       parse_math=False,
     )
     for j, (key, text) in enumerate(item.images):
-      images.put(ax, left + j * images.CELL, top, read(key), text)
-  return figure
+      images.put(on, left + j * images.CELL, top, read(key), text)
+  return images.finish(on)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Learning curves of simple classifiers on classes that training never saw.
+"""Measures how simple classifiers learn classes that training never saw.
 
 `python -m analysis.classifiers --workdir=DIR`: support vectors, a linear model
 and nearest neighbours learn the unseen classes from few to all labelled
@@ -37,6 +37,7 @@ LOSS = flags.DEFINE_enum(
 COMPONENTS = 128  # of the PCA that raw pixels are reduced by
 PCA_ROWS = 2000  # seen train images that it is fitted on
 MOST_CLASSES = 100  # classes to tell apart; of more, the largest
+MOST_WORK = 60_000  # images times classes; of more, a sample of the images
 
 Features = dict[str, tuple[np.ndarray, np.ndarray]]  # name: rows, labels
 
@@ -114,10 +115,8 @@ def usable(
   present, members, counts = np.unique(
     rows.label, return_inverse=True, return_counts=True
   )
-  notes = [
-    f'{name}: {rows.class_names[lone]} has one image: left out'
-    for lone in present[counts < 2]
-  ]
+  lone = [rows.class_names[i] for i in present[counts < 2]]
+  notes = classes.alone(lone, f'{name}: ', ': left out')
   told = classes.first(np.where(counts > 1, counts, 0), MOST_CLASSES)
   if (counts > 1).sum() > MOST_CLASSES:
     notes.append(
@@ -128,6 +127,14 @@ def usable(
   if len(np.unique(rows.label[keep])) < 2:
     return None, [*notes, f'{name}: fewer than two classes to tell: skipped']
   keep = keep[np.argsort(rows.id[keep], kind='stable')]
+  count = len(np.unique(rows.label[keep]))
+  if len(keep) * count > MOST_WORK:
+    some = classes.sample(rows.label[keep], MOST_WORK // count)
+    notes.append(
+      f'{name}: {len(some):,} of {len(keep):,} images are learnt from, drawn by'
+      ' seed from each class'
+    )
+    keep = keep[some]
   return inputs.take(rows, keep), notes
 
 

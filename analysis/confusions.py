@@ -1,4 +1,4 @@
-"""Confusion matrices of the test images.
+"""Counts which classes the test images are taken for.
 
 `python -m analysis.confusions --workdir=DIR`: by the classifier's head where
 the run has one, and by the nearest mean of the train embeddings.

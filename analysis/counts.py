@@ -20,15 +20,7 @@ from analysis.files import command, inputs, new_images, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import (
-  counting,
-  fitted,
-  prevalence,
-  spectra,
-  tallies,
-  thresholds,
-  volumes,
-)
+from analysis.measures import counting, fitted, prevalence, tallies, thresholds
 from analysis.measures.counting import Estimate, Known, Placed, Shares, Space
 from analysis.measures.fitted import Fitted
 from analysis.measures.openset import UNKNOWN
@@ -81,7 +73,8 @@ def fit(source: Source, acceptance: float) -> Fitted:
   found = fitted.fit(source, None, acceptance=acceptance)
   if len(found.labeller.gallery.class_names) < 2:
     raise InputError(
-      f'{source.name} has one class: counts correct what is taken for another'
+      f'{source.name} has one class: counts correct images that are taken for'
+      ' another; train on two or more'
     )
   if found.val is None:
     raise InputError(
@@ -204,15 +197,15 @@ def tabulate_spectra(
   method: str,
 ) -> list[Row]:
   """Tabulates objects by sample, class and size; empty if sizes are unknown."""
-  size = spectra.diameters(columns(new))
+  size = tallies.diameters(columns(new))
   if size is None:
     return []
-  edges = spectra.edges(size)
+  edges = tallies.edges(size)
   volumes_known = any(np.isfinite(unit.per_m3) for unit in units)
   sums: dict[str, list[np.ndarray]] = {}
   for unit, one, chance in zip(units, estimates, chances, strict=True):
     share = one.shares[method]
-    found = spectra.spectrum(
+    found = tallies.spectrum(
       size[unit.rows],
       edges,
       prevalence.adapt(chance, prior, share),
@@ -247,7 +240,7 @@ def columns(new: NewImages) -> Mapping[str, np.ndarray]:
 def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
   """Computes the objects per m³ that each image stands for, and notes."""
   given = columns(new)
-  found = volumes.per_m3(
+  found = tallies.per_m3(
     given,
     [item.sample for item in new.items],
     [item.acquisition for item in new.items],

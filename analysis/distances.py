@@ -1,4 +1,4 @@
-"""Mean distances within and between classes.
+"""Measures mean distances within and between classes.
 
 `python -m analysis.distances --workdir=DIR [--include_self]`.
 """
@@ -101,11 +101,13 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
     return Result(notes)
   if not include_self:
     notes += [
-      f'{panel.source}, {panel.split}: {name} has one image, so no distance'
-      ' within it'
+      note
       for panel in panels['euclidean']
-      for name, count in zip(panel.classes, panel.counts, strict=True)
-      if count == 1
+      for note in classes.alone(
+        [panel.classes[i] for i in np.flatnonzero(panel.counts == 1)],
+        f'{panel.source}, {panel.split}: ',
+        ', so no distance within it',
+      )
     ]
   notes += [note for panel in panels['euclidean'] for note in left_out(panel)]
   convention = 'counted in' if include_self else 'left out of'

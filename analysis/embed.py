@@ -252,15 +252,16 @@ def embed_folder(
   `shard` is as `shards.size` takes it.
   """
   check(out)
-  objects = select.objects(images, field='--images')
-  taxa = [
-    item.taxon if item.status == 'validated' else '' for item in objects.items
-  ]
+  objects = select.described(images, field='--images')
+  items = () if objects is None else objects.items
+  taxa = [item.taxon if item.status == 'validated' else '' for item in items]
   names = tuple(sorted(set(taxa) - {''}))
-  found: folders.Images = objects
-  if not taxa:
+  found: folders.Images
+  if objects is None:
     found = folder.scan(images, field='--images')
     names = found.class_names
+  else:
+    found = objects
   index = {name: at for at, name in enumerate(names)} | {'': -1}
   rows = shards.size(len(found.ids), shard) if out.suffix == '.parquet' else 0
   white = folders.find_white(encoder, found)
@@ -309,7 +310,8 @@ def make_workdir(
   from plankton_jax.nn import transfer
   from plankton_jax.train import diverged
 
-  items = select.objects(images, field='--images').items
+  found = select.described(images, field='--images')
+  items = () if found is None else found.items
   annotated = any(item.status for item in items)
   try:
     if annotated:
@@ -334,19 +336,14 @@ def make_workdir(
   )
   if workdir.exists():
     there = encoder_folder.find(workdir) == workdir
-    found = encoder_folder.read(workdir) if there else {}
-    if (found.get('config'), found.get('step')) != (config, encoder.step):
+    held: dict[str, Any] = encoder_folder.read(workdir) if there else {}
+    theirs = config_file.complete(held.get('config', {}))
+    if (theirs, held.get('step')) != (config, encoder.step):
       raise InputError(f'{workdir} holds something else; choose a new --out')
   else:
-    encoder_folder.save(
+    params = {**encoder.variables['params'], 'objective': {}}
+    encoder.replace(params=params, config=config).save(
       workdir,
-      variables={
-        **encoder.variables,
-        'params': {**encoder.variables['params'], 'objective': {}},
-      },
-      config=config,
-      class_names=encoder.class_names,
-      step=encoder.step,
       card=f'Made by analysis.embed from {images}; nothing was trained.\n',
     )
   config_file.write(config, workdir)

@@ -139,13 +139,13 @@ def draw(
   """Draws a line for each class, and a group of columns for each kind."""
   group_width = COUNT * images.CELL + images.GAP
   width = len(KINDS) * group_width
-  figure, ax = images.canvas(width, len(ranked) * LINE + 0.6)
-  ax.text(0.02, 0.1, title, fontsize=11, va='center')
+  on = images.canvas(width, len(ranked) * LINE + 0.6)
+  on.ax.text(0.02, 0.1, title, fontsize=11, va='center')
   for line, one in enumerate(ranked):
     top = 0.75 + line * LINE
     name = found.class_names[one.label]
-    ax.plot([0.0, width - images.GAP], [top - 0.22] * 2, color='0.8', lw=0.6)
-    ax.text(
+    on.ax.plot([0.0, width - images.GAP], [top - 0.22] * 2, color='0.8', lw=0.6)
+    on.ax.text(
       0.02,
       top - 0.09,
       f'{name}  ({one.size} image{"s" * (one.size != 1)})',
@@ -157,7 +157,7 @@ def draw(
     for group, (kind, heading) in enumerate(KINDS.items()):
       left = group * group_width
       if line == 0:
-        ax.text(left + 0.02, top - 0.35, heading, fontsize=9, va='center')
+        on.ax.text(left + 0.02, top - 0.35, heading, fontsize=9, va='center')
       for place, (row, distance) in enumerate(
         zip(one.rows[kind], one.distance[kind], strict=True)
       ):
@@ -166,8 +166,8 @@ def draw(
           true = found.class_names[found.label[row]]
           text = f'{images.wrapped(true)}\n{text}'
         at = left + place * images.CELL, top + 0.03
-        images.put(ax, *at, read(found.id[row]), text)
-  return figure
+        images.put(on, *at, read(found.id[row]), text)
+  return images.finish(on)
 
 
 if __name__ == '__main__':

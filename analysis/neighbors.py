@@ -112,17 +112,17 @@ def draw(
   cell, gap = images.CELL, images.GAP
   width = (1 + ACROSS) * cell + gap
   height = TOP + max(1, -(-len(found) // ACROSS)) * LINE
-  figure, ax = images.canvas(width, height)
+  on = images.canvas(width, height)
   heading: dict[str, Any] = {
     'va': 'center',
     'parse_math': False,
   }  # names may hold $
-  ax.text(0.02, 0.12, title, fontsize=11, **heading)
-  ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
-  ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)
+  on.ax.text(0.02, 0.12, title, fontsize=11, **heading)
+  on.ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
+  on.ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)
   middle = cell + 0.45 * gap
-  ax.plot([middle] * 2, [0.42, height], color='0.8', lw=0.6)
-  images.put(ax, 0.0, TOP, *query)
+  on.ax.plot([middle] * 2, [0.42, height], color='0.8', lw=0.6)
+  images.put(on, 0.0, TOP, *query)
   for place, row in enumerate(found):
     line, column = divmod(place, ACROSS)
     text = '\n'.join(
@@ -133,8 +133,8 @@ def draw(
       )
     )
     left, top = (1 + column) * cell + gap, TOP + line * LINE
-    images.put(ax, left, top, read(row['id']), text)
-  return figure
+    images.put(on, left, top, read(row['id']), text)
+  return images.finish(on)
 
 
 def analyse(

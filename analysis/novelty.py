@@ -21,9 +21,15 @@ from analysis.figures import novelty as figures
 from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import community, openset, thresholds, unknowns
-from analysis.measures.community import Best
-from analysis.measures.openset import MEASURES, NO_CURVE, UNKNOWN, Judged, Score
+from analysis.measures import openset, thresholds, unknowns
+from analysis.measures.openset import (
+  MEASURES,
+  NO_CURVE,
+  UNKNOWN,
+  Best,
+  Judged,
+  Score,
+)
 from plankton_jax.errors import InputError
 
 NEIGHBOURS = flags.DEFINE_integer(
@@ -150,10 +156,8 @@ def count(
   predicted = np.where(
     counted.distance <= limit, counted.nearest, counted.unknown
   )
-  at_limit = community.dissimilarity(
-    counted.true, predicted, counted.unknown + 1
-  )
-  best = community.best(
+  at_limit = openset.dissimilarity(counted.true, predicted, counted.unknown + 1)
+  best = openset.best_acceptance(
     counted.true,
     counted.nearest,
     counted.distance,

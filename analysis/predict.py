@@ -22,12 +22,20 @@ from absl import flags
 
 import plankton_jax
 from analysis.figures import reliability
-from analysis.files import command, folders, inputs, new_images, result, taxa
+from analysis.files import (
+  command,
+  folders,
+  inputs,
+  new_images,
+  result,
+  tables,
+  taxa,
+)
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
-from analysis.formats import predicted as formats
+from analysis.formats import darwin_core, ecotaxa
 from analysis.measures import (
   backed_off,
   fitted,
@@ -36,8 +44,10 @@ from analysis.measures import (
   predictions,
   thresholds,
 )
+from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -143,7 +153,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     backed_off.place(ranks, fit, new.rows.embedding),
   )
 
-  written = formats.write(
+  written = make_files(
     new,
     found,
     known,
@@ -159,13 +169,13 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     **fit.tested.measures,
     **ranks.measures,
   }
-  tables = {**written.tables, 'classes.csv': classes}
+  csvs = {**written.tables, 'classes.csv': classes}
   unknown = sum(not one.known for one in found)
   title = f'predict: {len(found):,} images, {unknown:,} unknown'
   footer = f'{accounting(new)}\n  nearest labelled images: {labels.how}'
   shown = [Shown(title, classes, footer)]
   if ranks.lines:
-    tables['ranks.csv'] = ranks.lines
+    csvs['ranks.csv'] = ranks.lines
     shown.append(Shown('predict: ranks, by test images', ranks.lines))
   figures: dict[str, Picture] = {}
   if fit.tested.ways:
@@ -174,7 +184,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       inputs.citations(sources),
     )
     figures['reliability'] = result.render(drawing)
-    tables['reliability.csv'] = reliability.rows(fit.tested.ways)
+    csvs['reliability.csv'] = reliability.rows(fit.tested.ways)
   text = page.render(
     source=source,
     encoder=encoder,
@@ -190,7 +200,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   return Result(
     [*fit.notes, *unclear, *missing, *remarks],
     shown,
-    tables,
+    csvs,
     {'calibration.json': measures},
     figures,
     {
@@ -200,6 +210,53 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     },
     {'predictions.html': ' ({size})'},
   )
+
+
+def make_files(
+  new: NewImages,
+  found: Sequence[Prediction],
+  known: taxa.Taxa,
+  references: str,
+  *,
+  overwrite_validated: bool,
+) -> Result:
+  """Makes the files of predictions, in our and others' formats."""
+  files: dict[str, result.Writer | None] = {
+    'predictions.parquet': functools.partial(
+      tables.write_parquet, columns=predictions.columns(found)
+    ),
+    'skipped.txt': None,
+    darwin_core.FILE: None,
+  }
+  if new.exported:
+    made = ecotaxa.of_exported(
+      found,
+      categories=known.categories(),
+      overwrite_validated=overwrite_validated,
+    )
+  else:
+    made = ecotaxa.of_new(found)
+  if new.skipped:
+    lines = [f'{one_line(name)}\t{why}\n' for name, why in new.skipped]
+    files['skipped.txt'] = result.content(''.join(lines))
+  csvs: dict[str, Sequence[tables.Row]] = {
+    'predictions.csv': list(predictions.rows(found))
+  }
+  notes = made.remarks
+  if any(item.status or item.date for item in new.items):
+    occurrences = list(
+      darwin_core.rows(
+        found,
+        known,
+        references,
+        overwrite_validated=overwrite_validated,
+      )
+    )
+    notes = notes + darwin_core.remarks(occurrences)
+    if occurrences:
+      csvs[darwin_core.FILE] = occurrences
+      del files[darwin_core.FILE]
+  return Result(notes, tables=csvs, files=files | made.files)
 
 
 def references(source: Source, encoder: 'Encoder | None') -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from matplotlib.lines import Line2D
 
-from analysis.figures import marks
+from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
@@ -48,7 +48,7 @@ def table(panel: Panel) -> list[dict[str, Any]]:
       'source': panel.name,
       'split': split,
       'id': key,
-      'class': found.class_names[label] if label >= 0 else marks.UNLABELLED,
+      'class': found.class_names[label] if label >= 0 else style.UNLABELLED,
       'x': f'{x:.5g}',
       'y': f'{y:.5g}',
     }
@@ -61,8 +61,8 @@ def table(panel: Panel) -> list[dict[str, Any]]:
 
 def draw(panels: Sequence[Panel]) -> plt.Figure:
   """Draws a panel for each source; a class looks the same in all of them."""
-  mark_of = marks.marks(panel.splits for panel in panels)
-  colour = marks.colours(mark_of)
+  mark_of = style.marks(panel.splits for panel in panels)
+  colour = style.colours(mark_of)
   width = 6.0 * len(panels)
   named = dict(list(mark_of.items())[:MOST_NAMED])
   longest = max(map(len, [*named, *DOTS]))
@@ -85,7 +85,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
     ax.set(title=f'{panel.name}\n{panel.plane.how}', xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color='0.85')
     for split, found in panel.splits.items():
-      own = np.append(found.class_names, marks.UNLABELLED)[found.label]
+      own = np.append(found.class_names, style.UNLABELLED)[found.label]
       area, opacity = DOTS.get(split, DOTS['test'])
       x, y = panel.plane.xy[split].T
       ax.scatter(
@@ -94,7 +94,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
         c=[colour[name] for name in own],
         s=area,
         alpha=opacity,
-        marker=marks.mark(split),
+        marker=style.mark(split),
         edgecolors='black' if split == 'unseen' else 'none',
         linewidths=0.3,
         rasterized=True,  # thousands of vector dots would make a slow SVG
@@ -104,7 +104,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   for split in drawn:
     opacity = DOTS.get(split, DOTS['test'])[1]
     entries.append(
-      (marks.mark(split), (0.3, 0.3, 0.3, 1.0), opacity, f'({split})')
+      (style.mark(split), (0.3, 0.3, 0.3, 1.0), opacity, f'({split})')
     )
   handles = [
     Line2D(
@@ -134,7 +134,7 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
   for source in sources:
     splits = planes.shown(source)
     panels.append(Panel(source.name, splits, planes.project(splits, method)))
-  count = len(marks.marks(panel.splits for panel in panels))
+  count = len(style.marks(panel.splits for panel in panels))
   notes = [note for source in sources for note in planes.sampled(source)]
   if count > MOST_NAMED:
     notes.append(

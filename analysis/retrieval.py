@@ -53,8 +53,8 @@ def measure(
   _, members, counts = np.unique(
     labels, return_inverse=True, return_counts=True
   )
-  chosen = classes.stratified(labels, scores.SILHOUETTE_ROWS)
-  sample = classes.stratified(labels, scores.QUERIES)
+  chosen = classes.sample(labels, scores.SILHOUETTE_ROWS)
+  sample = classes.sample(labels, scores.QUERIES)
 
   def ranking(at: np.ndarray) -> dict[str, float]:
     queries, values = retrieval.per_query(
@@ -161,7 +161,7 @@ def limits(found: Scores) -> list[str]:
   elif not scores.reclustered(found.images, found.classes):
     notes.append(
       f'{where}: too many images and classes to cluster halves of them: NMI and'
-      ' AMI without intervals'
+      ' AMI without intervals, of k-means from one start'
     )
   samples = {
     'ranks': scores.QUERIES,
@@ -169,8 +169,8 @@ def limits(found: Scores) -> list[str]:
     'silhouette': scores.SILHOUETTE_ROWS,
   }
   notes += [
-    f'{where}: {measure} of {most:,} of {found.images:,} images, drawn by seed'
-    ' from each class'
+    f'{where}: {measure} of about {most:,} of {found.images:,} images, drawn by'
+    ' seed from each class'
     for measure, most in samples.items()
     if found.images > most
   ]

@@ -121,8 +121,8 @@ def leave_one_out(
   )
   if len(every) < 2:
     raise InputError(
-      f'--by={by}: all images are of one group, {every[0]}: nothing is left'
-      ' when it is left out'
+      f'--by={by}: all images are of one group, {every[0]}; give what makes two'
+      ' groups or more, so that one can be left out'
     )
   if len(every) > MOST_GROUPS:
     notes.append(

@@ -23,13 +23,8 @@ from analysis.measures import groups
 from analysis.measures.groups import Groups
 from plankton_jax import checkpoints, host
 from plankton_jax.cli import command
-from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.files import config_file
-from plankton_jax.nn import encoders
-from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.train import loop
-from plankton_jax.train.state import INIT, init_encoder, make_key
 
 SEED = 0
 PIXELS = 256  # principal components of the pixels
@@ -42,24 +37,6 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'out', None, 'Folder [workdir/analysis/discovery].', flag_values=values
   )
-
-
-def untrained(encoder: Encoder) -> Encoder:
-  """Makes the encoder as it was before its training."""
-  data = encoder.config['data']
-  model = config_file.build(
-    encoders.make,
-    encoder.config,
-    'encoder',
-    convolution=conv_general_dilated,
-  )
-  fresh = init_encoder(
-    make_key(SEED, INIT),
-    encoder=model,
-    image_shape=(data['size'], data['size'], data['channels']),
-  )
-  params = {'encoder': fresh['params'], 'objective': {}}
-  return Encoder(params, fresh['batch_stats'], encoder.config, (), 0)
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -115,6 +92,7 @@ def main(values: flags.FlagValues) -> None:
     raise InputError('--workdir is missing: the folder of a trained run')
   workdir = pathlib.Path(values.workdir)
   encoder = checkpoints.load_encoder(workdir)
+  untrained = checkpoints.untrained_encoder(workdir)
   data = loop.load_data(encoder.config, workdir)
   if not len(data.splits.get(values.split, ())):
     raise InputError(f'{workdir}: its split {values.split!r} holds no image')
@@ -123,7 +101,7 @@ def main(values: flags.FlagValues) -> None:
   measures = {name: found[at] for name, found in data.measures.items()}
   spaces = {
     'embeddings': encoder.embed(images, measures=measures),
-    'untrained encoder': untrained(encoder).embed(images, measures=measures),
+    'untrained encoder': untrained.embed(images, measures=measures),
     'raw pixels': pixels(images),
   }
   lines = table(spaces, data.labels[at])

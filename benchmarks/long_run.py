@@ -88,7 +88,7 @@ class Watch:
     )
 
   def _last_step(self) -> int:
-    """Training steps logged so far; the log is written at validations."""
+    """Counts the steps logged so far; the log is written at validations."""
     if self._log.exists():
       with self._log.open('rb') as file:
         file.seek(self._read)
@@ -115,7 +115,7 @@ def late(samples: Sequence[Sample], firsts: Sequence[range]) -> list[Sample]:
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float]:
-  """From the second quarter's median to the last quarter's, as shares."""
+  """Compares the last quarter's medians with the second's, as shares."""
   columns = np.array(samples, float)
   steps = columns[:, 1]
   quarter = steps[-1] / 4
@@ -129,7 +129,7 @@ def growth(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def draw(samples: Sequence[Sample], path: pathlib.Path) -> None:
-  """Memory, threads, files and compilations by step."""
+  """Draws memory, threads, files and compilations by step."""
   from matplotlib import figure
 
   columns = np.array(samples, float)
@@ -147,7 +147,7 @@ def draw(samples: Sequence[Sample], path: pathlib.Path) -> None:
 
 
 def _config(steps: int, place: pathlib.Path) -> dict[str, Any]:
-  """A tiny encoder with the three stages in its first epochs."""
+  """Makes a run of a tiny encoder, with three stages in its first epochs."""
   config = smoke.get_config()
   config.data.per_class, config.data.size = 150, 16
   config.data.cache_dir = str(place / 'cache')

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs
 from benchmarks.serve import Job, cores, each, serve
-from benchmarks.torch_resnet import ResNet18
+from benchmarks.torch_network import ResNet18
 
 THREADS = cores()
 

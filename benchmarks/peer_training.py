@@ -20,7 +20,7 @@ import torch
 from pytorch_metric_learning import distances, losses, miners
 
 from benchmarks.serve import channel, cores
-from benchmarks.torch_resnet import ResNet18
+from benchmarks.torch_network import ResNet18
 
 EMBED_BATCH = 256
 

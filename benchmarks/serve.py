@@ -24,11 +24,11 @@ def serve(jobs: dict[str, Callable[..., Job]]) -> None:
   answer = channel()
   run, facts = jobs[spec.pop('job')](**spec)
   run(1)  # compiles and allocates
-  calls = max(1, math.ceil(LEAST_SECONDS / _seconds(run, 1)))
+  calls = max(1, math.ceil(LEAST_SECONDS / time_calls(run, 1)))
   answer({**facts, 'calls': calls})
   for _ in sys.stdin:
     run(1)  # the system takes memory back from a process that waits
-    answer({'seconds': _seconds(run, calls) / calls})
+    answer({'seconds': time_calls(run, calls) / calls})
 
 
 def cores() -> int:
@@ -56,7 +56,8 @@ def each(call: Callable[[], Any]) -> Callable[[int], None]:
   return run
 
 
-def _seconds(run, calls):
+def time_calls(run: Callable[[int], Any], calls: int) -> float:
+  """Times `run(calls)`."""
   began = time.perf_counter()
   run(calls)
   return time.perf_counter() - began

@@ -138,17 +138,10 @@ def export(options: Options) -> None:
   """Exports a run's best checkpoint, its kernels as float16."""
   encoder = checkpoints.load_encoder(options.workdir)
   encoder.config = encoder_folder.without_paths(encoder.config)
-  encoder_folder.save(
-    options.out,
-    variables=encoder.variables,
-    config=encoder.config,
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card=card.write(
-      encoder, options.workdir, license=LICENSE, notes=notes(options)
-    ),
-    half=True,
+  text = card.write(
+    encoder, options.workdir, license=LICENSE, notes=notes(options)
   )
+  encoder.save(options.out, card=text, half=True)
   size = (options.out / encoder_folder.WEIGHTS).stat().st_size
   print(f'{options.out}: {size / 1e6:.1f} MB, and README.md, its card')
 

@@ -39,13 +39,9 @@ def plain(encoder: Encoder) -> Encoder:
     for name, values in encoder.variables['batch_stats'].items()
     if name != WHITENING
   }
-  return Encoder(
-    encoder.variables['params'],
-    statistics,
-    encoder.config
-    | {'encoder': encoder.config['encoder'] | {'whitening': 0.0}},
-    encoder.class_names,
-    encoder.step,
+  fields = encoder.config['encoder'] | {'whitening': 0.0}
+  return encoder.replace(
+    batch_stats=statistics, config=encoder.config | {'encoder': fields}
   )
 
 

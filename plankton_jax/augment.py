@@ -89,7 +89,9 @@ def make(
   }
   for field, value in strengths.items():
     if value < 0 or (field == 'translate' and value >= 1):
-      raise InputError(f'augment.{field}={value} is out of range; 0 is off')
+      raise InputError(
+        f'augment.{field}={value} is out of range; 0 turns it off'
+      )
 
   def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     fields = [*strengths, 'flip']

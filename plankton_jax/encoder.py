@@ -1,6 +1,7 @@
 """Embeds images by a trained encoder."""
 
 import functools
+import pathlib
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +13,10 @@ import tqdm
 
 from plankton_jax import objectives
 from plankton_jax.errors import InputError
-from plankton_jax.files import config_file
+from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders, whitening
 from plankton_jax.nn import measures as inputs
-from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import sharding
@@ -63,12 +63,7 @@ class Encoder:
     self.step = step
     self._params = params
     self._batch_stats = batch_stats
-    model = config_file.build(
-      encoders.make,
-      config,
-      'encoder',
-      convolution=conv_general_dilated,
-    )
+    model = config_file.build(encoders.make, config, 'encoder')
     _check_arrays(model, config['data'], params, batch_stats)
     self.takes = model.measures
     self._embed_step = make_embed_step(
@@ -80,10 +75,32 @@ class Encoder:
     """Returns the arrays: `params` (encoder, objective) and `batch_stats`."""
     return {'params': self._params, 'batch_stats': self._batch_stats}
 
+  def replace(self, **changes: Any) -> 'Encoder':
+    """Builds an encoder that differs in these arguments of the constructor."""
+    return Encoder(**self._arguments() | changes)
+
+  def save(
+    self, folder: pathlib.Path, *, card: str, half: bool = False
+  ) -> None:
+    """Writes a folder that `load_encoder` reads; see `encoder_folder.save`.
+
+    Raises:
+      InputError: the folder exists, or a value is too large for float16.
+    """
+    encoder_folder.save(folder, **self._arguments(), card=card, half=half)
+
+  def _arguments(self) -> dict[str, Any]:
+    return {
+      **self.variables,
+      'config': self.config,
+      'class_names': self.class_names,
+      'step': self.step,
+    }
+
   @property
   def size_unit(self) -> str:
     """Returns 'px' or 'µm', in which it takes sizes; '' if it takes none."""
-    if not self.config['encoder'].get('size'):
+    if not self.config['encoder']['size']:
       return ''
     return 'µm' if self._batch_stats[MEASURES]['in_um'] else 'px'
 

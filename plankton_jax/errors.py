@@ -1,4 +1,4 @@
-"""The exceptions that commands show to their user without a traceback."""
+"""Declares the errors that commands show in a line, without a traceback."""
 
 
 class InputError(ValueError):

@@ -7,12 +7,12 @@ query's class and one of another class that lie closer together than its
 rounding error are compared again in float64.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax import progress_bar
 from plankton_jax.distances import checked
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import device, order, spaces, tiles
@@ -103,7 +103,7 @@ def per_query(
     results[of] = _measures(nearest, hits, relevant[of], ks)
 
   visit = device.visit if device.serves(len(labels)) else tiles.visit
-  with progress_bar.bar(len(rows), name='retrieval', unit='query') as update:
+  with _bar(len(rows)) as update:
     if len(rows):
       for count in visit(spaces.make(embeddings, members), depths, use):
         update(count)
@@ -140,3 +140,20 @@ def _measures(
       total(counted * found / ranks) / relevant,
     ]
   )
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+  """Yields `update(count)` of a bar that is shown after two seconds.
+
+  Shows none without tqdm, which training does without.
+  """
+  try:
+    from tqdm import tqdm
+  except ImportError:
+    yield lambda count: None
+    return
+  with tqdm(
+    total=total, desc='retrieval', unit='query', delay=2, leave=False
+  ) as progress:
+    yield progress.update

@@ -67,7 +67,7 @@ MODEL = Embedder(
 TX = optax.chain(optax.trace(0.0), optax.sgd(1e-3))
 
 
-def batch(seed: int) -> batches.Batch:
+def batch(seed: int) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(seed)
   label = np.arange(ROWS, dtype=np.int32) % 6
   images = rng.integers(0, 160, (ROWS, SIDE, SIDE, 1))
@@ -93,6 +93,7 @@ def compare(name: str, mesh: jax.sharding.Mesh) -> None:
     tx=TX,
     objective=objective,
     views=views,
+    chunk=0,
   )
   one = state.create(
     state.make_key(0, state.INIT),

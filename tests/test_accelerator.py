@@ -235,38 +235,22 @@ def test_the_whole_run_visits_every_stage():
   data = training.random_data(16, train=8, val=4)
   seen = []
 
-  class Run:
-    sampler = training.experiment.sampling.Sampler(
-      data.labels[data.splits['train']],
-      seed=0,
-      **{
-        name: x
-        for name, x in config['batch'].items()
-        if name not in ('views', 'chunk')
-      },
-    )
+  def train_step(state, batch, key, *, stage):
+    seen.append(stage)
+    return state._replace(step=state.step + 1), {}
 
-    class schedule:
-      curriculum = training.experiment.curriculum.make(config['curriculum'])
+  def eval_step(state, batch):
+    size = len(batch['label'])
+    metrics = {'loss': checks.np.zeros(()), 'count': checks.np.ones(())}
+    return metrics, checks.np.ones((size, 2), checks.np.float32)
 
-    mesh = measures = None
-
-    @staticmethod
-    def train_step(state, batch, key, *, stage):
-      seen.append(stage)
-      return state._replace(step=state.step + 1), {}
-
-    @staticmethod
-    def eval_step(state, batch):
-      size = len(batch['label'])
-      metrics = {'loss': checks.np.zeros(()), 'count': checks.np.ones(())}
-      return metrics, checks.np.ones((size, 2), checks.np.float32)
-
+  run = training.experiment.assemble(config, data)
+  run = run._replace(train_step=train_step, eval_step=eval_step)
   fresh = State(step=0)
-  training.train(Run, config, data, fresh, steps_a_stage=1)
+  training.train(run, config, data, fresh, steps_a_stage=1)
   assert seen == [0, 1, 2]
   seen.clear()
-  assert training.train(Run, config, data, fresh).step == 52
+  assert training.train(run, config, data, fresh).step == 52
   assert seen == [0] * 20 + [1] * 30 + [2] * 2
 
 

@@ -51,7 +51,9 @@ def loops(embedding, label):
   return found
 
 
-def test_rank_matches_loops():
+@pytest.mark.parametrize('block', [suspects.BLOCK, 35])
+def test_rank_matches_loops(block, monkeypatch):
+  monkeypatch.setattr(suspects, 'BLOCK', block)  # 7 rows of 5 classes
   rows = blobs([30, 25, 4, 1, 12], noise=0.5, seed=3)
   label = 10 * rows.label + 1  # need not count from 0
   found = ranked(rows.embedding, label)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from analysis import classifiers
-from analysis.measures import curves
+from analysis.measures import classes, curves
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
@@ -148,3 +148,29 @@ def test_analyse_of_nothing(tmp_path, capsys):
     'classifiers: w has no unseen split: skipped',
   ]
   assert not list(tmp_path.glob('classifiers*'))
+
+
+def test_usable_draws_from_each_of_many_classes(monkeypatch):
+  rows = blobs([40, 9, 2])
+  every, _ = classifiers.usable(rows, 'run')
+  monkeypatch.setattr(classifiers, 'MOST_WORK', 3 * 20)
+  found, notes = classifiers.usable(rows, 'run')
+  np.testing.assert_array_equal(np.bincount(found.label), [16, 4, 2])
+  assert len(set(found.id)) == 22 and list(found.id) == sorted(found.id)
+  at = [list(every.id).index(key) for key in found.id]
+  np.testing.assert_array_equal(found.embedding, every.embedding[at])
+  assert notes == [
+    'run: 22 of 51 images are learnt from, drawn by seed from each class'
+  ]
+  monkeypatch.setattr(classifiers, 'MOST_WORK', 3 * 51)
+  assert len(classifiers.usable(rows, 'run')[0].id) == 51
+
+
+def test_many_lone_classes_share_a_note():
+  assert classes.alone(['a', 'b'], 'run: ', ': left out') == [
+    'run: a has one image: left out',
+    'run: b has one image: left out',
+  ]
+  assert classes.alone(list('abcdef'), 'run: ', ': left out') == [
+    'run: 6 classes have one image: left out (a, b, c and 3 more)'
+  ]

@@ -213,7 +213,7 @@ def test_silhouettes_of_a_sample():
   assert every.mean() == pytest.approx(
     metrics.silhouette_score(rows.embedding, rows.label), abs=1e-5
   )
-  chosen = classes.stratified(rows.label, 250)
+  chosen = classes.sample(rows.label, 250)
   assert np.bincount(rows.label[chosen]).tolist() == [150, 100]
   some, _ = scores.silhouettes(rows.embedding[chosen], rows.label[chosen])
   assert some.mean() == pytest.approx(every.mean(), abs=0.03)

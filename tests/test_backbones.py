@@ -15,8 +15,7 @@ import safetensors.numpy
 
 from plankton_jax import augment, checkpoints, objectives
 from plankton_jax.errors import InputError
-from plankton_jax.export import card, plain, stablehlo
-from plankton_jax.files import encoder_folder
+from plankton_jax.export import card, programs
 from plankton_jax.nn import embedding, encoders, pretrained
 from plankton_jax.nn.backbone import Published
 from plankton_jax.train import loop, optimizer, state, step
@@ -124,6 +123,7 @@ def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
     tx=tx,
     objective=objective,
     views=1,
+    chunk=0,
   )
   batch = {
     'image': _images(),
@@ -190,19 +190,14 @@ def test_a_run_trains_resumes_embeds_and_is_exported(make_config, tmp_path):
   chex.assert_shape(embedded, (5, 8))
   np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
   out = tmp_path / 'handed on'
-  encoder_folder.save(
-    out,
-    variables=encoder.variables,
-    config=encoder.config,
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card=card.write(encoder, workdir, license=''),
-  )
+  encoder.save(out, card=card.write(encoder, workdir, license=''))
   again = checkpoints.load_encoder(out)
   np.testing.assert_array_equal(again.embed(images), embedded)
   chex.assert_trees_all_equal(again.variables, encoder.variables)
-  assert stablehlo.write(again, tmp_path / 'a.stablehlo') < 1e-5
-  traced = jax.make_jaxpr(plain.embed_fn(again))(*plain.inputs(again).values())
+  assert programs.write_stablehlo(again, tmp_path / 'a.stablehlo') < 1e-5
+  traced = jax.make_jaxpr(programs.embed_fn(again))(
+    *programs.inputs(again).values()
+  )
   chex.assert_shape(traced.out_avals[0], (None, 8))
 
 

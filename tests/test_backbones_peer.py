@@ -10,6 +10,8 @@ import pytest
 
 from plankton_jax import augment
 from plankton_jax.nn import convnext, encoders, pretrained, transformer
+from tests.timm_layout import draw_images
+from tests.tiny_encoder import TINY
 
 torch = pytest.importorskip('torch')
 
@@ -79,11 +81,6 @@ def _convnext(version):
   )
 
 
-def _images(side, channels=3):
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (2, side, side, channels), np.uint8)
-
-
 def _input(images, backbone):
   """What the peers are given: (image / 255 - mean) / std, [B, 3, H, W]."""
   mean, std = (np.array(part) for part in backbone.published.expects)
@@ -134,7 +131,7 @@ def test_transformers_of_timm(kind, patches, tmp_path):
     )
   )
   torch.save(network.state_dict(), tmp_path / 'a.pth')
-  images = _images(patches * found.patch)
+  images = draw_images(patches * found.patch)
   with torch.no_grad():
     want = network.forward_features(_input(images, backbone))
   got = _ours(backbone, tmp_path / 'a.pth', images)
@@ -152,7 +149,7 @@ def test_dinov3_of_timm_with_biases(tmp_path):
     )
   )
   torch.save(network.state_dict(), tmp_path / 'a.pth')
-  images = _images(48, channels=1)
+  images = draw_images(48, channels=1)
   with torch.no_grad():
     want = network.forward_features(_input(images, backbone))
   _close(_ours(backbone, tmp_path / 'a.pth', images), _tokens(want, 5))
@@ -199,7 +196,7 @@ def test_transformers_of_transformers(kind, patches, tmp_path):
     for ours, theirs in _ON_THE_HUB.items():
       state = {name.replace(ours, theirs): x for name, x in state.items()}
   torch.save(state, tmp_path / 'a.pth')
-  images = _images(patches * found.patch, channels=1)
+  images = draw_images(patches * found.patch, channels=1)
   with torch.no_grad():
     want = network(_input(images, backbone)).last_hidden_state
   got = _ours(backbone, tmp_path / 'a.pth', images)
@@ -218,7 +215,7 @@ def test_convnexts_of_timm(name, side, tmp_path):
     )
   )
   torch.save(network.state_dict(), tmp_path / 'a.pth')
-  images = _images(side)
+  images = draw_images(side)
   with torch.no_grad():
     found = network.forward_features(_input(images, backbone))
     want = network.forward_head(found, pre_logits=True).numpy()
@@ -235,7 +232,7 @@ def test_convnext_of_transformers(tmp_path):
     )
   )
   torch.save(network.state_dict(), tmp_path / 'a.pth')
-  images = _images(64, channels=1)
+  images = draw_images(64, channels=1)
   with torch.no_grad():
     want = network(_input(images, backbone)).pooler_output.numpy()
   _close(_ours(backbone, tmp_path / 'a.pth', images), want)
@@ -249,18 +246,7 @@ def test_every_name_takes_the_weights_of_that_name(name):
     key: np.broadcast_to(np.float32(0), tuple(value.shape))
     for key, value in network.state_dict().items()
   }
-  model = encoders.make(
-    name=name,
-    width=1,
-    stem='',
-    embedding_dim=6,
-    dtype='float32',
-    pretrained='a.pth',
-    freeze=0,
-    whitening=0.0,
-    poses=1,
-    centred=True,
-  )
+  model = encoders.make(**(TINY | {'name': name, 'pretrained': 'a.pth'}))
   fresh = jax.eval_shape(
     lambda key: model.init(key, jnp.zeros((1, 112, 112, 3)), train=False),
     jax.random.key(0),

@@ -7,25 +7,18 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 
 from analysis.files import tables
-from benchmarks import contest, rows, speed
+from benchmarks import contest, speed
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from tests import flagged
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _values(argv):
-  values = flags.FlagValues()
-  speed.define(values)
-  values(['command', *argv])
-  return values
-
-
 def _parse(argv):
-  return speed.parse(_values(argv))
+  return speed.parse(flagged.parse(speed, *argv))
 
 
 # Speaks as a worker does, takes its seconds from the spec, notes its turns.
@@ -110,7 +103,7 @@ def test_ratio_is_of_medians_and_extremes_of_pairs():
 
 
 def test_a_rate_and_its_share_of_the_limit():
-  row = rows.Row('steps', {}, images=10)
+  row = speed.Row('steps', {}, images=10)
   times = contest.Times([2.0, 1.0, 4.0], [8.0, 4.0, 5.0], {'flops': 60.0}, 0.0)
   line = speed.line(row, times, {'flops': 120.0, 'bytes': 1.0})
   assert (line['unit'], line['ours'], line['peer']) == ('images/s', 5.0, 2.0)
@@ -120,7 +113,7 @@ def test_a_rate_and_its_share_of_the_limit():
 
 
 def test_a_time_alone():
-  row = rows.Row('mine', {}, peer=False)
+  row = speed.Row('mine', {}, peer=False)
   times = contest.Times([0.5], [], {'temporary': 3 << 20}, 0.0)
   line = speed.line(row, times, {'flops': 1.0})
   assert (line['unit'], line['ours']) == ('ms', 500.0)
@@ -143,15 +136,15 @@ def test_work_of_others_is_idle_time_that_is_missing(monkeypatch):
 def test_limits_are_the_best_of_both():
   times = contest.Times([2.0, 4.0], [1.0, 8.0], {'flops': 6e9}, 0.0)
   assert speed.best('flops', times) == 6e9
-  line = speed.line(rows.MATMUL, times, {'flops': 6e9})
+  line = speed.line(speed.MATMUL, times, {'flops': 6e9})
   assert (line['unit'], line['ours']) == ('GFLOP/s', 2.0)
 
 
 def test_table_and_csv(tmp_path, capsys):
   times = contest.Times([0.5], [1.25], {'flops': 1.0}, 0.0)
   table = [
-    speed.line(rows.Row('a', {}, images=1000), times, {'flops': 8.0}),
-    speed.line(rows.Row('b', {}), times._replace(peer=[]), {}),
+    speed.line(speed.Row('a', {}, images=1000), times, {'flops': 8.0}),
+    speed.line(speed.Row('b', {}), times._replace(peer=[]), {}),
   ]
   path = tables.write_csv(tmp_path / 'speed.csv', table)
   with path.open(newline='') as file:
@@ -191,7 +184,8 @@ def test_mistakes_end_in_a_line(wrong, capsys):
 
 
 def test_missing_peers_end_in_a_line(tmp_path, capsys):
-  values = _values([f'--peer_python={tmp_path / "none"}', f'--out={tmp_path}'])
+  peer = f'--peer_python={tmp_path / "none"}'
+  values = flagged.parse(speed, peer, f'--out={tmp_path}')
   with pytest.raises(SystemExit) as end, command.errors_as_lines():
     speed.main([], values=values)
   assert end.value.code == 2
@@ -221,7 +215,7 @@ def test_answers_are_apart_from_prints():
 
 
 def test_operations_of_the_network():
-  from benchmarks import ours_network
+  from benchmarks import ours
 
   width, side, batch = 4, 32, 2
   # (side, kernel, inputs, features) of every convolution, at its output.
@@ -236,7 +230,7 @@ def test_operations_of_the_network():
       layers += [(at, 3, inputs, features), (at, 3, features, features)]
       inputs = features
   products = sum(s * s * k * k * i * f for s, k, i, f in layers) + 32 * 128
-  facts = ours_network.size(ours_network._config(width, side), batch)
+  facts = ours.size(ours._config(width, side), batch)
   assert facts['flops'] == 2 * batch * products
   weights = sum(k * k * i * f for _, k, i, f in layers) + 32 * 128
   norms = 2 * sum(f for *_, f in layers)
@@ -244,11 +238,11 @@ def test_operations_of_the_network():
 
 
 def test_the_measured_step_runs_at_its_batch_size():
-  from benchmarks import ours_network
+  from benchmarks import ours
 
-  steps, facts = ours_network.step(
+  steps, facts = ours.step(
     width=2, side=32, batch=128, dtype='float32', compiled=False
   )
   steps(1)
-  forward = ours_network.size(ours_network._config(2, 32), 128)
+  forward = ours.size(ours._config(2, 32), 128)
   assert facts == forward | {'flops': 3 * forward['flops']}

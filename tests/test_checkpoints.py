@@ -47,6 +47,17 @@ def _save(workdir, measures):
     return manager.all_steps(), manager.latest_step(), manager.best_step()
 
 
+def _save_run(workdir, config, state):
+  with store.open_manager(workdir) as manager:
+    store.save(
+      manager,
+      state,
+      meta={'class_names': ['a', 'b'], 'config': config},
+      splits={'train': np.arange(3)},
+      measure=0.5,
+    )
+
+
 @pytest.mark.parametrize(
   ('measures', 'kept', 'best'),
   [
@@ -88,14 +99,7 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_a_run_of_another_version_is_named(tmp_path, change, named):
   config = smoke.get_config().to_dict()
   change(config['encoder'])
-  with store.open_manager(tmp_path) as manager:
-    store.save(
-      manager,
-      _state(1),
-      meta={'class_names': ['a', 'b'], 'config': config},
-      splits={'train': np.arange(3)},
-      measure=0.5,
-    )
+  _save_run(tmp_path, config, _state(1))
   with pytest.raises(InputError, match=rf'{named}: another version'):
     checkpoints.load_encoder(tmp_path)
 
@@ -115,14 +119,7 @@ def whole(tmp_path_factory):
     params={'encoder': variables['params'], 'objective': {}},
     batch_stats=variables['batch_stats'],
   )
-  with store.open_manager(workdir) as manager:
-    store.save(
-      manager,
-      state,
-      meta={'class_names': ['a', 'b'], 'config': config},
-      splits={'train': np.arange(3)},
-      measure=0.5,
-    )
+  _save_run(workdir, config, state)
   assert checkpoints.load_encoder(workdir).step == 1
   return workdir
 
@@ -216,14 +213,7 @@ def test_untrained_is_what_the_run_began_from(
   want = _first_state(config, tmp_path / 'stopped', monkeypatch)
   # A checkpoint of anything else: only the config counts.
   workdir = tmp_path / 'run'
-  with store.open_manager(workdir) as manager:
-    store.save(
-      manager,
-      _state(1),
-      meta={'class_names': ['a', 'b'], 'config': config},
-      splits={'train': np.arange(3)},
-      measure=0.5,
-    )
+  _save_run(workdir, config, _state(1))
   found = checkpoints.untrained_encoder(workdir).variables
   chex.assert_trees_all_equal(
     (found['params']['encoder'], found['batch_stats']), want
@@ -238,7 +228,7 @@ def test_loading_and_exporting_do_not_import_each_other():
   """checkpoints -> encoder_folder, and export -> encoder; no way back."""
   script = (
     'import sys; import plankton_jax.files.encoder_folder;'
-    'from plankton_jax.export import card, onnx, plain, stablehlo;'
+    'from plankton_jax.export import card, programs;'
     "assert 'plankton_jax.checkpoints' not in sys.modules"
   )
   subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)

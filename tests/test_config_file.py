@@ -45,22 +45,22 @@ def test_a_damaged_config_is_one_line_that_names_it(
 
 def test_a_section_of_another_version_is_named(config):
   saved = json.loads(json.dumps(config))
-  assert config_file.build(encoders.make, saved, 'encoder', convolution=None)
+  assert config_file.build(encoders.make, saved, 'encoder')
   saved['encoder']['other'] = saved['encoder'].pop('poses')
   with pytest.raises(
     InputError, match=r'has no encoder\.poses, has encoder\.o'
   ):
-    config_file.build(encoders.make, saved, 'encoder', convolution=None)
+    config_file.build(encoders.make, saved, 'encoder')
 
 
 @pytest.mark.parametrize('section', [None, 3, []])
 def test_a_section_that_is_no_dict_is_named(section, config):
   saved = config | {'encoder': section}
   with pytest.raises(InputError, match="no section 'encoder'"):
-    config_file.build(encoders.make, saved, 'encoder', convolution=None)
+    config_file.build(encoders.make, saved, 'encoder')
   del saved['encoder']
   with pytest.raises(InputError, match="no section 'encoder'"):
-    config_file.build(encoders.make, saved, 'encoder', convolution=None)
+    config_file.build(encoders.make, saved, 'encoder')
 
 
 def test_a_field_whose_name_is_no_line_is_quoted(config, tmp_path):

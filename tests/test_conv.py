@@ -16,6 +16,7 @@ from plankton_jax.nn.conv import (
   products,
 )
 from plankton_jax.nn.conv.choice import conv_general_dilated
+from tests.tiny_encoder import TINY
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 SAME1 = ((1, 1), (1, 1))
@@ -258,19 +259,9 @@ def test_bfloat16_without_instructions_is_float32_and_said_once(
   monkeypatch.setattr(onednn, 'available', lambda: installed)
   monkeypatch.setattr(onednn_library, 'multiplies_bfloat16', lambda: multiplies)
   monkeypatch.setattr(choice.jax, 'device_count', lambda: devices)
-  fields = {
-    'name': 'resnet10',
-    'width': 4,
-    'stem': 'half',
-    'embedding_dim': 8,
-    'poses': 1,
-    'centred': True,
-    'pretrained': '',
-    'freeze': 0,
-    'whitening': 0.0,
-  }
+  fields = TINY | {'dtype': 'bfloat16'}
   with caplog.at_level(logging.WARNING, 'plankton_jax'):
-    models = [encoders.make(dtype='bfloat16', **fields) for _ in range(2)]
+    models = [encoders.make(**fields) for _ in range(2)]
   assert [model.backbone.dtype for model in models] == [jnp.float32] * 2
   (said,) = caplog.messages
   assert 'encoder.dtype=bfloat16 is computed in float32' in said

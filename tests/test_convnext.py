@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import timm_layout
 import tiny_encoder
+from timm_layout import converted, draw_images
 
 from plankton_jax import augment
 from plankton_jax.errors import InputError
-from plankton_jax.nn import convnext, pretrained
+from plankton_jax.nn import convnext
 from plankton_jax.nn.backbone import IMAGENET
 
 DEPTHS, WIDTH = (1, 2, 1, 1), 4
@@ -36,44 +37,24 @@ def _weights(version):
   )
 
 
-def _images(channels, side=37):
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (2, side, side, channels), np.uint8)
-
-
-def _converted(model, weights, channels=3):
-  fresh = jax.eval_shape(
-    functools.partial(model.init, train=False),
-    jax.random.key(0),
-    jnp.zeros((1, 32, 32, channels)),
-  )
-  return pretrained.convert(
-    {'batch_stats': {}, **fresh},
-    weights,
-    published=model.published,
-    normalised=model.normalise is not None,
-    source='weights',
-  )
-
-
 @pytest.mark.parametrize('version', [1, 2])
 def test_features_are_those_of_the_layout(version):
   model, weights = _model(version), _weights(version)
-  images = _images(3)  # whose last pixels are no whole patch
+  images = draw_images(37)  # whose last pixels are no whole patch
   mean, std = (np.array(part) for part in IMAGENET)
   want = timm_layout.convnext_features(
     weights, (images / 255.0 - mean) / std, depths=DEPTHS, version=version
   )
   x = augment.to_float(jnp.asarray(images), model.normalise)
   got = jax.jit(functools.partial(model.apply, train=False))(
-    _converted(model, weights), x
+    converted(model, weights, 32), x
   )
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_deviations_go_into_the_first_kernel_without_normalisation():
   model, weights = _model(1, normalise=None), _weights(1)
-  found = _converted(model, weights, channels=1)['params']['shrink_0']
+  found = converted(model, weights, 32, 1)['params']['shrink_0']
   kernel = weights['stem.0.weight'] / np.array(IMAGENET.std)[:, None, None]
   np.testing.assert_allclose(
     found['kernel'][:, :, 0], kernel.sum(1).transpose(1, 2, 0), rtol=1e-5
@@ -101,16 +82,16 @@ def test_responses_match_loops_and_blank_channels_have_a_gradient():
 @pytest.mark.parametrize('freeze', [2, 4])
 def test_frozen_stages_have_no_gradient(freeze):
   model = _model(2, freeze=freeze)
-  variables = _converted(model, _weights(2))
-  x = augment.to_float(jnp.asarray(_images(3)), model.normalise)
+  variables = converted(model, _weights(2), 32)
+  x = augment.to_float(jnp.asarray(draw_images(37)), model.normalise)
   tiny_encoder.check_frozen(model, variables, x, freeze)
 
 
 def test_weights_of_the_other_version_are_refused():
   with pytest.raises(InputError, match=r'grn\.bias.* ConvNeXt of version 2 of'):
-    _converted(_model(2), _weights(1))
+    converted(_model(2), _weights(1), 32)
   with pytest.raises(InputError, match=r'gamma.* ConvNeXt of version 1 of'):
-    _converted(_model(1), _weights(2))
+    converted(_model(1), _weights(2), 32)
 
 
 def test_images_too_small_for_four_stages_are_refused():

@@ -15,7 +15,7 @@ from configs import arcface, smoke
 from plankton_jax import checkpoints
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
-from plankton_jax.export import card, onnx, plain, stablehlo
+from plankton_jax.export import card, programs
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import embedding, encoders
 from plankton_jax.train import evaluation
@@ -89,7 +89,7 @@ def _encoder(get_config=smoke.get_config, **fields):
 
 
 def _images(encoder, count=9):
-  shape = (count, *plain.inputs(encoder)['images'].shape[1:])
+  shape = (count, *programs.inputs(encoder)['images'].shape[1:])
   return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
@@ -119,8 +119,7 @@ def test_a_process_without_the_project_embeds_alike(
     _need_converter()
   encoder = _encoder(stem=stem, poses=poses)
   file = tmp_path / 'encoder'
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
-  assert write(encoder, file) < 1e-5
+  assert programs.WRITERS[format](encoder, file) < 1e-5
   images = _images(encoder)
   got = _elsewhere(format, file, [images], tmp_path)
   want = encoder.embed(images)
@@ -136,8 +135,7 @@ def test_measures_are_a_second_input(format, tmp_path):
   stats = encoder.variables['batch_stats'][embedding.MEASURES]
   stats['in_um'] = np.array(True)
   file = tmp_path / 'encoder'
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
-  assert write(encoder, file) < 1e-5
+  assert programs.WRITERS[format](encoder, file) < 1e-5
   images = np.repeat(_images(encoder, 1), 9, axis=0)
   known = {
     'height': [40, 40, 4, 0, np.nan, 9e4, 40, 1, np.nan],
@@ -163,7 +161,7 @@ def test_what_the_converter_lacks_is_named(tmp_path, monkeypatch):
   for name in ('jax2onnx', 'onnx', 'onnxruntime'):
     monkeypatch.setitem(sys.modules, name, fake)
   with pytest.raises(InputError, match=r'no plugin for stack\); .*stablehlo'):
-    onnx.write(_encoder(), tmp_path / 'a.onnx')
+    programs.write_onnx(_encoder(), tmp_path / 'a.onnx')
   assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +170,7 @@ def test_onnx_says_what_it_is(tmp_path):
   import onnx as onnx_format
 
   encoder = _encoder(stem='half', dtype='bfloat16')
-  onnx.write(encoder, tmp_path / 'a.onnx')
+  programs.write_onnx(encoder, tmp_path / 'a.onnx')
   model = onnx_format.load(tmp_path / 'a.onnx')
   found = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
   assert found['class_names'] == list(NAMES)
@@ -185,7 +183,7 @@ def test_onnx_says_what_it_is(tmp_path):
 def test_without_the_converter_the_remedy_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'jax2onnx', None)
   with pytest.raises(InputError, match=r'jax2onnx; .*requirements-export\.txt'):
-    onnx.write(_encoder(), tmp_path / 'a.onnx')
+    programs.write_onnx(_encoder(), tmp_path / 'a.onnx')
   assert not list(tmp_path.iterdir())
 
 
@@ -193,7 +191,7 @@ def test_a_model_that_embeds_otherwise_is_refused():
   encoder = _encoder()
   images = _images(encoder, 1)
   right = lambda x: encoder.embed(x)
-  assert plain.check(encoder, right, 'none') < 1e-6
+  assert programs.check(encoder, right, 'none') < 1e-6
   for wrong in (
     lambda x: right(x) + 2e-5,
     lambda x: right(x) * np.nan,
@@ -201,7 +199,7 @@ def test_a_model_that_embeds_otherwise_is_refused():
   ):
     assert wrong(images).shape == (1, 6)
     with pytest.raises(InputError, match=r'that a converter made is .* off'):
-      plain.check(encoder, wrong, 'a converter')
+      programs.check(encoder, wrong, 'a converter')
 
 
 @pytest.mark.parametrize('get_config', [smoke.get_config, arcface.get_config])
@@ -209,14 +207,8 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   sized = get_config is arcface.get_config
   encoder = _encoder(get_config, size=sized)
   out = tmp_path / 'handed on'
-  encoder_folder.save(
-    out,
-    variables=encoder.variables,
-    config=encoder_folder.without_paths(encoder.config),
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card=card.write(encoder, tmp_path, license=''),
-  )
+  encoder.config = encoder_folder.without_paths(encoder.config)
+  encoder.save(out, card=card.write(encoder, tmp_path, license=''))
   loaded = checkpoints.load_encoder(out)
   images = _images(encoder)
   sizes = np.random.default_rng(2).integers(10, 200, (len(images), 2))
@@ -240,9 +232,7 @@ def test_a_folder_handed_on_embeds_bit_for_bit(get_config, tmp_path):
   with pytest.raises(InputError, match='no checkpoint of step 7; it holds 120'):
     checkpoints.load_encoder(out, step=7)
   with pytest.raises(InputError, match='exists; choose a new --out'):
-    encoder_folder.save(
-      out, variables={}, config={}, class_names=(), step=0, card=''
-    )
+    encoder.save(out, card='')
   (out / encoder_folder.WEIGHTS).write_bytes(b'\xff' * 30)
   with pytest.raises(InputError, match='not a readable encoder'):
     checkpoints.load_encoder(out)
@@ -276,7 +266,7 @@ def _contents(**changes):
     (lambda: _contents(config='[1'), 'config: '),
     (lambda: _contents(config='[]'), 'config: of type list, not dict'),
     (lambda: _contents(config='{}'), "its config has no 'data'"),
-    (lambda: _contents(class_names='[1]'), 'class_names are no strings'),
+    (lambda: _contents(class_names='[1]'), 'class_names are not strings'),
     (
       lambda: _contents(arrays={'params/encoder': np.zeros(2)}),
       'both an array and a folder',
@@ -371,14 +361,7 @@ def _command(*flags):
 def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
   encoder = _encoder()
   out = tmp_path / 'handed'
-  encoder_folder.save(
-    out,
-    variables=encoder.variables,
-    config=encoder.config,
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card='',
-  )
+  encoder.save(out, card='')
   again = tmp_path / 'again'
   done = _command(
     f'--workdir={out}', '--format=safetensors', f'--out={again}', '--half'

@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from absl import flags
 
 from benchmarks import few_shot
 from plankton_jax import checkpoints
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
-from tests import shades
+from tests import flagged, shades
 from tests.analysis_runs import blobs
 
 
@@ -93,11 +92,9 @@ def test_the_command_prints_and_writes_a_line_an_encoder(
   images, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.setattr(checkpoints, 'load_encoder', lambda _: shades.Encoder())
-  values = flags.FlagValues()
-  few_shot.define(values)
   out = tmp_path / 'out'
   asked = [f'--path={images}', '--encoders=a,b', '--shots=1,2', '--draws=2']
-  values(['few_shot', *asked, f'--out={out}'])
+  values = flagged.parse(few_shot, *asked, f'--out={out}')
   few_shot.main([], values=values)
   said = capsys.readouterr().out
   assert '6 images of 2 unseen classes' in said
@@ -106,8 +103,6 @@ def test_the_command_prints_and_writes_a_line_an_encoder(
   assert [row['encoder'] for row in rows] == ['a', 'b']
   assert float(rows[0]['MAP@R']) == float(rows[0]['centre 1']) == 1.0
   for wrong in (['--shots=0'], ['--encoders='], ['--draws=0']):
-    bad = flags.FlagValues()
-    few_shot.define(bad)
-    bad(['few_shot', *asked, *wrong])
+    bad = flagged.parse(few_shot, *asked, *wrong)
     with pytest.raises(InputError):
       few_shot.main([], values=bad)

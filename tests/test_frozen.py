@@ -9,8 +9,7 @@ import timm_layout
 from configs import frozen
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
-from plankton_jax.export import stablehlo
-from plankton_jax.files import encoder_folder
+from plankton_jax.export import programs
 from plankton_jax.nn import encoders, transfer, transformer
 from plankton_jax.train import loop
 
@@ -96,16 +95,9 @@ def test_a_head_is_trained_on_a_body_that_stays(make_config, tmp_path):
   found = encoder.embed(images)
   want = _expected(state, encoder, images)
   chex.assert_trees_all_close(found, want, atol=1e-4)
-  assert stablehlo.write(fresh, tmp_path / 'a.stablehlo') < 1e-5
+  assert programs.write_stablehlo(fresh, tmp_path / 'a.stablehlo') < 1e-5
   out = tmp_path / 'exported'
-  encoder_folder.save(
-    out,
-    variables=encoder.variables,
-    config=encoder.config,
-    class_names=encoder.class_names,
-    step=encoder.step,
-    card='',
-  )
+  encoder.save(out, card='')
   fields = encoder.config['encoder'] | {'pretrained': str(out)}
   backbone = encoders.make(**fields).backbone  # without normalisation
   with pytest.raises(InputError, match='began from published weights, for w'):

@@ -227,7 +227,8 @@ def _batch(raw):
   count = len(raw)
   images = rng.integers(0, 256, (count, 16, 16, 1), np.uint8)
   labels = np.arange(count, dtype=np.int32) % 2
-  return batches.gather(images, labels, np.arange(count), raw)
+  rows = np.arange(count)
+  return batches.streamed(images, labels, rows, None, raw)(rows)
 
 
 def test_a_step_is_finite_and_trains_the_units():
@@ -240,7 +241,12 @@ def test_a_step_is_finite_and_trains_the_units():
     )(jax.random.key(0, impl='rbg'))
   )
   train_step = step.make_train_step(
-    apply_fn=model.apply, augment=AUGMENT, tx=TX, objective=TRIPLET, views=2
+    apply_fn=model.apply,
+    augment=AUGMENT,
+    tx=TX,
+    objective=TRIPLET,
+    views=2,
+    chunk=0,
   )
   known = np.tile(RAW, (2, 1))
   for raw in known, np.full_like(known, np.nan):

@@ -10,6 +10,7 @@ import reference
 from objective_batches import CASES, random, unit
 
 from plankton_jax import objectives
+from plankton_jax.objectives import CLASS_WEIGHTS, class_weights
 from plankton_jax.objectives import prototypes as heads
 
 # Each objective, with what the reference calls its hyperparameters.
@@ -34,6 +35,20 @@ def _value_and_grads(objective, prototypes, case):
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
     jnp.asarray(prototypes), jnp.asarray(x)
   )
+
+
+def _check_gradients(grads, expected, prototypes, x):
+  """Compares gradients with finite differences of a loop."""
+  for grad, numeric in zip(
+    grads,
+    (
+      reference.gradient(lambda p: expected(p, x), prototypes),
+      reference.gradient(lambda e: expected(prototypes, e), x),
+    ),
+    strict=True,
+  ):
+    atol = 1e-4 * max(np.abs(numeric).max(), 1e-6)
+    np.testing.assert_allclose(grad, numeric, atol=atol)
 
 
 @pytest.mark.parametrize('dim', [8, 128, 512])
@@ -76,16 +91,7 @@ def test_losses_equal_loops_with_gradients_of_finite_differences(kind, name):
   assert metrics['count'] == valid.sum()
   chex.assert_tree_all_finite((loss, metrics, grads))
   if name in ('random', 'padded', 'nothing'):
-    for grad, numeric in zip(
-      grads,
-      (
-        reference.gradient(lambda p: expected(p, x), prototypes),
-        reference.gradient(lambda e: expected(prototypes, e), x),
-      ),
-      strict=True,
-    ):
-      atol = 1e-4 * max(np.abs(numeric).max(), 1e-6)
-      np.testing.assert_allclose(grad, numeric, atol=atol)
+    _check_gradients(grads, expected, prototypes, x)
 
 
 def test_of_several_centers_the_nearest_counts():
@@ -259,3 +265,81 @@ def test_defaults_are_the_published_ones(name, defaults):
   parameters = inspect.signature(getattr(objectives, name)).parameters
   found = {n: p.default for n, p in parameters.items()}
   assert {n: found[n] for n in defaults} == defaults
+
+
+def _proxy_anchor(classes=14, dim=5, **fields):
+  return objectives.proxy_anchor(
+    num_classes=classes, embedding_dim=dim, **fields
+  )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_proxy_anchor_equals_loops_and_finite_differences(name):
+  fields = {'margin': 0.2, 'scale': 16.0}
+  x, labels, valid = CASES[name]
+  prototypes = np.random.default_rng(5).normal(size=(14, 5)).astype(np.float32)
+  objective = _proxy_anchor(**fields)
+  (loss, metrics), grads = _value_and_grads(objective, prototypes, CASES[name])
+
+  def expected(prototypes, x):
+    return reference.proxy_anchor_loss(prototypes, x, labels, valid, **fields)
+
+  np.testing.assert_allclose(loss, expected(prototypes, x), rtol=1e-5)
+  assert metrics['count'] == valid.sum()
+  chex.assert_tree_all_finite((loss, metrics, grads))
+  chex.assert_trees_all_equal_shapes(grads, (prototypes, x))
+  _check_gradients(grads, expected, prototypes, x)
+
+
+def test_proxy_anchor_of_nothing_is_exactly_zero():
+  prototypes = np.eye(14, 5, dtype=np.float32)  # most of them zero
+  (loss, metrics), grads = _value_and_grads(
+    _proxy_anchor(), prototypes, CASES['nothing']
+  )
+  assert loss == 0.0 and metrics['count'] == 0
+  for grad in grads:
+    np.testing.assert_array_equal(grad, 0.0)
+
+
+def test_proxy_anchor_by_hand():
+  # One class is in the batch: it alone pulls, and two classes push.
+  x, scale, margin = unit([[1.0, 0.0]]), 2.0, 0.1
+  prototypes = np.array([[0.0, 3.0], [3.0, 0.0]], np.float32)
+  case = (x, np.array([0]), np.ones(1, bool))
+  objective = _proxy_anchor(2, 2, scale=scale, margin=margin)
+  (loss, metrics), _ = _value_and_grads(objective, prototypes, case)
+  pull = np.log(1 + np.exp(-scale * (0.0 - margin)))
+  push = np.log(1 + np.exp(scale * (1.0 + margin)))
+  np.testing.assert_allclose(loss, pull + (0.0 + push) / 2, rtol=1e-6)
+  assert metrics['accuracy'] == 0.0
+
+
+COUNTS = np.array([5, 40, 900, 12_000])
+
+
+@pytest.mark.parametrize('name', [n for n in CLASS_WEIGHTS if n != 'none'])
+def test_the_mean_over_the_training_images_is_one(name):
+  weights = class_weights(name, COUNTS)
+  np.testing.assert_allclose(weights @ COUNTS / COUNTS.sum(), 1.0, rtol=1e-6)
+  assert (np.diff(weights) < 0).all()
+
+
+def test_ratios_between_classes():
+  assert class_weights('none', COUNTS) is None
+  ratio = lambda name: (
+    class_weights(name, COUNTS) / class_weights(name, COUNTS)[0]
+  )
+  np.testing.assert_allclose(ratio('inverse'), 5 / COUNTS, rtol=1e-6)
+  np.testing.assert_allclose(
+    ratio('sqrt_inverse'), np.sqrt(5 / COUNTS), rtol=1e-6
+  )
+  # The effective number as the sum of a geometric series.
+  numbers = [sum(0.999**i for i in range(n)) for n in COUNTS]
+  np.testing.assert_allclose(
+    ratio('effective'), numbers[0] / np.array(numbers), rtol=1e-5
+  )
+
+
+def test_a_class_without_images_is_finite():
+  for name in CLASS_WEIGHTS[1:]:
+    assert np.isfinite(class_weights(name, np.array([0, 7]))).all()

@@ -8,21 +8,12 @@ import pytest
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.train import optimizer
+from tests.tiny_encoder import TINY
 
 
 def _model(freeze=0):
-  return encoders.make(
-    name='resnet10',
-    width=4,
-    stem='quarter',
-    embedding_dim=2,
-    dtype='float32',
-    pretrained='',
-    freeze=freeze,
-    whitening=0.0,
-    poses=1,
-    centred=True,
-  )
+  fields = {'stem': 'quarter', 'embedding_dim': 2, 'freeze': freeze}
+  return encoders.make(**(TINY | fields))
 
 
 FIELDS = {

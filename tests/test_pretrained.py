@@ -15,6 +15,7 @@ from plankton_jax.checkpoints import load_encoder
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders, pretrained
 from plankton_jax.train import loop
+from tests.tiny_encoder import TINY
 
 
 def of_type(name, size=1):
@@ -28,18 +29,8 @@ STD = np.array([0.229, 0.224, 0.225])
 
 
 def _model(name='resnet18', width=4):
-  return encoders.make(
-    name=name,
-    width=width,
-    stem='imagenet',
-    embedding_dim=6,
-    dtype='float32',
-    pretrained='',
-    freeze=0,
-    whitening=0.0,
-    poses=1,
-    centred=True,
-  )
+  fields = {'name': name, 'width': width, 'stem': 'imagenet'}
+  return encoders.make(**(TINY | fields))
 
 
 RESNET = _model().backbone.published

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.measures import counting, posterior, prevalence, spectra, volumes
+from analysis.measures import counting, posterior, prevalence, tallies
 from analysis.measures.prevalence import Answers, Errors
 from tests.analysis_runs import blobs
 
@@ -171,7 +171,7 @@ def test_volumes_of_a_scanned_sample_add_its_parts_up():
     'acq_sub_part': np.array([1.0, 8.0, 0.25, 8.0, 8.0]),
     'sample_tot_vol': np.array([20.0, 20.0, 20.0, 999_999.0, 0.0]),
   }
-  found = volumes.per_m3(columns, ['s'] * 5, list('abbcc'))
+  found = tallies.per_m3(columns, ['s'] * 5, list('abbcc'))
   np.testing.assert_allclose(found, [0.05, 0.4, 0.2, np.nan, np.nan])
 
 
@@ -181,29 +181,29 @@ def test_volumes_of_a_flown_sample_are_imaged_by_all_acquisitions():
     'sample_concentrated_sample_volume': np.array([50.0] * 4),  # ml
     'sample_total_volume': np.array([10.0] * 4),  # l
   }
-  found = volumes.per_m3(columns, ['s', 's', 's', 't'], ['a', 'a', 'b', 'a'])
+  found = tallies.per_m3(columns, ['s', 's', 's', 't'], ['a', 'a', 'b', 'a'])
   whole = [2.0 + 3.0] * 3 + [4.0]
   np.testing.assert_allclose(found, [50.0 / (ml * 0.01) for ml in whole])
-  assert np.isnan(volumes.per_m3({}, ['s'], ['a'])).all()
+  assert np.isnan(tallies.per_m3({}, ['s'], ['a'])).all()
 
 
 def test_a_spectrum_keeps_the_objects_of_each_class():
   rng = np.random.default_rng(8)
   area = rng.uniform(10.0, 1000.0, 50)
-  size = spectra.diameters({'object_area': area, 'pixel_um': np.full(50, 10.6)})
+  size = tallies.diameters({'object_area': area, 'pixel_um': np.full(50, 10.6)})
   np.testing.assert_allclose(np.pi * (size / 10.6 / 2) ** 2, area)
-  edges = spectra.edges(size)
+  edges = tallies.edges(size)
   assert edges[0] <= size.min() and size.max() < edges[-1]
   chance = rng.dirichlet(np.ones(3), 50)
   objects = np.array([30.0, 15.0, 5.0])
-  found = spectra.spectrum(size, edges, chance, objects).objects
+  found = tallies.spectrum(size, edges, chance, objects).objects
   np.testing.assert_allclose(found.sum(axis=0), objects)
   by_loop = np.zeros_like(found)
   for s, row in zip(size, chance, strict=True):
     bin_ = max(b for b in range(len(edges) - 1) if edges[b] <= s)
     by_loop[bin_] += row * objects / chance.sum(axis=0)
   np.testing.assert_allclose(found, by_loop)
-  assert spectra.diameters({'object_area': area}) is None
+  assert tallies.diameters({'object_area': area}) is None
 
 
 def test_drawn_samples_have_the_shares_of_a_dirichlet_distribution():

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from plankton_jax.errors import InputError
-from plankton_jax.train import log, loop, process
+from plankton_jax.train import job, log, loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOLD = """
 import pathlib, sys
-from plankton_jax.train import process
-with process.alone_on(pathlib.Path(sys.argv[1])):
+from plankton_jax.train import job
+with job.alone_on(pathlib.Path(sys.argv[1])):
   print('held', flush=True)
   sys.stdin.read()
 """
@@ -54,19 +54,19 @@ def test_a_second_run_on_a_workdir_names_the_first(
 def test_a_dead_process_holds_no_lock(holder, tmp_path):
   holder.send_signal(signal.SIGKILL)
   holder.wait()
-  with process.alone_on(tmp_path):
+  with job.alone_on(tmp_path):
     found = json.loads((tmp_path / '.lock').read_text())
     assert found['process'] == os.getpid()
-  with process.alone_on(tmp_path):  # and neither does a finished run
+  with job.alone_on(tmp_path):  # and neither does a finished run
     pass
 
 
 def test_the_first_sigterm_is_noticed_and_the_second_ends_the_process():
   before = signal.getsignal(signal.SIGTERM)
-  with process.sigterm_noticed() as noticed:
-    assert not noticed()
+  with job.sigterm_noticed() as noticed:
+    assert not noticed(1)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert noticed()
+    assert noticed(1)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   assert signal.getsignal(signal.SIGTERM) == before
 
@@ -75,8 +75,8 @@ def test_outside_of_the_main_thread_nothing_is_noticed():
   found = []
 
   def enter():
-    with process.sigterm_noticed() as noticed:
-      found.append(noticed())
+    with job.sigterm_noticed() as noticed:
+      found.append(noticed(1))
 
   thread = threading.Thread(target=enter)
   thread.start()

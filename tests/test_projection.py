@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import projection
-from analysis.figures import marks
+from analysis.figures import style
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import planes
 from plankton_jax.errors import InputError
@@ -117,7 +117,7 @@ def test_many_rows_are_sampled_by_split_and_class(monkeypatch):
   monkeypatch.setattr(planes, 'MOST', 36)  # half of them
   shown = planes.shown(source)
   counts = {name: len(rows.id) for name, rows in shown.items()}
-  assert counts == {'train': 30, 'test': 3, 'unseen': 3}
+  assert counts == {'train': 30, 'test': 4, 'unseen': 2}
   assert np.bincount(shown['train'].label).tolist() == [15, 15]
   for name, rows in shown.items():
     at = np.flatnonzero(np.isin(SPLITS[name].embedding, rows.embedding).all(1))
@@ -152,7 +152,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
 
 
 def test_a_class_has_one_mark_and_one_colour_everywhere():
-  found = marks.marks([SPLITS, {'test': SPLITS['unseen']}])
+  found = style.marks([SPLITS, {'test': SPLITS['unseen']}])
   assert found == {'a': 'o', 'b': 'o', 'c': 'D'}
-  colours = marks.colours(found)
+  colours = style.colours(found)
   assert len(set(colours.values())) == 4

@@ -6,24 +6,17 @@ import math
 import os
 
 import pytest
-from absl import flags
 
 from benchmarks import cells, contest, quality, recipes
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from tests import flagged
 
 GROUND = recipes.Ground('x', ('a',), '', 64, 'resnet18', 16, 35)
 
 
-def _values(argv):
-  values = flags.FlagValues()
-  quality.define(values)
-  values(['command', *argv])
-  return values
-
-
 def _parse(argv):
-  return quality.parse(_values(argv))
+  return quality.parse(flagged.parse(quality, *argv))
 
 
 def test_the_peer_and_ours_have_the_same_settings():
@@ -172,7 +165,8 @@ def test_the_whole_table(tmp_path, monkeypatch, capsys):
   for name in ('GLIBC_TUNABLES', 'OMP_WAIT_POLICY'):
     monkeypatch.delenv(name, raising=False)
   given = ['--contestants=peer.softmax,softmax', '--unseen=1', '--citation=Me']
-  values = _values([f'--path={tmp_path}', f'--out={tmp_path / "out"}', *given])
+  places = [f'--path={tmp_path}', f'--out={tmp_path / "out"}']
+  values = flagged.parse(quality, *places, *given)
   assert quality.main([], values=values) == 1
   said = capsys.readouterr()
   assert 'failed: softmax, seed 2: no paper' in said.err

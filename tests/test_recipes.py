@@ -5,13 +5,12 @@ import shlex
 
 import numpy as np
 import pytest
-from absl import flags
 
-from benchmarks import ablation, ablation_plan, recipes
+from benchmarks import ablation, recipes
 from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
 from plankton_jax.train import experiment
-from tests import tiny_encoder
+from tests import flagged, tiny_encoder
 
 
 def test_recipes_are_read():
@@ -49,7 +48,7 @@ def test_mistaken_configs_end_in_a_line(text, said):
 GROUND = recipes.Ground('x', ('a', 'b'), 'Someone 2015', 48, 'resnet10', 8, 16)
 
 
-@pytest.mark.parametrize('table', ablation_plan.TABLES)
+@pytest.mark.parametrize('table', ablation.TABLES)
 def test_every_variant_of_the_plan_can_be_trained(table):
   labels = np.repeat(np.arange(24, dtype=np.int32), 20)
   data = pipeline.Data(
@@ -62,7 +61,7 @@ def test_every_variant_of_the_plan_can_be_trained(table):
     fingerprint='',
     originals=None,
   )
-  made = ablation.specs(ablation_plan.TABLES[table], GROUND, 1)
+  made = ablation.specs(ablation.TABLES[table], GROUND, 1)
   for (spec,) in made.values():
     experiment.assemble(spec['config'], data)
   plain = [json.dumps(own[0], sort_keys=True) for own in made.values()]
@@ -70,7 +69,7 @@ def test_every_variant_of_the_plan_can_be_trained(table):
 
 
 def test_objectives_are_compared_at_one_rate():
-  made = ablation.specs(ablation_plan.TABLES['objectives'], GROUND, 1)
+  made = ablation.specs(ablation.TABLES['objectives'], GROUND, 1)
   rates = {
     (tx['learning_rate'], tx['schedule'])
     for (spec,) in made.values()
@@ -101,13 +100,10 @@ def test_a_config_is_placed_on_its_ground():
 
 
 def test_the_heading_repeats_the_flags_but_not_the_places():
-  values = flags.FlagValues()
-  ablation.define(values)
-  values(
-    [
-      *('command', '--path', 'a b', '--out=x', '--show', '--seeds=4'),
-      *('--tables=mining,margin', '--citation=Me & you'),
-    ]
+  values = flagged.parse(
+    ablation,
+    *('--path', 'a b', '--out=x', '--show', '--seeds=4'),
+    *('--tables=mining,margin', '--citation=Me & you'),
   )
   assert ablation.parse(values).seeds == 4
   command = ablation._heading(values, GROUND, 4).splitlines()[1]
@@ -121,9 +117,7 @@ def test_the_heading_repeats_the_flags_but_not_the_places():
 
 @pytest.mark.parametrize('wrong', ['--tables=mining,none', '--seeds=0'])
 def test_mistakes_name_the_flag(wrong):
-  values = flags.FlagValues()
-  ablation.define(values)
-  values(['command', '--path=x', wrong])
+  values = flagged.parse(ablation, '--path=x', wrong)
   with pytest.raises(InputError, match=f'^{wrong.partition("=")[0]}'):
     ablation.parse(values)
 

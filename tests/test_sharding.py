@@ -59,4 +59,4 @@ def test_eight_devices_compute_what_one_does():
   )
   assert run.returncode == 0, run.stderr
   assert run.stdout.count('differ by') == 11, run.stdout
-  assert 'batch.size=13 does not divide by the 8 devices' in run.stdout
+  assert 'batch.size=13 is not a multiple of the 8 devices' in run.stdout

@@ -10,7 +10,7 @@ from analysis.files import folders
 from configs import arcface
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
-from plankton_jax.export import plain
+from plankton_jax.export import programs
 from plankton_jax.nn import embedding, measures
 from plankton_jax.train import experiment, loop, step
 
@@ -129,7 +129,7 @@ def test_the_size_of_an_image_is_followed(
   pixel = {'pixel_um': given[:, 2]}
   found = encoder.embed(data.images, given[:, :2], measures=pixel)
   np.testing.assert_allclose(found, wanted, atol=1e-5)
-  exported = jax.jit(plain.embed_fn(encoder))(np.asarray(data.images), given)
+  exported = jax.jit(programs.embed_fn(encoder))(np.asarray(data.images), given)
   np.testing.assert_allclose(exported, wanted, atol=1e-5)
   pixels = folders.read(tmp_path / 'images' / names[0], encoder)
   query = folders.embed_one(encoder, pixels)

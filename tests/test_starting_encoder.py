@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from absl import flags
 from PIL import Image
 
 from benchmarks import starting_encoder
@@ -13,7 +12,7 @@ from plankton_jax.data.drawn import plankton
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import transfer
-from tests import tiny_encoder
+from tests import flagged, tiny_encoder
 
 
 def _draw(root, *names, count=8):
@@ -25,10 +24,7 @@ def _draw(root, *names, count=8):
 
 
 def _options(*argv):
-  values = flags.FlagValues()
-  starting_encoder.define(values)
-  values(['starting_encoder', *argv])
-  return values
+  return flagged.parse(starting_encoder, *argv)
 
 
 def test_it_trains_exports_and_writes_the_card(tmp_path, caches):

@@ -67,6 +67,7 @@ def _train_step(objective, views=1):
     tx=TX,
     objective=objective,
     views=views,
+    chunk=0,
   )
 
 
@@ -148,7 +149,7 @@ def test_two_views_are_the_rows_twice_each_augmented_by_itself():
 
 def test_evaluation_ignores_padding_and_changes_nothing():
   eval_step = step.make_eval_step(
-    apply_fn=MODEL.apply, normalise=None, objective=TRIPLET, stage=2
+    apply_fn=MODEL.apply, normalise=None, objective=TRIPLET, stage=2, chunk=0
   )
   batch = _batch()
   padded = {
@@ -167,7 +168,7 @@ def test_embedding_is_what_evaluation_sees():
   fresh = _fresh(TRIPLET)
   embed_step = step.make_embed_step(apply_fn=MODEL.apply, normalise=None)
   eval_step = step.make_eval_step(
-    apply_fn=MODEL.apply, normalise=None, objective=TRIPLET, stage=0
+    apply_fn=MODEL.apply, normalise=None, objective=TRIPLET, stage=0, chunk=0
   )
   embeddings = embed_step(fresh.params, fresh.batch_stats, _batch()['image'])
   _, expected = eval_step(fresh, _batch())

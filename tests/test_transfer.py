@@ -1,5 +1,7 @@
 """Runs that begin from an encoder of this project."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +132,23 @@ def test_fields_that_do_not_fit_are_named_before_data_is_read(
     loop.check(config, tmp_path, accept_changes=False)
   assert named in str(error.value)
   assert str(error.value).count(', not ') == 1
+
+
+@pytest.mark.parametrize(
+  ('name', 'reason'),
+  [
+    ('tinny', 'encoder.pretrained=tinny: no folder of an exported encoder'),
+    ('resnet.pth', 'encoder.pretrained: resnet.pth: no such file'),
+  ],
+)
+def test_missing_weights_are_named_before_data_is_read(
+  bundled, tmp_path, make_config, name, reason
+):
+  config = make_config(data__path='nowhere', encoder__pretrained=name)
+  with pytest.raises(InputError, match=re.escape(reason)):
+    loop.check(config, tmp_path, accept_changes=False)
+  (tmp_path / 'checkpoints' / '7').mkdir(parents=True)
+  loop.check(config, tmp_path, accept_changes=False)  # as it resumes
 
 
 def test_other_measures_are_named_though_their_arrays_would_fit(

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import timm_layout
 import tiny_encoder
+from timm_layout import converted, draw_images
 
 from plankton_jax import augment
 from plankton_jax.errors import InputError
@@ -55,28 +56,9 @@ def _weights(model, side=SIDE):
   )
 
 
-def _images(channels=3, side=SIDE):
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (2, side, side, channels), np.uint8)
-
-
 def _prepared(images):
   mean, std = (np.array(part) for part in transformer.IMAGENET)
   return (images / 255.0 - mean) / std
-
-
-def _converted(model, weights, side=SIDE):
-  images = jnp.zeros((1, side, side, 3))
-  fresh = jax.eval_shape(
-    functools.partial(model.init, train=False), jax.random.key(0), images
-  )
-  return pretrained.convert(
-    {'batch_stats': {}, **fresh},
-    weights,
-    published=model.published,
-    normalised=True,
-    source='weights',
-  )
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -84,7 +66,7 @@ def test_features_are_those_of_the_layout(case):
   model = _model(**CASES[case])
   weights = _weights(model)
   # Grey images: their three colours are equal.
-  images = _images(channels=1)
+  images = draw_images(SIDE, 1)
   prefix = 1 + model.kind.registers
   tokens = timm_layout.vit_tokens(
     weights,
@@ -94,7 +76,7 @@ def test_features_are_those_of_the_layout(case):
   want = np.concatenate([tokens[:, 0], tokens[:, prefix:].mean(1)], axis=1)
   x = augment.to_float(jnp.asarray(images), model.normalise)
   got = jax.jit(functools.partial(model.apply, train=False))(
-    _converted(model, weights), x
+    converted(model, weights, SIDE), x
   )
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
@@ -163,7 +145,7 @@ def test_plain_cubic_weights_by_hand():
 def test_positions_of_another_size_are_resized_along_both_sides():
   model = _model()
   weights = _weights(model, side=16)  # 4 x 4 patches, 3 x 3 here
-  found = _converted(model, weights)['params']['tokens']
+  found = converted(model, weights, SIDE)['params']['tokens']
   sides = transformer.cubic_weights(4, 3, antialias=True)
   grid = weights['pos_embed'][0, 1:].reshape(4, 4, WIDTH)
   for row in range(3):
@@ -253,28 +235,28 @@ def test_other_layouts_are_read_alike(layout, tmp_path):
   safetensors.numpy.save_file(
     {name: np.ascontiguousarray(array) for name, array in saved.items()}, path
   )
-  found = _converted(model, pretrained.read(path, model.published))
-  chex.assert_trees_all_close(found, _converted(model, state))
+  found = converted(model, pretrained.read(path, model.published), SIDE)
+  chex.assert_trees_all_close(found, converted(model, state, SIDE))
   key = 'backbone.encoder.layer.1.attention.attention.key.weight'
   if layout == 'transformers':
     saved.pop(key)
     weights = {k.removeprefix('backbone.'): v for k, v in saved.items()}
     weights = pretrained.rename(weights, model.published)
     with pytest.raises(InputError, match=r"blocks\.1\.attn\.qkv\.bias' is mi"):
-      _converted(model, weights)
+      converted(model, weights, SIDE)
 
 
 @pytest.mark.parametrize('freeze', [0, 1, 2])
 def test_frozen_blocks_have_no_gradient(freeze):
   model = _model(freeze, **CASES['registers'])
-  variables = _converted(model, _weights(model))
-  x = augment.to_float(jnp.asarray(_images()), model.normalise)
+  variables = converted(model, _weights(model), SIDE)
+  x = augment.to_float(jnp.asarray(draw_images(SIDE)), model.normalise)
   tiny_encoder.check_frozen(model, variables, x, freeze)
 
 
 def test_a_side_that_is_no_multiple_of_the_patch_is_named():
   with pytest.raises(InputError, match=r'size=14 must be a multiple of 4,'):
-    _converted(_model(), {}, side=14)
+    converted(_model(), {}, 14)
 
 
 def test_channels_turn_at_falling_speeds():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import covariance
 
-from analysis.measures import community, unknowns, whitened
+from analysis.measures import openset, unknowns, whitened
 from analysis.measures.thresholds import threshold
 from tests.analysis_runs import blobs
 
@@ -205,14 +205,14 @@ def test_nearest_mean_allows_for_how_few_examples_it_has():
 def test_dissimilarity_matches_counts():
   rng = np.random.default_rng(0)
   true, predicted = rng.integers(0, 5, 40), rng.integers(0, 6, (3, 40))
-  found = community.dissimilarity(true, predicted, 6)
+  found = openset.dissimilarity(true, predicted, 6)
   for one, value in zip(predicted, found, strict=True):
     want = [np.sum(true == c) for c in range(6)]
     have = [np.sum(one == c) for c in range(6)]
     gap = sum(abs(a - b) for a, b in zip(want, have, strict=True))
     assert value == pytest.approx(gap / (sum(want) + sum(have)))
   # Mistakes that cancel cost nothing.
-  assert community.dissimilarity(np.array([0, 1]), np.array([1, 0]), 2) == 0.0
+  assert openset.dissimilarity(np.array([0, 1]), np.array([1, 0]), 2) == 0.0
 
 
 def test_best_acceptance_is_that_of_the_smallest_dissimilarity():
@@ -222,12 +222,14 @@ def test_best_acceptance_is_that_of_the_smallest_dissimilarity():
   nearest = np.where(true == 2, rng.integers(0, 2, 95), true)
   distance = rng.normal(size=95) + 1.5 * (true == 2)
   shares = (0.5, 0.7, 0.9, 0.95, 0.99)  # 60 images have no threshold at 0.99
-  found = community.best(true, nearest, distance, val, unknown=2, shares=shares)
+  found = openset.best_acceptance(
+    true, nearest, distance, val, unknown=2, shares=shares
+  )
 
   def measure(share, rows):
     limit = threshold(val, share)
     named = np.where(distance <= limit, nearest, 2)[rows]
-    return float(community.dissimilarity(true[rows], named, 3))
+    return float(openset.dissimilarity(true[rows], named, 3))
 
   every = {share: measure(share, slice(None)) for share in shares[:-1]}
   assert found.acceptance == min(every, key=every.get)
@@ -240,6 +242,8 @@ def test_best_acceptance_is_that_of_the_smallest_dissimilarity():
     apart.append(measure(chosen, slice(start, None, 2)))
   assert found.dissimilarity == pytest.approx(np.mean(apart))
   assert (
-    community.best(true, nearest, distance, val[:1], unknown=2, shares=(0.9,))
+    openset.best_acceptance(
+      true, nearest, distance, val[:1], unknown=2, shares=(0.9,)
+    )
     is None
   )

@@ -4,20 +4,17 @@ import csv
 
 import numpy as np
 import pytest
-from absl import flags
 
 from analysis.files import inputs
 from analysis.measures import thresholds
 from benchmarks import unknowns
 from plankton_jax.errors import InputError
+from tests import flagged
 from tests.analysis_runs import blobs, save
 
 
 def run(*arguments):
-  values = flags.FlagValues()
-  unknowns.define(values)
-  values(['unknowns', *arguments])
-  unknowns.main([], values=values)
+  unknowns.main([], values=flagged.parse(unknowns, *arguments))
 
 
 def gathered(counts=(60, 50, 40, 30, 30)):

@@ -4,20 +4,17 @@ import csv
 
 import numpy as np
 import pytest
-from absl import flags
 
 from benchmarks import whitening as benchmark
 from configs import arcface
 from plankton_jax import checkpoints, retrieval
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
+from tests import flagged
 
 
 def _main(*argv):
-  values = flags.FlagValues()
-  benchmark.define(values)
-  values(['command', *argv])
-  benchmark.main([], values=values)
+  benchmark.main([], values=flagged.parse(benchmark, *argv))
 
 
 def test_the_run_s_own_power_has_its_row(make_config, tmp_path, capsys):

@@ -4,11 +4,38 @@ NumPy in float64, images [B, H, W, C]; tests/test_backbones_peer.py holds the
 names to timm's where it is installed.
 """
 
+import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from plankton_jax.nn import pretrained
+
 _ERF = np.vectorize(math.erf)
+
+
+def draw_images(side, channels=3):
+  """Two images of noise, uint8 [2, side, side, channels]."""
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (2, side, side, channels), np.uint8)
+
+
+def converted(backbone, weights, side, channels=3):
+  """The variables of a backbone with these weights in place."""
+  fresh = jax.eval_shape(
+    functools.partial(backbone.init, train=False),
+    jax.random.key(0),
+    jnp.zeros((1, side, side, channels)),
+  )
+  return pretrained.convert(
+    {'batch_stats': {}, **fresh},
+    weights,
+    published=backbone.published,
+    normalised=backbone.normalise is not None,
+    source='weights',
+  )
 
 
 def vit_weights(*, depth, width, patch, patches, registers, rotary, scaled):

@@ -19,6 +19,8 @@ TINY = {
   'whitening': 0.0,
   'poses': 1,
   'centred': True,
+  'size': False,
+  'measures': (),
 }
 
 
@@ -72,17 +74,15 @@ def save(folder, config, class_names=('ant', 'bee'), *, half=False):
   variables = jax.tree.map(draw, shapes)
   encoder_folder.save(
     folder,
-    variables={
-      'params': {
-        'encoder': variables['params'],
-        'objective': {
-          'prototypes': rng.normal(
-            size=(len(class_names), fields['embedding_dim'])
-          ).astype(np.float32)
-        },
+    params={
+      'encoder': variables['params'],
+      'objective': {
+        'prototypes': rng.normal(
+          size=(len(class_names), fields['embedding_dim'])
+        ).astype(np.float32)
       },
-      'batch_stats': variables['batch_stats'],
     },
+    batch_stats=variables['batch_stats'],
     config=config,
     class_names=class_names,
     step=7,

@@ -1,13 +1,19 @@
 """Draws images in the cells of a figure, each with its text underneath."""
 
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
+from matplotlib.transforms import Bbox
+from PIL import Image
 
-from analysis.figures.style import plt
+from analysis.figures.style import STYLE, plt
 
 CELL, GAP = 1.0, 0.35  # inches: an image, between groups of them
+DPI = STYLE['savefig.dpi']
+CRISP = 3.0  # an image enlarged more than this keeps square pixels
 
 _UNDER: dict[str, Any] = {
   'fontsize': 6.5,
@@ -18,33 +24,85 @@ _UNDER: dict[str, Any] = {
 }
 
 
-def canvas(width: float, height: float) -> tuple[plt.Figure, plt.Axes]:
-  """Makes a figure with a single axes, in inches from the top left.
+class Sheet(Artist):
+  """Draws pixels as they are, with the top left corner at a place in inches.
 
-  One axes for each image would be slow.
+  Matplotlib's own images are resampled one by one, which takes seconds.
   """
+
+  def __init__(self, left: float, top: float, pixels: Image.Image) -> None:
+    super().__init__()
+    self.set_zorder(0.0)  # below lines and texts
+    self._corner = left, top + pixels.height / DPI
+    self._size = np.array(pixels.size) / DPI
+    self._pixels = np.asarray(pixels.convert('RGBA'))[::-1]
+
+  def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
+    """Returns the place on the figure, for its tight bounding box."""
+    del renderer
+    low = self.axes.transData.transform(self._corner)
+    return Bbox([low, low + self._size * self.axes.figure.dpi])
+
+  def draw(self, renderer: RendererBase) -> None:
+    """Draws the pixels, if the figure is saved at `DPI`."""
+    x, y = self.axes.transData.transform(self._corner)
+    renderer.draw_image(renderer.new_gc(), round(x), round(y), self._pixels)
+
+
+class Canvas(NamedTuple):
+  """A figure with a single axes, in inches from the top left, and its images.
+
+  The images are pixels of `DPI`, and become one sheet in the end.
+  """
+
+  figure: plt.Figure
+  ax: plt.Axes
+  images: list[tuple[int, int, Image.Image]]  # pixels from the left, the top
+
+
+def canvas(width: float, height: float) -> Canvas:
+  """Makes an empty canvas, in inches."""
   figure = plt.figure(figsize=(width, height))
   ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
   ax.set(xlim=(0.0, width), ylim=(height, 0.0))
   ax.axis('off')
-  return figure, ax
+  return Canvas(figure, ax, [])
 
 
 def put(
-  ax: plt.Axes, left: float, top: float, image: np.ndarray, text: str
+  on: Canvas, left: float, top: float, image: np.ndarray, text: str
 ) -> None:
-  """Draws an image as large as its cell allows, with a text underneath."""
+  """Places an image as large as its cell allows, with a text underneath.
+
+  `image` is uint8 [H, W] or [H, W, 3].
+  """
   side = 0.94 * CELL
-  high, wide = np.array(image.shape[:2]) * side / max(image.shape[:2])
-  x, y = left + (side - wide) / 2.0, top + (side - high) / 2.0
-  grey: dict[str, Any] = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
-  ax.imshow(
-    image,
-    extent=(x, x + wide, y + high, y),
-    **(grey if image.ndim == 2 else {}),
-    aspect='auto',
+  scale = side * DPI / max(image.shape[:2])
+  size = [max(1, round(scale * length)) for length in image.shape[1::-1]]
+  smooth = Image.Resampling.HAMMING
+  how = Image.Resampling.NEAREST if scale > CRISP else smooth
+  picture = Image.fromarray(image).resize(size, how)
+  x, y = (
+    round(DPI * start + (DPI * side - length) / 2.0)
+    for start, length in zip((left, top), size, strict=True)
   )
-  ax.text(left + side / 2.0, top + side + 0.04, text, **_UNDER)
+  on.images.append((x, y, picture))
+  on.ax.text(left + side / 2.0, top + side + 0.04, text, **_UNDER)
+
+
+def finish(on: Canvas) -> plt.Figure:
+  """Draws the images that were put on a canvas; returns its figure."""
+  if not on.images:
+    return on.figure
+  left = min(x for x, _, _ in on.images)
+  top = min(y for _, y, _ in on.images)
+  right = max(x + picture.width for x, _, picture in on.images)
+  bottom = max(y + picture.height for _, y, picture in on.images)
+  sheet = Image.new('RGB', (right - left, bottom - top), 'white')
+  for x, y, picture in on.images:
+    sheet.paste(picture, (x - left, y - top))
+  on.ax.add_artist(Sheet(left / DPI, top / DPI, sheet))
+  return on.figure
 
 
 def wrapped(name: str) -> str:

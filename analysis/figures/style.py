@@ -1,10 +1,12 @@
-"""Sets the style of every figure, and draws heat maps of classes."""
+"""Sets the style of every figure: colours and marks of classes, heat maps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import matplotlib
 import numpy as np
+
+from analysis.files.inputs import Embeddings
 
 matplotlib.use('Agg')
 
@@ -24,11 +26,14 @@ STYLE: dict[str, Any] = {
 }
 plt.rcParams.update(cast(Any, STYLE))
 
+Colour = tuple[float, float, float, float]
 
+UNLABELLED = 'unlabelled'
+GREY = (0.6, 0.6, 0.6, 1.0)
 MOST_CLASSES = 120  # in a figure, so that it stays within a few thousand pixels
 
 
-def palette(count: int) -> list[tuple[float, float, float, float]]:
+def palette(count: int) -> list[Colour]:
   """Picks distinguishable colours; up to ten are safe for the colour-blind."""
   base = plt.get_cmap('tab10' if count <= 10 else 'tab20')
   if count <= base.N:
@@ -36,6 +41,28 @@ def palette(count: int) -> list[tuple[float, float, float, float]]:
   # Steps of the golden ratio keep neighbours in the list apart in hue.
   hues = plt.get_cmap('turbo')
   return [hues(0.5 * (5**0.5 - 1.0) * i % 1.0) for i in range(count)]
+
+
+def mark(split: str) -> str:
+  """Returns Matplotlib's mark of a split's points."""
+  return 'D' if split == 'unseen' else 'o'
+
+
+def marks(sources: Iterable[Mapping[str, Embeddings]]) -> dict[str, str]:
+  """Lists every class that has rows, in order, with the mark of its points."""
+  found: dict[str, str] = {}
+  for splits in sources:
+    for split, rows in splits.items():
+      for label in np.unique(rows.label[rows.label >= 0]):
+        found.setdefault(rows.class_names[label], mark(split))
+  return found
+
+
+def colours(names: Iterable[str]) -> dict[str, Colour]:
+  """Gives each class a colour, and grey to points without label."""
+  every = list(names)
+  shades = palette(len(every))
+  return {**dict(zip(every, shades, strict=True)), UNLABELLED: GREY}
 
 
 def heatmap(
@@ -51,8 +78,8 @@ def heatmap(
 
   Beyond 20 columns the texts could not be read and are left out.
   """
-  colours = plt.get_cmap('YlGnBu').with_extremes(bad='0.9')
-  image = ax.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+  scale = plt.get_cmap('YlGnBu').with_extremes(bad='0.9')
+  image = ax.imshow(values, cmap=scale, vmin=limits[0], vmax=limits[1])
   size = 8 if len(columns) <= 20 else 7
   look: dict[str, Any] = {
     'fontsize': size,

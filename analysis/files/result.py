@@ -117,6 +117,7 @@ def render(drawing: Drawing) -> Picture:
   for ending, metadata in (('png', {}), ('svg', {'Date': None})):
     held = io.BytesIO()
     figure.savefig(held, format=ending, bbox_inches='tight', metadata=metadata)
+    figure.set_layout_engine('none')  # the first format's stays
     found[ending] = held.getvalue()
   pyplot.close(figure)
   return Picture(**found)

@@ -1,8 +1,13 @@
 """Computes class centres, distances, votes of neighbours, and samples."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from plankton_jax.train import diverged
+
 SEED = 0
+LISTED = 3  # notes of one class each; of more classes, one note on all
 
 
 def distances(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -32,19 +37,34 @@ def first(importance: np.ndarray, most: int) -> np.ndarray:
   return np.sort(np.argsort(-importance, kind='stable')[:most])
 
 
-def stratified(label: np.ndarray, most: int) -> np.ndarray:
-  """Draws rows by seed, of each class in proportion; all if `most` or fewer.
+def sample(label: np.ndarray, most: int) -> np.ndarray:
+  """Draws about `most` of the labels [N] by seed, in their own order.
 
-  Of a class with a share s of `label` [N] there are s · `most`, rounded up or
-  down. Returns the rows in order.
+  Each class keeps its share, and at least two rows if it has them.
   """
-  count = len(label)
-  if count <= most:
-    return np.arange(count)
-  order = np.random.default_rng(SEED).permutation(count)
-  order = order[np.argsort(label[order], kind='stable')]
-  places = (np.arange(most) + 0.5) * count / most
-  return np.sort(order[places.astype(int)])
+  present, counts = np.unique(label, return_counts=True)
+  rng = np.random.default_rng(SEED)
+  share = most / len(label)
+  keep = np.clip(np.round(share * counts).astype(int), 2, counts)
+  return np.sort(
+    np.concatenate(
+      [
+        rng.choice(np.flatnonzero(label == one), count, replace=False)
+        for one, count in zip(present, keep, strict=True)
+      ]
+    )
+  )
+
+
+def alone(names: Sequence[str], where: str, so: str) -> list[str]:
+  """Says which classes have one image, and what follows; `where` comes first.
+
+  Many classes share a note that names the first of them.
+  """
+  if len(names) <= LISTED:
+    return [f'{where}{name} has one image{so}' for name in names]
+  listed = diverged.shorten_list(names)
+  return [f'{where}{len(names):,} classes have one image{so} ({listed})']
 
 
 def votes(rows: np.ndarray, members: np.ndarray, classes: int) -> np.ndarray:
@@ -60,7 +80,13 @@ def votes(rows: np.ndarray, members: np.ndarray, classes: int) -> np.ndarray:
 def voted(rows: np.ndarray, label: np.ndarray) -> np.ndarray:
   """Takes the label that most of each line's rows [Q, K] have, [Q].
 
-  `label` [N] are the labels of the rows; a tied vote goes to the lowest.
+  `label` [N] are the labels of the rows; a tied vote goes to the lowest. Memory
+  does not grow with the number of classes.
   """
-  present, members = np.unique(label, return_inverse=True)
-  return present[votes(rows, members, len(present)).argmax(axis=1)]
+  near = np.sort(label[rows], axis=1)
+  length = np.zeros(near.shape, int)  # of the run of equal labels, so far
+  for k in range(1, near.shape[1]):
+    same = near[:, k] == near[:, k - 1]
+    length[:, k] = np.where(same, length[:, k - 1] + 1, 0)
+  longest = length.argmax(axis=1)  # the first of the longest ends lowest
+  return np.take_along_axis(near, longest[:, None], axis=1)[:, 0]

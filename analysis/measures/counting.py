@@ -207,7 +207,7 @@ def fit(
 
 
 def answer(found: Posterior, limit: float, placed: Placed) -> Answers:
-  """Labels and weighs images; class C is none."""
+  """Labels and weighs images; label C means none of the classes."""
   inside = placed.distance <= limit
   label = np.where(inside, placed.nearest, placed.far.shape[1])
   return Answers(label, posterior.chances(found, placed.far))
@@ -241,7 +241,7 @@ def count(
 ) -> tuple[Quantifier, list[Estimate]]:
   """Estimates the shares in samples.
 
-  The bootstrap draws both anew, the images of known class (within classes) and
+  The bootstrap resamples both the images of known class (within classes) and
   those of the sample. Its spread does not tell how wrong a method is by its
   assumptions; `trial` does.
   """

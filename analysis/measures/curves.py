@@ -157,7 +157,11 @@ def learn(
             labels[train[:count]],
             loss=options.loss,
           )
-        unconverged += len(caught) > 0
+        # Others warn of many classes among few images.
+        unconverged += any(
+          issubclass(one.category, exceptions.ConvergenceWarning)
+          for one in caught
+        )
         predicted = model.predict((rows[test] - centre) / scale)
         true = labels[test]
         scores['balanced accuracy'][seed, i] = metrics.recall_score(

@@ -43,7 +43,7 @@ def shown(source: Source) -> dict[str, Embeddings]:
   for rows in found.values():
     strata.append(rows.label + 1 + first)
     first += len(rows.class_names) + 1
-  chosen = classes.stratified(np.concatenate(strata), MOST)
+  chosen = classes.sample(np.concatenate(strata), MOST)
   ends = np.cumsum([len(rows.label) for rows in found.values()])
   parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
   return {
@@ -63,8 +63,9 @@ def sampled(source: Source) -> list[str]:
   total = count(source)
   if total <= MOST:
     return []
+  kept = sum(len(rows.label) for rows in shown(source).values())
   return [
-    f'{source.name}: {MOST:,} of {total:,} images are shown, drawn by seed from'
+    f'{source.name}: {kept:,} of {total:,} images are shown, drawn by seed from'
     ' each split and class'
   ]
 
@@ -86,7 +87,7 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
   widths = {rows.embedding.shape[1] for rows in splits.values()}
   if len(widths) > 1:
     raise InputError(
-      f'the splits have {sorted(widths)} columns; want one width'
+      f'the splits have {sorted(widths)} columns: embed all by one run'
     )
   on = ['train'] if 'train' in splits else list(splits)
   fitted = np.concatenate([splits[split].embedding for split in on])

@@ -106,7 +106,7 @@ def fit(
 
 
 def chances(posterior: Posterior, far: np.ndarray) -> np.ndarray:
-  """Computes probabilities [N, C + 1] from `far` [N, C]; the last is none."""
+  """Computes [N, C + 1] from `far` [N, C]: chances of classes, and of none."""
   from scipy import special
 
   return special.softmax(_logits(far, *posterior), axis=1)

@@ -50,12 +50,12 @@ class Prediction(NamedTuple):
 
   @property
   def file(self) -> str:
-    """The image's path below its folder or in its export."""
+    """Returns the image's path below its folder or in its export."""
     return self.item.image
 
   @property
   def object_id(self) -> str:
-    """EcoTaxa's id; of a file its path without ending, if that is unique."""
+    """Returns EcoTaxa's id, or a file's path, without ending if unique so."""
     return self.item.object_id
 
   @property
@@ -72,7 +72,7 @@ class Prediction(NamedTuple):
 
   @property
   def score(self) -> float:
-    """The probability of what `taxon` names."""
+    """Returns the probability of what `taxon` names."""
     return self.placed.confidence if self.placed else self.confidence
 
   @property

@@ -31,18 +31,20 @@ def rank(embedding: np.ndarray, label: np.ndarray) -> list[Ranked]:
 
   `other` rows are of other classes of the same split. Ties go to the first.
   """
+  from scipy.spatial.distance import cdist
+
   points = embedding.astype(np.float64)
   ranked = []
   for this in np.unique(label):
     own = label == this
-    distance = np.linalg.norm(points - points[own].mean(axis=0), axis=1)
+    # Without |x|^2 + |y|^2 - 2 x.y, which cancels.
+    distance = cdist(points, points[own].mean(axis=0, keepdims=True))[:, 0]
     inside, outside = np.flatnonzero(own), np.flatnonzero(~own)
-    kinds = {
-      'nearest': inside[np.argsort(distance[inside], kind='stable')],
-      'farthest': inside[np.argsort(-distance[inside], kind='stable')],
-      'other': outside[np.argsort(distance[outside], kind='stable')],
+    rows = {
+      'nearest': inside[_smallest(distance[inside])],
+      'farthest': inside[_smallest(-distance[inside])],
+      'other': outside[_smallest(distance[outside])],
     }
-    rows = {kind: found[:COUNT] for kind, found in kinds.items()}
     ranked.append(
       Ranked(
         int(this),
@@ -53,6 +55,16 @@ def rank(embedding: np.ndarray, label: np.ndarray) -> list[Ranked]:
       )
     )
   return ranked
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+  """Finds the COUNT smallest of values [N], in order; ties go to the first."""
+  if len(values) > COUNT:
+    bound = np.partition(values, COUNT - 1)[COUNT - 1]
+    few = np.flatnonzero(values <= bound)
+  else:
+    few = np.arange(len(values))
+  return few[np.argsort(values[few], kind='stable')][:COUNT]
 
 
 def largest(sizes: Mapping[str, int]) -> set[str]:

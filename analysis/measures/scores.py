@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from analysis.files.inputs import Embeddings
@@ -16,7 +17,8 @@ SEED = 0
 DRAWS = 1000  # bootstrap resamplings
 HALVES = 20  # halves of the images, for measures of pairs
 LARGEST_HALF = 5000  # images; of more than twice as many, a smaller share
-MOST_CLUSTERED = 1_000_000  # images of a half times classes; no interval beyond
+MOST_CLUSTERED = 500_000  # images of a half times classes; no interval beyond
+STARTS = 5  # of k-means, the best of which counts; of more classes, only one
 SILHOUETTE_ROWS = 10_000  # more rows than this are sampled
 CLUSTERED_ROWS = 100_000  # likewise, for k-means
 QUERIES = 50_000  # likewise, to be ranked against all rows
@@ -128,7 +130,7 @@ def clustering(
   Clusters each half by itself, so that intervals include the chance in k-means.
   Of more than CLUSTERED_ROWS takes a sample.
   """
-  chosen = classes.stratified(labels, CLUSTERED_ROWS)
+  chosen = classes.sample(labels, CLUSTERED_ROWS)
   embeddings, labels = embeddings[chosen], labels[chosen]
   count, classes_ = len(labels), len(np.unique(labels))
   if classes_ < 2:
@@ -138,9 +140,12 @@ def clustering(
     return agreement(labels[at], clusters(embeddings[at], labels[at]))
 
   if not reclustered(count, classes_):
-    whole = measure(np.arange(count))
+    found = clusters(embeddings, labels, starts=1)
+    whole = agreement(labels, found)
     return {name: (x, np.nan, np.nan) for name, x in whole.items()}
-  return halves(measure, count)
+  # Threads that wait for each other take longer than one, of so few rows.
+  with threadpool_limits(limits=1):
+    return halves(measure, count)
 
 
 def reclustered(count: int, classes_: int) -> bool:
@@ -148,11 +153,15 @@ def reclustered(count: int, classes_: int) -> bool:
   return min(count // 2, LARGEST_HALF) * classes_ <= MOST_CLUSTERED
 
 
-def clusters(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def clusters(
+  embeddings: np.ndarray, labels: np.ndarray, *, starts: int = STARTS
+) -> np.ndarray:
   """Clusters rows [N, D] by k-means into as many as there are labels, [N]."""
   from sklearn import cluster, exceptions
 
-  model = cluster.KMeans(len(np.unique(labels)), n_init=5, random_state=SEED)
+  model = cluster.KMeans(
+    len(np.unique(labels)), n_init=starts, random_state=SEED
+  )
   with warnings.catch_warnings():
     # Duplicates can leave fewer distinct rows than clusters.
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)

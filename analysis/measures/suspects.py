@@ -16,6 +16,7 @@ NEIGHBOURS = 10
 # contrast are found and 6 in 10 of JPEG quality 90, but 1 in 10 of those that
 # are shifted by a pixel.
 CLOSE = 1.0 / 3.0
+BLOCK = 2**22  # distances of rows to classes at a time
 
 
 class Suspects(NamedTuple):
@@ -43,25 +44,20 @@ def rank(
   """
   present, counts, means = classes.centroids(embedding, label)
   members = np.searchsorted(present, label)
-  at = np.arange(len(label))
   size = counts[members]
   asked = np.minimum(rows.shape[1], size - 1)
   # Neighbours that do not count go to a class of their own.
   voters = np.where(np.arange(rows.shape[1]) < asked[:, None], rows, len(label))
-  voted = classes.votes(
-    voters, np.append(members, len(present)), len(present) + 1
-  )[:, :-1]
-  far = classes.distances(embedding, means)
-  # ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖: the centre without itself.
-  with np.errstate(divide='ignore', invalid='ignore'):
-    own = far[at, members] * size / (size - 1)
-  own_votes = voted[at, members].copy()
-  voted[at, members] = -1
-  far[at, members] = np.inf
-  # Most votes; ties go to the nearest centre.
-  most = voted == voted.max(axis=1, keepdims=True)
-  suggested = np.where(most, far, np.inf).argmin(axis=1)
-  other = far.min(axis=1)
+  of = np.append(members, len(present))
+  each = max(1, BLOCK // len(present))
+  parts = [
+    _judge(embedding[at], means, size[at], members[at], of[voters[at]])
+    for start in range(0, len(label), each)
+    for at in [slice(start, start + each)]
+  ]
+  own, own_votes, suggested, to_suggested, other = (
+    np.concatenate(part) for part in zip(*parts, strict=True)
+  )
   with np.errstate(divide='ignore', invalid='ignore'):
     others = 1.0 - own_votes / asked
     gap = np.where(own + other > 0, (own - other) / (own + other), 0.0)
@@ -73,8 +69,50 @@ def rank(
     present[suggested[order]],
     score[order],
     others[order],
-    (own - far[at, suggested])[order],
+    (own - to_suggested)[order],
   )
+
+
+class _Judged(NamedTuple):
+  """What neighbours and class centres say of some rows, [B] each."""
+
+  own: np.ndarray  # distance to the centre of the own class, without the row
+  own_votes: np.ndarray
+  suggested: np.ndarray  # the class with most votes of the others
+  to_suggested: np.ndarray  # distance to its centre
+  other: np.ndarray  # distance to the nearest other centre
+
+
+def _judge(
+  embedding: np.ndarray,
+  means: np.ndarray,
+  size: np.ndarray,
+  members: np.ndarray,
+  voters: np.ndarray,
+) -> _Judged:
+  """Judges a block of rows [B, D] by centres [C, D] and votes.
+
+  Args:
+    embedding: [B, D].
+    means: [C, D].
+    size: [B] images of the class of each row.
+    members: [B] its class.
+    voters: [B, K] classes of its neighbours; C for one that does not count.
+  """
+  at = np.arange(len(members))
+  voted = classes.votes(voters, np.arange(len(means) + 1), len(means) + 1)
+  voted = voted[:, :-1]
+  far = classes.distances(embedding, means)
+  # ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖: the centre without itself.
+  with np.errstate(divide='ignore', invalid='ignore'):
+    own = far[at, members] * size / (size - 1)
+  own_votes = voted[at, members].copy()
+  voted[at, members] = -1
+  far[at, members] = np.inf
+  # Most votes; ties go to the nearest centre.
+  most = voted == voted.max(axis=1, keepdims=True)
+  suggested = np.where(most, far, np.inf).argmin(axis=1)
+  return _Judged(own, own_votes, suggested, far[at, suggested], far.min(axis=1))
 
 
 class Pairs(NamedTuple):

@@ -1,12 +1,38 @@
-"""Adds the images of samples up to objects, with intervals."""
+"""Turns the images of samples into objects: their number, per m³ and by size.
 
-from collections.abc import Sequence
+How many objects of a cubic metre an image stands for is computed from the
+columns of EcoTaxa's tables, as instruments' software names them.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from analysis.measures import counting, prevalence
 from analysis.measures.counting import Estimate
+
+STEP = 2 ** (1 / 3)  # of sizes, from one edge to the next: a volume doubles
+ABSENT = 999_999  # Zooprocess' mark of a volume that nobody measured
+
+# Columns of the volume that was imaged, of the concentrated sample that it is
+# of, both in millilitres, and of the water that this held; and how many of the
+# latter's units are a cubic metre.
+_FLOWN: tuple[tuple[str, str, str, float], ...] = (
+  (  # FlowCam
+    'acq_fluid_volume_imaged',
+    'sample_conc_vol_ml',
+    'sample_initial_col_vol_m3',
+    1.0,
+  ),
+  (  # PlanktoScope
+    'acq_imaged_volume',
+    'sample_concentrated_sample_volume',
+    'sample_total_volume',
+    1000.0,  # litres
+  ),
+)
+_SPLIT, _WATER = 'acq_sub_part', 'sample_tot_vol'  # ZooScan, other scanners
 
 
 class Sample(NamedTuple):
@@ -75,3 +101,97 @@ def tally(units: Sequence[Unit], estimates: Sequence[Estimate]) -> list[Sample]:
         parts += [value, *counting.interval(value, drawn)]
       found.append(Sample(name, method, images, *parts))
   return found
+
+
+def per_m3(
+  columns: Mapping[str, np.ndarray],
+  samples: Sequence[str],
+  acquisitions: Sequence[str],
+) -> np.ndarray:
+  """Computes objects per m³ for each image, [N]; NaN where it is unknown.
+
+  A scanned image stands for acq_sub_part / sample_tot_vol: an acquisition is a
+  part of the sample, and parts add up. (A sub_part below 1 is the share that
+  was scanned.) Of a sample that flows past a camera, acquisitions repeat each
+  other: an image stands for concentrated volume / (volume imaged in all of
+  them · volume of water).
+  """
+  found = np.full(len(samples), np.nan)
+  if _SPLIT in columns and _WATER in columns:
+    split, water = (_volume(columns[name]) for name in (_SPLIT, _WATER))
+    found = np.where(split < 1.0, 1.0 / split, split) / water
+  for imaged_in, held_in, water_in, in_m3 in _FLOWN:
+    names = (imaged_in, held_in, water_in)
+    if not all(name in columns for name in names):
+      continue
+    imaged, held, whole = (_volume(columns[name]) for name in names)
+    every = _imaged(imaged, samples, acquisitions)
+    whole = whole / in_m3
+    found = np.where(np.isnan(found), held / (every * whole), found)
+  return found
+
+
+def _volume(values: np.ndarray) -> np.ndarray:
+  """Keeps what can be a volume; NaN in place of others."""
+  values = np.asarray(values, np.float64)
+  return np.where((values > 0.0) & (values < ABSENT), values, np.nan)
+
+
+def _imaged(
+  volume: np.ndarray, samples: Sequence[str], acquisitions: Sequence[str]
+) -> np.ndarray:
+  """Sums the volumes of a sample's acquisitions, for each of its images."""
+  of: dict[str, dict[str, float]] = {}
+  rows = zip(samples, acquisitions, volume.tolist(), strict=True)
+  for sample, acquisition, value in rows:
+    of.setdefault(sample, {})[acquisition] = value
+  return np.array([sum(of[sample].values()) for sample in samples])
+
+
+class Spectrum(NamedTuple):
+  """Objects by size and class."""
+
+  edges: np.ndarray  # [B + 1] µm
+  objects: np.ndarray  # [B, C]
+
+
+def diameters(measures: Mapping[str, np.ndarray]) -> np.ndarray | None:
+  """Computes diameters [N] of circles of the objects' areas, µm.
+
+  Takes object_area, in pixels, and pixel_um; None where one is not known.
+  """
+  if not {'object_area', 'pixel_um'} <= measures.keys():
+    return None
+  area = np.asarray(measures['object_area'], np.float64)
+  with np.errstate(invalid='ignore'):
+    found = 2.0 * np.sqrt(area / np.pi) * measures['pixel_um']
+  return found if np.isfinite(found).any() else None
+
+
+def edges(size: np.ndarray) -> np.ndarray:
+  """Makes edges that a third of an octave parts, around all sizes > 0."""
+  sizes = size[np.isfinite(size) & (size > 0.0)]
+  if not len(sizes):
+    return np.array([1.0, STEP])
+  first, last = np.log(sizes.min()), np.log(sizes.max())
+  begin = np.floor(first / np.log(STEP))
+  end = np.floor(last / np.log(STEP)) + 1
+  return STEP ** np.arange(begin, end + 1)
+
+
+def spectrum(
+  size: np.ndarray, edges: np.ndarray, chance: np.ndarray, objects: np.ndarray
+) -> Spectrum:
+  """Distributes objects [C] of each class over bins of size.
+
+  Each image counts for a class by its probability `chance` [N, C], scaled so
+  that a class has its objects in all; those of images without a size are in no
+  bin.
+  """
+  total = chance.sum(axis=0)
+  weight = chance * (objects / np.where(total > 0.0, total, 1.0))
+  found = np.zeros((len(edges) - 1, chance.shape[1]))
+  place = np.searchsorted(edges, size, side='right') - 1
+  inside = np.isfinite(size) & (place >= 0) & (place < len(found))
+  np.add.at(found, place[inside], weight[inside])
+  return Spectrum(edges, found)

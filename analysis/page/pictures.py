@@ -15,6 +15,7 @@ from plankton_jax.errors import InputError
 TILE = 96  # px, side of a picture
 ACROSS = 16  # pictures along either side of a sheet
 QUALITY = 70  # of WebP
+EFFORT = 2  # of WebP: 4 takes twice as long for 6 % fewer bytes
 
 Key = TypeVar('Key')
 
@@ -40,7 +41,7 @@ def sheets(
         page.paste(picture, (x, y))
         bar.update()
       held = io.BytesIO()
-      page.save(held, 'WEBP', quality=QUALITY)
+      page.save(held, 'WEBP', quality=QUALITY, method=EFFORT)
       pages.append(held.getvalue())
   return pages
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.colors import to_hex
 
-from analysis.figures import marks
+from analysis.figures import style
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import planes
 from plankton_jax.neighbours import search
@@ -65,7 +65,7 @@ def place(source: Source, xy: np.ndarray) -> Points:
 
 def named(found: Embeddings) -> np.ndarray:
   """Names the class of each row; label -1 takes the last name."""
-  names = np.array([*found.class_names, marks.UNLABELLED], object)
+  names = np.array([*found.class_names, style.UNLABELLED], object)
   return names[found.label]
 
 
@@ -75,9 +75,9 @@ def payload(
   images: Sequence[Mapping[str, int]],
 ) -> dict[str, Any]:
   """Packs the map for JSON; `images` gives each source's pictures by id."""
-  mark_of = marks.marks(planes.shown(source) for source in sources)
-  colours = marks.colours(mark_of)
-  names = [*mark_of, marks.UNLABELLED]
+  mark_of = style.marks(planes.shown(source) for source in sources)
+  colours = style.colours(mark_of)
+  names = [*mark_of, style.UNLABELLED]
   index = {name: i for i, name in enumerate(names)}
   splits = list(dict.fromkeys(s for one in points for s in one.split))
   return {

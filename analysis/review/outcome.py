@@ -119,7 +119,7 @@ def write_classes(
   are, those of records written as PNG. A folder from before is replaced.
 
   Raises:
-    InputError: a name is no name of a folder, or nothing is validated.
+    InputError: a name cannot be a folder's, or nothing is validated.
   """
   chosen = [
     line
@@ -131,7 +131,9 @@ def write_classes(
   for line in chosen:
     parts = pathlib.PurePosixPath(line['class']).parts
     if any(part in ('/', '.', '..') or '\\' in part for part in parts):
-      raise InputError(f'{line["class"]!r} is no name of a folder')
+      raise InputError(
+        f'{line["class"]!r} cannot name a folder: rename the class'
+      )
   old = folder.with_name(f'.{folder.name}.old')
   shutil.rmtree(old, ignore_errors=True)
   if folder.exists():

@@ -71,7 +71,7 @@ def make_app(session: Session, token: str, out: pathlib.Path) -> 'flask.Flask':
   def asked() -> dict[str, Any]:
     found = flask.request.get_json()
     if not isinstance(found, dict):
-      raise InputError('the question is no JSON object')
+      raise InputError('the request is not a JSON object')
     return found
 
   def answer_view(view: View) -> flask.Response:

@@ -1,4 +1,4 @@
-"""One review: decisions, predictions that follow them, and lists to look at."""
+"""Holds a review: decisions, predictions from them, and lists to look at."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -233,7 +233,7 @@ class Session:
 
   @property
   def _most(self) -> int:
-    """The largest number that any event gave to a group."""
+    """Finds the largest number that any event gave to a group."""
     given = [e.body['group'] for e in self._events if e.kind == 'split']
     return max(given, default=-1)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from benchmarks import inputs
 from benchmarks.accelerator import checks, training
-from benchmarks.accelerator.worker import Job, each, serve
+from benchmarks.accelerator.worker import Job, serve
+from benchmarks.serve import each
 from plankton_jax import objectives, retrieval
 from plankton_jax.neighbours import device
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import inputs
-from benchmarks.accelerator import torch_network
+from benchmarks import inputs, torch_network
 from benchmarks.accelerator.worker import Job, serve
 
 CUDA = torch.cuda.is_available()

@@ -74,9 +74,8 @@ def step(
   data = random_data(side, train=batch)
   run = experiment.assemble(config, data)
   state = jax.jit(run.create)(key())
-  resident = jax.device_put(
-    batches.gather(data.images, data.labels, np.arange(batch))
-  )
+  rows = np.arange(batch)
+  resident = batches.streamed(data.images, data.labels, rows, run.mesh)(rows)
   compiled = run.train_step.lower(state, resident, key(), stage=0).compile()
 
   def steps(count):
@@ -216,10 +215,9 @@ def repeat(*, steps: int, **spec: Any) -> Job:
   """
   config, data, run, create = published_run(**spec)
   batch = config['batch']['size']
-  resident = [
-    jax.device_put(batches.gather(data.images, data.labels, rows))
-    for rows in np.split(np.arange(2 * batch), 2)
-  ]
+  rows = np.arange(2 * batch)
+  make = batches.streamed(data.images, data.labels, rows, run.mesh)
+  resident = [make(at) for at in np.split(rows, 2)]
 
   def once():
     state = create(key())

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.serve import channel
+from benchmarks.serve import channel, time_calls
 
 SLOW = 2.0  # seconds of a call that is not repeated to warm up
 
@@ -49,32 +49,16 @@ def serve(
           facts['calls'] = calls = _calls(run, least_s)
         answer(facts)
       else:
-        answer({'seconds': _seconds(run, calls) / calls})
+        answer({'seconds': time_calls(run, calls) / calls})
     except Exception as error:  # If a row fails, the others go on.
       traceback.print_exc()
       text = str(error).strip() or 'no message'
       answer({'error': f'{type(error).__name__}: {text.splitlines()[0]}'})
 
 
-def each(call: Callable[[], Any]) -> Callable[[int], None]:
-  """Makes `run(n)` of work that is done when it returns."""
-
-  def run(count):
-    for _ in range(count):
-      call()
-
-  return run
-
-
 def _calls(run, least_s):
   """Counts the calls that fill a timing; slow work is called only once."""
-  seconds = _seconds(run, 1)
+  seconds = time_calls(run, 1)
   if seconds < SLOW:
-    seconds = _seconds(run, 1)  # the first may have compiled
+    seconds = time_calls(run, 1)  # the first may have compiled
   return max(1, math.ceil(least_s / seconds))
-
-
-def _seconds(run, calls):
-  began = time.perf_counter()
-  run(calls)
-  return time.perf_counter() - began

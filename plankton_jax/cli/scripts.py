@@ -1,4 +1,4 @@
-"""Entry points of the installed commands, such as `plankton-embed`.
+"""Starts the installed commands, such as `plankton-embed`.
 
 Each runs a module as `python -m` does, so that flags, messages and exit status
 are the same under both names.

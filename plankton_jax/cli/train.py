@@ -72,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   config, workdir = _config(), _workdir()
   if DRY_RUN.value and (DISTRIBUTED.value or COORDINATOR.value):
-    raise InputError('--dry_run is of a single process')
+    raise InputError(
+      '--dry_run takes one process: leave out --coordinator, --distributed'
+    )
   host.show_log(logging.ERROR if DRY_RUN.value else logging.INFO)
   with processes.joined(
     coordinator=COORDINATOR.value,

@@ -111,6 +111,23 @@ def objects(
   Raises:
     InputError: it is none of these.
   """
+  found = described(path, image_rank, field=field)
+  if found is not None:
+    return found
+  return folder.objects(folder.scan(path, field=field))
+
+
+def described(
+  path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
+) -> Objects | None:
+  """Opens IFCB bins or an EcoTaxa export, which say something of each object.
+
+  Takes the arguments of `objects`. Returns None for any other place, such as a
+  folder of images, which it does not list.
+
+  Raises:
+    InputError: a file that is neither, or an export that cannot be read.
+  """
   from plankton_jax.data.ecotaxa import files
   from plankton_jax.data.ecotaxa import source as ecotaxa
 
@@ -126,7 +143,7 @@ def objects(
       return ecotaxa.objects(path, image_rank, field=field)
     except InputError as error:
       log.info('%s', error)
-  return folder.objects(folder.scan(path, field=field))
+  return None
 
 
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:

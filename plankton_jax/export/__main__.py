@@ -58,7 +58,7 @@ def export(
     InputError: there is no encoder, or it cannot be written in that format.
   """
   from plankton_jax import checkpoints
-  from plankton_jax.export import card, onnx, stablehlo
+  from plankton_jax.export import card, programs
   from plankton_jax.files import encoder_folder
 
   if format != 'safetensors' and out.is_dir():
@@ -69,21 +69,13 @@ def export(
   encoder.config = encoder_folder.without_paths(encoder.config)
   out.parent.mkdir(parents=True, exist_ok=True)
   if format == 'safetensors':
-    encoder_folder.save(
-      out,
-      variables=encoder.variables,
-      config=encoder.config,
-      class_names=encoder.class_names,
-      step=encoder.step,
-      card=card.write(encoder, workdir, license=license),
-      half=half,
-    )
+    text = card.write(encoder, workdir, license=license)
+    encoder.save(out, card=text, half=half)
     print(
       f'{out}: {_size(out / encoder_folder.WEIGHTS)}, and README.md, its card'
     )
     return
-  write = {'stablehlo': stablehlo.write, 'onnx': onnx.write}[format]
-  found = write(encoder, out)
+  found = programs.WRITERS[format](encoder, out)
   data = encoder.config['data']
   measures = ''
   if encoder.takes:

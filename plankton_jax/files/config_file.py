@@ -97,11 +97,17 @@ def build(
 ) -> Built:
   """Calls `make(**config[section], **others)` if a saved config still fits.
 
+  The section has the parameters of `make` that have no default.
+
   Raises:
     InputError: the section is missing, lacks fields of `make`, or has others,
       as one of another version would.
   """
-  wanted = inspect.signature(make).parameters.keys() - others.keys()
+  wanted = {
+    name
+    for name, parameter in inspect.signature(make).parameters.items()
+    if parameter.default is parameter.empty and name not in others
+  }
   fields = complete(config).get(section)
   if not isinstance(fields, dict):
     raise InputError(

@@ -46,7 +46,8 @@ def need(name: str, field: str) -> pathlib.Path:
 def save(
   folder: pathlib.Path,
   *,
-  variables: dict[str, Any],
+  params: dict[str, Any],
+  batch_stats: dict[str, Any],
   config: dict[str, Any],
   class_names: tuple[str, ...],
   step: int,
@@ -57,7 +58,8 @@ def save(
 
   Args:
     folder: the folder to make.
-    variables: {'params': ..., 'batch_stats': ...}.
+    params: {'encoder': ..., 'objective': ...}.
+    batch_stats: the encoder's.
     config: the run's.
     class_names: the seen classes.
     step: the checkpoint's.
@@ -72,11 +74,12 @@ def save(
 
   if folder.exists():
     raise InputError(f'{folder} exists; choose a new --out')
+  flat = flax.traverse_util.flatten_dict(
+    {'params': params, 'batch_stats': batch_stats}, sep='/'
+  )
   arrays = {  # whole in memory, as safetensors writes them
     name: np.asarray(_halved(name, array) if half else array, order='C')
-    for name, array in flax.traverse_util.flatten_dict(
-      variables, sep='/'
-    ).items()
+    for name, array in flat.items()
   }
   header = {
     'config': json.dumps(config),
@@ -123,7 +126,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
       if not isinstance(fields['config'].get(section), dict):
         raise InputError(f'its config has no {section!r}')
     if not all(isinstance(name, str) for name in fields['class_names']):
-      raise InputError('class_names are no strings')
+      raise InputError('class_names are not strings')
     variables = _tree(arrays)
   except InputError as error:
     raise InputError(

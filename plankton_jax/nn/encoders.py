@@ -37,8 +37,8 @@ def make(
   pretrained: str,
   freeze: int,
   whitening: float,
-  size: bool = False,
-  measures: Sequence[str] = (),
+  size: bool,
+  measures: Sequence[str],
   convolution: Callable[..., jax.Array] = conv_general_dilated,
 ) -> Embedder:
   """Builds the encoder of a config's `encoder` section.
@@ -87,8 +87,8 @@ def make(
   stages = len(backbone.stages)
   if not 0 <= freeze <= stages:
     raise InputError(
-      f'encoder.freeze={freeze} is out of range; 0 is none, {stages} all but'
-      ' the embedding'
+      f'encoder.freeze={freeze} is out of range; 0 freezes none, {stages} all'
+      ' but the embedding'
     )
   if published and backbone.published is None:
     raise InputError(

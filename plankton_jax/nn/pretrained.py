@@ -19,6 +19,7 @@ import numpy as np
 
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder, weight_file
+from plankton_jax.files.config_file import Config
 from plankton_jax.nn import transfer
 from plankton_jax.nn.backbone import Backbone, Published, Weights
 
@@ -31,6 +32,25 @@ _LEAVES = {
 }
 # PyTorch puts the outputs first.
 _TRANSPOSED = {4: (2, 3, 1, 0), 2: (1, 0)}
+
+
+def check(config: Config) -> None:
+  """Checks that there are weights to begin from, before any data is read.
+
+  Raises:
+    InputError: there is no such file or encoder, or stages are to be frozen
+      without any.
+  """
+  path, freeze = config['encoder']['pretrained'], config['encoder']['freeze']
+  if freeze and not path:
+    raise InputError(
+      f'encoder.freeze={freeze} would keep random weights: name a file in'
+      ' encoder.pretrained (docs/pretrained.md), or set encoder.freeze=0'
+    )
+  if _is_ours(path):
+    encoder_folder.need(path, 'encoder.pretrained')
+  elif path:
+    _need_file(pathlib.Path(path).expanduser())
 
 
 def begin(
@@ -49,7 +69,7 @@ def begin(
   Raises:
     InputError: the file cannot be read, or holds another network.
   """
-  if encoder_folder.find(path) or not weight_file.is_named(path):
+  if _is_ours(path):
     return transfer.begin(variables, backbone=backbone, name=path)
   published = backbone.published
   if published is None:
@@ -67,6 +87,18 @@ def begin(
   )
 
 
+def _is_ours(path: str) -> bool:
+  """Tells whether a path names an encoder of this project."""
+  if not path:
+    return False
+  return encoder_folder.find(path) is not None or not weight_file.is_named(path)
+
+
+def _need_file(path: pathlib.Path) -> None:
+  if not path.is_file():
+    raise InputError(f'encoder.pretrained: {path}: no such file')
+
+
 def read(path: pathlib.Path, published: Published) -> Weights:
   """Reads the arrays of a file by the names that the backbone declares.
 
@@ -76,8 +108,7 @@ def read(path: pathlib.Path, published: Published) -> Weights:
     InputError: the file does not exist, is damaged, holds another network, or
       is a .pth file and PyTorch is not installed.
   """
-  if not path.is_file():
-    raise InputError(f'encoder.pretrained: {path}: no such file')
+  _need_file(path)
   if path.suffix == '.safetensors':
     try:
       arrays = weight_file.read(path).arrays

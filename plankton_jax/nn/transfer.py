@@ -11,7 +11,6 @@ from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders
 from plankton_jax.nn.backbone import Backbone
-from plankton_jax.nn.conv.choice import conv_general_dilated
 from plankton_jax.nn.whitening import WHITENING
 
 _FIELD = 'encoder.pretrained'
@@ -74,10 +73,8 @@ def begin(
   """
   folder = encoder_folder.need(name, _FIELD)
   found = encoder_folder.read(folder)
-  before = config_file.build(
-    encoders.make, found['config'], 'encoder', convolution=conv_general_dilated
-  ).backbone
-  if before.normalise != backbone.normalise:
+  before = config_file.build(encoders.make, found['config'], 'encoder')
+  if before.backbone.normalise != backbone.normalise:
     raise InputError(
       f'{_FIELD}={name} began from published weights, for which its images were'
       f' normalised; name their file in {_FIELD} instead'

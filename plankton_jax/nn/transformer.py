@@ -377,7 +377,7 @@ def fit_positions(
 ) -> np.ndarray:
   """Resizes learned positions [1, T, D] to another number of patches.
 
-  Arrays of other names, and whatever is no square of patches, stay as they are.
+  Leaves other arrays as they are, and patches that form no square.
   """
   if name != 'pos_embed' or array.ndim != 3 or array.shape == shape:
     return array

@@ -10,24 +10,11 @@ import numpy as np
 
 from plankton_jax.train import sharding
 
-Batch = dict[str, np.ndarray]
+# image [B, H, W, C], label [B], valid [B] and, if the encoder takes any,
+# measures [B, M].
+Batch = dict[str, jax.Array]
 
-_AHEAD = 2  # batches; the gather takes a fraction of a step
-
-
-def gather(
-  images: np.ndarray,
-  labels: np.ndarray,
-  rows: np.ndarray,
-  measures: np.ndarray | None = None,
-) -> Batch:
-  """Gathers a batch: image [B, H, W, C], label [B], valid [B].
-
-  And measures [B, M], if the encoder takes any.
-  """
-  columns = _columns(images, labels, measures)
-  valid = np.ones(len(rows), bool)
-  return {name: x[rows] for name, x in columns.items()} | {'valid': valid}
+_AHEAD = 2  # batches; making one takes a fraction of a step
 
 
 def training(
@@ -38,7 +25,7 @@ def training(
   steps: range,
   mesh: jax.sharding.Mesh | None,
   measures: np.ndarray | None = None,
-) -> Iterator[dict[str, jax.Array]]:
+) -> Iterator[Batch]:
   """Yields the batch of every step, made ahead in a thread.
 
   If every device can hold all images, they stay there and only row numbers are
@@ -73,10 +60,10 @@ def streamed(
   rows: np.ndarray,
   mesh: jax.sharding.Mesh | None,
   measures: np.ndarray | None = None,
-) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+) -> Callable[[np.ndarray], Batch]:
   """Makes a function that reads the batch of positions [B] in `rows`.
 
-  It reads the share of this process.
+  Each process reads its share alone.
   """
   columns = _columns(images, labels, measures)
 
@@ -96,10 +83,10 @@ def resident(
   rows: np.ndarray,
   mesh: jax.sharding.Mesh | None,
   measures: np.ndarray | None = None,
-) -> Callable[[np.ndarray], dict[str, jax.Array]]:
-  """Copies the rows to every device and makes a function that takes batches.
+) -> Callable[[np.ndarray], Batch]:
+  """Copies the rows to every device, as `streamed` does for each batch.
 
-  It takes positions [B] in `rows`.
+  The function that it makes takes batches from these copies.
   """
   columns = _columns(images, labels, measures)
   held = sharding.replicate(mesh, {n: x[rows] for n, x in columns.items()})
@@ -123,7 +110,7 @@ def evaluation(
   size: int,
   mesh: jax.sharding.Mesh | None,
   measures: np.ndarray | None = None,
-) -> Iterator[dict[str, jax.Array]]:
+) -> Iterator[Batch]:
   """Yields all rows in batches of one size; `valid` is False on padding."""
   batch = streamed(images, labels, rows, mesh, measures)
   for start in range(0, len(rows), size):
@@ -134,7 +121,7 @@ def evaluation(
 
 def _columns(
   images: np.ndarray, labels: np.ndarray, measures: np.ndarray | None
-) -> Batch:
+) -> dict[str, np.ndarray]:
   """Names all that a batch is cut from."""
   columns = {'image': images, 'label': labels}
   return columns if measures is None else columns | {'measures': measures}

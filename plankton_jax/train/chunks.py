@@ -60,9 +60,9 @@ def cached(
 ) -> Gradient:
   """Computes the same gradient with a chunk of the images in memory.
 
-  Whatever `embed` draws from its key, or takes from the statistics of its rows,
-  is of a chunk; without such, the gradient is that of `whole`. New statistics
-  are the mean of those that the chunks come to.
+  What `embed` draws from its key, and the statistics that it takes of its rows,
+  are of a chunk; an `embed` without either has the gradient of `whole`. New
+  statistics are the mean of the chunks' own.
 
   Args:
     embed: gives one or several embeddings of each row, next to each other.

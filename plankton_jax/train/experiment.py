@@ -1,7 +1,7 @@
 """Builds a run's parts from its config and its data."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,10 +48,9 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     InputError: a field cannot be used with this data.
   """
   train_labels = data.labels[data.splits['train']]
-  batch = dict(config['batch'])
-  views, chunk = batch.pop('views'), batch.pop('chunk')  # both are the step's
-  sampler = sampling.Sampler(train_labels, seed=config['seed'], **batch)
-  chunk = _chunk(chunk, sampler.size)
+  sampler, views, chunk = _batch(
+    train_labels, config['seed'], **config['batch']
+  )
   stages = curriculum.make(config['curriculum'])
   objective = objectives.make(
     num_classes=data.num_seen,
@@ -116,6 +115,18 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     mesh=sharding.make_mesh(sampler.size),
     measures=inputs,
   )
+
+
+def _batch(
+  labels: np.ndarray, seed: int, *, views: int, chunk: int, **drawn: Any
+) -> tuple[sampling.Sampler, int, int]:
+  """Shares the section `batch` between the sampler and the step.
+
+  Returns:
+    The sampler, and the step's views and chunk.
+  """
+  sampler = sampling.Sampler(labels, seed=seed, **drawn)
+  return sampler, views, _chunk(chunk, sampler.size)
 
 
 def _chunk(chunk: int, size: int) -> int:

@@ -1,23 +1,36 @@
-"""Lets the processes of one job take turns and agree; most runs have only one.
+"""Keeps a job alone on its workdir, and its processes in step with each other.
 
-`cli.processes` joins them. They share the workdir, into which the first alone
-writes, except for the checkpoints. What they say to each other here goes
-through the runtime's own store of texts, not through the devices, whose
-collectives would not wait for hours of decoding.
+Most jobs are one process; `cli.processes` joins several. They share the
+workdir, into which the first alone writes, except for the checkpoints. What
+they say to each other here goes through the runtime's own store of texts, not
+through the devices, whose collectives would not wait for hours of decoding.
 """
 
 import contextlib
+import errno
 import json
+import os
+import pathlib
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 from plankton_jax.errors import InputError
-from plankton_jax.train import process
 
-_DONE = ''
+try:
+  import fcntl
+except ImportError:  # not on Windows
+  fcntl = None  # type: ignore[assignment]
+
+_LOCK = '.lock'  # stays in the workdir; may be deleted later
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # no locks there
+_DONE = ''  # what the first process says if its turn went well
 # Milliseconds to wait for another process: a week. If it ends, the runtime ends
 # the others, so that nothing waits in vain.
 _PATIENCE = 7 * 24 * 3600 * 1000
@@ -77,18 +90,76 @@ def from_first(what: str, value: Any) -> Any:
 
 
 @contextlib.contextmanager
+def alone_on(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes from training in a workdir, which it creates.
+
+  The operating system releases the lock when the process ends, however it ends.
+  On a file system without locks there is no guard.
+
+  Raises:
+    InputError: another process trains there; the message names it.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with open(workdir / _LOCK, 'a+', encoding='utf-8') as file:
+    if fcntl is not None:
+      _take(file, workdir)
+    yield
+
+
+def _take(file, workdir):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise InputError(
+      f'{workdir}: {_holder(file)} trains there; wait for it, or choose another'
+      ' --workdir'
+    ) from None
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      raise
+    return
+  file.truncate(0)
+  json.dump({'process': os.getpid(), 'host': socket.gethostname()}, file)
+  file.flush()
+
+
+def _holder(file):
+  file.seek(0)
+  try:
+    found = json.load(file)
+    return f'process {found["process"]} on {found["host"]}'
+  except (ValueError, KeyError, TypeError):  # it has not written its name yet
+    return 'another process'
+
+
+@contextlib.contextmanager
 def sigterm_noticed() -> Iterator[Callable[[int], bool]]:
   """Yields a function that tells whether to end after a step.
 
   It is asked once after every step. One process ends after the step in which
-  SIGTERM arrives, as `process.sigterm_noticed` says. Of several, one that is
-  told is enough: all end after the same step, a little later.
+  SIGTERM arrives: the first one is only noted, so that the caller can save and
+  leave; a second one ends the process at once. Outside of the main thread,
+  which alone receives signals, none is noticed. Of several processes, one that
+  is told is enough: all end after the same step, a little later.
   """
   if jax.process_count() > 1:
     yield multihost_utils.reached_preemption_sync_point
     return
-  with process.sigterm_noticed() as noticed:
-    yield lambda step: noticed()
+  noticed = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda step: False
+    return
+
+  def notice(number: int, frame: FrameType | None) -> None:
+    del frame
+    noticed.set()
+    signal.signal(number, signal.SIG_DFL)
+
+  previous = signal.signal(signal.SIGTERM, notice)
+  try:
+    yield lambda step: noticed.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, previous)
 
 
 def _store() -> Any:

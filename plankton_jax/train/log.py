@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl: writes it beside TensorBoard's events, reads it back.
+"""Writes a run's metrics.jsonl and TensorBoard's events; reads the first back.
 
 A line is one JSON object with at least `split` ('train', 'val', 'epoch',
 'collapse' or 'test') and `step`; an undefined number is null.
@@ -47,7 +47,7 @@ def read(path: pathlib.Path) -> Lines:
 
 
 def column(rows: Sequence[Row], name: str) -> np.ndarray:
-  """One metric as float64 [rows]; NaN where a row has no number for it."""
+  """Lists one metric, float64 [rows]; NaN where a row has no number for it."""
   return np.array([_number(row.get(name)) for row in rows], np.float64)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
-from plankton_jax.errors import DivergedError, InputError
+from plankton_jax.errors import DivergedError
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import measures, transfer
+from plankton_jax.nn import measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
@@ -24,7 +24,6 @@ from plankton_jax.train import (
   config_check,
   diverged,
   job,
-  process,
   sharding,
   store,
 )
@@ -99,9 +98,12 @@ def check(
 
   Raises:
     InputError: a field is out of range or does not fit the encoder to begin
-      from, or the workdir has another config.
+      from, the weights to begin from are missing, or the workdir has another
+      config.
   """
   config_check.check(config)
+  if not store.has_checkpoint(workdir):  # a run resumes without the weights
+    pretrained.check(config)
   transfer.check(config)
   if not accept_changes:
     config_file.compare(config, workdir)
@@ -135,7 +137,7 @@ def train_and_evaluate(
   with write_errors.explained(workdir), contextlib.ExitStack() as held:
     with job.in_turn('data'):  # the others find the caches and the split
       if job.is_first():
-        held.enter_context(process.alone_on(workdir))
+        held.enter_context(job.alone_on(workdir))
       data = load_data(config, workdir, writes=job.is_first())
     experiment = assemble(config, data)
     with (
@@ -180,20 +182,13 @@ def _start(
   """Restores the newest checkpoint, or makes a fresh state.
 
   Raises:
-    InputError: the pretrained weights cannot be used, or stages are to be
-      frozen without any.
+    InputError: the pretrained weights cannot be used.
   """
   newest = manager.latest_step()
   if newest is not None:
     return _restored(config, experiment, manager, newest)
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
-  path, freeze = config['encoder']['pretrained'], config['encoder']['freeze']
-  if freeze and not path:
-    raise InputError(
-      f'encoder.freeze={freeze} would keep random weights: name a file in'
-      ' encoder.pretrained (docs/pretrained.md), or set encoder.freeze=0'
-    )
-  if path:
+  if path := config['encoder']['pretrained']:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
   return sharding.replicate(experiment.mesh, fresh), Progress()
 

@@ -67,7 +67,7 @@ def make(
     ('encoder_rate', encoder_rate),
   ):
     if multiple < 0:
-      raise InputError(f'optimizer.{field}={multiple} is negative')
+      raise InputError(f'optimizer.{field}={multiple} must be 0 or more')
   rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
   rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
   backbone, last = model.backbone, len(model.backbone.stages)

@@ -34,7 +34,7 @@ def make_mesh(
     return None
   if batch_size % count:
     raise InputError(
-      f'{field}={batch_size} does not divide by the {count} devices'
+      f'{field}={batch_size} is not a multiple of the {count} devices'
     )
   return jax.make_mesh((count,), ('batch',), axis_types=(AxisType.Auto,))
 

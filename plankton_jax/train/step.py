@@ -21,7 +21,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   objective: Objective,
   views: int,
-  chunk: int = 0,
+  chunk: int,
 ) -> Callable:
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
@@ -31,9 +31,9 @@ def make_train_step(
   int, so that each stage is traced once. The state is donated. Each image is
   augmented `views` times, and all [B * views] rows count alike.
 
-  With a `chunk` of images the encoder sees so many at a time: the loss is still
-  that of the whole batch, but the norms' statistics and the augmentation's
-  draws are those of each chunk.
+  The encoder sees a `chunk` of images at a time, or all if that is 0: the loss
+  is still that of the whole batch, but the norms' statistics and the
+  augmentation's draws are those of each chunk.
   """
 
   @functools.partial(jax.jit, donate_argnames='state', static_argnames='stage')
@@ -94,13 +94,13 @@ def make_eval_step(
   normalise: Normalisation | None,
   objective: Objective,
   stage: int,
-  chunk: int = 0,
+  chunk: int,
 ) -> Callable:
   """Makes `eval_step(state, batch) -> (metrics, embeddings [B, D])`.
 
   Norms use the running statistics, and nothing is updated. Images are prepared
-  as `to_float` does for the backbone's `normalise`. With a `chunk` the encoder
-  sees so many at a time, to the same result.
+  as `to_float` does for the backbone's `normalise`. The encoder sees
+  a `chunk` of images at a time, or all if that is 0, to the same result.
   """
 
   @jax.jit

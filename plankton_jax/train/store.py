@@ -71,6 +71,13 @@ def open_manager(workdir: pathlib.Path) -> ocp.CheckpointManager:
   )
 
 
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+  """Tells whether a run in the workdir would resume."""
+  return any(
+    entry.name.isdigit() for entry in (workdir / 'checkpoints').glob('*')
+  )
+
+
 def save(
   manager: ocp.CheckpointManager,
   state: TrainState,

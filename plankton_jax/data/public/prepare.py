@@ -1,21 +1,38 @@
-"""Prepares a public set as a TFDS data set, classes.csv and skipped.json."""
+"""Prepares a public set as a TFDS data set, classes.csv and skipped.json.
+
+Finds the images of the set in its archives by their layout.
+"""
 
 import collections
 import csv
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from plankton_jax.data import records
-from plankton_jax.data.public import contents, taxa
+from plankton_jax.data.pixels import images
+from plankton_jax.data.public import taxa
 from plankton_jax.data.public.catalogue import ImageSet
+from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.source import Example, Source
+from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
 Row = dict[str, str]
+
+
+class Contents(NamedTuple):
+  """The contents of a set's archives."""
+
+  wanted: tuple[dict[str, str], ...]  # of each archive: path -> id class/file
+  class_names: tuple[str, ...]
+  taxa: dict[str, taxa.Taxon]  # by object id; empty where there is no list
+  skipped: list[tuple[str, str]]  # (name, reason)
 
 
 def prepared_at(name: str, data_dir: str) -> Path:
@@ -25,7 +42,7 @@ def prepared_at(name: str, data_dir: str) -> Path:
 
 
 def prepare(
-  name: str, about: ImageSet, archives: Sequence[Path], final: Path
+  name: str, about: ImageSet, paths: Sequence[Path], final: Path
 ) -> None:
   """Writes a set's records, classes.csv and skipped.json to a new folder.
 
@@ -33,18 +50,18 @@ def prepare(
     InputError: an archive cannot be read, holds no image where it should, or
       no readable one.
   """
-  found = contents.scan(archives, about.layout)
+  found = scan(paths, about.layout)
   counts: collections.Counter[int] = collections.Counter()
   total = sum(map(len, found.wanted))
 
   def examples() -> Iterator[Example]:
-    stream = contents.examples(archives, found)
+    stream = read_images(paths, found)
     for example in tqdm(stream, name, total, unit=' images', delay=2):
       counts[example.label] += example.image is not None
       yield example
 
   source = Source(
-    place=str(archives[0]),
+    place=str(paths[0]),
     fingerprint='',
     class_names=found.class_names,
     examples=examples,
@@ -63,7 +80,7 @@ def prepare(
       license=about.licence,
     )
     (building / 'skipped.json').write_text(json.dumps(left_out))
-    _write(building / 'classes.csv', contents.inventory(found, counts))
+    _write(building / 'classes.csv', inventory(found, counts))
 
 
 def classes(final: Path) -> list[Row]:
@@ -72,8 +89,123 @@ def classes(final: Path) -> list[Row]:
     return list(csv.DictReader(file))
 
 
+def scan(paths: Sequence[Path], layout: str) -> Contents:
+  """Lists archives, without reading an image.
+
+  Ignores hidden files, `__MACOSX` and files other than images.
+
+  Raises:
+    InputError: an archive cannot be read, or holds no image where the layout
+      says.
+  """
+  pattern = _pattern(layout)
+  ids: set[str] = set()
+  wanted: list[dict[str, str]] = []
+  skipped: list[tuple[str, str]] = []
+  known: dict[str, taxa.Taxon] = {}
+  for path in paths:
+    names, refused, tables = archives.listing(path, taxa.FILE)
+    skipped += refused
+    for table in tables.values():
+      known |= taxa.parse(table, str(path))
+    here: dict[str, str] = {}
+    keys = {name: _key(pattern, name) for name in names if _is_image(name)}
+    elsewhere = [name for name, key in keys.items() if not key]
+    if len(elsewhere) == len(keys):
+      held = f'such as {names[0]}' if names else 'and is empty'
+      raise InputError(f'{path} holds no image as {layout}, {held}')
+    for name, key in keys.items():
+      if not key:
+        continue
+      if key in ids:
+        skipped.append((name, f'a second image {key}'))
+        continue
+      ids.add(key)
+      here[name] = key
+    if elsewhere:
+      others = f' (and {n} more)' if (n := len(elsewhere) - 1) else ''
+      skipped.append((elsewhere[0] + others, f'does not lie as {layout}'))
+    wanted.append(here)
+  class_names = tuple(sorted({key.split('/')[0] for key in ids}))
+  return Contents(tuple(wanted), class_names, known, skipped)
+
+
+def read_images(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
+  """Yields the images in the order of the archives, one in memory at a time."""
+  label = {name: i for i, name in enumerate(contents.class_names)}
+  for path, wanted in zip(paths, contents.wanted, strict=True):
+    read = set()
+    for name, data, reason in archives.read(path, wanted):
+      key = wanted[name]
+      number = label[key.split('/')[0]]
+      try:
+        if name in read:
+          raise ValueError('a second file of this name in the archive')
+        read.add(name)
+        if data is None:
+          raise ValueError(reason)
+        texts = taxon_of(contents, key)._asdict() if contents.taxa else {}
+        normal = images.ingest(data)
+        yield Example(
+          key, number, normal.data, '', texts, normal.deepest, normal.note
+        )
+      except ValueError as error:
+        yield Example(key, number, None, str(error))
+
+
+def taxon_of(contents: Contents, key: str) -> taxa.Taxon:
+  """Looks an image up in the taxa list."""
+  stem = os.path.splitext(key.split('/')[1])[0]
+  return contents.taxa.get(stem, taxa.Taxon())
+
+
+def inventory(
+  contents: Contents, counts: collections.Counter[int]
+) -> list[dict[str, str | int]]:
+  """Lists each class with its count, its commonest taxon and lineage."""
+  votes: dict[str, collections.Counter[tuple[str, str]]]
+  votes = collections.defaultdict(collections.Counter)
+  if contents.taxa:
+    for key in (key for wanted in contents.wanted for key in wanted.values()):
+      taxon, lineage, _ = taxon_of(contents, key)
+      votes[key.split('/')[0]][taxon, lineage] += 1
+  rows: list[dict[str, str | int]] = []
+  for label, name in enumerate(contents.class_names):
+    taxon, lineage = (
+      votes[name].most_common(1)[0][0] if votes[name] else ('', '')
+    )
+    rows.append(
+      {
+        'class': name,
+        'images': counts[label],
+        'taxon': taxon,
+        'lineage': lineage,
+      }
+    )
+  return rows
+
+
 def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
   with file.open('w', newline='', encoding='utf-8') as stream:
     writer = csv.DictWriter(stream, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
+
+
+def _pattern(layout: str) -> re.Pattern:
+  parts = re.split(r'\{(\w+)\}', layout)
+  parts[::2] = [re.escape(text) for text in parts[::2]]
+  parts[1::2] = [f'(?P<{name}>[^/]+)' for name in parts[1::2]]
+  return re.compile(''.join(parts))
+
+
+def _key(pattern: re.Pattern, name: str) -> str:
+  """Returns class/file of an image; '' if its path does not fit the layout."""
+  match = pattern.fullmatch(name)
+  return f'{match["class"]}/{match["file"]}' if match else ''
+
+
+def _is_image(name: str) -> bool:
+  folders = name.split('/')
+  hidden = any(part.startswith('.') or part == '__MACOSX' for part in folders)
+  return not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS
