@@ -24,31 +24,6 @@ _UNDER: dict[str, Any] = {
 }
 
 
-class Sheet(Artist):
-  """Draws pixels as they are, with the top left corner at a place in inches.
-
-  Matplotlib's own images are resampled one by one, which takes seconds.
-  """
-
-  def __init__(self, left: float, top: float, pixels: Image.Image) -> None:
-    super().__init__()
-    self.set_zorder(0.0)  # below lines and texts
-    self._corner = left, top + pixels.height / DPI
-    self._size = np.array(pixels.size) / DPI
-    self._pixels = np.asarray(pixels.convert('RGBA'))[::-1]
-
-  def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
-    """Returns the place on the figure, for its tight bounding box."""
-    del renderer
-    low = self.axes.transData.transform(self._corner)
-    return Bbox([low, low + self._size * self.axes.figure.dpi])
-
-  def draw(self, renderer: RendererBase) -> None:
-    """Draws the pixels, if the figure is saved at `DPI`."""
-    x, y = self.axes.transData.transform(self._corner)
-    renderer.draw_image(renderer.new_gc(), round(x), round(y), self._pixels)
-
-
 class Canvas(NamedTuple):
   """A figure with a single axes, in inches from the top left, and its images.
 
@@ -58,6 +33,34 @@ class Canvas(NamedTuple):
   figure: plt.Figure
   ax: plt.Axes
   images: list[tuple[int, int, Image.Image]]  # pixels from the left, the top
+
+
+class Sheet(Artist):
+  """Draws pixels as they are, with the top left corner at a place in inches.
+
+  Matplotlib's own images are resampled one by one, which takes seconds.
+  """
+
+  def __init__(
+    self, on: Canvas, left: float, top: float, pixels: Image.Image
+  ) -> None:
+    super().__init__()
+    self.set_zorder(0.0)  # below lines and texts
+    self._on = on
+    self._corner = left, top + pixels.height / DPI
+    self._size = np.array(pixels.size) / DPI
+    self._pixels = np.asarray(pixels.convert('RGBA'))[::-1]
+
+  def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
+    """Returns the place on the figure, for its tight bounding box."""
+    del renderer
+    low = self._on.ax.transData.transform(self._corner)
+    return Bbox([low, low + self._size * self._on.figure.dpi])
+
+  def draw(self, renderer: RendererBase) -> None:
+    """Draws the pixels, if the figure is saved at `DPI`."""
+    x, y = self._on.ax.transData.transform(self._corner)
+    renderer.draw_image(renderer.new_gc(), round(x), round(y), self._pixels)
 
 
 def canvas(width: float, height: float) -> Canvas:
@@ -101,7 +104,7 @@ def finish(on: Canvas) -> plt.Figure:
   sheet = Image.new('RGB', (right - left, bottom - top), 'white')
   for x, y, picture in on.images:
     sheet.paste(picture, (x - left, y - top))
-  on.ax.add_artist(Sheet(left / DPI, top / DPI, sheet))
+  on.ax.add_artist(Sheet(on, left / DPI, top / DPI, sheet))
   return on.figure
 
 
