@@ -31,8 +31,8 @@ AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
 for name in (
-  *('workdir', 'encoder', 'embeddings', 'images', 'pile', 'out'),
-  'acceptance',
+  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out'),
+  *('acceptance', 'search'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -128,8 +128,12 @@ def analyse(
   smallest: int = groups.SMALLEST,
   among: str = 'all',
   acceptance: float = 0.95,
+  pixel_um: float | None = None,
+  way: str = 'auto',
 ) -> Result:
   """Groups the images of a folder, of splits or of files.
+
+  `way` is that of `choice.nearest`.
 
   Raises:
     InputError: there are several sources, nothing to group, or an option is out
@@ -141,7 +145,7 @@ def analyse(
     raise InputError(f'--smallest={smallest}: a group has 2 images or more')
   thresholds.check(acceptance)
   (source,) = sources
-  every = pile.gather(source, images=images, splits=splits)
+  every = pile.gather(source, images=images, splits=splits, pixel_um=pixel_um)
   labels, names, notes = known(source, every.rows.embedding, acceptance)
   notes = [*every.notes, *notes]
   if among == 'unknown':
@@ -155,13 +159,14 @@ def analyse(
       f'{len(beyond):,} of {len(labels.limit):,} images lie beyond every class'
     )
     every = every._replace(rows=inputs.take(every.rows, beyond))
-    labels = labels._replace(**{k: v[beyond] for k, v in _arrays(labels)})
+    chosen = (x[beyond] for x in labels.arrays)
+    labels = Labels._make([*chosen, labels.how])
   if len(every.rows.id) < smallest:
     raise InputError(
       f'{every.name}: {len(every.rows.id)} images to group, fewer than'
       f' --smallest={smallest}'
     )
-  found = groups.find(every.rows.embedding, smallest=smallest)
+  found = groups.find(every.rows.embedding, smallest=smallest, way=way)
   if not found.order:
     notes.append('no place is dense enough: give a smaller --smallest')
   lines = table(every, found, labels, names)
@@ -169,6 +174,7 @@ def analyse(
     'images': len(found.of),
     'groups': len(found.order),
     'in_groups': int(np.sum(found.of != groups.NONE)),
+    'neighbours': found.how,
   }
   labelled = every.rows.label >= 0
   if labelled.all() and len(np.unique(every.rows.label)) > 1:
@@ -197,6 +203,7 @@ def analyse(
         f'discover: {len(lines)} groups of {measures["in_groups"]:,} of'
         f' {len(found.of):,} images, the largest',
         lines[:SHOWN],
+        f'neighbours: {found.how}',
       )
     ],
     {
@@ -211,10 +218,6 @@ def analyse(
   )
 
 
-def _arrays(labels: Labels) -> list[tuple[str, np.ndarray]]:
-  return list(labels._asdict().items())
-
-
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
   return analyse(
@@ -224,6 +227,8 @@ def asked(sources: Sequence[Source]) -> Result:
     smallest=SMALLEST.value,
     among=AMONG.value,
     acceptance=command.ACCEPTANCE.value,
+    pixel_um=command.PIXEL_UM.value,
+    way=command.SEARCH.value,
   )
 
 

@@ -7,20 +7,24 @@ python -m analysis.embed --encoder=plankton --images=FOLDER [--out=DIR]
 
 In place of a folder, an EcoTaxa export or IFCB bins go into a file, too. The
 last takes one folder a class, or an export, and makes DIR a workdir for every
-analysis, without training.
+analysis, without training. More than a million images go into FILE.parquet, a
+folder of shards, as they come; after a kill the same command goes on there.
 """
 
+import functools
+import hashlib
 import json
 import logging
 import pathlib
+import sys
 import types
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from analysis.files import folders, inputs, tables
+from analysis.files import folders, inputs, shards
 from analysis.files.command import ENCODER, IMAGES, OUT, PIXEL_UM, WORKDIR
 from configs import base
 from plankton_jax import host
@@ -37,6 +41,13 @@ log = logging.getLogger(__name__)
 
 STEP = flags.DEFINE_integer(
   'step', None, 'The checkpoint [the best by validation].'
+)
+
+SHARD = flags.DEFINE_integer(
+  'shard',
+  None,
+  'Images of a Parquet shard, 0 for one file [100,000 of more than a million].',
+  lower_bound=0,
 )
 
 # Shares of train, val and test where nothing is trained: enough of val for the
@@ -72,9 +83,9 @@ def write(
   check(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   known = {
-    name: np.asarray(values, np.float32)
-    for name, values in measures.items()
-    if name not in _ARRAYS and not np.isnan(values).all()
+    name: values
+    for name, values in _measures(measures).items()
+    if not np.isnan(values).all()
   }
   if path.suffix == '.npz':
     with atomic.file(path) as building, building.open('wb') as file:
@@ -87,43 +98,142 @@ def write(
       }
       np.savez(file, **arrays | known)
   else:
-    names = [*rows.class_names, '']
-    tables.write_parquet(
-      path,
-      {
-        'id': [str(key) for key in rows.id],
-        'class': [names[label] for label in rows.label],
-        'embedding': rows.embedding,
-        **known,
-      },
-    )
+    shards.write_file(path, _columns(rows) | known, _header(rows, step))
   print(
     f'{path}: {len(rows.label):,} embeddings of {rows.embedding.shape[1]}'
     ' dimensions'
   )
 
 
-def embed_run(workdir: pathlib.Path, step: int | None) -> None:
+def _measures(measures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {
+    name: np.asarray(values, np.float32)
+    for name, values in measures.items()
+    if name not in _ARRAYS
+  }
+
+
+def _columns(rows: inputs.Embeddings) -> dict[str, Any]:
+  names = [*rows.class_names, '']
+  return {
+    'id': [str(key) for key in rows.id],
+    'class': [names[label] for label in rows.label],
+    'embedding': rows.embedding.astype(np.float32),
+  }
+
+
+def _header(rows: inputs.Embeddings, step: int) -> dict[str, Any]:
+  return {'class_names': list(rows.class_names), 'step': step}
+
+
+class Part(NamedTuple):
+  """Rows that are embedded, and what is known of them."""
+
+  rows: inputs.Embeddings
+  measures: Mapping[str, np.ndarray]  # [N] each
+
+
+def write_shards(
+  path: pathlib.Path,
+  encoder: 'Encoder',
+  ids: Sequence[str],
+  class_names: tuple[str, ...],
+  embed: Callable[[slice], Part],
+  rows: int,
+  pixel_um: float | None = None,
+) -> None:
+  """Embeds images into a folder of shards of some `rows` each, as they come.
+
+  Goes on after the shards that are there of the same encoder and images, and
+  leaves it to `shards.finish` to let the folder be read.
+
+  Args:
+    path: the folder, whose name ends in .parquet.
+    encoder: the encoder.
+    ids: of all images, readable or not.
+    class_names: of all images.
+    embed: embeds a slice of the images.
+    rows: images of a shard.
+    pixel_um: the side of their pixels, as given, µm.
+  """
+
+  def make(part: slice) -> shards.Columns:
+    found = embed(part)
+    return _columns(found.rows) | _measures(found.measures)
+
+  there = shards.write(
+    path,
+    count=len(ids),
+    rows=rows,
+    plan={
+      'pixel_um': pixel_um,
+      'images': _digest(map(str.encode, ids)),
+      'encoder': _encoder_digest(encoder),
+    },
+    make=make,
+    header={'class_names': list(class_names), 'step': encoder.step},
+  )
+  print(
+    f'{path}: {-(-len(ids) // rows):,} shards of {rows:,} images, {there:,} of'
+    ' them written before'
+  )
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+  state = hashlib.blake2b(digest_size=16)
+  for part in parts:
+    state.update(part + b'\0')
+  return state.hexdigest()
+
+
+def _encoder_digest(encoder: 'Encoder') -> str:
+  """Digests the encoder's arrays and config."""
+  import jax
+
+  arrays = jax.tree.leaves(encoder.variables)
+  config = json.dumps(encoder.config, sort_keys=True).encode()
+  return _digest([config, *(np.asarray(x).tobytes() for x in arrays)])
+
+
+def embed_run(
+  workdir: pathlib.Path, step: int | None, shard: int | None = None
+) -> None:
   """Writes workdir/embeddings/{train,val,test,unseen,rare}.{npz,parquet}.
 
-  There is a file of rare classes only where there are any.
+  There is a file of rare classes only where there are any. A split of many
+  images becomes a folder of Parquet shards alone; `shard` is as `shards.size`
+  takes it.
   """
   from plankton_jax import checkpoints
   from plankton_jax.train import loop
 
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)
-  for split, at in data.splits.items():
+
+  def embed(at: np.ndarray, part: slice) -> Part:
+    at = at[part]
     measures = {name: values[at] for name, values in data.measures.items()}
+    embedding = encoder.embed(data.images[at], measures=measures)
     rows = inputs.Embeddings(
-      encoder.embed(data.images[at], measures=measures),
-      data.labels[at],
-      data.ids[at],
-      data.class_names,
+      embedding, data.labels[at], data.ids[at], data.class_names
     )
-    for ending in ('npz', 'parquet'):
-      file = workdir / 'embeddings' / f'{split}.{ending}'
-      write(file, rows, encoder.step, measures)
+    return Part(rows, measures)
+
+  sharded = []  # Finished together: a second call goes on after the last.
+  for split, at in data.splits.items():
+    file = workdir / 'embeddings' / f'{split}.parquet'
+    if rows := shards.size(len(at), shard):
+      ids = data.ids[at].tolist()
+      each = functools.partial(embed, at)
+      write_shards(file, encoder, ids, data.class_names, each, rows)
+      file.with_suffix('.npz').unlink(missing_ok=True)
+      sharded.append(file)
+      continue
+    whole = embed(at, slice(None))
+    for path in (file.with_suffix('.npz'), file):
+      write(path, whole.rows, encoder.step, whole.measures)
+  for file in sharded:
+    shards.finish(file)
 
 
 def embed_folder(
@@ -131,32 +241,54 @@ def embed_folder(
   images: str,
   out: pathlib.Path,
   pixel_um: float | None = None,
+  shard: int | None = None,
 ) -> None:
   """Embeds any folder, EcoTaxa export or IFCB bins into a file.
 
   Classes are a folder's folders, with label -1 for images in its root, or the
   taxa of an export's validated objects, with label -1 for all others.
   `pixel_um` is the side of their pixels, µm; None takes the known, or the
-  run's.
+  run's. Many images become a folder of shards where `out` ends in .parquet;
+  `shard` is as `shards.size` takes it.
   """
-  found = select.described(images, field='--images')
-  if found is None:
-    listing = folder.scan(images, field='--images')
-    whole = folders.embed(encoder, listing, pixel_um=pixel_um)
-    write(out, whole.rows, encoder.step, whole.measures)
-    return
-  embedded, kept = folders.embed_objects(encoder, found, pixel_um=pixel_um)
-  taxa = [
-    item.taxon if item.status == 'validated' else ''
-    for item in (found.items[row] for row in kept)
-  ]
+  check(out)
+  objects = select.described(images, field='--images')
+  items = () if objects is None else objects.items
+  taxa = [item.taxon if item.status == 'validated' else '' for item in items]
   names = tuple(sorted(set(taxa) - {''}))
+  found: folders.Images
+  if objects is None:
+    found = folder.scan(images, field='--images')
+    names = found.class_names
+  else:
+    found = objects
   index = {name: at for at, name in enumerate(names)} | {'': -1}
-  rows = embedded.rows._replace(
-    label=np.array([index[taxon] for taxon in taxa], np.int32),
-    class_names=names,
-  )
-  write(out, rows, encoder.step, embedded.measures)
+  rows = shards.size(len(found.ids), shard) if out.suffix == '.parquet' else 0
+  white = folders.find_white(encoder, found)
+
+  def embed(part: slice) -> Part:
+    own = folders.part(found, part) if rows else found
+    options: dict[str, Any] = {
+      'pixel_um': pixel_um,
+      'white': white,
+      'some': not rows,
+    }
+    if isinstance(own, folder.Listing):
+      embedded = folders.embed(encoder, own, **options)
+      return Part(embedded.rows, embedded.measures)
+    embedded, kept = folders.embed_objects(encoder, own, **options)
+    label = np.array([index[taxa[part][row]] for row in kept], np.int32)
+    found_rows = embedded.rows._replace(label=label, class_names=names)
+    return Part(found_rows, embedded.measures)
+
+  if rows:
+    for name, reason in found.skipped:
+      print(f'skipped {name}: {reason}', file=sys.stderr)
+    write_shards(out, encoder, found.ids, names, embed, rows, pixel_um)
+    shards.finish(out)
+  else:
+    whole = embed(slice(None))
+    write(out, whole.rows, encoder.step, whole.measures)
 
 
 def make_workdir(
@@ -232,13 +364,14 @@ def embed_images(
   *,
   run: bool,
   pixel_um: float | None = None,
+  shard: int | None = None,
 ) -> None:
   """Embeds a folder into a file, or, without a run, into a workdir too."""
   if run or out.suffix in _ENDINGS:
-    embed_folder(encoder, images, out, pixel_um)
+    embed_folder(encoder, images, out, pixel_um, shard)
     return
   make_workdir(encoder, images, out, pixel_um)
-  embed_run(out, None)
+  embed_run(out, None, shard)
   print(f'{out}: a workdir, as for python -m analysis.report --workdir={out}')
 
 
@@ -261,7 +394,7 @@ def main(argv: Sequence[str]) -> None:
   host.show_log(logging.INFO)
   if not images:
     for workdir in workdirs:
-      embed_run(workdir, STEP.value)
+      embed_run(workdir, STEP.value, SHARD.value)
     return
   default = pathlib.Path(
     'runs', pathlib.Path(images).resolve().name.removesuffix('.zip')
@@ -274,7 +407,14 @@ def main(argv: Sequence[str]) -> None:
   from plankton_jax import checkpoints
 
   encoder = checkpoints.load_encoder(place, STEP.value)
-  embed_images(encoder, images, path, run=not name, pixel_um=PIXEL_UM.value)
+  embed_images(
+    encoder,
+    images,
+    path,
+    run=not name,
+    pixel_um=PIXEL_UM.value,
+    shard=SHARD.value,
+  )
 
 
 if __name__ == '__main__':

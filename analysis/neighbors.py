@@ -22,13 +22,13 @@ from analysis.files.originals import Read
 from analysis.files.result import Drawing, Result, Shown
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
-from plankton_jax.neighbours import search
+from plankton_jax.neighbours import choice
 
 QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
-for name in ('workdir', 'encoder', 'images', 'pixel_um', 'out'):
+for name in ('workdir', 'encoder', 'images', 'pixel_um', 'search', 'out'):
   flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure
@@ -70,13 +70,19 @@ def find(
   return Query(embedding, -1, pixels)
 
 
-def similar(rows: Rows, query: Query, count: int) -> list[Row]:
-  """Lists the nearest rows, nearest first, without the query's own."""
-  others = np.delete(np.arange(len(rows.id)), [query.row][: query.row + 1])
-  distance, near = search.nearest(
-    query.embedding[None], rows.embedding[others], count
+def similar(
+  rows: Rows, query: Query, count: int, way: str = 'auto'
+) -> tuple[list[Row], str]:
+  """Lists the nearest rows, nearest first, without the query's own.
+
+  Returns:
+    The rows, and how they were found.
+  """
+  found = choice.nearest(
+    query.embedding[None], rows.embedding, count + 1, way=way
   )
-  return [
+  near = np.flatnonzero(found.rows[0] != query.row)[:count]
+  lines = [
     {
       'rank': rank,
       'id': rows.id[row],
@@ -85,9 +91,10 @@ def similar(rows: Rows, query: Query, count: int) -> list[Row]:
       'distance': far,
     }
     for rank, (far, row) in enumerate(
-      zip(distance[0], others[near[0]], strict=True), 1
+      zip(found.distance[0, near], found.rows[0, near], strict=True), 1
     )
   ]
+  return lines, found.how
 
 
 def shortened(key: str) -> str:
@@ -136,10 +143,12 @@ def analyse(
   query: str,
   count: int,
   pixel_um: float | None = None,
+  way: str = 'auto',
 ) -> Result:
   """Finds and draws the `count` images most similar to a query.
 
   `pixel_um` is the side of a queried file's pixels, µm; None takes the run's.
+  `way` is that of `choice.nearest`.
 
   Raises:
     InputError: there is not one run, no such query, a count below 1, or only
@@ -152,14 +161,18 @@ def analyse(
   if not len(rows.id):
     raise InputError(f'{source.name}: its splits hold no images')
   wanted = find(source, rows, query, pixel_um)
-  found = similar(rows, wanted, count)
+  found, how = similar(rows, wanted, count, way)
   if not found:
     raise InputError(f'{source.name}: {query} is its only image')
   stem = pathlib.PurePath(query)
   name = str(stem if wanted.row >= 0 else stem.name).rpartition('.')[0]
   name = f'neighbors_{(name or stem.name)[-LONGEST:]}'
   listed = Result(
-    shown=[Shown(f'neighbors: of {query}', found)],
+    shown=[
+      Shown(
+        f'neighbors: of {query}', found, f'of {len(rows.id):,} images: {how}'
+      )
+    ],
     tables={f'{name}.csv': found},
     announced={f'{name}.csv': ''},
   )
@@ -198,7 +211,11 @@ def asked(sources: Sequence[Source]) -> Result:
       source, folders.encoder(source), listing, 'images', pixel_um
     )
   return analyse(
-    [source], query=QUERY.value, count=COUNT.value, pixel_um=pixel_um
+    [source],
+    query=QUERY.value,
+    count=COUNT.value,
+    pixel_um=pixel_um,
+    way=command.SEARCH.value,
   )
 
 

@@ -64,7 +64,7 @@ SURE = flags.DEFINE_float(
 )
 for name in (
   *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
-  *('export', 'acceptance'),
+  *('export', 'acceptance', 'search'),
 ):
   flags.declare_key_flag(name)  # --help shows it
 
@@ -80,6 +80,7 @@ class Asked(NamedTuple):
   taxa: str | None = None  # a table of lineages and numbers
   sure: float = SURE.default
   pixel_um: float | None = None  # of all new images; None takes the run's
+  search: str = 'auto'  # the way of `choice.nearest`
 
 
 class Gathered(NamedTuple):
@@ -138,13 +139,17 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
   inputs.check_dimensions(fit.labeller.gallery, new.rows)
   ranks = backed_off.fit(fit, known, asked.sure)
+  labels = labeller.label(
+    fit.labeller,
+    new.rows.embedding,
+    count=predictions.NEIGHBOURS,
+    way=asked.search,
+  )
   found = predictions.collect(
     new.rows.id.tolist(),
     new.items,
     fit.labeller,
-    labeller.label(
-      fit.labeller, new.rows.embedding, count=predictions.NEIGHBOURS
-    ),
+    labels,
     backed_off.place(ranks, fit, new.rows.embedding),
   )
 
@@ -167,7 +172,8 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   csvs = {**written.tables, 'classes.csv': classes}
   unknown = sum(not one.known for one in found)
   title = f'predict: {len(found):,} images, {unknown:,} unknown'
-  shown = [Shown(title, classes, accounting(new))]
+  footer = f'{accounting(new)}\n  nearest labelled images: {labels.how}'
+  shown = [Shown(title, classes, footer)]
   if ranks.lines:
     csvs['ranks.csv'] = ranks.lines
     shown.append(Shown('predict: ranks, by test images', ranks.lines))
@@ -280,6 +286,7 @@ def asked(sources: Sequence[Source]) -> Result:
     command.TAXA.value,
     SURE.value,
     command.PIXEL_UM.value,
+    command.SEARCH.value,
   )
   new_images.check(flags_given.images, flags_given.export)
   return analyse(sources, flags_given)

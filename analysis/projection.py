@@ -135,7 +135,7 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
     splits = planes.shown(source)
     panels.append(Panel(source.name, splits, planes.project(splits, method)))
   count = len(style.marks(panel.splits for panel in panels))
-  notes = []
+  notes = [note for source in sources for note in planes.sampled(source)]
   if count > MOST_NAMED:
     notes.append(
       f'the legend names the first {MOST_NAMED} of {count:,} classes'

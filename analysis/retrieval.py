@@ -13,7 +13,7 @@ from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import scores
+from analysis.measures import classes, scores
 from analysis.measures.scores import Interval
 from plankton_jax import retrieval
 
@@ -53,10 +53,16 @@ def measure(
   _, members, counts = np.unique(
     labels, return_inverse=True, return_counts=True
   )
-  chosen = scores.silhouette_rows(len(labels))
+  chosen = classes.sample(labels, scores.SILHOUETTE_ROWS)
+  sample = classes.sample(labels, scores.QUERIES)
 
   def ranking(at: np.ndarray) -> dict[str, float]:
-    queries, values = retrieval.per_query(embeddings[at], labels[at], ks=KS)
+    queries, values = retrieval.per_query(
+      embeddings[at],
+      labels[at],
+      ks=KS,
+      queries=sample if len(at) == len(labels) else None,
+    )
     return retrieval.averages(values, labels[at][queries])
 
   def silhouette(at: np.ndarray) -> dict[str, float]:
@@ -157,10 +163,17 @@ def limits(found: Scores) -> list[str]:
       f'{where}: too many images and classes to cluster halves of them: NMI and'
       ' AMI without intervals, of k-means from one start'
     )
-  if found.images > scores.SILHOUETTE_ROWS:
-    notes.append(
-      f'{where}: silhouette of {scores.SILHOUETTE_ROWS:,} images, drawn by seed'
-    )
+  samples = {
+    'ranks': scores.QUERIES,
+    'k-means': scores.CLUSTERED_ROWS,
+    'silhouette': scores.SILHOUETTE_ROWS,
+  }
+  notes += [
+    f'{where}: {measure} of about {most:,} of {found.images:,} images, drawn by'
+    ' seed from each class'
+    for measure, most in samples.items()
+    if found.images > most
+  ]
   return notes
 
 

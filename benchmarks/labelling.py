@@ -3,19 +3,21 @@
   python -m benchmarks.labelling --workdir=DIR [--piles=test,unseen] [--seeds=3]
 
 The person knows the truth, and of every hundred images judges two wrongly. A
-decision is a click or a key: KEYS says what each costs. Ways to label:
+decision is a click or a key: KEYS says what each costs; to look, to scroll and
+to point costs nothing. As the aim is 95 % precision, in every way the person
+leaves up to LEFT odd images in of all that one decision takes. Ways to label:
 
-- review: analysis.review, with its lists, line, marks and predictions that
-  follow each decision
+- review: analysis.review, with its lists, line, keys for the likeliest classes
+  and predictions that follow each decision
 - groups once: the groups of analysis.discover, each taken without its odd ones
   or rejected, then the rest one by one (MorphoCluster's way)
 - predictions by class: pages of PAGE, the surest first, their odd ones named
   together by class (EcoTaxa's way)
 - file by file: in any order, the prediction confirmed or replaced
 
-The person of review and groups takes what pays: of a list as many rows as give
-the most images a decision, if these are at least the rate of the moment, which
-halves when no list reaches it. What is left is named one by one.
+The person of review opens the list that the page shows first, names the odd
+ones in it by their digits, takes what is above the line, and passes over a list
+that gives fewer than LEAST images a decision. What is left is named one by one.
 """
 
 import logging
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
+from scipy import sparse
 
 from analysis.figures.style import plt
 from analysis.files import inputs, result
@@ -44,9 +47,12 @@ NAME = 4  # N, two letters, Enter
 MISTAKES = 0.02  # share of images judged wrongly
 PAGE = 100  # images on a page of predictions
 LOOKED = 300  # images of a list that a person looks over at most
-RATES = (16.0, 8.0, 4.0, 2.0)  # images a decision, one after the other
+LEFT = 0.05  # odd images that a person leaves in, of what a decision takes
+WORTH = 2.5  # images that one more decision on a list must give
+LEAST = 2.0  # images that a list gives a decision, or it is passed over
 SHARES = (0.5, 0.8, 0.9, 0.95)  # of all images, in the table
 DIGITS = 9  # classes that one key names
+REFIT = 20  # images named one by one between refits; in the page it is each
 
 Step = tuple[int, np.ndarray, str]  # keys, rows and the name they get
 
@@ -58,6 +64,7 @@ class Task(NamedTuple):
   white: np.ndarray  # [N, D] as known.axes whitens them
   known: Known
   found: groups.Groups
+  links: sparse.csr_array
 
   @property
   def truth(self) -> np.ndarray:
@@ -107,79 +114,112 @@ class Person:
 
 def review(task: Task, person: Person) -> Iterator[Step]:
   """Labels as analysis.review lets a person do."""
-  embedding = task.rows.embedding
   state = store.fold([], task.found.of)
+  predicted = at_first(task)
   events = 0
 
-  def fit() -> tuple[refit.Means, Predicted]:
-    of = refit.means(task.known, task.white, state)
-    return of, refit.predict(
-      task.white, of, task.known.temperature, state.refused, state.names
-    )
-
-  for rate in RATES:
-    _, predicted = fit()
-    passed: set[tuple[str, int, int]] = set()  # lists that did not pay
-    while True:
-      sets = [
-        one
-        for one in choice.sets(state, predicted)
-        if (one.kind, one.key, one.images) not in passed and one.likely >= rate
-      ]
-      if not sets:
-        break
-      one = sets[0]
-      view = (
-        choice.of_group(state, predicted, embedding, one.key)
-        if one.kind == 'group'
-        else choice.of_class(state, predicted, one.key)
-      )
-      keys, rows, odd, name = best(view, person)
-      if len(rows) < rate * keys:
-        passed.add((one.kind, one.key, one.images))
-        yield SKIP, np.zeros(0, int), ''
-        continue
-      events += 1
-      body = {'rows': rows.tolist(), 'odd': odd.tolist(), 'name': name}
-      state = store.apply(state, Event(events, '', 'person', 'take', body))
-      yield keys, rows, name
-      _, predicted = fit()
-  # One by one, the surest first: each is named by a digit or by its name.
-  of, predicted = fit()
-  left = np.flatnonzero(state.label == store.UNDECIDED)
-  left = left[np.argsort(-predicted.confidence[left], kind='stable')]
-  for row in left:
-    (name,) = person.sees(np.array([row]))
-    near = choice.nearest_names(task.white[row], of, DIGITS)
-    yield (1 if name in near else NAME), np.array([row]), name
+  def take(rows: Sequence[int], odd: Sequence[int], name: str) -> None:
+    nonlocal state, events
     events += 1
-    body = {'rows': [int(row)], 'odd': [], 'name': str(name)}
+    body = {'rows': list(rows), 'odd': list(odd), 'name': name}
     state = store.apply(state, Event(events, '', 'person', 'take', body))
-    if events % 50 == 0:  # in the page it follows each
-      of, predicted = fit()
+
+  def refitted() -> Predicted:
+    of = refit.means(task.known, task.white, state)
+    scale = task.known.temperature
+    return refit.predict(task.white, of, scale, task.links, state, predicted)
+
+  passed: set[tuple[str, int, int]] = set()  # lists that did not pay
+  while True:
+    sets = [
+      one
+      for one in choice.sets(state, predicted)
+      if (one.kind, one.key, one.images) not in passed and one.likely >= LEAST
+    ]
+    if not sets:
+      break
+    one = sets[0]
+    view = (
+      choice.of_group(state, predicted, task.rows.embedding, one.key)
+      if one.kind == 'group'
+      else choice.of_class(state, predicted, one.key)
+    )
+    found = best(view, predicted, person)
+    if len(found.rows) + len(found.named) < LEAST * found.keys:
+      passed.add((one.kind, one.key, one.images))
+      yield SKIP, np.zeros(0, int), ''
+      continue
+    for row, name in found.named:
+      take([row], [], name)
+      yield 1, np.array([row]), name
+    take(found.rows.tolist(), found.odd.tolist(), found.name)
+    yield found.keys - len(found.named), found.rows, found.name
+    predicted = refitted()
+
+  # One by one, the surest first: each is named by a digit or by its name.
+  left = np.flatnonzero(state.label == store.UNDECIDED)
+  while len(left):
+    order = np.argsort(-predicted.confidence[left], kind='stable')
+    for row in left[order[:REFIT]].tolist():
+      (name,) = person.sees(np.array([row])).tolist()
+      likely = choice.likeliest(predicted, np.array([row]), DIGITS)
+      yield (1 if name in likely else NAME), np.array([row]), name
+      take([row], [], name)
+    predicted = refitted()
+    left = np.flatnonzero(state.label == store.UNDECIDED)
 
 
-def best(view: View, person: Person) -> tuple[int, np.ndarray, np.ndarray, str]:
-  """Chooses where to put the line for the most images a decision.
+class Taken(NamedTuple):
+  """What a person does with a list."""
 
-  Returns:
-    The decisions, the rows to take, those to mark as odd, and the name.
+  keys: int  # decisions, those that name odd ones among them
+  rows: np.ndarray  # that are taken
+  name: str  # which they get
+  odd: np.ndarray  # rows above the line that are marked
+  named: list[tuple[int, str]]  # and those that get their own name
+
+
+def best(view: View, predicted: Predicted, person: Person) -> Taken:
+  """Puts the line where the list gives most beyond WORTH images a decision.
+
+  Another name than the suggested one costs no more if a digit stands for it. Of
+  the odd ones above the line a few are left in; each of the others is named by
+  its digit or, where none stands for it, marked.
   """
   shown = view.rows[:LOOKED]
   seen = person.sees(shown)
   names, counts = np.unique(seen[: max(view.line, 1)], return_counts=True)
   name = str(names[counts.argmax()])
   fits = seen == name
+  above = shown[: max(view.line, 1)]
+  typed = name not in (view.name, *choice.likeliest(predicted, above, DIGITS))
+  likely = [
+    seen[i] in choice.likeliest(predicted, shown[i : i + 1], DIGITS)
+    for i in range(len(shown))
+  ]
+  digit = ~fits & np.array(likely, bool)
   places = np.arange(1, len(shown) + 1)
-  keys = (
-    TAKE
-    + MARK * np.cumsum(~fits)
-    + MOVE * (places != view.line)
-    + NAME * (name != view.name)
+  worked = np.maximum(np.cumsum(~fits) - left_in(places), 0)
+  keys = TAKE + MARK * worked + MOVE * (places != view.line) + NAME * typed
+  named = np.minimum(np.cumsum(digit), worked)
+  end = int(np.argmax(np.cumsum(fits) + named - WORTH * keys)) + 1
+  odd = np.flatnonzero(~fits[:end])
+  odd = odd[np.argsort(digit[odd], kind='stable')]  # left in: the costly first
+  odd = odd[len(odd) - worked[end - 1] :]
+  taken = np.ones(end, bool)
+  taken[odd] = False
+  return Taken(
+    int(keys[end - 1]),
+    shown[:end][taken],
+    name,
+    shown[odd[~digit[odd]]],
+    [(int(shown[i]), str(seen[i])) for i in odd[digit[odd]]],
   )
-  end = int(np.argmax(np.cumsum(fits) / keys)) + 1
-  above = fits[:end]
-  return int(keys[end - 1]), shown[:end][above], shown[:end][~above], name
+
+
+def left_in(taken: np.ndarray) -> np.ndarray:
+  """Counts the odd images that are left in among some taken."""
+  return np.floor(LEFT * taken).astype(int)
 
 
 def groups_once(task: Task, person: Person) -> Iterator[Step]:
@@ -192,6 +232,7 @@ def groups_once(task: Task, person: Person) -> Iterator[Step]:
     names, counts = np.unique(seen, return_counts=True)
     name = str(names[counts.argmax()])
     fits = seen == name
+    fits[np.flatnonzero(~fits)[: left_in(np.array(len(rows)))]] = True
     keys = TAKE + MARK * int(np.sum(~fits)) + NAME * (name != view.name)
     if fits.sum() > keys:
       left[rows[fits]] = False
@@ -211,10 +252,17 @@ def by_class(task: Task, person: Person) -> Iterator[Step]:
       page = rows[start : start + PAGE]
       seen = person.sees(page)
       fits = seen == predicted.names[i]
+      names, place, counts = np.unique(
+        seen, return_inverse=True, return_counts=True
+      )
+      odd = np.flatnonzero(~fits)
+      odd = odd[np.argsort(counts[place[odd]], kind='stable')]  # rare ones cost
+      fits[odd[: left_in(np.array(len(page)))]] = True
       yield TAKE, page[fits], predicted.names[i]
-      for name in np.unique(seen[~fits]):
-        odd = page[seen == name]
-        yield MARK * len(odd) + NAME, odd, str(name)
+      for name in names:
+        odd = page[(seen == name) & ~fits]
+        if len(odd):
+          yield MARK * len(odd) + NAME, odd, str(name)
 
 
 def file_by_file(task: Task, person: Person) -> Iterator[Step]:
@@ -227,7 +275,8 @@ def at_first(task: Task) -> Predicted:
   """Predicts all rows before any decision."""
   state = store.fold([], task.found.of)
   of = refit.means(task.known, task.white, state)
-  return refit.predict(task.white, of, task.known.temperature, {}, [])
+  scale = task.known.temperature
+  return refit.predict(task.white, of, scale, task.links, state)
 
 
 def _singly(
@@ -328,7 +377,8 @@ def task(source: Source, splits: Sequence[str], known: Known) -> Task:
     tuple(names.tolist()),
   )
   white = rows.embedding @ known.axes
-  return Task(rows, white, known, groups.find(rows.embedding))
+  found = groups.find(rows.embedding)
+  return Task(rows, white, known, found, refit.link(rows.embedding, found.near))
 
 
 def analyse(source: Source, piles: Sequence[str], seeds: int) -> Result:

@@ -60,7 +60,11 @@ def averages(
 
 
 def per_query(
-  embeddings: np.ndarray, labels: np.ndarray, *, ks: Sequence[int]
+  embeddings: np.ndarray,
+  labels: np.ndarray,
+  *,
+  ks: Sequence[int],
+  queries: np.ndarray | None = None,
 ) -> PerQuery:
   """Measures each query, for `embeddings` [N, D] and `labels` [N].
 
@@ -70,7 +74,8 @@ def per_query(
     r_precision  P(R);
     map_at_r     Σ_{i≤R} P(i) h(i) / R  (Musgrave, Belongie and Lim 2020,
                  arXiv:2003.08505).
-  Rows that are alone in their class (R = 0) are not queries.
+  Rows that are alone in their class (R = 0) are not queries. `queries` are the
+  rows to measure, against all others; None takes all.
 
   Raises:
     InputError: for mismatched shapes, no rows, a row that is not finite or a
@@ -84,6 +89,8 @@ def per_query(
     labels, return_inverse=True, return_counts=True
   )
   relevant = counts[members] - 1
+  if queries is not None:
+    relevant[np.setdiff1d(np.arange(len(labels)), queries)] = 0
   rows = np.flatnonzero(relevant)
   names = [*(f'recall_at_{k}' for k in ks), 'r_precision', 'map_at_r']
   deepest_k = int(min(max(ks, default=1), len(labels) - 1))

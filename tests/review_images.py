@@ -5,11 +5,14 @@ import io
 import numpy as np
 from PIL import Image
 
+from analysis.files import taxa
+from analysis.review import refit
 from analysis.review.prepare import Images
 from analysis.review.refit import Known
 from analysis.review.session import Session
 from analysis.review.store import Store
 from analysis.review.thumbnails import Thumbnails
+from plankton_jax.data.sources.objects import Object
 
 DIM = 6
 
@@ -27,6 +30,9 @@ def make(count=12, *, groups=3, seed=0) -> Images:
   group = np.arange(count) % groups
   rows = np.eye(DIM)[group] + 0.05 * rng.normal(size=(count, DIM))
   rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+  rows = rows.astype(np.float32)
+  # Of the same group, but for the last ones.
+  near = (np.arange(count)[:, None] + groups * np.arange(1, 6)) % count
   shades = [jpeg(40 + 60 * g) for g in range(3)]
   sizes = [len(shades[g % 3]) for g in group]
   data = np.frombuffer(
@@ -38,14 +44,18 @@ def make(count=12, *, groups=3, seed=0) -> Images:
   return Images(
     'night haul',
     [f'{i:06}.png' for i in range(count)],
-    rows.astype(np.float32),
-    rows.astype(np.float32),
+    rows,
+    rows,
     group,
     np.ones(count),
+    refit.link(rows, near),
     Known(('ant', 'bee'), np.eye(2, DIM), np.array([9, 9]), 0.2, axes),
     Thumbnails(data, ends),
     lambda key: np.full((16, 24), 90, np.uint8),
     None,
+    tuple(Object(f'{i:06}', f'{i:06}.png') for i in range(count)),
+    taxa.NONE,
+    'plankton_jax 1.0, a run step 9',
   )
 
 

@@ -32,6 +32,7 @@ class Encoder:
     }
     self.class_names = ('dark', 'light')
     self.step = 7
+    self.variables = {}
     self.size_unit = ''
 
   def embed(self, images, sizes=None, *, measures=None) -> np.ndarray:

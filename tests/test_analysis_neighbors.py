@@ -40,9 +40,10 @@ def test_search_matches_loops():
   rows = inputs.together('run', run.splits)
   points = rows.embedding.astype(np.float64)
   for query, count in ((7, 5), (0, 12), (len(points) - 1, 200)):
-    found = neighbors.similar(
+    found, how = neighbors.similar(
       rows, neighbors.find(run, rows, rows.id[query]), count
     )
+    assert how == 'exact search'
     far = {
       rows.id[i]: math.dist(points[query], points[i])
       for i in range(len(points))
@@ -147,7 +148,9 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
       neighbors.asked([run, run])
     with pytest.raises(InputError, match='takes one --workdir'):
       neighbors.asked([run._replace(workdir=None)])
-  assert called == [{'query': 'x', 'count': 12, 'pixel_um': None}]
+  assert called == [
+    {'query': 'x', 'count': 12, 'pixel_um': None, 'way': 'auto'}
+  ]
 
 
 def test_a_query_is_scaled_and_cropped_as_in_training(tmp_path, monkeypatch):

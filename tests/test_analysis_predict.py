@@ -405,7 +405,7 @@ def test_a_folders_images_are_embedded_with_their_sizes(
   assert found.measures['height'].tolist() == [4, 3, 8]
   assert found.measures['width'].tolist() == [9, 3, 2]
   np.testing.assert_array_equal(found.measures['pixel_um'], [pixel] * 3)
-  warned = 'neighbors take --pixel_um' in capsys.readouterr().err
+  warned = 'unknown size; give --pixel_um' in capsys.readouterr().err
   assert warned == np.isnan(pixel)
   with pytest.raises(InputError, match=r'--pixel_um=-1\.0 must be positive'):
     folders.embed(encoder, listing, pixel_um=-1.0)

@@ -4,7 +4,7 @@ from scipy.spatial.distance import cdist
 from sklearn import metrics
 from sklearn.neighbors import KNeighborsClassifier
 
-from analysis.measures import scores
+from analysis.measures import classes, scores
 from tests.analysis_runs import blobs
 
 
@@ -207,15 +207,14 @@ def test_silhouettes_equal_loops():
     assert value == pytest.approx((nearest - own) / max(own, nearest), abs=1e-5)
 
 
-def test_silhouettes_of_a_sample(monkeypatch):
+def test_silhouettes_of_a_sample():
   rows = blobs([300, 200], noise=0.5)
   every, _ = scores.silhouettes(rows.embedding, rows.label)
   assert every.mean() == pytest.approx(
     metrics.silhouette_score(rows.embedding, rows.label), abs=1e-5
   )
-  monkeypatch.setattr(scores, 'SILHOUETTE_ROWS', 250)
-  chosen = scores.silhouette_rows(500)
-  assert len(set(chosen.tolist())) == 250
+  chosen = classes.sample(rows.label, 250)
+  assert np.bincount(rows.label[chosen]).tolist() == [150, 100]
   some, _ = scores.silhouettes(rows.embedding[chosen], rows.label[chosen])
   assert some.mean() == pytest.approx(every.mean(), abs=0.03)
 

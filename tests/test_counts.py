@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from analysis import counts
 from analysis.files import inputs, samples
-from analysis.measures import counting, fitted, prevalence
+from analysis.measures import counting, fitted, prevalence, tallies
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, run, save, source
@@ -178,6 +178,31 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
     widths.append(high - low)
   assert np.mean(covered) >= 0.8, np.mean(covered)
   assert 0.05 < np.mean(widths) < 0.5
+
+
+def test_intervals_are_of_whole_images():
+  shares = np.array([0.25, 0.72, 0.03])
+  drawn = shares + np.array([[-0.11, 0.1, 0.01], [0.1, -0.1, 0.0]])
+  every = dict.fromkeys(prevalence.METHODS, shares)
+  one = counting.Estimate(20, every, dict.fromkeys(prevalence.METHODS, drawn))
+  rows = np.arange(20)
+  for factors in ([2.5], [2.5, 5.0], [np.nan]):
+    units = [tallies.Unit('s', rows, factor) for factor in factors]
+    found = tallies.tally(units, [one] * len(units))[0]
+    images, unit = 20.0 * len(units), min(factors)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(found.objects, images * shares)
+    np.testing.assert_allclose(found.low, np.floor(images * low))
+    np.testing.assert_allclose(found.high, np.ceil(images * high))
+    water = 20.0 * sum(factors)
+    np.testing.assert_allclose(
+      found.per_m3_low, np.floor(water * low / unit) * unit
+    )
+    np.testing.assert_allclose(
+      found.per_m3_high, np.ceil(water * high / unit) * unit
+    )
+  low, high = tallies.outward(np.array([3 - 1e-9]), np.array([3 + 1e-9]), 1.0)
+  np.testing.assert_allclose([low, high], 3.0, atol=1e-8)
 
 
 def test_half_of_the_kinds_of_unknowns_is_never_fitted_to():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from analysis.measures import groups
+from analysis.review import refit
 from analysis.review.choice import View
-from analysis.review.refit import Known
+from analysis.review.refit import Known, Predicted
 from benchmarks import discovery, labelling
 from plankton_jax.errors import InputError
 from tests import analysis_runs
@@ -21,35 +22,61 @@ def careful(monkeypatch):
 def task():
   rows = analysis_runs.blobs([40, 30, 30], noise=0.1, seed=5)
   known = Known(('ant', 'bee'), np.eye(2, 6), np.array([5, 5]), 0.2, np.eye(6))
-  return labelling.Task(
-    rows, rows.embedding, known, groups.find(rows.embedding)
-  )
+  found = groups.find(rows.embedding)
+  links = refit.link(rows.embedding, found.near)
+  return labelling.Task(rows, rows.embedding, known, found, links)
+
+
+def likely(count, names):
+  """Predictions by which all classes are likely of all rows."""
+  chance = np.full((count, len(names)), 1 / len(names), np.float32)
+  ones = np.ones(count)
+  return Predicted(names, np.zeros(count, int), ones, ones, chance)
 
 
 def test_the_line_is_put_where_it_pays_most(careful):
   truth = np.array(['ant'] * 6 + ['bee'] + ['ant'] * 3 + ['bee'] * 4)
   person = labelling.Person(truth, 0)
-  view = View(np.arange(14), 6, 'ant')
-  # 6 ants by one key beat 9 by three (take, mark a bee, move the line).
-  keys, rows, odd, name = labelling.best(view, person)
-  assert (keys, rows.tolist(), odd.tolist(), name) == (
+  view, both = View(np.arange(14), 6, 'ant'), likely(14, ('ant', 'bee'))
+  # 6 ants by one key beat 10 images by three (take, name a bee, move the line).
+  found = labelling.best(view, both, person)
+  assert (found.keys, found.rows.tolist(), found.name) == (
     1,
     [*range(6)],
-    [],
     'ant',
   )
-  # From a line at 2 that is two keys; another name costs its letters.
-  keys, rows, odd, _ = labelling.best(view._replace(line=2), person)
-  assert (keys, rows.tolist()) == (2, [*range(6)])
-  keys, rows, odd, _ = labelling.best(view._replace(name='bee'), person)
-  assert (
-    keys == labelling.TAKE + labelling.MARK + labelling.MOVE + labelling.NAME
+  assert not found.named and not found.odd.size
+  # From a line at 2 these are two keys, and one more has 4 images to give.
+  short = view._replace(line=2)
+  found = labelling.best(short, both, person)
+  assert (found.keys, found.named) == (3, [(6, 'bee')])
+  assert found.rows.tolist() == [*range(6), 7, 8, 9] and not found.odd.size
+  # A digit stands for another name; one that is not likely is typed.
+  assert labelling.best(view._replace(name='bee'), both, person).keys == 1
+  other = labelling.best(
+    view._replace(name='bee'), likely(14, ('bee',)), person
   )
-  assert rows.tolist() == [*range(6), 7, 8, 9] and odd.tolist() == [6]
+  assert other.keys == labelling.TAKE + labelling.NAME and other.name == 'ant'
+  # An odd one for which no digit stands is marked, and has no name yet.
+  found = labelling.best(short, likely(14, ('ant',)), person)
+  assert found.odd.tolist() in ([], [6]) and not found.named
+
+
+def test_one_in_twenty_is_left_in(careful):
+  truth = np.array(['ant'] * 19 + ['bee', 'ant', 'bee'] + ['ant'] * 18)
+  view = View(np.arange(40), 40, 'ant')
+  person = labelling.Person(truth, 0)
+  found = labelling.best(view, likely(40, ('ant', 'bee')), person)
+  assert (found.keys, found.rows.tolist()) == (1, [*range(40)])
+  truth[5] = 'cow'  # which no digit names: it stays, and a bee is named
+  found = labelling.best(view, likely(40, ('ant', 'bee')), person)
+  assert (found.keys, len(found.rows)) == (2, 39)
+  assert found.named in ([(19, 'bee')], [(21, 'bee')])
 
 
 @pytest.mark.parametrize('way', labelling.WAYS)
-def test_every_way_labels_every_image_rightly(task, careful, way):
+def test_every_way_labels_every_image_rightly(task, careful, way, monkeypatch):
+  monkeypatch.setattr(labelling, 'LEFT', 0.0)
   found = labelling.curve(task, way, seed=0)
   assert found.labelled[-1] == found.right[-1] == 100
   assert (np.diff(found.labelled) >= 0).all() and (

@@ -222,7 +222,8 @@ def test_bins_and_folders_are_new_objects(tmp_path):
   )
   found = run(tmp_path, tmp_path / 'bins')
   assert found.shown[0].footer == (
-    '3 read = 2 predicted + 1 trigger without a region'
+    '3 read = 2 predicted + 1 trigger without a region\n'
+    '  nearest labelled images: exact search'
   )
 
 

@@ -112,6 +112,23 @@ def test_umap_is_fixed_by_its_seed_and_keeps_clusters_apart():
   assert (gaps[1] < gaps[0]).all()  # the test rows are of class 1
 
 
+def test_many_rows_are_sampled_by_split_and_class(monkeypatch):
+  source = Source('run', SPLITS, None, None)
+  monkeypatch.setattr(planes, 'MOST', 36)  # half of them
+  shown = planes.shown(source)
+  counts = {name: len(rows.id) for name, rows in shown.items()}
+  assert counts == {'train': 30, 'test': 4, 'unseen': 2}
+  assert np.bincount(shown['train'].label).tolist() == [15, 15]
+  for name, rows in shown.items():
+    at = np.flatnonzero(np.isin(SPLITS[name].embedding, rows.embedding).all(1))
+    np.testing.assert_array_equal(SPLITS[name].embedding[at], rows.embedding)
+  found = projection.analyse([source], method='pca')
+  assert found.notes == [
+    'run: 36 of 72 images are shown, drawn by seed from each split and class'
+  ]
+  assert len(found.tables['projection.csv']) == 36
+
+
 def test_analyse_writes_every_row_in_order(tmp_path, capsys):
   rows = SPLITS['test']._replace(label=np.int32([1] * 6 + [-1]))
   names = ('a', '$_<b>$', 'c')

@@ -137,6 +137,19 @@ def test_estimates_from_group_minima(monkeypatch):
     )
 
 
+def test_some_queries_are_measured_as_among_all():
+  rng = np.random.default_rng(3)
+  embeddings, labels = rng.normal(size=(60, 4)), rng.integers(0, 5, 60)
+  labels[11] = 9  # alone in its class
+  rows, every = retrieval.per_query(embeddings, labels, ks=(1, 5))
+  some, found = retrieval.per_query(
+    embeddings, labels, ks=(1, 5), queries=np.array([40, 11, 3, 58])
+  )
+  assert some.tolist() == [3, 40, 58]
+  for name, values in every.items():
+    np.testing.assert_array_equal(found[name], values[np.isin(rows, some)])
+
+
 def test_hand_computed():
   # From 0: a hit, a miss, a hit; R = 2.
   embeddings = np.array([[0.0], [1.0], [2.0], [3.0]])

@@ -200,6 +200,60 @@ def test_groups_are_split_and_joined_and_more_found(browser, review, tmp_path):
     assert 'review.csv' in said(browser) and (tmp_path / 'review.csv').exists()
 
 
+def test_a_run_is_dragged_and_a_tile_pointed_at(browser, review, tmp_path):
+  def tile(place):
+    return browser.find_element('css selector', f'.tile[data-place="{place}"]')
+
+  def marked():
+    return browser.execute_script(
+      'return [...marked].map((row) => view.rows.indexOf(row))'
+    )
+
+  with served(review, tmp_path) as address:
+    start(browser, address)
+    browser.execute_script("queue(() => open('group', '2'))")
+    press(browser)
+    rows = browser.execute_script('return Array.from(view.rows)')
+    line = browser.execute_script('return line')
+    names = browser.execute_script('return view.names')
+    assert sorted(names) == ['ant', 'bee']
+    assert f'1 {names[0]}' in browser.find_element('id', 'likely').text
+    drag = browsers.webdriver.ActionChains(browser)
+    drag.click_and_hold(tile(4)).move_to_element(tile(3))
+    drag.move_to_element(tile(1)).perform()
+    assert sorted(
+      int(p) for p, kinds in visible(browser).items() if 'swept' in kinds
+    ) == [1, 2, 3, 4]
+    browser.get_screenshot_as_file(str(tmp_path / 'drag.png'))
+    browsers.webdriver.ActionChains(browser).release().perform()
+    assert sorted(marked()) == [1, 2, 3, 4]
+    tile(2).click()  # a click after a drag is a click
+    assert sorted(marked()) == [1, 3, 4]
+    drag = browsers.webdriver.ActionChains(browser)
+    drag.click_and_hold(tile(3)).move_to_element(tile(4)).release().perform()
+    assert marked() == [1]
+    press(browser, KEYS.ESCAPE)
+    # A digit names the tile under the pointer, without a click.
+    hover = browsers.webdriver.ActionChains(browser)
+    hover.move_to_element(tile(5)).perform()
+    wait(browser, 'focus === 5 && nearest.length === 2')
+    second = browser.execute_script('return nearest[1]')
+    press(browser, '2')
+    state = review.state()
+    assert state.names[state.label[rows[5]]] == second
+    # Shift and a digit takes what is left above the line by a likely class.
+    wanted = browser.execute_script('return view.names[1]')
+    shifted = browsers.webdriver.ActionChains(browser)
+    shifted.key_down(KEYS.SHIFT).send_keys('2').key_up(KEYS.SHIFT).perform()
+    press(browser)
+    state = review.state()
+    taken = [row for i, row in enumerate(rows[:line]) if i != 5]
+    assert {state.names[i] for i in state.label[taken]} == {wanted}
+    assert np.sum(state.label >= 0) == line
+    bad = [m for m in browser.get_log('browser') if m['level'] != 'INFO']
+    assert bad == []
+
+
 def test_two_browsers_lose_no_decision(browser, review, tmp_path):
   other = browsers.driver(tmp_path / 'other')
   try:

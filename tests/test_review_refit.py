@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from analysis.review import choice, refit, store
 from analysis.review.refit import Known, Predicted
@@ -15,6 +16,8 @@ AXES = np.eye(4, dtype=np.float32)
 MEANS, IMAGES = RNG.normal(size=(2, 4)), np.array([5, 2])
 KNOWN = Known(('ant', 'bee'), MEANS, IMAGES, 0.7, AXES)
 GROUP = np.arange(20) % 4
+APART = sparse.csr_array((20, 20), dtype=np.float32)  # no links
+NEAR = np.array([[j for j in range(20) if j != i] for i in range(20)])
 
 
 def taken(*decisions, group=GROUP):
@@ -26,9 +29,27 @@ def taken(*decisions, group=GROUP):
   return store.fold(events, group)
 
 
-def predict(state):
+def predict(state, links=None, before=None):
   of = refit.means(KNOWN, ROWS, state)
-  return of, refit.predict(ROWS, of, 0.7, state.refused, state.names)
+  links = APART if links is None else links
+  return of, refit.predict(ROWS, of, 0.7, links, state, before)
+
+
+def chances(state, wanted, refused):
+  """Each row's chances by the means alone, times what was met; NumPy loops."""
+  names = list(wanted)
+  met = {name: 2.0 for name in names}
+  for label in state.label[state.label >= 0]:
+    if state.names[label] in met:
+      met[state.names[label]] += 1
+  found = np.zeros((20, len(names)))
+  for i, row in enumerate(ROWS.astype(np.float64)):
+    for c, name in enumerate(names):
+      if (name, i) not in refused:
+        apart = np.sum((row - wanted[name]) ** 2)
+        found[i, c] = math.exp(-apart / 0.7) * met[name]
+    found[i] /= found[i].sum()
+  return found
 
 
 def test_predictions_match_loops():
@@ -45,22 +66,81 @@ def test_predictions_match_loops():
   assert of.names == ('ant', 'bee', 'cat', 'unknown')
   for name, mean in wanted.items():
     np.testing.assert_allclose(of.means[of.names.index(name)], mean, rtol=1e-6)
+  loops = chances(state, wanted, {('bee', 7), ('bee', 8)})
+  names = list(wanted)
   for i in range(20):
-    weight = {
-      name: math.exp(-np.sum((rows[i] - mean) ** 2) / 0.7)
-      for name, mean in wanted.items()
-      if not (name == 'bee' and i in (7, 8))  # said to be no bee
-    }
-    order = sorted(weight, key=weight.__getitem__, reverse=True)
-    total = sum(weight.values())
-    assert of.names[found.first[i]] == order[0]
-    chance = [weight[name] / total for name in order]
-    assert found.confidence[i] == pytest.approx(chance[0], rel=1e-4)
-    margin = chance[0] - chance[1]
+    if state.label[i] >= 0 and i != 9:  # decided, and 9 teaches nothing
+      loops[i] = [name == state.names[state.label[i]] for name in names]
+    order = np.argsort(-loops[i])
+    assert of.names[found.first[i]] == names[order[0]]
+    np.testing.assert_allclose(
+      found.chance[i], [*loops[i], 0.0], rtol=1e-4, atol=1e-6
+    )
+    assert found.confidence[i] == pytest.approx(loops[i].max(), rel=1e-4)
+    margin = loops[i][order[0]] - loops[i][order[1]]
     assert found.margin[i] == pytest.approx(margin, rel=1e-4, abs=1e-5)
-  near = choice.nearest_names(ROWS[0], of, 2)
-  apart = {n: np.sum((rows[0] - m) ** 2) for n, m in wanted.items()}
-  assert near == sorted(apart, key=apart.__getitem__)[:2]
+  likely = choice.likeliest(found, np.array([0, 1]), 2)
+  total = loops[:2].sum(axis=0)
+  assert likely == [names[c] for c in np.argsort(-total)[:2]]
+
+
+def test_links_are_those_of_loops():
+  found = refit.link(ROWS, NEAR).toarray()
+  rows = ROWS.astype(np.float64)
+  apart = ((rows[:, None] - rows) ** 2).sum(axis=2)
+  near = [sorted(NEAR[i], key=lambda j: apart[i, j])[:5] for i in range(20)]
+  unit = np.mean([apart[i, j] for i in range(20) for j in near[i]])
+  wanted = np.zeros((20, 20))
+  for i in range(20):
+    for j in near[i]:
+      wanted[i, j] += math.exp(-apart[i, j] / unit)
+      wanted[j, i] += math.exp(-apart[i, j] / unit)
+  wanted /= wanted.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
+  assert found.dtype == np.float32
+  alone = refit.link(ROWS[:1], np.zeros((1, 0), int))
+  assert alone.shape == (1, 1) and alone.nnz == 0
+  copies = refit.link(np.ones((3, 4), np.float32), np.array([[1], [2], [0]]))
+  np.testing.assert_allclose(copies.toarray(), (1 - np.eye(3)) / 2)
+
+
+def test_chances_spread_along_links_as_in_loops(monkeypatch):
+  state = taken(([3, 4], 'cat', [11]), ([6], 'bee', []))
+  links = refit.link(ROWS, NEAR)
+  of, found = predict(state, links)
+  assert of.names == ('ant', 'bee', 'cat')
+  index = {'cat': 2, 'bee': 1}
+  names = {i: of.means[c].astype(float) for i, c in enumerate(range(3))}
+  own = chances(
+    state._replace(names=[of.names.index(n) for n in state.names]),
+    names,
+    {(2, 11)},
+  )
+
+  def clamp(rows):
+    for i in np.flatnonzero(state.label >= 0):
+      rows[i] = np.eye(3)[index[state.names[state.label[i]]]]
+    rows[11, 2] = 0.0
+    return rows
+
+  loops = clamp(own.copy())
+  weights = links.toarray().astype(float)
+  for _ in range(refit.ROUNDS):
+    again = np.zeros_like(loops)
+    for i in range(20):
+      for j in range(20):
+        again[i] += refit.SPREAD * weights[i, j] * loops[j]
+      again[i] += (1 - refit.SPREAD) * own[i]
+    loops = clamp(again)
+  loops /= loops.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(found.chance, loops, rtol=1e-3, atol=1e-5)
+  # From chances of before, fewer rounds lead on to where many do.
+  monkeypatch.setattr(refit, 'ROUNDS', 200)
+  end = predict(state, links)[1].chance
+  before = predict(taken(([3, 4], 'cat', [11])), links)[1]
+  monkeypatch.setattr(refit, 'MORE', 200)
+  again = predict(state, links, before)[1].chance
+  np.testing.assert_allclose(again, end, atol=1e-5)
 
 
 def test_blocks_make_no_difference(monkeypatch):
@@ -75,7 +155,7 @@ def test_without_any_class_nothing_is_predicted():
   none = Known((), np.zeros((0, 4)), np.zeros(0, int), 1.0, AXES)
   state = taken(([0], 'unknown', []))
   of = refit.means(none, ROWS, state)
-  found = refit.predict(ROWS, of, 1.0, {}, [])
+  found = refit.predict(ROWS, of, 1.0, refit.link(ROWS, NEAR), state)
   assert set(found.first.tolist()) == {-1} and not found.confidence.any()
   assert choice.sets(state, found) == [
     choice.Set('group', g, '', n, 0.0) for g, n in enumerate((4, 5, 5, 5))
@@ -91,11 +171,14 @@ def test_a_row_refused_by_every_class_has_none():
 
 def flat(first, confidence, margin=None):
   """Predictions of two classes."""
+  chance = np.zeros((len(first), 2), np.float32)
+  chance[np.arange(len(first)), first] = confidence
   return Predicted(
     ('ant', 'bee'),
     np.array(first),
     np.array(confidence, np.float32),
     np.array(confidence if margin is None else margin, np.float32),
+    chance,
   )
 
 
@@ -103,7 +186,9 @@ def test_the_most_useful_sets_come_first():
   state = taken(([0], 'ant', []), group=np.array([0, 0, 0, 0, 1, 1, 1, -1]))
   found = choice.sets(
     state,
-    flat([0, 0, 0, 1, 1, 1, 1, 1], [0.9, 0.9, 0.6, 0.9, 0.4, 0.4, 0.4, 0.9]),
+    flat(
+      [0, 0, 0, 1, 1, 1, 1, 1], [0.95, 0.95, 0.6, 0.95, 0.4, 0.4, 0.4, 0.95]
+    ),
   )
   assert [(one.kind, one.key, one.name, one.images) for one in found] == [
     ('class', 1, 'bee', 5),
@@ -111,13 +196,13 @@ def test_the_most_useful_sets_come_first():
     ('group', 1, 'bee', 3),
     ('class', 0, 'ant', 2),
   ]
-  # Of bees 0.9, 0.9, 0.4 … two are above the line: 2.2 / 3 is below SURE.
+  # Of bees 0.95, 0.95, 0.4 … two are above the line: 2.3 / 3 is below SURE.
   likely = [one.likely for one in found]
-  assert likely == pytest.approx([1.8, 1.5, 1.2, 0.9])
+  assert likely == pytest.approx([1.9, 1.55, 1.2, 0.95])
 
 
 def test_the_line_is_below_the_most_rows_that_are_sure_together():
-  assert choice.line(np.array([0.95, 0.9, 0.7, 0.5, 0.1])) == 3
+  assert choice.line(np.array([0.98, 0.95, 0.85, 0.5, 0.1])) == 3
   assert choice.line(np.array([0.3, 0.2])) == 1
   assert choice.line(np.array([])) == 0
   assert choice.line(np.ones(choice.MOST + 5)) == choice.MOST

@@ -128,7 +128,8 @@ def test_lists_and_pictures(client, review):
   view = review.view('group', '1')
   assert rows.tolist() == view.rows.tolist()
   about = json.loads(answer.headers['X-View'])
-  assert about == {'line': 4, 'name': 'bee'}
+  names = ['bee', 'ant', 'cat']  # the likeliest first
+  assert about == {'line': 4, 'name': 'bee', 'names': names}
   like = np.frombuffer(post(client, 'like', {'rows': [5, 8]}).data, '<i4')
   assert like.tolist()[:3] == [5, 8, 11]
   unsure = np.frombuffer(get(client, 'api/view/unsure').data, '<i4')
@@ -191,6 +192,25 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
   assert third['object_annotation_category'] == 'cat'
   assert third['object_annotation_status'] == 'validated'
   assert third['object_annotation_person_name'] == 'Ann'
+  text = (out / 'occurrences.csv').read_text()
+  found = {o['occurrenceID']: o for o in csv.DictReader(text.splitlines())}
+  assert sorted(found) == [o['id'] for o in lines if o['class'] != 'unknown']
+  by_hand, by_machine = found['000002.png'], found['000001.png']
+  fields = (
+    'scientificName', 'identificationVerificationStatus', 'identifiedBy',
+    'dateIdentified', 'identificationReferences', 'catalogNumber',
+  )  # fmt: skip
+  when = lines[2]['when']
+  assert [by_hand[field] for field in fields] == [
+    'cat', 'ValidatedByHuman', 'Ann', when, '', '000002',
+  ]  # fmt: skip
+  assert [by_machine[field] for field in fields] == [
+    'bee', 'PredictedByMachine', '', '', 'plankton_jax 1.0, a run step 9',
+    '000001',
+  ]  # fmt: skip
+  sure = float(lines[1]['confidence'])
+  assert by_machine['identificationRemarks'] == f'probability {sure:.4f}'
+  assert any('without eventDate' in note for note in answer['notes'])
   counts = {
     o['class']: (o['validated'], o['predicted'])
     for o in csv.DictReader((out / 'counts.csv').read_text().splitlines())
@@ -218,7 +238,7 @@ def test_class_folders_hold_what_is_validated_now(client, tmp_path):
   assert sorted(p.name for p in folder.iterdir()) == ['dog']
   take(client, [1], '../up')
   answer = post(client, 'write', {'classes': True})
-  assert answer.status_code == 400 and 'no name of a folder' in answer.text
+  assert answer.status_code == 400 and 'cannot name a folder' in answer.text
   assert sorted(p.name for p in folder.iterdir()) == ['dog']
 
 

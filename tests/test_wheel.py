@@ -115,7 +115,8 @@ def test_metadata_names_the_version_and_the_extras(wheel):
   needed = metadata.requires
   extras = set(metadata.metadata.get_all('Provides-Extra'))
   assert extras == {
-    'analysis', 'report', 'review', 'export', 'tests', 'docs', 'bench',
+    'analysis', 'report', 'review', 'export', 'search', 'tests', 'docs',
+    'bench',
   }  # fmt: skip
   always = [line for line in needed if 'extra ==' not in line]
   assert any(line.startswith('jax>=') for line in always)

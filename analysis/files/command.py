@@ -12,12 +12,13 @@ from analysis.files.result import Result
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from plankton_jax.neighbours import choice
 
 WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A finished workdir; repeat the flag to compare several.'
 )
 EMBEDDINGS = flags.DEFINE_multi_string(
-  'embeddings', [], 'An embedding file (.npz) in place of a workdir.'
+  'embeddings', [], 'An embedding file (.npz, .parquet) in place of a workdir.'
 )
 ENCODER = flags.DEFINE_string(
   'encoder',
@@ -43,6 +44,12 @@ PIXEL_UM = flags.DEFINE_float(
 )
 ACCEPTANCE = flags.DEFINE_float(
   'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
+)
+SEARCH = flags.DEFINE_enum(
+  'search',
+  'auto',
+  choice.WAYS,
+  'How neighbours are found: exactly, or by an index of FAISS [by size].',
 )
 
 TAXA = flags.DEFINE_string(

@@ -18,7 +18,20 @@ from plankton_jax.errors import InputError
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
+Images = folder.Listing | Objects
 BLOCK = 1024  # images decoded at a time, before they are embedded and freed
+
+
+def part(found: Images, rows: slice) -> Images:
+  """Selects some rows of what is to be embedded, and what is skipped of none.
+
+  `rows` is a slice of a start and a stop.
+  """
+  own = found._replace(ids=found.ids[rows], skipped=())
+  if isinstance(own, folder.Listing):
+    return own._replace(labels=own.labels[rows])
+  read, first = own.read, rows.start
+  return own._replace(items=own.items[rows], read=lambda row: read(first + row))
 
 
 class Embedded(NamedTuple):
@@ -58,22 +71,32 @@ def embed(
   *,
   pixel_um: float | None = None,
   desc: str = 'embed',
+  white: int = 0,
+  some: bool = True,
 ) -> Embedded:
   """Embeds every readable image of a listing; names the others on stderr.
 
   Works on a block of images at a time, so that memory holds only embeddings.
-  `pixel_um` is the side of their pixels, µm; None takes the run's.
+
+  Args:
+    encoder: the encoder.
+    listing: the images.
+    pixel_um: the side of their pixels, µm; None takes the run's.
+    desc: of the progress bar.
+    white: of the whole set, as `find_white` finds it; 0 finds it here.
+    some: whether one image must be readable at least.
 
   Raises:
     InputError: none can be read.
   """
-  white = _white(encoder) or folder.find_white(listing)
+  white = white or find_white(encoder, listing)
   decoded = folder.decoded(
     listing, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
   )
   found = _embed(encoder, listing.ids, decoded, {}, pixel_um)
   kept = found.kept
-  skipped = _name_skipped(listing.root, [*listing.skipped, *found.unread], kept)
+  skipped = [*listing.skipped, *found.unread]
+  _name_skipped(listing.root, skipped, bool(kept) or not some)
   rows = Embeddings(
     found.embedding,
     listing.labels[kept],
@@ -89,6 +112,8 @@ def embed_objects(
   *,
   pixel_um: float | None = None,
   desc: str = 'embed',
+  white: int = 0,
+  some: bool = True,
 ) -> tuple[Embedded, list[int]]:
   """Embeds every readable object as `embed` does; returns which rows those are.
 
@@ -101,14 +126,15 @@ def embed_objects(
   place = pathlib.Path(found.place)
   if not found.ids:
     raise InputError(f'{place} holds no object that can be read')
-  white = _white(encoder) or objects.find_white(found)
+  white = white or find_white(encoder, found)
   decoded = objects.decoded(
     found, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
   )
   known = found.measures.of(found.ids)
   embedded = _embed(encoder, found.ids, decoded, known, pixel_um)
   kept = embedded.kept
-  skipped = _name_skipped(place, [*found.skipped, *embedded.unread], kept)
+  skipped = [*found.skipped, *embedded.unread]
+  _name_skipped(place, skipped, bool(kept) or not some)
   rows = Embeddings(
     embedded.embedding,
     np.full(len(kept), -1, np.int32),
@@ -193,22 +219,20 @@ def _with_pixel(
   if encoder.size_unit == 'µm' and missing:
     print(
       f'the encoder takes sizes in µm, but {missing:,} of {count:,} images have'
-      ' no pixel size: it embeds them as of unknown size; embed, predict and'
-      ' neighbors take --pixel_um',
+      ' no pixel size: it embeds them as of unknown size; give --pixel_um',
       file=sys.stderr,
     )
   return {**known, 'pixel_um': pixel}
 
 
 def _name_skipped(
-  place: pathlib.Path, skipped: list[tuple[str, str]], kept: Sequence[int]
-) -> list[tuple[str, str]]:
+  place: pathlib.Path, skipped: list[tuple[str, str]], enough: bool
+) -> None:
   """Names what is skipped on stderr; raises InputError if that is all."""
   for name, reason in skipped:
     print(f'skipped {source.one_line(name)}: {reason}', file=sys.stderr)
-  if not kept:
+  if not enough:
     raise source.none_readable(place, skipped)
-  return skipped
 
 
 def collect(
@@ -244,6 +268,15 @@ def embed_one(
 def _fields(encoder: 'Encoder') -> dict[str, Any]:
   data = encoder.config['data']
   return {name: data[name] for name in ('size', 'resize', 'channels')}
+
+
+def find_white(encoder: 'Encoder', found: Images) -> int:
+  """Finds the white of 16-bit images: the run's, or by all of them."""
+  if known := _white(encoder):
+    return known
+  if isinstance(found, folder.Listing):
+    return folder.find_white(found)
+  return objects.find_white(found)
 
 
 def _white(encoder: 'Encoder') -> int:

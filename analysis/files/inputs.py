@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.files import shards
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 
@@ -71,6 +72,8 @@ class Source(NamedTuple):
 def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file, of our encoder or anyone's, and checks it.
 
+  It is an .npz of arrays, or a Parquet file or folder of shards of columns with
+  these names, `class` in place of `label`.
   Of its arrays, `embedding` [N, D] alone is needed. `label` [N] are indices
   into `class_names`, -1 for none, or the names themselves, '' for none; rows
   are unlabelled without it. `id` [N] are unique; row numbers without it.
@@ -81,6 +84,11 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
       finite.
   """
   return _parse(path, _arrays(path))
+
+
+def is_embedding_file(path: str | pathlib.Path) -> bool:
+  """Tells by its ending whether a path names embeddings, not images."""
+  return str(path).endswith(('.npz', '.parquet'))
 
 
 def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
@@ -142,6 +150,8 @@ def read_splits(path: pathlib.Path) -> dict[str, Embeddings]:
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the arrays of a file that are ours to read."""
+  if path.suffix == '.parquet':
+    return shards.read(path)
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
   if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
@@ -209,7 +219,9 @@ def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:
 def step(source: Source) -> int | None:
   """Reads the step of the checkpoint that embedded train, if recorded."""
   assert source.workdir is not None
-  path = source.workdir / 'embeddings' / 'train.npz'
+  path = find(source.workdir, 'train')
+  if path.suffix == '.parquet':
+    return shards.read_header(path).get('step')
   with np.load(path, allow_pickle=False) as arrays:
     return int(arrays['step']) if 'step' in arrays.files else None
 
@@ -295,13 +307,19 @@ def from_workdirs(workdirs: Sequence[pathlib.Path]) -> list[Source]:
   return _named_apart([_from_workdir(workdir) for workdir in workdirs])
 
 
+def find(workdir: pathlib.Path, split: str) -> pathlib.Path:
+  """Names the file of a split's embeddings, or the folder of its shards."""
+  path = workdir / 'embeddings' / f'{split}.parquet'
+  return path if path.is_dir() else path.with_suffix('.npz')
+
+
 def _from_workdir(workdir: pathlib.Path) -> Source:
   if not (workdir / 'config.json').is_file():
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')
   splits = {
-    split: read_embeddings(workdir / 'embeddings' / f'{split}.npz')
+    split: read_embeddings(find(workdir, split))
     for split in (*SPLITS, RARE)
-    if (workdir / 'embeddings' / f'{split}.npz').exists()
+    if find(workdir, split).exists()
   }
   if not splits:
     raise InputError(

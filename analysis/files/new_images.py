@@ -62,7 +62,7 @@ def check(images: str | None, export: str | None) -> None:
 
 
 def _is_embedded(images: str | None) -> bool:
-  return str(images).endswith('.npz')
+  return images is not None and inputs.is_embedding_file(images)
 
 
 def encoder_for(source: Source, images: str | None) -> 'Encoder | None':

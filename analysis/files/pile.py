@@ -28,7 +28,11 @@ class Pile(NamedTuple):
 
 
 def gather(
-  source: Source, *, images: str | None, splits: Sequence[str]
+  source: Source,
+  *,
+  images: str | None,
+  splits: Sequence[str],
+  pixel_um: float | None = None,
 ) -> Pile:
   """Gathers a folder of images, or else the rows of some splits.
 
@@ -36,11 +40,14 @@ def gather(
     source: a run, an encoder, or embedding files, all rows of which are taken.
     images: a folder to embed.
     splits: of the run, without `images`.
+    pixel_um: the side of pixels of `images`, µm; None takes the run's.
 
   Raises:
-    InputError: there is no such split, no image, or images are asked of
-      embedding files.
+    InputError: there is no such split, no image, images are asked of embedding
+      files, or a size of pixels is given without images.
   """
+  if pixel_um is not None and not images:
+    raise InputError('--pixel_um is of new images: give --images=FOLDER too')
   if images:
     if source.workdir is None and source.encoder is None:
       raise InputError(
@@ -48,7 +55,7 @@ def gather(
       )
     listing = folder.scan(images, field='--images')
     encoder = folders.encoder(source)
-    found = folders.embed(encoder, listing)
+    found = folders.embed(encoder, listing, pixel_um=pixel_um)
     root = found.root
     return Pile(
       root.resolve().name,

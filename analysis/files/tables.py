@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,11 +48,15 @@ def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
   return path
 
 
-def write_parquet(path: pathlib.Path, columns: Mapping[str, Any]) -> None:
+def write_parquet(
+  path: pathlib.Path,
+  columns: Mapping[str, Any],
+  metadata: Mapping[bytes, bytes] = types.MappingProxyType({}),
+) -> None:
   """Writes columns of one length as Parquet, atomically.
 
   A column is a sequence of N values, or an array [N, D], which becomes a list
-  of D values a line.
+  of D values a line. `metadata` go into the schema.
   """
   import pyarrow
   from pyarrow import parquet
@@ -63,6 +68,7 @@ def write_parquet(path: pathlib.Path, columns: Mapping[str, Any]) -> None:
     return pyarrow.array(values)
 
   table = pyarrow.table({name: array(v) for name, v in columns.items()})
+  table = table.replace_schema_metadata(dict(metadata) or None)
   with atomic.file(path) as building:
     parquet.write_table(table, building, compression='zstd')
 

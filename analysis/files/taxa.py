@@ -154,15 +154,26 @@ def of_run(source: Source) -> tuple[Taxa, list[str]]:
   Returns:
     The taxa, none for other data, and notes on what is missing.
   """
-  data = (source.config or {}).get('data', {})
-  if data.get('source') != 'ecotaxa':
-    return NONE, []
-  from plankton_jax.data.ecotaxa import read as export
-
   try:
-    return from_objects(export.export(data['path']).objects)
+    return from_objects(objects_of_run(source))
   except InputError as error:
     return NONE, [f'{source.name}: no taxa of its export: {error}']
+
+
+def objects_of_run(source: Source) -> Sequence[Object]:
+  """Reads the objects of the EcoTaxa export that a run was trained on.
+
+  There are none of other data.
+
+  Raises:
+    InputError: the export cannot be read.
+  """
+  data = (source.config or {}).get('data', {})
+  if data.get('source') != 'ecotaxa':
+    return ()
+  from plankton_jax.data.ecotaxa import read as export
+
+  return export.export(data['path']).objects
 
 
 def merge(first: Taxa, second: Taxa) -> Taxa:

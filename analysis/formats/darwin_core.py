@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from analysis.files.taxa import Taxa, Taxon
+from analysis.files.taxa import Path, Taxa, Taxon
 from analysis.measures.predictions import Prediction
 from plankton_jax.data.sources.objects import Object
 
@@ -38,42 +38,78 @@ def rows(
     name = item.taxon if by_hand else one.taxon
     if not name or doubtful:
       continue
-    taxon = taxa.of.get(name, Taxon())
-    path = taxon.lineage
-    if one.placed and not by_hand:
-      path = one.placed.path
-    rank = one.placed.rank if one.placed and not by_hand else ''
-    latitude, longitude = (
-      _degrees(item.latitude, 90.0),
-      _degrees(item.longitude, 180.0),
+    placed = None if by_hand else one.placed
+    yield occurrence(
+      item,
+      one.id,
+      name,
+      taxa,
+      path=placed.path if placed else None,
+      rank=placed.rank if placed else '',
+      who=item.person if by_hand else '',
+      references='' if by_hand else references,
+      score=None if by_hand else one.score,
     )
-    yield {
-      'occurrenceID': one.id,
-      'eventID': '/'.join(filter(None, (item.sample, item.acquisition))),
-      'catalogNumber': item.object_id,
-      'basisOfRecord': 'MachineObservation',
-      'occurrenceStatus': 'present',
-      'eventDate': moment(item),
-      'decimalLatitude': latitude,
-      'decimalLongitude': longitude,
-      'geodeticDatum': 'EPSG:4326' if latitude and longitude else '',
-      'minimumDepthInMeters': _number(item.depth_min),
-      'maximumDepthInMeters': _number(item.depth_max),
-      'scientificName': taxon.name or name.partition('<')[0],
-      'scientificNameID': taxon.name_id,
-      'taxonRank': taxon.rank or (rank if rank in taxa.ranks else ''),
-      'higherClassification': ' | '.join(path[:-1]),
-      'verbatimIdentification': name,
-      'identifiedBy': item.person if by_hand else '',
-      'identificationVerificationStatus': (
-        'ValidatedByHuman' if by_hand else 'PredictedByMachine'
-      ),
-      'identificationReferences': '' if by_hand else references,
-      'identificationRemarks': (
-        '' if by_hand else f'probability {one.score:.4f}'
-      ),
-      'associatedMedia': item.image,
-    }
+
+
+def occurrence(
+  item: Object,
+  id: str,
+  name: str,
+  taxa: Taxa,
+  *,
+  path: Path | None = None,
+  rank: str = '',
+  who: str = '',
+  references: str = '',
+  score: float | None = None,
+) -> dict[str, str]:
+  """Makes the occurrence of one object.
+
+  Args:
+    item: what is known of the object.
+    id: of the occurrence.
+    name: of its class.
+    taxa: what is known of classes.
+    path: its lineage; None takes that of `taxa`.
+    rank: of the last of the path, one of the table of taxa.
+    who: identified it, if a person did.
+    references: the software and the encoder, if they identified it.
+    score: their probability; None where a person validated the name.
+  """
+  taxon = taxa.of.get(name, Taxon())
+  path = taxon.lineage if path is None else path
+  latitude, longitude = (
+    _degrees(item.latitude, 90.0),
+    _degrees(item.longitude, 180.0),
+  )
+  return {
+    'occurrenceID': id,
+    'eventID': '/'.join(filter(None, (item.sample, item.acquisition))),
+    'catalogNumber': item.object_id,
+    'basisOfRecord': 'MachineObservation',
+    'occurrenceStatus': 'present',
+    'eventDate': moment(item),
+    'decimalLatitude': latitude,
+    'decimalLongitude': longitude,
+    'geodeticDatum': 'EPSG:4326' if latitude and longitude else '',
+    'minimumDepthInMeters': _number(item.depth_min),
+    'maximumDepthInMeters': _number(item.depth_max),
+    'scientificName': taxon.name or name.partition('<')[0],
+    'scientificNameID': taxon.name_id,
+    'taxonRank': taxon.rank or (rank if rank in taxa.ranks else ''),
+    'higherClassification': ' | '.join(path[:-1]),
+    'verbatimIdentification': name,
+    'identifiedBy': who,
+    'identificationVerificationStatus': (
+      'ValidatedByHuman' if score is None else 'PredictedByMachine'
+    ),
+    'identificationReferences': references,
+    'identificationRemarks': (
+      '' if score is None else f'probability {score:.4f}'
+    ),
+    'associatedMedia': item.image,
+  }
 
 
 def remarks(lines: Sequence[dict[str, str]]) -> list[str]:

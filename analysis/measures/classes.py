@@ -1,4 +1,4 @@
-"""Computes class centres, distances to them, and the votes of neighbours."""
+"""Computes class centres, distances, votes of neighbours, and samples."""
 
 from collections.abc import Sequence
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 from scipy.cluster import hierarchy
 
-from plankton_jax.neighbours import search
+from plankton_jax.neighbours import choice, search
 
 DIMENSIONS = 32  # of PCA; of 16, 32 and 256 the least for the same groups
 SHIFTS = 3  # rounds in which rows move to the mean of their neighbours
@@ -39,18 +39,28 @@ class Groups(NamedTuple):
   order: list[np.ndarray]  # rows of each group, the most central first
   density: np.ndarray  # [N] likeness to the nearest EDGES rows, in (0, 1]
   tree: np.ndarray  # [G − 1, 4] SciPy's linkage of the groups
+  near: np.ndarray  # [N, CANDIDATES] rows near each row, int32
+  how: str = ''  # neighbours were found
 
 
-def find(embedding: np.ndarray, *, smallest: int = SMALLEST) -> Groups:
-  """Groups rows [N, D]; a group has at least `smallest` rows."""
+def find(
+  embedding: np.ndarray, *, smallest: int = SMALLEST, way: str = 'auto'
+) -> Groups:
+  """Groups rows [N, D]; a group has at least `smallest` rows.
+
+  `way` is that of `choice.nearest`.
+  """
   points = reduced(embedding)
-  # The one exact search: what moves with a row is nearly always among these.
-  distance, near = search.nearest(points, None, CANDIDATES)
+  # The one search of all rows: what moves with a row is nearly always among
+  # these.
+  distance, near, how = choice.nearest(points, None, CANDIDATES, way=way)
   candidates = near.astype(np.int32)
   moved = shifted(points, candidates)
   found = describe(embedding, _dense(moved, candidates, smallest), moved)
   apart = np.mean(distance[:, :EDGES] ** 2, axis=1) if distance.size else 0.0
-  return found._replace(density=found.density - apart / 4)
+  return found._replace(
+    density=found.density - apart / 4, near=candidates, how=how
+  )
 
 
 def reduced(embedding: np.ndarray) -> np.ndarray:
@@ -148,7 +158,8 @@ def describe(
 ) -> Groups:
   """Numbers groups [N] by their size, and finds centres, order and tree.
 
-  The tree joins the groups' means of `points` [N, d]; density is 1.
+  The tree joins the groups' means of `points` [N, d]; density is 1, and no
+  row is near.
   """
   counts = np.bincount(of[of != NONE])
   rank = np.argsort(-counts, kind='stable')
@@ -172,7 +183,8 @@ def describe(
   tree = np.zeros((0, 4))
   if len(centres) > 1:
     tree = hierarchy.linkage(middles, 'average')
-  return Groups(of, centres, cohesion, order, np.ones(len(of)), tree)
+  near = np.zeros((len(of), 0), np.int32)
+  return Groups(of, centres, cohesion, order, np.ones(len(of)), tree, near)
 
 
 def branches(groups: Groups, count: int) -> np.ndarray:

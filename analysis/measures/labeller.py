@@ -17,7 +17,7 @@ from analysis.files.inputs import Embeddings, Source
 from analysis.measures import calibration, thresholds, unknowns, whitened
 from analysis.measures.unknowns import Seen
 from plankton_jax.errors import InputError
-from plankton_jax.neighbours import search
+from plankton_jax.neighbours import choice
 
 BLOCK = 8192  # images whose probabilities are in memory at a time
 NEIGHBOURS = 10  # of the novelty score
@@ -43,6 +43,12 @@ class Labels(NamedTuple):
   limit: np.ndarray  # [N] distance beyond which the image is unknown; or inf
   rows: np.ndarray  # [N, K] the nearest rows of the gallery
   row_distance: np.ndarray  # [N, K]
+  how: str  # these were found
+
+  @property
+  def arrays(self) -> tuple[np.ndarray, ...]:
+    """Returns what has N rows, in order."""
+    return self[:-1]
 
 
 def gallery(
@@ -160,8 +166,13 @@ def probabilities(labeller: Labeller, embedding: np.ndarray) -> np.ndarray:
   return calibration.softmax(-distance, labeller.temperature)
 
 
-def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:
-  """Labels rows [N, D], with the `count` nearest rows of the gallery."""
+def label(
+  labeller: Labeller, embedding: np.ndarray, *, count: int, way: str = 'auto'
+) -> Labels:
+  """Labels rows [N, D], with the `count` nearest rows of the gallery.
+
+  `way` is that of `choice.nearest`.
+  """
   found = []
   for start in range(0, len(embedding), BLOCK):
     apart = squared(labeller.seen, embedding[start : start + BLOCK])
@@ -180,7 +191,8 @@ def label(labeller: Labeller, embedding: np.ndarray, *, count: int) -> Labels:
   first, sure, second, rest = map(np.concatenate, zip(*found, strict=True))
   distance = unknowns.judge(labeller.seen, embedding).distance
   limit = np.full(len(first), labeller.threshold)
-  row_distance, rows = search.nearest(
-    embedding, labeller.gallery.embedding, count
+  near = choice.nearest(embedding, labeller.gallery.embedding, count, way=way)
+  return Labels(
+    *(first, sure, second, rest, distance, limit),
+    *(near.rows, near.distance, near.how),
   )
-  return Labels(first, sure, second, rest, distance, limit, rows, row_distance)

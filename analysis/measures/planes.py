@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from analysis.files import inputs
 from analysis.files.inputs import Embeddings, Source
+from analysis.measures import classes
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
@@ -17,6 +19,7 @@ METHODS = ('umap', 'pca')
 SEED = 0
 NEIGHBOURS = 15  # UMAP's own default
 SHOWN = ('train', 'test', 'unseen')  # splits, where they exist
+MOST = 100_000  # rows of a plane: some minutes for UMAP; more are sampled
 
 
 class Plane(NamedTuple):
@@ -29,10 +32,46 @@ class Plane(NamedTuple):
 def shown(source: Source) -> dict[str, Embeddings]:
   """Selects the splits that a projection shows, without empty ones.
 
-  These are train, test and unseen, or all if files have other names.
+  These are train, test and unseen, or all if files have other names. Of more
+  than MOST rows draws a sample, from each split and class in proportion.
   """
-  names = [s for s in SHOWN if s in source.splits] or list(source.splits)
-  return {s: source.splits[s] for s in names if len(source.splits[s].label)}
+  found = {s: source.splits[s] for s in _names(source)}
+  found = {s: rows for s, rows in found.items() if len(rows.label)}
+  if count(source) <= MOST:
+    return found
+  strata, first = [], 0
+  for rows in found.values():
+    strata.append(rows.label + 1 + first)
+    first += len(rows.class_names) + 1
+  chosen = classes.sample(np.concatenate(strata), MOST)
+  ends = np.cumsum([len(rows.label) for rows in found.values()])
+  parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+  return {
+    split: inputs.take(rows, part - (end - len(rows.label)))
+    for (split, rows), end, part in zip(found.items(), ends, parts, strict=True)
+    if len(part)
+  }
+
+
+def count(source: Source) -> int:
+  """Counts the rows that a projection would show without a sample."""
+  return sum(len(source.splits[split].label) for split in _names(source))
+
+
+def sampled(source: Source) -> list[str]:
+  """Says how many rows a projection shows, if not all."""
+  total = count(source)
+  if total <= MOST:
+    return []
+  kept = sum(len(rows.label) for rows in shown(source).values())
+  return [
+    f'{source.name}: {kept:,} of {total:,} images are shown, drawn by seed from'
+    ' each split and class'
+  ]
+
+
+def _names(source: Source) -> list[str]:
+  return [s for s in SHOWN if s in source.splits] or list(source.splits)
 
 
 def project(splits: dict[str, Embeddings], method: str) -> Plane:

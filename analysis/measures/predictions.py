@@ -106,7 +106,7 @@ def collect(
     ids,
     items,
     placed or [None] * len(ids),
-    *(part.tolist() for part in labels),
+    *(part.tolist() for part in labels.arrays),
     strict=True,
   ):
     found.append(

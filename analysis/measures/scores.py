@@ -20,6 +20,8 @@ LARGEST_HALF = 5000  # images; of more than twice as many, a smaller share
 MOST_CLUSTERED = 500_000  # images of a half times classes; no interval beyond
 STARTS = 5  # of k-means, the best of which counts; of more classes, only one
 SILHOUETTE_ROWS = 10_000  # more rows than this are sampled
+CLUSTERED_ROWS = 100_000  # likewise, for k-means
+QUERIES = 50_000  # likewise, to be ranked against all rows
 
 Interval = tuple[float, float, float]  # estimate, low, high
 UNKNOWN: Interval = (np.nan, np.nan, np.nan)
@@ -126,7 +128,10 @@ def clustering(
   """Scores k-means with as many clusters as classes by NMI and AMI.
 
   Clusters each half by itself, so that intervals include the chance in k-means.
+  Of more than CLUSTERED_ROWS takes a sample.
   """
+  chosen = classes.sample(labels, CLUSTERED_ROWS)
+  embeddings, labels = embeddings[chosen], labels[chosen]
   count, classes_ = len(labels), len(np.unique(labels))
   if classes_ < 2:
     return dict.fromkeys(('nmi', 'ami'), UNKNOWN)
@@ -171,14 +176,6 @@ def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
     'nmi': float(metrics.normalized_mutual_info_score(labels, found)),
     'ami': float(metrics.adjusted_mutual_info_score(labels, found)),
   }
-
-
-def silhouette_rows(count: int) -> np.ndarray:
-  """Chooses the rows whose silhouettes are computed; samples them if many."""
-  if count <= SILHOUETTE_ROWS:
-    return np.arange(count)
-  rng = np.random.default_rng(SEED)
-  return rng.choice(count, SILHOUETTE_ROWS, replace=False)
 
 
 def silhouettes(

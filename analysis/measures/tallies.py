@@ -12,6 +12,7 @@ import numpy as np
 from analysis.measures import counting, prevalence
 from analysis.measures.counting import Estimate
 
+EXACT = 1e-6  # a bound so near a whole number of images is that number
 STEP = 2 ** (1 / 3)  # of sizes, from one edge to the next: a volume doubles
 ABSENT = 999_999  # Zooprocess' mark of a volume that nobody measured
 
@@ -72,7 +73,11 @@ def split_units(names: np.ndarray, per_m3: np.ndarray) -> list[Unit]:
 
 
 def tally(units: Sequence[Unit], estimates: Sequence[Estimate]) -> list[Sample]:
-  """Adds the units of each sample up, by method."""
+  """Adds the units of each sample up, by method.
+
+  Intervals are widened to whole images: an image is of one class, while shares
+  are not, and bounds of shares alone leave out the truth too often.
+  """
   found = []
   for name in dict.fromkeys(unit.sample for unit in units):
     own = [
@@ -98,9 +103,21 @@ def tally(units: Sequence[Unit], estimates: Sequence[Estimate]) -> list[Sample]:
             [one.drawn for _, one in own],
           )
         )
-        parts += [value, *counting.interval(value, drawn)]
+        low, high = counting.interval(value, drawn)
+        parts += [value, *outward(low, high, min(factors))]
       found.append(Sample(name, method, images, *parts))
   return found
+
+
+def outward(
+  low: np.ndarray, high: np.ndarray, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Widens intervals to multiples of a unit; NaN if that is not known."""
+  low, high = low / unit, high / unit
+  return (
+    np.minimum(low, np.floor(low + EXACT)) * unit,
+    np.maximum(high, np.ceil(high - EXACT)) * unit,
+  )
 
 
 def per_m3(

@@ -59,7 +59,7 @@ def place(source: Source, xy: np.ndarray) -> Points:
     [ids[i] for i in keep],
     rows,
     distance,
-    len(xy) - len(keep),
+    planes.count(source) - len(keep),
   )
 
 

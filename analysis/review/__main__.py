@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from analysis.files import command as analyses
-from analysis.files import pile
+from analysis.files import pile, taxa
 from analysis.measures import thresholds
-from analysis.review import prepare, server
+from analysis.review import prepare, server, store
 from analysis.review.session import Session
 from analysis.review.store import Store
 from plankton_jax import host
@@ -28,7 +28,10 @@ PORT = flags.DEFINE_integer('port', 0, 'The port; 0 takes any free one.')
 PREPARE = flags.DEFINE_bool(
   'prepare', False, 'Embed, group and make thumbnails, then end.'
 )
-for name in ('workdir', 'encoder', 'images', 'pile', 'out', 'acceptance'):
+for name in (
+  *('workdir', 'encoder', 'images', 'pixel_um', 'pile', 'taxa', 'out'),
+  'acceptance',
+):
   flags.declare_key_flag(name)  # --help shows it
 
 THREADS = 6
@@ -43,14 +46,17 @@ def open_session(out: pathlib.Path) -> Session:
   sources, _ = analyses.given(untrained=True)
   source = analyses.one_run(sources, 'review')
   thresholds.check(analyses.ACCEPTANCE.value)
+  table = analyses.TAXA.value
   images = prepare.images(
     source,
     folder_=analyses.IMAGES.value,
     splits=pile.SPLITS.value,
     acceptance=analyses.ACCEPTANCE.value,
+    pixel_um=analyses.PIXEL_UM.value,
+    listed=taxa.read(pathlib.Path(table)) if table else taxa.NONE,
     out=out,
   )
-  return Session(images, Store(out / 'review.sqlite', images.ids, images.group))
+  return Session(images, Store(out / store.FILE, images.ids, images.group))
 
 
 def listen(port: int) -> socket.socket:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.review.refit import Means, Predicted, scores
+from analysis.review.refit import Predicted
 from analysis.review.store import UNDECIDED, State
 
-MOST = 60  # rows above the line at first: what a person looks over at once
+MOST = 300  # rows above the line at first: what a person looks over at most
 FURTHER = 2000  # rows below it
-SURE = 0.8  # mean confidence of the rows above the line of a class
+SURE = 0.9  # mean confidence of the rows above the line of a class
 FEWEST = 3  # rows of a set worth showing as one
 LISTED = 400  # sets
 
@@ -77,16 +77,17 @@ def _classes(predicted: Predicted, left: np.ndarray) -> list[Set]:
 
 def suggestion(predicted: Predicted, rows: np.ndarray) -> tuple[str, float]:
   """Names the class that rows are most likely of, and how many are."""
-  first = predicted.first[rows]
-  some = first >= 0
-  if not some.any():
+  total = predicted.chance[rows].sum(axis=0)
+  if not total.any():
     return '', 0.0
-  weight = np.bincount(
-    first[some],
-    weights=predicted.confidence[rows[some]],
-    minlength=len(predicted.names),
-  )
-  return predicted.names[int(weight.argmax())], float(weight.max())
+  return predicted.names[int(total.argmax())], float(total.max())
+
+
+def likeliest(predicted: Predicted, rows: np.ndarray, count: int) -> list[str]:
+  """Lists the `count` classes that rows are likeliest of, if any."""
+  total = predicted.chance[rows].sum(axis=0)
+  order = np.argsort(-total, kind='stable')[:count]
+  return [predicted.names[i] for i in order if total[i] > 0.0]
 
 
 def line(confidence: np.ndarray) -> int:
@@ -181,10 +182,3 @@ def unsure(
   turn[order] = np.arange(len(rows)) - np.repeat(starts, sizes)
   rows = rows[np.argsort(turn, kind='stable')][:count]
   return View(rows, 0, '')
-
-
-def nearest_names(white: np.ndarray, of: Means, count: int) -> list[str]:
-  """Lists the classes nearest to one whitened row [D], nearest first."""
-  found = scores(white[None], of)[0]
-  order = np.argsort(-found, kind='stable')[:count]
-  return [of.names[i] for i in order if np.isfinite(found[i])]

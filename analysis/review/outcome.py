@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from analysis.files import new_images, result, tables
+from analysis.files import result, tables
 from analysis.files.result import Result
+from analysis.formats import darwin_core
 from analysis.review.prepare import Images
 from analysis.review.refit import UNKNOWN, Predicted
 from analysis.review.store import UNDECIDED, Event, State
@@ -19,6 +20,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
 ECOTAXA = 'ecotaxa_review.tsv'
+NO_TAXON = (UNKNOWN, 'artefact', 'not living')  # classes of no occurrence
 VALIDATED, PREDICTED = 'validated', 'predicted'
 
 Row = dict[str, Any]
@@ -65,16 +67,15 @@ def counts(lines: Sequence[Row]) -> list[Row]:
   return [{'class': name, **of} for name, of in found.items()]
 
 
-def table(lines: Sequence[Row]) -> list[Row]:
+def table(images: Images, lines: Sequence[Row]) -> list[Row]:
   """Makes rows that update EcoTaxa's objects.
 
   Images decided as unknown stay unclassified, as EcoTaxa has no such taxon.
   """
-  objects = new_images.object_ids([line['id'] for line in lines])
   return [
     {
-      'img_file_name': line['id'],
-      'object_id': object_id,
+      'img_file_name': item.image,
+      'object_id': item.object_id,
       'object_annotation_category': (
         '' if line['class'] == UNKNOWN else line['class']
       ),
@@ -86,37 +87,63 @@ def table(lines: Sequence[Row]) -> list[Row]:
       'object_annotation_time': line['when'][11:19],
       ecotaxa.SCORE: line['confidence'],
     }
-    for line, object_id in zip(lines, objects, strict=True)
+    for item, line in zip(images.items, lines, strict=True)
   ]
 
 
-def gather(lines: Sequence[Row]) -> Result:
-  """Gathers the tables: CSV, Parquet, EcoTaxa's, and counts of classes."""
+def occurrences(images: Images, lines: Sequence[Row]) -> list[dict[str, str]]:
+  """Makes Darwin Core's occurrences of all images that have a taxon."""
+  return [
+    darwin_core.occurrence(
+      item,
+      line['id'],
+      line['class'],
+      images.taxa,
+      who=line['who'],
+      references='' if line['status'] == VALIDATED else images.references,
+      score=None if line['status'] == VALIDATED else line['confidence'],
+    )
+    | {'dateIdentified': line['when']}
+    for item, line in zip(images.items, lines, strict=True)
+    if line['class'] and line['class'] not in NO_TAXON
+  ]
+
+
+def gather(images: Images, lines: Sequence[Row]) -> Result:
+  """Gathers the tables: CSV, Parquet, EcoTaxa's, Darwin Core's, and counts."""
   columns = {field: [line[field] for line in lines] for field in lines[0]}
   files: dict[str, result.Writer | None] = {
     'review.parquet': functools.partial(tables.write_parquet, columns=columns),
     ECOTAXA: None,
+    darwin_core.FILE: None,
   }
   notes = []
   try:
-    encoded = ecotaxa.encode(pathlib.Path(ECOTAXA), table(lines))
+    encoded = ecotaxa.encode(pathlib.Path(ECOTAXA), table(images, lines))
     files[ECOTAXA] = result.content(encoded)
   except InputError as error:
     notes.append(f'No table for EcoTaxa: {error}')
-  return Result(
-    notes,
-    tables={'review.csv': lines, 'counts.csv': counts(lines)},
-    files=files,
-  )
+  csvs: dict[str, Sequence[Row]] = {
+    'review.csv': lines, 'counts.csv': counts(lines)
+  }  # fmt: skip
+  found = occurrences(images, lines)
+  if found:
+    csvs[darwin_core.FILE] = found
+    del files[darwin_core.FILE]
+    notes += darwin_core.remarks(found)
+  return Result(notes, tables=csvs, files=files)
 
 
 def write_classes(
   folder: pathlib.Path, images: Images, lines: Sequence[Row]
-) -> int:
-  """Writes the validated images into one folder a class; returns how many.
+) -> tuple[int, int]:
+  """Writes the validated images into one folder a class.
 
   `launch.py` trains on such a folder. Images of a folder are copied as they
   are, those of records written as PNG. A folder from before is replaced.
+
+  Returns:
+    How many are written, and how many are not, as their file is gone.
 
   Raises:
     InputError: a name cannot be a folder's, or nothing is validated.
@@ -126,6 +153,7 @@ def write_classes(
     for line in lines
     if line['status'] == VALIDATED and line['class'] != UNKNOWN
   ]
+  gone = 0
   if not chosen:
     raise InputError('no image has a class yet: decide some first')
   for line in chosen:
@@ -134,6 +162,9 @@ def write_classes(
       raise InputError(
         f'{line["class"]!r} cannot name a folder: rename the class'
       )
+  if images.root is not None:
+    there = [line for line in chosen if (images.root / line['id']).exists()]
+    chosen, gone = there, len(chosen) - len(there)
   old = folder.with_name(f'.{folder.name}.old')
   shutil.rmtree(old, ignore_errors=True)
   if folder.exists():
@@ -149,4 +180,4 @@ def write_classes(
         picture = np.squeeze(images.read(line['id']))
         Image.fromarray(picture).save(place / f'{number}_{stem}.png')
   shutil.rmtree(old, ignore_errors=True)
-  return len(chosen)
+  return len(chosen), gone

@@ -2,21 +2,29 @@
 
 A class is known by the mean of its labelled images and of those that the review
 gave it: each decision moves a mean, or makes one, and every prediction follows.
-Means are compared in the whitened embedding (analysis.measures.whitened).
-Confidence is the softmax of −d² over a temperature, as in
-analysis.measures.labeller.
+Means are compared in the whitened embedding (analysis.measures.whitened): the
+softmax of −d² over a temperature, as in analysis.measures.labeller, times how
+often the review has met the class. These chances then spread along links
+between like images, from decided ones above all (Zhou et al. 2004, Learning
+with local and global consistency, section 2), as images of a class that nobody
+trained on lie beside each other, and not about one mean.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from analysis.measures import groups
 from analysis.review.store import UNDECIDED, State
 
 UNKNOWN = 'unknown'  # a decision that teaches no class
 BLOCK = 4096  # rows whose probabilities fit into a cache
+LINKS = 5  # nearest images that an image is linked with
+SPREAD = 0.9  # share of a row's chances that its links give
+ROUNDS = 10  # of spreading from the means' chances
+MORE = 4  # and from the chances before the last decisions
+MET = 2.0  # images by which a class counts as met before it is
 
 
 class Known(NamedTuple):
@@ -44,6 +52,27 @@ class Predicted(NamedTuple):
   first: np.ndarray  # [N] index into names; −1 without any class
   confidence: np.ndarray  # [N] its probability
   margin: np.ndarray  # [N] confidence less that of the next class
+  chance: np.ndarray  # [N, C] float32 probabilities
+
+
+def link(embedding: np.ndarray, candidates: np.ndarray) -> sparse.csr_array:
+  """Links each row [N, D] with its nearest among candidates [N, K].
+
+  Returns:
+    Weights [N, N] float32: exp(−d²) in units of its mean, both ways, a row's
+    summing to 1; no weights if there is one row.
+  """
+  distance, near = groups.closest(embedding, candidates, LINKS)
+  size, count = near.shape
+  squared = distance**2
+  unit = max(float(squared.mean()) if squared.size else 0.0, groups.LEAST)
+  start = np.repeat(np.arange(size), count)
+  weight = np.exp(-squared / unit).ravel()
+  one_way = sparse.csr_array((weight, (start, near.ravel())), (size, size))
+  both = (one_way + one_way.T).tocsr()
+  total = both.sum(axis=1)
+  found = sparse.diags_array(1.0 / np.where(total > 0, total, 1.0)) @ both
+  return sparse.csr_array(found, dtype=np.float32)
 
 
 def means(known: Known, white: np.ndarray, state: State) -> Means:
@@ -81,8 +110,9 @@ def predict(
   white: np.ndarray,
   of: Means,
   temperature: float,
-  refused: Mapping[int, set[int]],
-  names: Sequence[str],
+  links: sparse.csr_array,
+  state: State,
+  before: Predicted | None = None,
 ) -> Predicted:
   """Predicts whitened rows [N, D] float32.
 
@@ -90,33 +120,88 @@ def predict(
     white: the rows.
     of: what is known of the classes.
     temperature: of the softmax.
-    refused: rows that a person said are not of a class, by index into `names`.
-    names: the names that the review has used.
+    links: between the rows, as `link` makes them.
+    state: what is decided, and which rows are not of a class.
+    before: predictions after nearly the same decisions, from which fewer rounds
+      lead to nearly the same chances.
   """
-  count = len(white)
+  index = {name: i for i, name in enumerate(of.names)}
+  target = np.array([index[name] for name in state.names], int)
+  decided = np.flatnonzero(state.label != UNDECIDED)
+  label = target[state.label[decided]]
+  decided, label = (part[of.present[label]] for part in (decided, label))
+  barred = np.array(
+    [
+      (row, index[state.names[name]])
+      for name, rows in state.refused.items()
+      for row in rows
+    ],
+    int,
+  ).reshape(-1, 2)
+  bars = tuple(barred.T)
+
+  met = np.bincount(label, minlength=len(of.names)) + MET
+  own = _chances(white, of, temperature, met * of.present)
+  own[bars] = 0.0
+  own = _shares(own)
+  chance = own.copy() if before is None else _carried(before, own, of.names)
+  chance[bars] = 0.0
+  chance[decided] = 0.0
+  chance[decided, label] = 1.0
+  for _ in range(ROUNDS if before is None else MORE):
+    chance = links @ chance
+    chance *= SPREAD
+    chance += (1.0 - SPREAD) * own
+    chance[bars] = 0.0
+    chance[decided] = 0.0
+    chance[decided, label] = 1.0
+  chance = _shares(chance)
+  return _summary(of.names, chance)
+
+
+def _chances(
+  white: np.ndarray, of: Means, temperature: float, weight: np.ndarray
+) -> np.ndarray:
+  """Computes the softmax of −d² to means, times weights [C]; [N, C] float32."""
+  found = np.zeros((len(white), len(of.names)), np.float32)
+  if not of.present.any():
+    return found
+  for start in range(0, len(white), BLOCK):
+    rows = scores(white[start : start + BLOCK], of) / temperature
+    rows -= rows.max(axis=1, keepdims=True)
+    found[start : start + BLOCK] = np.exp(rows) * weight
+  return found
+
+
+def _shares(rows: np.ndarray) -> np.ndarray:
+  """Divides rows [N, C] by their sums; rows of zeros stay."""
+  total = rows.sum(axis=1, keepdims=True)
+  return rows / np.where(total > 0.0, total, 1.0)
+
+
+def _carried(
+  before: Predicted, own: np.ndarray, names: tuple[str, ...]
+) -> np.ndarray:
+  """Takes the chances of before, where a class was there already."""
+  found = own.copy()
+  for i, name in enumerate(names):
+    if name in before.names:
+      found[:, i] = before.chance[:, before.names.index(name)]
+  return found
+
+
+def _summary(names: tuple[str, ...], chance: np.ndarray) -> Predicted:
+  """Finds the first class and what sets it apart."""
+  count = len(chance)
   first = np.full(count, -1, np.int32)
   confidence, margin = np.zeros((2, count), np.float32)
-  if not of.present.any():
-    return Predicted(of.names, first, confidence, margin)
-  barred = [
-    (row, of.names.index(names[name]))
-    for name, rows in refused.items()
-    for row in rows
-  ]
-  bars = np.array(sorted(barred), int).reshape(-1, 2)
-  for start in range(0, count, BLOCK):
-    found = scores(white[start : start + BLOCK], of) / temperature
-    low, high = np.searchsorted(bars[:, 0], [start, start + len(found)])
-    found[bars[low:high, 0] - start, bars[low:high, 1]] = -np.inf
-    best = found.argmax(axis=1)
-    lines = np.arange(len(found))
-    top = found[lines, best]
-    some = np.isfinite(top)  # no class is left where all are refused
-    chance = np.exp(found - np.where(some, top, 0.0)[:, None])
-    total = np.where(some, chance.sum(axis=1), 1.0)
-    chance[lines, best] = 0.0
-    here = slice(start, start + len(found))
-    first[here] = np.where(some, best, -1)
-    confidence[here] = some / total
-    margin[here] = some * (1.0 - chance.max(axis=1)) / total
-  return Predicted(of.names, first, confidence, margin)
+  for start in range(0, count if names else 0, BLOCK):
+    rows = chance[start : start + BLOCK].copy()
+    lines = np.arange(len(rows))
+    best = rows.argmax(axis=1)
+    here = slice(start, start + len(rows))
+    confidence[here] = rows[lines, best]
+    first[here] = np.where(confidence[here] > 0.0, best, -1)
+    rows[lines, best] = 0.0
+    margin[here] = confidence[here] - rows.max(axis=1)
+  return Predicted(names, first, confidence, margin, chance)

@@ -76,7 +76,12 @@ def make_app(session: Session, token: str, out: pathlib.Path) -> 'flask.Flask':
 
   def answer_view(view: View) -> flask.Response:
     """Sends rows as int32, and the rest in a header."""
-    about = {'line': view.line, 'name': view.name}
+    above = view.rows[: view.line]
+    about = {
+      'line': view.line,
+      'name': view.name,
+      'names': session.names(above),
+    }
     data = view.rows.astype('<i4').tobytes()
     return flask.Response(data, mimetype=BINARY, headers=_header(about))
 
@@ -173,13 +178,18 @@ def make_app(session: Session, token: str, out: pathlib.Path) -> 'flask.Flask':
     folders = bool(asked().get('classes'))
     state, predicted = session.state(), session.fitted().predicted
     lines = outcome.rows(session.images, state, predicted, session.events())
-    found = outcome.gather(lines)
+    found = outcome.gather(session.images, lines)
     result.write(found, out)
+    notes = list(found.notes)
     written = [*found.tables, *(n for n, w in found.files.items() if w)]
     if folders:
-      count = outcome.write_classes(out / 'classes', session.images, lines)
+      count, gone = outcome.write_classes(
+        out / 'classes', session.images, lines
+      )
       written.append(f'classes ({count:,} images)')
-    return {'folder': str(out), 'written': written, 'notes': found.notes}
+      if gone:
+        notes.append(f'{gone:,} images are no longer there: in no folder')
+    return {'folder': str(out), 'written': written, 'notes': notes}
 
   reads: dict[str, Callable[..., Any]] = {
     '': page,

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.review import choice, refit, store
 from analysis.review.choice import Set, View
 from analysis.review.prepare import Images
-from analysis.review.refit import Means, Predicted
+from analysis.review.refit import Predicted
 from analysis.review.store import Event, State, Store
 from plankton_jax.errors import InputError
 
@@ -30,7 +30,6 @@ class Fitted(NamedTuple):
   """Predictions after the events up to `seq`."""
 
   seq: int
-  of: Means
   predicted: Predicted
 
 
@@ -119,15 +118,15 @@ class Session:
           return self._fitted
         state = self._copy()
       images = self.images
-      of = refit.means(images.known, images.white, state)
       predicted = refit.predict(
         images.white,
-        of,
+        refit.means(images.known, images.white, state),
         images.known.temperature,
-        state.refused,
-        state.names,
+        images.links,
+        state,
+        None if self._fitted is None else self._fitted.predicted,
       )
-      self._fitted = Fitted(seq, of, predicted)
+      self._fitted = Fitted(seq, predicted)
       return self._fitted
 
   def sets(self) -> list[Set]:
@@ -162,10 +161,12 @@ class Session:
     return choice.like(self.state(), predicted, self.images.embedding, chosen)
 
   def nearest(self, row: int) -> list[str]:
-    """Lists the classes nearest to an image, for the keys 1 to 9."""
-    (row,) = self._rows([row]).tolist()
-    white = self.images.white[row]
-    return choice.nearest_names(white, self.fitted().of, NEAREST)
+    """Lists the classes that an image is likeliest of."""
+    return self.names(self._rows([row]))
+
+  def names(self, rows: np.ndarray) -> list[str]:
+    """Lists the classes that rows are likeliest of, for the keys 1 to 9."""
+    return choice.likeliest(self.fitted().predicted, rows, NEAREST)
 
   def _seq(self) -> int:
     return self._events[-1].seq if self._events else 0

@@ -5,18 +5,20 @@ browser hears of it. What is decided now is a fold of the log, so that undoing
 an event means to fold without it, however long ago it was.
 """
 
+import contextlib
 import datetime
 import json
 import pathlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from plankton_jax.errors import InputError
 
+FILE = 'review.sqlite'
 UNDECIDED = -1  # label of a row that nobody has decided
 LONGEST = 100  # letters of a name or a person
 WAIT = 1.0  # seconds for another process to close the file
@@ -121,6 +123,68 @@ def _index(state: State, name: str) -> int:
 KINDS = {'take': _take, 'clear': _clear, 'split': _split, 'join': _join}
 
 
+class Stored(NamedTuple):
+  """The images of a file of decisions, in the order of their rows."""
+
+  ids: list[str]
+  groups: np.ndarray  # [N] at the beginning
+  most: int  # the largest number that a group has or ever had; -1 without any
+
+
+def read(path: pathlib.Path) -> Stored:
+  """Reads the images of a file; there are none where there is no file.
+
+  Raises:
+    InputError: another process has it open, or it is no such file.
+  """
+  if not path.exists():
+    return Stored([], np.zeros(0, int), -1)
+  with _explained(path), contextlib.closing(_connect(path)) as db:
+    found = db.execute(
+      'select id, start_group from images order by place'
+    ).fetchall()
+    (split,) = db.execute(
+      "select max(json_extract(body, '$.group')) from events"
+      " where kind = 'split'"
+    ).fetchone()
+  groups = np.array([group for _, group in found], int)
+  most = max(groups.max(initial=-1), -1 if split is None else split)
+  return Stored([key for key, _ in found], groups, int(most))
+
+
+def _connect(path: pathlib.Path) -> sqlite3.Connection:
+  db = sqlite3.connect(path, timeout=WAIT, check_same_thread=False)
+  try:
+    # A committed event survives the end of the process and of the power.
+    db.execute('pragma locking_mode = exclusive')
+    db.execute('pragma journal_mode = wal')
+    db.execute('pragma synchronous = full')
+    db.executescript(_SCHEMA)
+  except sqlite3.DatabaseError:
+    db.close()
+    raise
+  return db
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+  """Turns what SQLite raises into InputErrors."""
+  try:
+    yield
+  except sqlite3.OperationalError as error:
+    if 'locked' not in str(error):
+      raise InputError(f'{path}: {error}') from None
+    raise InputError(
+      f'{path} is open elsewhere: end the other review, or give another folder'
+      ' with --out'
+    ) from None
+  except sqlite3.DatabaseError as error:
+    raise InputError(
+      f'{path}: not a file of decisions ({error}); give another folder with'
+      ' --out'
+    ) from None
+
+
 def check_name(name: object, field: str) -> str:
   """Returns a name of a class or person without spaces around it.
 
@@ -143,7 +207,7 @@ class Store:
 
     Args:
       path: of the file.
-      ids: of the images, in the order of the rows.
+      ids: of the images, in the order of the rows; an existing file's first.
       groups: [N] of the rows at the beginning; those of an existing file stay.
 
     Raises:
@@ -152,28 +216,13 @@ class Store:
     """
     self._lock = threading.Lock()
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      self._db = sqlite3.connect(path, timeout=WAIT, check_same_thread=False)
-      # A committed event survives the end of the process and of the power.
-      self._db.execute('pragma locking_mode = exclusive')
-      self._db.execute('pragma journal_mode = wal')
-      self._db.execute('pragma synchronous = full')
-      self._db.executescript(_SCHEMA)
-      self._open(path, ids, groups)
-    except sqlite3.OperationalError as error:
-      self._db.close()
-      if 'locked' not in str(error):
-        raise InputError(f'{path}: {error}') from None
-      raise InputError(
-        f'{path} is open elsewhere: end the other review, or give another'
-        ' folder with --out'
-      ) from None
-    except sqlite3.DatabaseError as error:
-      self._db.close()
-      raise InputError(
-        f'{path}: not a file of decisions ({error}); give another folder with'
-        ' --out'
-      ) from None
+    with _explained(path):
+      self._db = _connect(path)
+      try:
+        self._open(path, ids, groups)
+      except (sqlite3.DatabaseError, InputError):
+        self._db.close()
+        raise
 
   def _open(
     self, path: pathlib.Path, ids: Sequence[str], groups: np.ndarray
@@ -181,22 +230,18 @@ class Store:
     found = self._db.execute(
       'select id, start_group from images order by place'
     ).fetchall()
-    if not found:
-      lines = enumerate(zip(ids, groups.tolist(), strict=True))
-      with self._db:
-        self._db.executemany(
-          'insert into images values (?, ?, ?)',
-          ((place, key, group) for place, (key, group) in lines),
-        )
-      self.groups = groups.copy()
-      return
-    if [key for key, _ in found] != list(ids):
-      self._db.close()
+    count = len(found)
+    if [key for key, _ in found] != list(ids[:count]):
       raise InputError(
-        f'{path} holds decisions on {len(found):,} other images: give another'
-        ' folder with --out'
+        f'{path} holds decisions on {count:,} other images: give another folder'
+        ' with --out'
       )
-    self.groups = np.array([group for _, group in found])
+    places = range(count, len(ids))
+    added = zip(places, ids[count:], groups[count:].tolist(), strict=True)
+    with self._db:
+      self._db.executemany('insert into images values (?, ?, ?)', added)
+    self.groups = np.array([group for _, group in found], int)
+    self.groups = np.concatenate([self.groups, groups[count:]])
 
   def append(self, who: str, kind: str, body: Mapping[str, Any]) -> Event:
     """Commits one event and returns it."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -29,23 +30,43 @@ class Thumbnails(NamedTuple):
 
 
 def collect(
-  folder: pathlib.Path, ids: Sequence[str], read: Callable[[str], np.ndarray]
+  folder: pathlib.Path,
+  ids: Sequence[str],
+  read: Callable[[str], np.ndarray],
+  *,
+  before: int = 0,
 ) -> Thumbnails:
   """Reads the pictures of a folder, made first where they are missing.
 
-  Pictures of other ids have another name.
+  Pictures of other ids have another name. Those of the first `before` ids, if
+  they are there, are taken over, and their file is removed.
   """
-  digest = hashlib.blake2b('\0'.join(ids).encode(), digest_size=8).hexdigest()
-  path = folder / f'thumbnails-{digest}.npz'
-  data = path.with_suffix('.bin')
+  path = _file(folder, ids)
   if not path.exists():
+    old = _file(folder, ids[:before])
+    known = _read(old) if before and old.exists() else None
+    kept = [] if known is None else map(known.of, range(before))
     made = workers.in_order(
-      lambda key: encoded(read, key), list(ids), desc='thumbnails'
+      lambda key: encoded(read, key),
+      list(ids if known is None else ids[before:]),
+      desc='thumbnails',
     )
-    write(path, made)
+    write(path, itertools.chain(kept, made))
+    if known is not None:
+      old.unlink()
+      old.with_suffix('.bin').unlink()
+  return _read(path)
+
+
+def _file(folder: pathlib.Path, ids: Sequence[str]) -> pathlib.Path:
+  digest = hashlib.blake2b('\0'.join(ids).encode(), digest_size=8).hexdigest()
+  return folder / f'thumbnails-{digest}.npz'
+
+
+def _read(path: pathlib.Path) -> Thumbnails:
   with np.load(path, allow_pickle=False) as arrays:
     ends = arrays['ends']
-  return Thumbnails(np.memmap(data, np.uint8, 'r'), ends)
+  return Thumbnails(np.memmap(path.with_suffix('.bin'), np.uint8, 'r'), ends)
 
 
 def write(path: pathlib.Path, made: Iterable[bytes]) -> None:

@@ -1,6 +1,7 @@
 """Finds the nearest rows of each query, exactly, for any two sets of rows."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,8 +10,9 @@ from tqdm import tqdm
 
 from plankton_jax.neighbours import spaces
 
-ENTRIES = 2**21  # float32 products of a block of queries, 8 MiB
-GROUPS = 8  # of columns, for each neighbour sought
+ENTRIES = 2**21  # float32 products of a tile of queries and rows, 8 MiB
+WIDTH = 2**13  # rows of a tile
+GROUPS = 8  # of rows, for each neighbour sought
 MAX_THREADS = 8  # More threads would wait for Python.
 
 
@@ -21,6 +23,8 @@ def nearest(
 
   Orders by the float64 Euclidean distance of the rows as given, equal distances
   by the lower row. Float32 products only choose which rows are compared.
+  Besides the result, memory holds one more copy of the gallery, and a tile of
+  products for each thread.
 
   Args:
     queries: [Q, D].
@@ -32,31 +36,48 @@ def nearest(
     Distances float64 [Q, K] and rows [Q, K].
   """
   alone = gallery is None
-  rows = queries if gallery is None else np.concatenate([gallery, queries])
-  size = len(rows) if alone else len(rows) - len(queries)
-  count = min(count, size - alone)
+  rows = queries if gallery is None else gallery
+  count = min(count, len(rows) - alone)
   distance = np.zeros((len(queries), max(count, 0)))
   found = np.zeros(distance.shape, int)
   if not distance.size:
     return distance, found
-  space = spaces.make(rows, np.zeros(len(rows), np.int32))
-  columns = np.ascontiguousarray(space.gallery[:size].T)
-  fold = int(np.clip(size // (GROUPS * count), 1, 32))
+  units = spaces.units(queries) if alone else spaces.units(rows, queries)
+  # Each part takes every so many rows: its nearest tell how near all others
+  # must be, whatever the order of the rows.
+  parts = -(-len(rows) // max(WIDTH, GROUPS * count))
+  columns, longest = [], 0.0
+  for part in range(parts):
+    placed = spaces.place(rows[part::parts], units)
+    columns.append(np.ascontiguousarray(placed.gallery.T))
+    longest = max(longest, placed.lengths.max())
+  step = max(1, ENTRIES // columns[0].shape[1])
 
   def search(own: np.ndarray) -> int:
-    at = own + (0 if alone else size)
-    dists = space.query[at] @ columns
-    if alone:
-      dists[np.arange(len(own)), own] = np.inf
-    # The k-th smallest of the minima of groups has k products up to it.
-    whole = size // fold * fold
-    minima = dists[:, :whole].reshape(len(own), fold, -1).min(axis=1)
-    bound = np.partition(minima, count - 1, axis=1)[:, count - 1]
-    limit = bound + spaces.tolerance(space, at, bound)
-    limit = np.nextafter(limit.astype(np.float32), np.float32(np.inf))
-    near = np.flatnonzero(dists <= limit[:, None])
-    which, column = np.divmod(near, size)
-    exact = spaces.exact(space, at[which], column)
+    placed = spaces.place(queries[own], units)
+
+    def limit(bound: np.ndarray) -> np.ndarray:
+      width = placed.query.shape[1]
+      error = spaces.rounding(
+        placed.lengths, bound, longest=longest, width=width
+      )
+      return np.nextafter(
+        (bound + error).astype(np.float32), np.float32(np.inf)
+      )
+
+    entries = _Entries(len(own), count, limit)
+    buffer = np.empty(len(own) * columns[0].shape[1], np.float32)
+    for part, of_part in enumerate(columns):
+      shape = len(own), of_part.shape[1]
+      out = buffer[: shape[0] * shape[1]].reshape(shape)
+      dists = np.matmul(placed.query, of_part, out=out)
+      if alone:
+        here = np.flatnonzero(own % parts == part)
+        dists[here, own[here] // parts] = np.inf
+      which, column = entries.near(dists)
+      entries.add(which, column * parts + part, dists[which, column])
+    which, column = entries.least()
+    exact = spaces.between(queries, own[which], rows, column)
     order = np.lexsort((column, exact, which))
     starts = np.searchsorted(which, np.arange(len(own)))
     first = order[starts[:, None] + np.arange(count)]
@@ -64,7 +85,6 @@ def nearest(
     found[own] = column[first]
     return len(own)
 
-  step = max(1, ENTRIES // size)
   blocks = np.split(np.arange(len(queries)), range(step, len(queries), step))
   threads = min(os.cpu_count() or 1, MAX_THREADS)
   with (
@@ -77,3 +97,55 @@ def nearest(
     for searched in pool.map(search, blocks):
       bar.update(searched)
   return distance, found
+
+
+class _Entries:
+  """Keeps, of the products seen so far, those that may be among the least."""
+
+  def __init__(
+    self, queries: int, count: int, limit: Callable[[np.ndarray], np.ndarray]
+  ):
+    self._queries, self._count, self._limit = queries, count, limit
+    self._limits: np.ndarray | None = None  # [Q] float32
+    self._which, self._column = np.empty((2, 0), np.int64)
+    self._dists = np.empty(0, np.float32)
+    self._settled = 0  # entries when the limits were last lowered
+
+  def near(self, dists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the query and column of each product that counts, of [Q, W]."""
+    if self._limits is None:
+      # The k-th smallest of the minima of groups has k products up to it.
+      size = dists.shape[1]
+      fold = int(np.clip(size // (GROUPS * self._count), 1, 32))
+      whole = dists[:, : size // fold * fold]
+      minima = whole.reshape(len(dists), fold, -1).min(axis=1)
+      place = self._count - 1
+      self._limits = self._limit(np.partition(minima, place, axis=1)[:, place])
+    near = np.flatnonzero(dists <= self._limits[:, None])
+    which, column = np.divmod(near, dists.shape[1])
+    return which, column
+
+  def add(
+    self, which: np.ndarray, column: np.ndarray, dists: np.ndarray
+  ) -> None:
+    """Adds entries, and lowers the limits once there are twice as many."""
+    self._which = np.concatenate([self._which, which])
+    self._column = np.concatenate([self._column, column])
+    self._dists = np.concatenate([self._dists, dists])
+    if len(self._which) > 2 * self._settled:
+      self._settle()
+
+  def least(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns query and column of whatever may be nearest, by query."""
+    self._settle()
+    return self._which, self._column
+
+  def _settle(self) -> None:
+    order = np.lexsort((self._dists, self._which))
+    which, dists = self._which[order], self._dists[order]
+    starts = np.searchsorted(which, np.arange(self._queries))
+    self._limits = self._limit(dists[starts + self._count - 1])
+    keep = dists <= self._limits[which]
+    self._which, self._dists = which[keep], dists[keep]
+    self._column = self._column[order[keep]]
+    self._settled = len(self._which)

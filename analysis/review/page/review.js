@@ -12,7 +12,7 @@ const SPECIAL = {u: 'unknown', a: 'artefact', l: 'not living'};
 let about = {images: 0, seq: 0}; // of the review
 let now; // names, classes, labels and predictions
 let sets = []; // the list at the left
-let view = {kind: '', key: '', rows: new Int32Array(0)};
+let view = {kind: '', key: '', rows: new Int32Array(0), names: []};
 let line = 0; // how many tiles are about to be taken
 let focus = 0; // place of the tile that keys act on
 let marked = new Set(); // rows
@@ -86,13 +86,14 @@ function queue(task) {
 
 // --- Drawing. ---
 
-const grid = new Grid(byId('tiles'), describe, press);
+const grid = new Grid(byId('tiles'), describe, {press, point, sweep});
 
 function describe(row, place) {
   const kinds = [];
   if (place >= line) kinds.push('below');
   if (place === focus) kinds.push('focused');
   if (marked.has(row)) kinds.push('marked');
+  if (grid.sweeps(place)) kinds.push('swept');
   if (now && now.label[row] >= 0) {
     kinds.push('decided');
     return {text: now.names[now.label[row]], kinds};
@@ -186,6 +187,9 @@ function show(found) {
     decided: 'Decided', like: 'More like these', '': 'All done',
   }[view.kind];
   byId('name').value = view.name;
+  byId('likely').textContent = view.names.length
+    ? ['Shift and', ...view.names.map((name, i) => `${i + 1} ${name}`)].join('   ')
+    : '';
   for (const button of document.querySelectorAll('nav li button')) {
     button.setAttribute('aria-current', 'false');
   }
@@ -235,9 +239,8 @@ async function decide(kind, body) {
   await refresh();
 }
 
-function take() {
+function take(name = byId('name').value) {
   const rows = taken();
-  const name = byId('name').value;
   if (!rows.length) return say('Nothing is above the line.');
   return queue(async () => {
     const odd = [...marked].filter((row) => !rows.includes(row));
@@ -337,6 +340,25 @@ function moveLine(to) {
   drawLine();
 }
 
+function sweep(first, last) { // marks a run, or unmarks one that is marked
+  byId('tiles').focus();
+  const rows = Array.from(view.rows.subarray(first, last + 1));
+  const all = rows.every((row) => marked.has(row));
+  for (const row of rows) all ? marked.delete(row) : marked.add(row);
+  focus = last;
+  drawLine();
+  drawFocus();
+}
+
+function point(place) { // keys act on the tile under the pointer
+  if (place === focus) return;
+  focus = place;
+  grid.plan();
+  clearTimeout(point.timer);
+  nearest = []; // of the tile before
+  point.timer = setTimeout(drawFocus, 40);
+}
+
 function press(place, event) {
   byId('tiles').focus();
   focus = place;
@@ -346,7 +368,7 @@ function press(place, event) {
 }
 
 const KEYS = {
-  Enter: take,
+  Enter: () => take(),
   ' ': () => mark(focus),
   ArrowRight: () => go(focus + 1),
   ArrowLeft: () => go(focus - 1),
@@ -388,7 +410,12 @@ document.addEventListener('keydown', (event) => {
     act = () => (marked.size ? nameChosen(byId('name').value) : undefined);
   }
   if (key in SPECIAL) act = () => nameChosen(SPECIAL[key]);
-  if (/^[1-9]$/.test(key)) act = () => nameChosen(nearest[key - 1]);
+  const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1];
+  if (digit && event.shiftKey) {
+    act = () => (view.names[digit - 1] ? take(view.names[digit - 1]) : undefined);
+  } else if (digit) {
+    act = () => nameChosen(nearest[digit - 1]);
+  }
   if (!act) return;
   event.preventDefault();
   act();

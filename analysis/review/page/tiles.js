@@ -55,12 +55,17 @@ class Pictures {
 }
 
 class Grid {
-  // `describe(row, place)` gives a tile's text and classes; `press` is called
-  // with the place of a tile and the event.
-  constructor(element, describe, press) {
+  // `describe(row, place)` gives a tile's text and classes. `act` is called with
+  // places of tiles: `press(place, event)` of a click, `point(place)` of the tile
+  // under a pointer that moved, `sweep(first, last)` of a run that was dragged.
+  constructor(element, describe, act) {
     this.element = element;
     this.describe = describe;
-    this.press = press;
+    this.act = act;
+    this.from = undefined; // places of a run that is dragged
+    this.to = undefined;
+    this.swept = false;
+    this.pointer = ''; // where it was last
     this.rows = new Int32Array(0);
     this.line = -1;
     this.pictures = new Pictures();
@@ -71,10 +76,60 @@ class Grid {
     element.append(this.space, this.mark);
     element.addEventListener('scroll', () => this.plan(), {passive: true});
     new ResizeObserver(() => this.plan()).observe(element);
+    element.addEventListener('pointerdown', (event) => this.down(event));
+    element.addEventListener('pointermove', (event) => this.move(event));
+    element.addEventListener('pointerup', () => this.up());
+    element.addEventListener('pointercancel', () => { this.from = undefined; });
     element.addEventListener('click', (event) => {
       const tile = event.target.closest('.tile');
-      if (tile) this.press(Number(tile.dataset.place), event);
+      if (tile && !this.swept) this.act.press(Number(tile.dataset.place), event);
     });
+  }
+
+  under(event) { // the place under the pointer, if there is a tile
+    const found = document.elementFromPoint(event.clientX, event.clientY);
+    const tile = found?.closest('#tiles .tile');
+    return tile ? Number(tile.dataset.place) : undefined;
+  }
+
+  down(event) {
+    this.swept = false;
+    const plain = event.button === 0 && !event.shiftKey;
+    if (plain && event.pointerType !== 'touch') this.from = this.under(event);
+    this.to = this.from;
+  }
+
+  move(event) {
+    const pointer = `${event.clientX} ${event.clientY}`;
+    if (pointer === this.pointer) return; // the page moved, and not the pointer
+    this.pointer = pointer;
+    if (!(event.buttons & 1)) this.from = undefined; // released elsewhere
+    const place = this.under(event);
+    if (place === undefined) return;
+    if (this.from === undefined) {
+      this.act.point(place);
+    } else if (place !== this.to) {
+      this.to = place;
+      this.swept = true;
+      this.element.setPointerCapture(event.pointerId);
+      this.reveal(place);
+    }
+  }
+
+  up() {
+    const run = this.swept && this.from !== undefined ? this.run : null;
+    this.from = undefined;
+    if (run) this.act.sweep(...run);
+  }
+
+  get run() { // the first and last place that are dragged over
+    return [Math.min(this.from, this.to), Math.max(this.from, this.to)];
+  }
+
+  sweeps(place) {
+    if (!this.swept || this.from === undefined) return false;
+    const [first, last] = this.run;
+    return first <= place && place <= last;
   }
 
   get across() {
@@ -83,6 +138,7 @@ class Grid {
 
   open(rows) {
     this.rows = rows;
+    this.from = undefined;
     this.element.scrollTop = 0;
     this.draw();
   }

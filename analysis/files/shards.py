@@ -1,0 +1,198 @@
+"""Writes embeddings as Parquet shards, as they come, and reads Parquet.
+
+A folder `NAME.parquet` holds the shards, which pyarrow, pandas, DuckDB or Spark
+read as one table. Each appears whole under its name or not at all, and a file
+UNFINISHED lies beside them until the command that writes them is done: it says
+of what they are, so that the same command goes on after those that are there.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from analysis.files import tables
+from plankton_jax.errors import InputError
+from plankton_jax.files import atomic
+
+MANY = 1_000_000  # rows of a file; more go into shards
+ROWS = 100_000  # of a shard
+UNFINISHED = '_unfinished.json'  # readers of folders leave out _names
+HEADER = b'plankton_jax'  # of what a file says besides its columns
+COLUMNS = ('id', 'class', 'embedding', 'split')  # that are read
+
+Columns = Mapping[str, Any]  # by name, [N] or [N, D] each
+
+
+def size(count: int, asked: int | None) -> int:
+  """Chooses the rows of a shard; 0 to write one file.
+
+  Args:
+    count: rows in all.
+    asked: rows of a shard, 0 for one file; None chooses by the count.
+  """
+  if asked is None:
+    return ROWS if count > MANY else 0
+  return asked if count > asked else 0
+
+
+def write(
+  folder: pathlib.Path,
+  *,
+  count: int,
+  rows: int,
+  plan: Mapping[str, Any],
+  make: Callable[[slice], Columns],
+  header: Mapping[str, Any],
+) -> int:
+  """Writes all shards of a folder that are not there yet; see `finish`.
+
+  Shards of another plan, or of a folder that was finished, are replaced.
+
+  Args:
+    folder: its path ends in .parquet.
+    count: rows in all.
+    rows: of a shard.
+    plan: what is embedded, and how, as JSON.
+    make: makes the columns of a slice of rows.
+    header: said in every shard, as JSON.
+
+  Returns:
+    How many shards were there.
+  """
+  _begin(folder, json.dumps({**plan, 'count': count, 'rows': rows}))
+  there = 0
+  for number, start in enumerate(range(0, count, rows)):
+    path = folder / f'part-{number:05d}.parquet'
+    if path.exists():
+      there += 1
+    else:
+      columns = make(slice(start, min(start + rows, count)))
+      write_file(path, columns, header)
+  return there
+
+
+def finish(folder: pathlib.Path) -> None:
+  """Takes the marker away: all shards are there, and may be read."""
+  (folder / UNFINISHED).unlink()
+
+
+def _begin(folder: pathlib.Path, plan: str) -> None:
+  """Removes whatever the folder holds of other plans."""
+  if folder.is_file():
+    folder.unlink()
+  folder.mkdir(parents=True, exist_ok=True)
+  marker = folder / UNFINISHED
+  if not marker.is_file() or marker.read_text('utf-8') != plan:
+    # Until all old shards are gone, the marker names no plan.
+    atomic.text(marker, '')
+    for path in folder.glob('part-*.parquet'):
+      path.unlink()
+    atomic.text(marker, plan)
+  for path in folder.glob('.part-*'):  # of a process that was killed
+    path.unlink()
+
+
+def write_file(
+  path: pathlib.Path, columns: Columns, header: Mapping[str, Any]
+) -> None:
+  """Writes one file, in place of a folder of shards if there is one."""
+  if path.is_dir():
+    shutil.rmtree(path)
+  tables.write_parquet(path, columns, {HEADER: json.dumps(header).encode()})
+
+
+def read_header(path: pathlib.Path) -> dict[str, Any]:
+  """Reads what the file or folder says besides its columns.
+
+  Raises:
+    InputError: it cannot be read, or is not finished.
+  """
+  return json.loads((_schema(path).metadata or {}).get(HEADER, '{}'))
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a file, or all shards of a folder, as the arrays of an .npz.
+
+  These are `embedding`, and as far as there are such columns `id`, `split`,
+  `label` and `class_names`.
+
+  Raises:
+    InputError: it cannot be read, or is not finished.
+  """
+  import pyarrow
+  from pyarrow import parquet
+
+  schema = _schema(path)
+  if 'embedding' not in schema.names:
+    raise InputError(f"{path}: column 'embedding' is missing")
+  kept = [name for name in COLUMNS if name in schema.names]
+  try:
+    table = parquet.read_table(path, columns=kept)
+    found = {'embedding': _matrix(path, table['embedding'])}
+    texts = {
+      name: table[name].cast(pyarrow.string()).fill_null('')
+      for name in kept
+      if name != 'embedding'
+    }
+  except (pyarrow.ArrowException, OSError) as error:
+    raise _unreadable(path, error) from None
+  if 'class' in texts:
+    encoded = texts.pop('class').combine_chunks().dictionary_encode()
+    present = encoded.dictionary.to_pylist()
+    names = read_header(path).get('class_names') or []
+    if not set(present) <= {*names, ''}:
+      names = sorted({*present} - {''})
+    index = {name: at for at, name in enumerate(names)} | {'': -1}
+    numbers = np.array([index[name] for name in present], np.int32)
+    found['label'] = numbers[encoded.indices.to_numpy()]
+    found['class_names'] = np.array(names, np.str_)
+  for name, column in texts.items():
+    found[name] = column.to_numpy().astype(np.str_)
+  return found
+
+
+def _schema(path: pathlib.Path) -> Any:
+  import pyarrow
+  from pyarrow import parquet
+
+  if not path.exists():
+    raise InputError(f'{path}: no such embedding file; run analysis.embed')
+  if (path / UNFINISHED).exists():
+    raise InputError(
+      f'{path}: not all shards are there; give the command that wrote them'
+      ' again, and it goes on'
+    )
+  try:
+    return parquet.ParquetDataset(path).schema
+  except (pyarrow.ArrowException, OSError) as error:
+    raise _unreadable(path, error) from None
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
+  reason = ' '.join(str(error).split())[:200]
+  return InputError(f'{path}: not readable Parquet ({reason})')
+
+
+def _matrix(path: pathlib.Path, column: Any) -> np.ndarray:
+  """Stacks a column of lists of numbers, [N, D] float32."""
+  from pyarrow import compute, types
+
+  kind = column.type
+  if not types.is_fixed_size_list(kind) and not types.is_list(kind):
+    raise InputError(f'{path}: embedding is {kind}; want lists of numbers')
+  lengths = compute.unique(compute.list_value_length(column)).to_pylist()
+  if len(lengths) > 1 or None in lengths:
+    raise InputError(f'{path}: rows of embedding differ in length: {lengths}')
+  fixed = types.is_fixed_size_list(kind)
+  width = kind.list_size if fixed else (lengths or [0])[0]
+  found = np.empty((len(column), width), np.float32)
+  start = 0
+  for chunk in column.chunks:
+    values = chunk.flatten().to_numpy(zero_copy_only=False)
+    found[start : start + len(chunk)] = values.reshape(len(chunk), width)
+    start += len(chunk)
+  return found

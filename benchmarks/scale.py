@@ -1,0 +1,221 @@
+"""Measures memory and time against images, classes and batch, with a line.
+
+  python -m benchmarks.scale [--only=search,index,batch,classes] \
+    [--points=NUMBER,NUMBER] [--embeddings=FILE.npz] [--out=runs/scale]
+
+search: exact neighbours of 1,000 queries among so many embeddings of 128
+dimensions, beyond what is measured by the line. index: all neighbours by FAISS,
+with the recall. Rows are drawn, or those of a file, each repeated and moved by
+about the distance to its nearest row. batch and classes: a training step as it
+is compiled. Every point has a process of its own; time is of its processors,
+which is the same where others work beside.
+"""
+
+import concurrent.futures
+import multiprocessing
+import pathlib
+import resource
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from analysis.files import inputs, tables
+from plankton_jax.cli import command
+from plankton_jax.errors import InputError
+from plankton_jax.neighbours import choice, search
+
+DIM = 128
+QUERIES = 1000
+NEIGHBOURS = 10
+BLOCK = 2**16  # rows drawn at a time
+STEPS = 5  # that are timed together
+POINTS = {
+  'search': (500_000, 1_000_000, 2_000_000),
+  'index': (50_000, 100_000, 200_000),
+  'batch': (64, 128, 256),
+  'classes': (100, 1000, 10_000),
+}
+EACH = {'search': 10**6, 'index': 10**6, 'batch': 1000, 'classes': 1000}
+ASKED = {'search': 5_000_000, 'index': 5_000_000}  # extrapolated
+Point = dict[str, Any]
+
+
+def draw(rows: int, file: str | None) -> np.ndarray:
+  """Draws unit embeddings, float32 [N, D], near those of a file if given."""
+  rng = np.random.default_rng(0)
+  if file:
+    given = inputs.read_embeddings(pathlib.Path(file)).embedding
+    sample = given[rng.permutation(len(given))[:QUERIES]]
+    step = np.median(search.nearest(sample, given, 2)[0][:, 1])
+  else:
+    given = rng.normal(size=(1000, DIM)).astype(np.float32)
+    step = 1.4 * np.sqrt(DIM)
+  scale = np.float32(step / np.sqrt(given.shape[1]))
+  found = np.empty((rows, given.shape[1]), np.float32)
+  for start in range(0, rows, BLOCK):
+    part = found[start : start + BLOCK]
+    part[:] = given[np.arange(start, start + len(part)) % len(given)]
+    part += scale * rng.standard_normal(part.shape, np.float32)
+    part /= np.linalg.norm(part, axis=1, keepdims=True)
+  return found
+
+
+def exact(count: int, file: str | None) -> Point:
+  """Searches exactly among `count` rows."""
+  rows = draw(count, file)
+  queries = rows[:: max(1, count // QUERIES)][:QUERIES]
+  began = time.process_time()
+  search.nearest(queries, rows, NEIGHBOURS)
+  return {'seconds': time.process_time() - began, 'GiB': _peak()}
+
+
+def indexed(count: int, file: str | None) -> Point:
+  """Finds the neighbours of all `count` rows by an index."""
+  rows = draw(count, file)
+  found: Point = {}
+  for way in ('hnsw', 'ivfpq'):
+    began = time.process_time()
+    how = choice.nearest(rows, None, NEIGHBOURS, way=way).how
+    found[f'{way} seconds'] = time.process_time() - began
+    found[f'{way} recall'] = how.split()[3]
+  return found | {'GiB': _peak()}
+
+
+def batch(count: int, file: str | None) -> Point:
+  """Compiles and runs a step of `count` images of 64 px, mining triplets."""
+  del file
+  return _step(count, 10, 'triplet')
+
+
+def classes(count: int, file: str | None) -> Point:
+  """Compiles and runs a step of 128 images with `count` prototypes."""
+  del file
+  return _step(128, count, 'arcface')
+
+
+MEASURES: Mapping[str, Callable[[int, str | None], Point]] = {
+  'search': exact,
+  'index': indexed,
+  'batch': batch,
+  'classes': classes,
+}
+
+
+def _step(images: int, classes: int, name: str) -> Point:
+  import importlib
+
+  import jax
+
+  from plankton_jax.train import experiment
+
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.batch.size = images
+  config.encoder.width = 16
+  labels = np.repeat(np.arange(classes, dtype=np.int32), 64)
+  shape = (len(labels), 64, 64, 1)
+  parts = experiment.assemble(
+    config.to_dict(),
+    types.SimpleNamespace(
+      labels=labels,
+      splits={'train': np.arange(len(labels))},
+      num_seen=classes,
+      images=np.broadcast_to(np.uint8(0), shape),
+      measures={},
+    ),
+  )
+  state = jax.jit(parts.create)(jax.random.key(0, impl='rbg'))
+  rng = np.random.default_rng(0)
+  given = {
+    'image': rng.integers(0, 256, (images, *shape[1:]), np.uint8),
+    'label': labels[:: len(labels) // images][:images],
+    'valid': np.ones(images, bool),
+  }
+  key = jax.random.key(1, impl='rbg')
+  compiled = parts.train_step.lower(state, given, key, stage=0).compile()
+  need = compiled.memory_analysis()
+  state, _ = jax.block_until_ready(compiled(state, given, key))
+  began = time.process_time()
+  for _ in range(STEPS):
+    state, _ = jax.block_until_ready(compiled(state, given, key))
+  return {
+    'seconds': (time.process_time() - began) / STEPS,
+    'temporary GiB': need.temp_size_in_bytes / 2**30,
+    'state GiB': sum(x.nbytes for x in jax.tree.leaves(state)) / 2**30,
+  }
+
+
+def _peak() -> float:
+  """Returns the most memory that this process has held, GiB."""
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def fitted(points: Sequence[Point], field: str) -> np.ndarray:
+  """Fits field = a + b · size to points; (a, b), NaN for fewer than two.
+
+  By least squares of the relative error, as sizes span decades.
+  """
+  size = np.array([point['size'] for point in points], float)
+  value = np.array([point[field] for point in points], float)
+  if len(points) < 2:
+    return np.full(2, np.nan)
+  terms = np.stack([np.ones_like(size), size], axis=1) / value[:, None]
+  return np.linalg.lstsq(terms, np.ones_like(value), rcond=None)[0]
+
+
+def lines(name: str, points: Sequence[Point]) -> list[Point]:
+  """Adds the line of every number to the points, and what it says beyond."""
+  fields = [f for f, x in points[0].items() if isinstance(x, float)]
+  found = {field: fitted(points, field) for field in fields}
+  rows: list[Point] = [{'of': name, 'kind': 'measured', **p} for p in points]
+  blank = dict.fromkeys(rows[0], '')
+  kinds = {'fixed': (1.0, 0.0), f'each {EACH[name]:,}': (0.0, EACH[name])}
+  if name in ASKED:
+    kinds['extrapolated'] = (1.0, ASKED[name])
+  for kind, terms in kinds.items():
+    values = {field: float(found[field] @ terms) for field in fields}
+    size = ASKED[name] if kind == 'extrapolated' else ''
+    rows.append(blank | {'of': name, 'kind': kind, 'size': size} | values)
+  return rows
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_list('only', list(MEASURES), 'What.', flag_values=values)
+  flags.DEFINE_list('points', [], 'Sizes [by what].', flag_values=values)
+  flags.DEFINE_string(
+    'embeddings', None, 'A file to draw rows like its.', flag_values=values
+  )
+  flags.DEFINE_string('out', 'runs/scale', 'Folder.', flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Measures every point; prints and writes a table each."""
+  unknown = sorted(set(values.only) - MEASURES.keys())
+  if unknown or not all(n.isdigit() and int(n) for n in values.points):
+    raise InputError(
+      f'--only takes {", ".join(MEASURES)}, --points whole numbers from 1'
+    )
+  out = pathlib.Path(values.out)
+  out.mkdir(parents=True, exist_ok=True)
+  spawn = multiprocessing.get_context('spawn')
+  for name in values.only:
+    points = []
+    for size in map(int, values.points or POINTS[name]):
+      with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+        found = pool.submit(MEASURES[name], size, values.embeddings).result()
+      points.append({'size': size, **found})
+      print(name, points[-1], flush=True)
+    table = lines(name, points)
+    tables.show(table, f'{name}: points and lines')
+    print(tables.write_csv(out / f'{name}.csv', table))
+
+
+if __name__ == '__main__':
+  define(flags.FLAGS)
+  command.run(lambda argv: main(flags.FLAGS), fast=True)
