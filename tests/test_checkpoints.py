@@ -232,3 +232,21 @@ def test_loading_and_exporting_do_not_import_each_other():
     "assert 'plankton_jax.checkpoints' not in sys.modules"
   )
   subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)
+
+
+def test_only_late_arrays_of_a_failed_checkpoint_are_silent(monkeypatch):
+  heard = []
+  monkeypatch.setattr(sys, 'unraisablehook', heard.append)
+  store._silence_late_arrays.__wrapped__()
+
+  class Late:
+    def __init__(self, message):
+      self.message = message
+
+    def __del__(self):
+      raise RuntimeError(self.message)
+
+  for message in ('Event loop is closed', 'something else'):
+    late = Late(message)
+    del late
+  assert [str(found.exc_value) for found in heard] == ['something else']

@@ -10,7 +10,8 @@ from configs import frozen
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.export import programs
-from plankton_jax.nn import encoders, transfer, transformer
+from plankton_jax.nn import encoders, transfer, transformer, whitening
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop
 
 NAME = frozen.get_config().encoder.name
@@ -71,7 +72,8 @@ def _expected(state, encoder, images):
   x = x @ encoder.variables['params']['encoder']['Dense_0']['kernel']
   centre = encoder.variables['batch_stats']['BatchNorm_0']
   x = (x - centre['mean']) / np.sqrt(centre['var'] + 1e-5)
-  return x / np.linalg.norm(x, axis=1, keepdims=True)
+  matrix = encoder.variables['batch_stats'][WHITENING]['matrix']
+  return whitening.apply(matrix, x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
 def test_a_head_is_trained_on_a_body_that_stays(make_config, tmp_path):

@@ -12,6 +12,7 @@ from plankton_jax.errors import InputError
 LOST = 75  # the exit status where the same command goes on: EX_TEMPFAIL
 
 _ADDRESS = re.compile(r'.+:\d+')
+_HEARTBEAT = 30  # seconds without a sign of life until one counts as lost
 _SHUTDOWN = 60  # seconds to wait for the others at the end
 # Of what a collective or a barrier raises when its peer is gone.
 _GONE = re.compile(
@@ -96,6 +97,7 @@ def _join(
       coordinator,
       num_processes,
       process_id,
+      heartbeat_timeout_seconds=_HEARTBEAT,
       shutdown_timeout_seconds=_SHUTDOWN,
     )
   except (ValueError, RuntimeError) as error:

@@ -4,7 +4,10 @@ The whitening of the best one, fitted when training has ended, lies beside them.
 """
 
 import contextlib
+import functools
+import inspect
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +50,7 @@ def open_manager(workdir: pathlib.Path) -> ocp.CheckpointManager:
   `max_to_keep` with `best_fn` would delete the newest step, from which a run
   resumes; hence the two policies.
   """
+  _silence_late_arrays()
   measure = lambda metrics: metrics['measure']
   keep = checkpoint_managers.AnyPreservationPolicy(
     [
@@ -76,6 +80,25 @@ def has_checkpoint(workdir: pathlib.Path) -> bool:
   return any(
     entry.name.isdigit() for entry in (workdir / 'checkpoints').glob('*')
   )
+
+
+@functools.cache
+def _silence_late_arrays() -> None:
+  """Drops what arrays report after a checkpoint has failed for another one.
+
+  Orbax ends its event loop where one array cannot be read or written. Those in
+  flight then have no one to tell, and each would print a traceback, at any
+  later moment, beside the one error that says what is wrong.
+  """
+  before = sys.unraisablehook
+
+  def hook(found: Any) -> None:
+    coroutine = inspect.iscoroutine(found.object) and found.object.cr_code
+    ended = str(found.exc_value) == 'Event loop is closed'
+    if not ended and not (coroutine and 'orbax' in coroutine.co_filename):
+      before(found)
+
+  sys.unraisablehook = hook
 
 
 def save(
