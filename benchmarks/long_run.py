@@ -160,16 +160,14 @@ def _config(steps: int, place: pathlib.Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
   del argv
-  from plankton_jax.train import loop, sampling
+  from plankton_jax.train import experiment, loop
 
   place = pathlib.Path(PLACE.value)
   shutil.rmtree(place / 'run', ignore_errors=True)
   (place / 'run').mkdir(parents=True)
   config = _config(STEPS.value, place)
   data = loop.load_data(config, place / 'run')
-  per_epoch = sampling.steps_per_epoch(
-    len(data.splits['train']), config['batch']['size']
-  )
+  per_epoch = experiment.assemble(config, data).schedule.steps_per_epoch
   config['epochs'] = -(-STEPS.value // per_epoch)
   del data
   with Watch(place / 'run' / 'metrics.jsonl') as watch:

@@ -1,8 +1,10 @@
 """`python -m benchmarks.long_run` tells growth from noise."""
 
 import json
+import re
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -85,3 +87,25 @@ def test_a_watch_sees_files_threads_memory_steps_and_compilations(tmp_path):
   assert watched[-1].compiled == after.compiled
   long_run.draw([*watched, after], tmp_path / 'figure.png')
   assert (tmp_path / 'figure.png').stat().st_size > 10_000
+
+
+class _Flag(NamedTuple):
+  value: int | str
+
+
+def test_the_command_watches_a_run_to_its_end(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(long_run, 'STEPS', _Flag(120))
+  monkeypatch.setattr(long_run, 'PLACE', _Flag(str(tmp_path)))
+  long_run.main([])
+  said = capsys.readouterr().out.splitlines()
+  assert re.fullmatch(
+    r'(1[2-9]\d) steps, 3 epochs, \d+ s, \d+ programs compiled, \d+ after .*',
+    said[0],
+  )
+  assert [line.partition(':')[0] for line in said[1:]] == [
+    'megabytes', 'threads', 'files'
+  ]  # fmt: skip
+  table = (tmp_path / 'long_run.csv').read_text().splitlines()
+  assert table[0] == ','.join(Sample._fields)
+  assert f'{said[0].split()[0]}' == table[-1].split(',')[1]
+  assert (tmp_path / 'long_run.png').is_file()
