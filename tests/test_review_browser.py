@@ -90,6 +90,15 @@ def press(browser, *keys):
   browser.execute_async_script('busy.then(arguments[0])')
 
 
+def complaints(browser, address):
+  """What the console says of this page; one before it may miss its server."""
+  return [
+    found['message']
+    for found in browser.get_log('browser')
+    if found['level'] != 'INFO' and address in found['message']
+  ]
+
+
 def visible(browser):
   """The classes of the tiles that are seen, by their place."""
   return browser.execute_script(
@@ -170,8 +179,7 @@ def test_a_person_takes_marks_names_grows_and_undoes(browser, review, tmp_path):
     assert said(browser) == 'Nothing to undo.'
     press(browser, 'y')
     assert np.flatnonzero(review.state().label >= 0).tolist() == sorted(taken)
-    bad = [m for m in browser.get_log('browser') if m['level'] != 'INFO']
-    assert bad == []
+    assert complaints(browser, address) == []
 
 
 def test_groups_are_split_and_joined_and_more_found(browser, review, tmp_path):
@@ -250,8 +258,7 @@ def test_a_run_is_dragged_and_a_tile_pointed_at(browser, review, tmp_path):
     taken = [row for i, row in enumerate(rows[:line]) if i != 5]
     assert {state.names[i] for i in state.label[taken]} == {wanted}
     assert np.sum(state.label >= 0) == line
-    bad = [m for m in browser.get_log('browser') if m['level'] != 'INFO']
-    assert bad == []
+    assert complaints(browser, address) == []
 
 
 def test_two_browsers_lose_no_decision(browser, review, tmp_path):
@@ -293,7 +300,7 @@ def test_a_reload_after_a_kill_shows_every_decision(browser, tmp_path):
     start(browser, f'http://127.0.0.1:{port}/token/')
     press(browser, KEYS.ENTER)
     before = browser.find_element('id', 'progress').text
-    assert re.match(r'[1-9]\d* of 12 decided, 1 decisions', before)
+    assert re.match(r'[1-9]\d* of 12 decided, 1 decision$', before)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     press(browser, KEYS.ENTER)

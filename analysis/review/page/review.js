@@ -107,7 +107,8 @@ function drawLists(decided) {
   const total = decided.reduce((sum, one) => sum + one.images, 0);
   byId('progress').textContent =
     `${total.toLocaleString('en')} of ${about.images.toLocaleString('en')}` +
-    ` decided, ${now.decisions.toLocaleString('en')} decisions`;
+    ` decided, ${now.decisions.toLocaleString('en')} ` +
+    (now.decisions === 1 ? 'decision' : 'decisions');
   byId('sets').replaceChildren(...sets.map((one) => entry(
     one.kind, setKey(one),
     one.kind === 'group' ? `${one.name || 'no name'} ?` : one.name,
