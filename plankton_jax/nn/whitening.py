@@ -56,17 +56,13 @@ def fit(
 
 def apply(matrix: np.ndarray, embedding: np.ndarray) -> np.ndarray:
   """Whitens embeddings [N, D] to unit length, as `Whitening` does."""
-  return _unit(embedding @ matrix)
+  return np.asarray(unit_norm(jnp.asarray(embedding @ matrix)))
 
 
 def invert(matrix: np.ndarray, whitened: np.ndarray) -> np.ndarray:
   """Recovers the unit embeddings [N, D] float32 that a matrix whitened."""
-  return _unit(np.linalg.solve(matrix.T.astype(np.float64), whitened.T).T)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  length = np.linalg.norm(x, axis=1, keepdims=True)
-  return (x / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)
+  found = np.linalg.solve(matrix.T.astype(np.float64), whitened.T).T
+  return np.asarray(unit_norm(jnp.asarray(found, jnp.float32)))
 
 
 def within_classes(
