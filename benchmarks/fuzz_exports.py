@@ -110,7 +110,7 @@ def taxa(rng: Rng | None = None) -> bytes:
 
 def vary_taxa(rng: Rng) -> bytes:
   data = taxa(rng)
-  return data if rng.random() < 0.7 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.7)
 
 
 def read_taxa(data: bytes, folder: pathlib.Path) -> None:
@@ -144,7 +144,7 @@ def published(rng: Rng | None = None) -> bytes:
 
 def vary_published(rng: Rng) -> bytes:
   data = published(rng)
-  return data if rng.random() < 0.8 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.8)
 
 
 def read_published(data: bytes, folder: pathlib.Path) -> None:
@@ -183,7 +183,7 @@ def vary_updates(rng: Rng) -> bytes:
 
 
 def read_updates(data: bytes, folder: pathlib.Path) -> None:
-  """What is read from a table that was written is what was to be written.
+  """Reads a table that was written, and compares it with what was to be.
 
   But for spaces around it and zero bytes, which are dropped in reading.
   """

@@ -175,12 +175,12 @@ def tar(files: dict[str, bytes], mode: str = 'w') -> bytes:
 def _vary_tar(rng: Rng) -> bytes:
   mode = str(rng.choice(['w', 'w:gz', 'w:bz2', 'w:xz']))
   data = tar(_members(rng), mode)
-  return data if rng.random() < 0.5 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.5)
 
 
 def _vary_zip(rng: Rng) -> bytes:
   data = _zip(_members(rng))
-  return data if rng.random() < 0.5 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.5)
 
 
 def _read_archive(data: bytes, folder: pathlib.Path) -> None:
@@ -217,7 +217,7 @@ def _table(rng: Rng | None) -> bytes:
 
 def _vary_table(rng: Rng) -> bytes:
   data = _table(rng)
-  return data if rng.random() < 0.7 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.7)
 
 
 def _export(rng: Rng | None) -> bytes:
@@ -228,7 +228,7 @@ def _export(rng: Rng | None) -> bytes:
 
 def _vary_export(rng: Rng) -> bytes:
   data = _export(rng)
-  return data if rng.random() < 0.5 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.5)
 
 
 def _read_export(data: bytes, folder: pathlib.Path) -> None:
@@ -281,7 +281,7 @@ def _npz(rng: Rng | None = None) -> bytes:
 
 def _vary_npz(rng: Rng) -> bytes:
   data = _npz(rng)
-  return data if rng.random() < 0.6 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.6)
 
 
 def _read_npz(data: bytes, folder: pathlib.Path) -> None:
@@ -368,7 +368,7 @@ def _pretrained(rng: Rng | None = None) -> bytes:
 
 def _damaged_half(make: Callable, rng: Rng) -> bytes:
   data = make(rng)
-  return data if rng.random() < 0.6 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.6)
 
 
 def _read_encoder(data: bytes, folder: pathlib.Path) -> None:
@@ -406,7 +406,7 @@ def _vary_json(make: Callable[[], Any], rng: Rng) -> bytes:
   for _ in range(rng.integers(1, 4)):
     tree = values.vary_json(rng, tree)
   data = json.dumps(tree, ensure_ascii=False).encode('utf-8', 'surrogatepass')
-  return data if rng.random() < 0.7 else values.damage(rng, data)
+  return values.sometimes_damaged(rng, data, whole=0.7)
 
 
 def _read_config(data: bytes, folder: pathlib.Path) -> None:

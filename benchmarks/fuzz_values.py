@@ -60,6 +60,11 @@ def damage(rng: Rng, data: bytes) -> bytes:
   return data
 
 
+def sometimes_damaged(rng: Rng, data: bytes, *, whole: float) -> bytes:
+  """Damages a file, or leaves it as it is in a share `whole` of the cases."""
+  return data if rng.random() < whole else damage(rng, data)
+
+
 def vary_json(rng: Rng, tree: Any) -> Any:
   """The tree with one node replaced, renamed or removed."""
   if isinstance(tree, dict) and tree and rng.random() < 0.9:
