@@ -170,7 +170,7 @@ def review(task: Task, person: Person) -> Iterator[Step]:
 
 
 class Taken(NamedTuple):
-  """What a person does with a list."""
+  """Says what a person does with a list."""
 
   keys: int  # decisions, those that name odd ones among them
   rows: np.ndarray  # that are taken

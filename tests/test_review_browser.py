@@ -91,7 +91,7 @@ def press(browser, *keys):
 
 
 def complaints(browser, address):
-  """What the console says of this page; one before it may miss its server."""
+  """Lists what the console says of this page; others may miss their server."""
   return [
     found['message']
     for found in browser.get_log('browser')

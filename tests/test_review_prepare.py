@@ -1,4 +1,4 @@
-"""What a review finds when it starts again, and its folder has changed."""
+"""Starts a review again after its folder has changed."""
 
 import numpy as np
 import pytest

@@ -74,7 +74,7 @@ def rank(
 
 
 class _Judged(NamedTuple):
-  """What neighbours and class centres say of some rows, [B] each."""
+  """Holds what neighbours and class centres say of some rows, [B] each."""
 
   own: np.ndarray  # distance to the centre of the own class, without the row
   own_votes: np.ndarray
