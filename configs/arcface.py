@@ -16,6 +16,10 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   # Weight of an image in the loss by the size of its class: 'none', 'inverse',
   # 'sqrt_inverse' or 'effective' (by the effective number of images).
   config.objective.class_weights = 'none'
+  # Share of the prototypes in a step's loss, drawn at random beside those of
+  # the batch's classes: with very many classes less than 1 saves time and
+  # memory. Validation takes all.
+  config.objective.sample_prototypes = 1.0
   config.early_stop_validations = 12
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's

@@ -27,7 +27,11 @@ CASES = {
   'all': (objectives.triplet(**TRIPLET, select='all'), 1, 0),
   'supcon': (objectives.supcon(), 1, 0),
   'multi_similarity': (objectives.multi_similarity(), 1, 0),
-  'softmax': (objectives.softmax(**CLASSES), 1, 0),
+  'softmax, sampled': (
+    objectives.softmax(**CLASSES | {'num_classes': 64}, sample_prototypes=0.5),
+    1,
+    0,
+  ),
   'arcface': (objectives.arcface(**CLASSES, scale=8.0), 1, 0),
   'cosface': (objectives.cosface(**CLASSES, scale=8.0), 1, 0),
   'subcenter': (objectives.subcenter_arcface(**CLASSES, scale=8.0), 1, 0),

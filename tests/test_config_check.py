@@ -105,6 +105,8 @@ def test_the_bounds(field, good, bad, words):
   [
     ('arcface', 'margin', 3.2),
     ('arcface', 'scale', 0),
+    ('arcface', 'sample_prototypes', 0),
+    ('softmax', 'sample_prototypes', 1.1),
     ('subcenter', 'centers', 0),
     ('cosface', 'margin', 2.1),
     ('proxy_anchor', 'margin', 1.1),

@@ -94,6 +94,85 @@ def test_losses_equal_loops_with_gradients_of_finite_differences(kind, name):
     _check_gradients(grads, expected, prototypes, x)
 
 
+@pytest.mark.parametrize('kind', ['arcface', 'subcenter_arcface'])
+def test_a_sampled_loss_is_that_of_its_classes_alone(kind):
+  fields, given = KINDS[kind]
+  weights = np.linspace(0.5, 2.0, 16)
+  objective = getattr(objectives, kind)(
+    num_classes=16,
+    embedding_dim=5,
+    class_weights=weights,
+    sample_prototypes=0.5,
+    **fields,
+  )
+  prototypes = np.asarray(objective.init(jax.random.key(3))['prototypes'])
+  x, labels, valid = random(6), np.array([14, 5, 5, -1, 9, 2]), np.ones(6, bool)
+  valid[3] = False
+  batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
+  key = jax.random.key(6)
+
+  def value(prototypes, x):
+    given = {'prototypes': prototypes}, x, batch
+    loss, _ = objective.loss(*given, stage=0, key=key)
+    whole, _ = objective.validation_loss(*given, stage=0)
+    return loss, (
+      whole,
+      heads.sample_classes(
+        key, labels.clip(0), batch['valid'], num_classes=16, count=8
+      ),
+    )
+
+  both = jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
+  (loss, (whole, classes)), (grad, grad_x) = both(prototypes, x)
+  classes = np.asarray(classes)
+  assert len(classes) == 8
+
+  def expected(own, x, classes=classes):
+    rows = [
+      weights[labels[row]]
+      * reference.prototype_loss(
+        own,
+        x[row : row + 1],
+        [classes.tolist().index(labels[row])],
+        [True],
+        scale=fields['scale'],
+        **given,
+      )
+      for row in np.flatnonzero(valid)
+    ]
+    return np.mean(rows)
+
+  np.testing.assert_allclose(loss, expected(prototypes[classes], x), rtol=1e-5)
+  _check_gradients((grad[classes], grad_x), expected, prototypes[classes], x)
+  others = np.setdiff1d(np.arange(16), classes)
+  np.testing.assert_array_equal(grad[others], 0.0)
+  np.testing.assert_allclose(
+    whole, expected(prototypes, x, np.arange(16)), rtol=1e-5
+  )
+
+
+def test_classes_are_those_of_the_batch_and_others_by_chance():
+  label, valid = jnp.array([7, 3, 7, 19]), jnp.array([True, True, True, False])
+  draw = jax.jit(heads.sample_classes, static_argnames=('num_classes', 'count'))
+  keys = jax.random.split(jax.random.key(0), 2000)
+  found = jax.vmap(
+    lambda key: draw(key, label, valid, num_classes=20, count=6)
+  )(keys)
+  assert (np.diff(found, axis=1) > 0).all()  # sorted, none twice
+  drawn = np.bincount(np.ravel(found), minlength=20) / len(keys)
+  assert drawn[3] == drawn[7] == 1.0
+  # Of the other 18, that of the padding among them, four are drawn.
+  others = np.delete(drawn, [3, 7])
+  np.testing.assert_allclose(others, 4 / 18, atol=5 * 0.42 / 2000**0.5)
+  # A batch may be of as many classes as it has rows.
+  raised = jax.eval_shape(
+    lambda: draw(keys[0], label, valid, num_classes=20, count=1)
+  )
+  assert raised.shape == (4,)
+  whole = draw(keys[0], label % 3, valid, num_classes=3, count=1)
+  np.testing.assert_array_equal(whole, [0, 1, 2])
+
+
 def test_of_several_centers_the_nearest_counts():
   centers = np.stack([[[1, 0], [0, 1]], [[-1, 0], [0, -1]]]).astype(np.float32)
   x = unit([[0.6, 0.8], [-0.8, 0.1], [0.3, -0.9]])

@@ -164,6 +164,25 @@ def test_evaluation_ignores_padding_and_changes_nothing():
   np.testing.assert_allclose(more[:12], embeddings, atol=1e-5)
 
 
+def test_evaluation_takes_a_loss_of_its_own_if_there_is_one():
+  objective = objectives.Objective(
+    init=lambda key: {},
+    loss=None,
+    validation_loss=lambda *_, **__: (jnp.float32(3.0), {'count': 1}),
+  )
+  eval_step = step.make_eval_step(
+    apply_fn=lambda variables, images, measures, train: images[:, 0, :2, 0],
+    normalise=None,
+    objective=objective,
+    stage=0,
+    chunk=0,
+  )
+  params = {'encoder': {}, 'objective': {}}
+  empty = state.TrainState(step=0, params=params, batch_stats={}, opt_state=())
+  metrics, _ = eval_step(empty, _batch())
+  assert metrics['loss'] == 3.0
+
+
 def test_embedding_is_what_evaluation_sees():
   fresh = _fresh(TRIPLET)
   embed_step = step.make_embed_step(apply_fn=MODEL.apply, normalise=None)

@@ -27,6 +27,11 @@ ADDED: dict[str, Config] = {
   'optimizer': {'layer_decay': 1.0},
   'encoder': {'size': False, 'measures': [], 'whitening': 0.0},
 }
+# Those of the section `objective`, by its name.
+ADDED_OBJECTIVE: dict[str, Config] = {
+  name: {'sample_prototypes': 1.0}
+  for name in ('arcface', 'cosface', 'softmax', 'subcenter_arcface')
+}
 
 
 def default_workdir(name: str) -> pathlib.Path:
@@ -41,9 +46,12 @@ def default_workdir(name: str) -> pathlib.Path:
 
 def complete(config: Config) -> Config:
   """Adds the fields that an older version's config lacks."""
+  fields = dict(ADDED)
+  if isinstance(objective := config.get('objective'), dict):
+    fields['objective'] = ADDED_OBJECTIVE.get(str(objective.get('name')), {})
   return config | {
     section: added | config[section]
-    for section, added in ADDED.items()
+    for section, added in fields.items()
     if isinstance(config.get(section), dict)
   }
 

@@ -21,6 +21,8 @@ class Objective(NamedTuple):
   loss: Callable  # (params, embeddings, batch, *, stage, key) -> loss, metrics
   # The loss once the space has shrunk to a point, if that is one number.
   collapsed_loss: float | None = None
+  # The loss of validation, called alike, where it is not that of training.
+  validation_loss: Callable | None = None
 
 
 def without_padding(embeddings: jax.Array, valid: jax.Array) -> jax.Array:

@@ -1,5 +1,10 @@
-"""Defines losses on cosines of embeddings and learnt prototypes of classes."""
+"""Defines losses on cosines of embeddings and learnt prototypes of classes.
 
+With very many classes a cross-entropy may take a sample of them at each step,
+`sample_prototypes`: Partial FC, An et al. 2022, arXiv:2203.15565.
+"""
+
+import math
 from collections.abc import Callable
 
 import chex
@@ -24,6 +29,7 @@ def arcface(
   margin: float = 0.5,
   scale: float = 64.0,
   class_weights: np.ndarray | None = None,
+  sample_prototypes: float = 1.0,
 ) -> Objective:
   """Makes the additive angular margin loss, s cos(θ + m) at the true class.
 
@@ -37,9 +43,13 @@ def arcface(
     margin: m, radians.
     scale: s.
     class_weights: [N], of each class's images in the mean; None for 1.
+    sample_prototypes: share of the prototypes in a step's loss, at random
+      beside those of the batch's classes; 1 for all.
   """
   shape = (num_classes, embedding_dim)
-  return _prototypes(shape, _angular(margin), scale, class_weights)
+  return _prototypes(
+    shape, _angular(margin), scale, class_weights, sample_prototypes
+  )
 
 
 def subcenter_arcface(
@@ -50,6 +60,7 @@ def subcenter_arcface(
   margin: float = 0.5,
   scale: float = 64.0,
   class_weights: np.ndarray | None = None,
+  sample_prototypes: float = 1.0,
 ) -> Objective:
   """Makes ArcFace with several prototypes a class, of which the nearest counts.
 
@@ -63,9 +74,13 @@ def subcenter_arcface(
     margin: m, radians.
     scale: s.
     class_weights: [N], of each class's images in the mean; None for 1.
+    sample_prototypes: share of the prototypes in a step's loss, at random
+      beside those of the batch's classes; 1 for all.
   """
   shape = (num_classes, centers, embedding_dim)
-  return _prototypes(shape, _angular(margin), scale, class_weights)
+  return _prototypes(
+    shape, _angular(margin), scale, class_weights, sample_prototypes
+  )
 
 
 def cosface(
@@ -75,6 +90,7 @@ def cosface(
   margin: float = 0.35,
   scale: float = 64.0,
   class_weights: np.ndarray | None = None,
+  sample_prototypes: float = 1.0,
 ) -> Objective:
   """Makes the additive cosine margin loss, s (cos θ - m) at the true class.
 
@@ -87,10 +103,12 @@ def cosface(
     margin: m, in cosine.
     scale: s.
     class_weights: [N], of each class's images in the mean; None for 1.
+    sample_prototypes: share of the prototypes in a step's loss, at random
+      beside those of the batch's classes; 1 for all.
   """
   lower = lambda cos, sin: cos - margin
   shape = (num_classes, embedding_dim)
-  return _prototypes(shape, lower, scale, class_weights)
+  return _prototypes(shape, lower, scale, class_weights, sample_prototypes)
 
 
 def softmax(
@@ -99,15 +117,16 @@ def softmax(
   embedding_dim: int,
   scale: float = 20.0,
   class_weights: np.ndarray | None = None,
+  sample_prototypes: float = 1.0,
 ) -> Objective:
   """Makes the softmax cross-entropy of s cos θ: the baseline without a margin.
 
   Wang, Xiang, Cheng and Yuille 2017, NormFace, arXiv:1704.06369; scale is one
-  over the temperature. `class_weights` as in `arcface`.
+  over the temperature. `class_weights` and `sample_prototypes` as in `arcface`.
   """
   same = lambda cos, sin: cos
   shape = (num_classes, embedding_dim)
-  return _prototypes(shape, same, scale, class_weights)
+  return _prototypes(shape, same, scale, class_weights, sample_prototypes)
 
 
 def proxy_anchor(
@@ -158,19 +177,22 @@ def _prototypes(
   add_margin: Callable,
   scale: float,
   class_weights: np.ndarray | None,
+  sample_prototypes: float,
 ) -> Objective:
-  """Makes a cross-entropy of cosines, `add_margin(cos, sin)` at the truth."""
+  """Makes a cross-entropy of cosines, `add_margin(cos, sin)` at the truth.
+
+  Where `sample_prototypes` is below 1, a step's loss takes this share of the
+  classes: those of the batch, and others by chance, see `sample_classes`. The
+  other prototypes get a gradient of 0. Validation takes all classes.
+  """
   num_classes = shape[0]
 
-  def loss(params, embeddings, batch, *, stage, key=None):
-    del stage, key
+  def cross_entropy(prototypes, embeddings, batch, label):
+    """Computes the loss among prototypes [N, K, D], of rows `label` [B]."""
     chex.assert_rank(embeddings, 2)
     chex.assert_type(embeddings, jnp.float32)
     valid = batch['valid']
     embeddings = without_padding(embeddings, valid)
-    # A padded row may carry any label: clip it; the mask drops the row.
-    label = jnp.clip(batch['label'], 0, num_classes - 1)
-    prototypes = _centers(params)
     each_center = _each_cosine(prototypes, embeddings)  # [B, N, K]
     cos = jnp.max(each_center, axis=-1)
     correct = jnp.argmax(cos, axis=-1) == label
@@ -178,17 +200,72 @@ def _prototypes(
     nearest = jnp.argmax(each_center[rows, label], axis=-1)
     sin_own = _sine(embeddings, prototypes[label, nearest])
     with_margin = add_margin(cos[rows, label], sin_own)
-    true = jax.nn.one_hot(label, num_classes, dtype=bool)
+    true = jax.nn.one_hot(label, len(prototypes), dtype=bool)
     logits = scale * jnp.where(true, with_margin[:, None], cos)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     if class_weights is not None:
-      each *= jnp.asarray(class_weights)[label]
+      each *= jnp.asarray(class_weights)[_existing(batch['label'], num_classes)]
     return masked_mean(each, valid), {
       'accuracy': masked_mean(correct, valid),
       'count': jnp.sum(valid),
     }
 
-  return Objective(init=lambda key: init_prototypes(key, *shape), loss=loss)
+  def loss(params, embeddings, batch, *, stage, key=None):
+    del stage, key
+    label = _existing(batch['label'], num_classes)
+    return cross_entropy(_centers(params), embeddings, batch, label)
+
+  def sampled_loss(params, embeddings, batch, *, stage, key):
+    del stage
+    label = _existing(batch['label'], num_classes)
+    count = math.ceil(sample_prototypes * num_classes)
+    classes = sample_classes(
+      key, label, batch['valid'], num_classes=num_classes, count=count
+    )
+    chosen = {'prototypes': params['prototypes'][classes]}
+    among = _existing(jnp.searchsorted(classes, label), len(classes))
+    return cross_entropy(_centers(chosen), embeddings, batch, among)
+
+  def init(key):
+    return init_prototypes(key, *shape)
+
+  if sample_prototypes == 1:
+    return Objective(init=init, loss=loss)
+  return Objective(init=init, loss=sampled_loss, validation_loss=loss)
+
+
+def sample_classes(
+  key: jax.Array,
+  label: jax.Array,
+  valid: jax.Array,
+  *,
+  num_classes: int,
+  count: int,
+) -> jax.Array:
+  """Draws classes for a batch: all of its own, and others with equal chance.
+
+  The sampling of Partial FC, An et al. 2022, arXiv:2203.15565.
+
+  Args:
+    key: of the draw.
+    label: [B], each an existing class.
+    valid: [B]; rows whose class is drawn for sure.
+    num_classes: N.
+    count: of the classes to draw, M; it is raised to the batch's B rows, which
+      may be of as many classes, but not beyond N.
+
+  Returns:
+    Classes [M], sorted.
+  """
+  count = max(count, min(len(label), num_classes))
+  own = jnp.zeros(num_classes, bool).at[label].max(valid)
+  draw = jnp.where(own, 1.0, jax.random.uniform(key, (num_classes,)))
+  return jnp.sort(jax.lax.top_k(draw, count)[1])
+
+
+def _existing(label, num_classes):
+  """Clips labels, as a padded row may carry any; a mask drops such rows."""
+  return jnp.clip(label, 0, num_classes - 1)
 
 
 def init_prototypes(key: jax.Array, *shape: int) -> dict[str, jax.Array]:

@@ -59,6 +59,7 @@ _COUNT_OR_OFF = Range(0, whole=True)
 _STRENGTH = Range(0)
 _POSITIVE = Range(0, without=(0,))
 _ANGLE = Range(0, math.pi, without=(math.pi,))
+_SHARE = Range(0, 1, without=(0,))
 
 FIELDS: dict[str, Range | Choice] = {
   'seed': Range(0, 2**32 - 1, whole=True),
@@ -94,19 +95,28 @@ FIELDS: dict[str, Range | Choice] = {
   'optimizer.weight_decay': _STRENGTH,
   'optimizer.objective_rate': Range(0),
   'optimizer.encoder_rate': Range(0),
-  'optimizer.layer_decay': Range(0, 1, without=(0,)),
+  'optimizer.layer_decay': _SHARE,
 }
 
 OBJECTIVES: dict[str, dict[str, Range | Choice]] = {
   'triplet': {'margin': Range(0)},
-  'arcface': {'margin': _ANGLE, 'scale': _POSITIVE},
+  'arcface': {
+    'margin': _ANGLE,
+    'scale': _POSITIVE,
+    'sample_prototypes': _SHARE,
+  },
   'subcenter_arcface': {
     'centers': _COUNT,
     'margin': _ANGLE,
     'scale': _POSITIVE,
+    'sample_prototypes': _SHARE,
   },
-  'cosface': {'margin': Range(0, 2), 'scale': _POSITIVE},
-  'softmax': {'scale': _POSITIVE},
+  'cosface': {
+    'margin': Range(0, 2),
+    'scale': _POSITIVE,
+    'sample_prototypes': _SHARE,
+  },
+  'softmax': {'scale': _POSITIVE, 'sample_prototypes': _SHARE},
   'proxy_anchor': {'margin': Range(0, 1), 'scale': _POSITIVE},
   'supcon': {'temperature': _POSITIVE},
   'multi_similarity': {

@@ -104,10 +104,9 @@ def _walk(labels, rng, choose, *, size, steps):
   `choose(rng, counts, shown, size=size)` returns how many of each class are in
   the next batch, at most all of them, so that no row is in it twice.
   """
-  members = [
-    rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)
-  ]
-  counts = np.array([len(rows) for rows in members])
+  counts = np.unique(labels, return_counts=True)[1]
+  by_class = np.split(np.argsort(labels, kind='stable'), np.cumsum(counts)[:-1])
+  members = [rng.permutation(rows) for rows in by_class]
   shown = np.zeros(len(members), int)
   plan = np.empty((steps, size), np.int64)
   for step in range(steps):

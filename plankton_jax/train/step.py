@@ -102,6 +102,7 @@ def make_eval_step(
   as `to_float` does for the backbone's `normalise`. The encoder sees
   a `chunk` of images at a time, or all if that is 0, to the same result.
   """
+  validation_loss = objective.validation_loss or objective.loss
 
   @jax.jit
   def eval_step(state, batch):
@@ -115,7 +116,7 @@ def make_eval_step(
 
     embeddings = chunks.embed_all(embed, _inputs(batch), chunk)
     # Mining by 'random' needs a key; validation draws the same one each time.
-    loss, metrics = objective.loss(
+    loss, metrics = validation_loss(
       state.params['objective'],
       embeddings,
       batch,
