@@ -139,13 +139,15 @@ def write_shards(
   ids: Sequence[str],
   class_names: tuple[str, ...],
   embed: Callable[[slice], Part],
+  stamp: Callable[[slice], str],
   rows: int,
   pixel_um: float | None = None,
 ) -> None:
   """Embeds images into a folder of shards of some `rows` each, as they come.
 
   Goes on after the shards that are there of the same encoder and images, and
-  leaves it to `shards.finish` to let the folder be read.
+  leaves it to `shards.finish` to let the folder be read. Embeds a shard again
+  if one of its images was replaced since.
 
   Args:
     path: the folder, whose name ends in .parquet.
@@ -153,6 +155,7 @@ def write_shards(
     ids: of all images, readable or not.
     class_names: of all images.
     embed: embeds a slice of the images.
+    stamp: digests the state of the files that hold a slice of the images.
     rows: images of a shard.
     pixel_um: the side of their pixels, as given, µm.
   """
@@ -171,6 +174,7 @@ def write_shards(
       'encoder': _encoder_digest(encoder),
     },
     make=make,
+    stamp=stamp,
     header={'class_names': list(class_names), 'step': encoder.step},
   )
   print(
@@ -225,7 +229,8 @@ def embed_run(
     if rows := shards.size(len(at), shard):
       ids = data.ids[at].tolist()
       each = functools.partial(embed, at)
-      write_shards(file, encoder, ids, data.class_names, each, rows)
+      stamp = lambda part: data.fingerprint
+      write_shards(file, encoder, ids, data.class_names, each, stamp, rows)
       file.with_suffix('.npz').unlink(missing_ok=True)
       sharded.append(file)
       continue
@@ -284,7 +289,13 @@ def embed_folder(
   if rows:
     for name, reason in found.skipped:
       print(f'skipped {name}: {reason}', file=sys.stderr)
-    write_shards(out, encoder, found.ids, names, embed, rows, pixel_um)
+    whole_stamp = folders.stamp(found) if objects is not None else ''
+
+    def stamp(part: slice) -> str:
+      own = whole_stamp or folders.stamp(folders.part(found, part))
+      return f'{own} {white}'  # which all images decide together
+
+    write_shards(out, encoder, found.ids, names, embed, stamp, rows, pixel_um)
     shards.finish(out)
   else:
     whole = embed(slice(None))

@@ -15,7 +15,8 @@ import pytest
 from pyarrow import parquet
 
 from analysis import embed
-from analysis.files import inputs, shards
+from analysis.files import folders, inputs, shards
+from plankton_jax.data.sources import objects
 from plankton_jax.errors import InputError
 from tests import shades
 
@@ -37,7 +38,8 @@ def half(table, path, **options):
 whole, parquet.write_table = parquet.write_table, half
 shards.write(
   pathlib.Path(sys.argv[1]), count={COUNT}, rows={ROWS}, plan={{'of': 'a'}},
-  make=columns, header={{'class_names': ['x', 'y', 'z'], 'step': 3}},
+  make=columns, stamp=str,
+  header={{'class_names': ['x', 'y', 'z'], 'step': 3}},
 )
 """
 
@@ -51,15 +53,16 @@ def columns(rows):
   }
 
 
-def write(folder, made, plan='a'):
+def write(folder, made, plan='a', stamp=str):
   def make(rows):
     made.append(rows.start)
     return columns(rows)
 
   header = {'class_names': ['x', 'y', 'z'], 'step': 3}
   there = shards.write(
-    folder, count=COUNT, rows=ROWS, plan={'of': plan}, make=make, header=header
-  )
+    folder, count=COUNT, rows=ROWS, plan={'of': plan}, make=make, stamp=stamp,
+    header=header,
+  )  # fmt: skip
   shards.finish(folder)
   return there
 
@@ -113,6 +116,7 @@ def test_shards_of_something_else_are_replaced(tmp_path):
       rows=ROWS,
       plan={'of': 'b'},
       make=lambda rows: 1 / 0 if rows.start else columns(rows),
+      stamp=str,
       header={},
     )
   assert [path.name for path in folder.glob('part*')] == ['part-00000.parquet']
@@ -136,8 +140,6 @@ def test_a_folder_in_shards_equals_one_file(tmp_path, monkeypatch, capsys):
   (tmp_path / 'in/b/bad.png').write_bytes(b'no')
   shades.write(tmp_path / 'in/root.png', 5)
   place = str(tmp_path / 'in')
-  embed.embed_folder(shades.Encoder(), place, tmp_path / 'whole.npz')
-  whole = inputs.read_embeddings(tmp_path / 'whole.npz')
   out = tmp_path / 'sharded.parquet'
   encoder, seen = shades.Encoder(), []
 
@@ -150,12 +152,15 @@ def test_a_folder_in_shards_equals_one_file(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(encoder, 'embed', failing)
   with pytest.raises(KeyboardInterrupt):
     embed.embed_folder(encoder, place, out, shard=3)
+  shades.write(tmp_path / 'in/b/1.png', 200)  # of the second shard
   capsys.readouterr()
   embed.embed_folder(encoder, place, out, shard=3)
-  assert seen == [3, 3, 2, 2]  # the last of these again, nothing else
-  assert '3 shards of 3 images, 2 of them written before' in (
+  assert seen == [3, 3, 2, 3, 2]  # that again, then the last; not the first
+  assert '3 shards of 3 images, 1 of them written before' in (
     capsys.readouterr().out
   )
+  embed.embed_folder(shades.Encoder(), place, tmp_path / 'whole.npz')
+  whole = inputs.read_embeddings(tmp_path / 'whole.npz')
   found = inputs.read_embeddings(out)
   for name in inputs.Embeddings._fields:
     np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
@@ -168,6 +173,21 @@ def test_a_folder_in_shards_equals_one_file(tmp_path, monkeypatch, capsys):
   assert again.class_names == whole.class_names == ('a', 'b')
 
 
+@pytest.mark.parametrize('place', ['export', 'export/a.adc'])
+def test_the_stamp_of_an_export_or_bin_is_of_all_its_files(place, tmp_path):
+  (tmp_path / 'export').mkdir()
+  for name in ('a.adc', 'a.roi'):
+    (tmp_path / 'export' / name).write_bytes(b'1')
+  found = objects.Objects(str(tmp_path / place), ('a',), bytes, ())
+  before = folders.stamp(found)
+  assert folders.stamp(found) == before
+  changed = tmp_path / 'export/a.roi'
+  changed.write_bytes(b'12')
+  longer = folders.stamp(found)
+  os.utime(changed, (1, 1))
+  assert len({before, longer, folders.stamp(found)}) == 3
+
+
 def test_a_workdir_may_hold_shards(tmp_path):
   run = shades.run(tmp_path / 'run')
   place = tmp_path / 'run/embeddings'
@@ -177,7 +197,7 @@ def test_a_workdir_may_hold_shards(tmp_path):
   header = {'class_names': ['dark', 'light'], 'step': 7}
   shards.write(
     place / 'train.parquet',
-    count=len(train.id), rows=8, plan={}, make=make, header=header,
+    count=len(train.id), rows=8, plan={}, make=make, stamp=str, header=header,
   )  # fmt: skip
   with pytest.raises(InputError, match='not all shards are there'):
     inputs.from_workdirs([tmp_path / 'run'])

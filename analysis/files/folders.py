@@ -1,5 +1,6 @@
 """Embeds any folder of images, or the objects of any source."""
 
+import hashlib
 import pathlib
 import sys
 import types
@@ -32,6 +33,29 @@ def part(found: Images, rows: slice) -> Images:
     return own._replace(labels=own.labels[rows])
   read, first = own.read, rows.start
   return own._replace(items=own.items[rows], read=lambda row: read(first + row))
+
+
+def stamp(found: Images) -> str:
+  """Digests size and time of the files that hold some images.
+
+  An export or bins count as a whole, with all files at their place.
+  """
+  if isinstance(found, folder.Listing):
+    files = [found.root / name for name in found.ids]
+  else:
+    place = pathlib.Path(found.place)
+    if place.is_dir():
+      files = sorted(file for file in place.rglob('*') if file.is_file())
+    else:  # an archive, or one of the files of a bin
+      files = sorted(place.parent.glob(f'{place.stem}.*'))
+  state = hashlib.blake2b(digest_size=16)
+  for file in files:
+    try:
+      status = file.stat()
+      state.update(f'{status.st_size} {status.st_mtime_ns}\n'.encode())
+    except OSError:  # It is named when it cannot be read.
+      state.update(b'missing\n')
+  return state.hexdigest()
 
 
 class Embedded(NamedTuple):

@@ -4,6 +4,7 @@ A folder `NAME.parquet` holds the shards, which pyarrow, pandas, DuckDB or Spark
 read as one table. Each appears whole under its name or not at all, and a file
 UNFINISHED lies beside them until the command that writes them is done: it says
 of what they are, so that the same command goes on after those that are there.
+Each says of which files it was made, so that changed files are noticed.
 """
 
 import json
@@ -46,11 +47,13 @@ def write(
   rows: int,
   plan: Mapping[str, Any],
   make: Callable[[slice], Columns],
+  stamp: Callable[[slice], str],
   header: Mapping[str, Any],
 ) -> int:
   """Writes all shards of a folder that are not there yet; see `finish`.
 
-  Shards of another plan, or of a folder that was finished, are replaced.
+  Shards of another plan or stamp, or of a folder that was finished, are
+  replaced.
 
   Args:
     folder: its path ends in .parquet.
@@ -58,6 +61,7 @@ def write(
     rows: of a shard.
     plan: what is embedded, and how, as JSON.
     make: makes the columns of a slice of rows.
+    stamp: digests the state of what a slice of rows is made of.
     header: said in every shard, as JSON.
 
   Returns:
@@ -67,11 +71,12 @@ def write(
   there = 0
   for number, start in enumerate(range(0, count, rows)):
     path = folder / f'part-{number:05d}.parquet'
-    if path.exists():
+    part = slice(start, min(start + rows, count))
+    now = stamp(part)  # before it is read, so that a later change is noticed
+    if path.exists() and read_header(path).get('stamp') == now:
       there += 1
     else:
-      columns = make(slice(start, min(start + rows, count)))
-      write_file(path, columns, header)
+      write_file(path, make(part), {**header, 'stamp': now})
   return there
 
 
