@@ -1,25 +1,29 @@
 """Measures memory and time against images, classes and batch, with a line.
 
-  python -m benchmarks.scale [--only=search,index,batch,classes] \
+  python -m benchmarks.scale \
+    [--only=search,index,batch,classes,sampled,devices] \
     [--points=NUMBER,NUMBER] [--embeddings=FILE.npz] [--out=runs/scale]
 
 search: exact neighbours of 1,000 queries among so many embeddings of 128
 dimensions, beyond what is measured by the line. index: all neighbours by FAISS,
 with the recall. Rows are drawn, or those of a file, each repeated and moved by
-about the distance to its nearest row. batch and classes: a training step as it
-is compiled. Every point has a process of its own; time is of its processors,
-which is the same where others work beside.
+about the distance to its nearest row. The others run a training step: `batch`
+of so many images, `classes` with so many prototypes, `sampled` with a tenth of
+them in the loss, `devices` on so many virtual devices. Every point has a
+process of its own; time is of its processors, which is the same where others
+work beside.
 """
 
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import resource
 import sys
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -38,9 +42,18 @@ POINTS = {
   'search': (500_000, 1_000_000, 2_000_000),
   'index': (50_000, 100_000, 200_000),
   'batch': (64, 128, 256),
-  'classes': (100, 1000, 10_000),
+  'classes': (1000, 10_000, 100_000),
+  'sampled': (1000, 10_000, 100_000),
+  'devices': (1, 2, 4, 8),
 }
-EACH = {'search': 10**6, 'index': 10**6, 'batch': 1000, 'classes': 1000}
+# The unit of each line's slope; of devices there is no line.
+EACH = {
+  'search': 10**6,
+  'index': 10**6,
+  'batch': 1000,
+  'classes': 1000,
+  'sampled': 1000,
+}
 ASKED = {'search': 5_000_000, 'index': 5_000_000}  # extrapolated
 Point = dict[str, Any]
 
@@ -89,13 +102,33 @@ def indexed(count: int, file: str | None) -> Point:
 def batch(count: int, file: str | None) -> Point:
   """Compiles and runs a step of `count` images of 64 px, mining triplets."""
   del file
-  return _step(count, 10, 'triplet')
+  return _memory(_step(count, 10, 'triplet'))
 
 
 def classes(count: int, file: str | None) -> Point:
   """Compiles and runs a step of 128 images with `count` prototypes."""
   del file
-  return _step(128, count, 'arcface')
+  return _memory(_step(128, count, 'arcface'))
+
+
+def sampled(count: int, file: str | None) -> Point:
+  """Does so with a tenth of the prototypes in the loss."""
+  del file
+  return _memory(_step(128, count, 'arcface', sample_prototypes=0.1))
+
+
+def devices(count: int, file: str | None) -> Point:
+  """Runs a step of 128 images on `count` virtual devices of this host."""
+  del file
+  import jax
+
+  jax.config.update('jax_num_cpu_devices', count)
+  found = _step(128, 10, 'triplet')
+  return {
+    'seconds': found.processors,
+    'images/s': 128 / found.wall,
+    'images/s of all cores': 128 * (os.cpu_count() or 1) / found.processors,
+  }
 
 
 MEASURES: Mapping[str, Callable[[int, str | None], Point]] = {
@@ -103,19 +136,41 @@ MEASURES: Mapping[str, Callable[[int, str | None], Point]] = {
   'index': indexed,
   'batch': batch,
   'classes': classes,
+  'sampled': sampled,
+  'devices': devices,
 }
 
 
-def _step(images: int, classes: int, name: str) -> Point:
+class Step(NamedTuple):
+  """What a training step takes."""
+
+  processors: float  # seconds
+  wall: float  # seconds, of the fastest
+  temporary: int  # bytes, of a device
+  state: int  # bytes
+
+
+def _memory(found: Step) -> Point:
+  return {
+    'seconds': found.processors,
+    'temporary GiB': found.temporary / 2**30,
+    'state GiB': found.state / 2**30,
+  }
+
+
+def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
+  """Compiles a step of images of 64 px on all devices, and runs it."""
   import importlib
 
   import jax
 
-  from plankton_jax.train import experiment
+  from plankton_jax.train import experiment, sharding
 
   config = importlib.import_module(f'configs.{name}').get_config()
   config.batch.size = images
   config.encoder.width = 16
+  config.encoder.embedding_dim = DIM
+  config.objective.update(objective)
   labels = np.repeat(np.arange(classes, dtype=np.int32), 64)
   shape = (len(labels), 64, 64, 1)
   parts = experiment.assemble(
@@ -128,7 +183,7 @@ def _step(images: int, classes: int, name: str) -> Point:
       measures={},
     ),
   )
-  state = jax.jit(parts.create)(jax.random.key(0, impl='rbg'))
+  fresh = jax.jit(parts.create)(jax.random.key(0, impl='rbg'))
   rng = np.random.default_rng(0)
   given = {
     'image': rng.integers(0, 256, (images, *shape[1:]), np.uint8),
@@ -136,17 +191,22 @@ def _step(images: int, classes: int, name: str) -> Point:
     'valid': np.ones(images, bool),
   }
   key = jax.random.key(1, impl='rbg')
+  state, key = sharding.replicate(parts.mesh, (fresh, key))
+  given = sharding.split(parts.mesh, given)
   compiled = parts.train_step.lower(state, given, key, stage=0).compile()
   need = compiled.memory_analysis()
   state, _ = jax.block_until_ready(compiled(state, given, key))
-  began = time.process_time()
+  before, wall = time.process_time(), []
   for _ in range(STEPS):
+    began = time.perf_counter()
     state, _ = jax.block_until_ready(compiled(state, given, key))
-  return {
-    'seconds': (time.process_time() - began) / STEPS,
-    'temporary GiB': need.temp_size_in_bytes / 2**30,
-    'state GiB': sum(x.nbytes for x in jax.tree.leaves(state)) / 2**30,
-  }
+    wall.append(time.perf_counter() - began)
+  return Step(
+    processors=(time.process_time() - before) / STEPS,
+    wall=min(wall),
+    temporary=need.temp_size_in_bytes,
+    state=sum(x.nbytes for x in jax.tree.leaves(state)),
+  )
 
 
 def _peak() -> float:
@@ -170,9 +230,11 @@ def fitted(points: Sequence[Point], field: str) -> np.ndarray:
 
 def lines(name: str, points: Sequence[Point]) -> list[Point]:
   """Adds the line of every number to the points, and what it says beyond."""
+  rows: list[Point] = [{'of': name, 'kind': 'measured', **p} for p in points]
+  if name not in EACH:
+    return rows
   fields = [f for f, x in points[0].items() if isinstance(x, float)]
   found = {field: fitted(points, field) for field in fields}
-  rows: list[Point] = [{'of': name, 'kind': 'measured', **p} for p in points]
   blank = dict.fromkeys(rows[0], '')
   kinds = {'fixed': (1.0, 0.0), f'each {EACH[name]:,}': (0.0, EACH[name])}
   if name in ASKED:

@@ -19,6 +19,8 @@ def test_lines_pass_through_points_and_reach_beyond():
   assert table['extrapolated']['size'] == 5_000_000
   assert table['extrapolated']['GiB'] == pytest.approx(5.2)
   assert np.isnan(scale.fitted(points[:1], 'GiB')).all()
+  # Devices share the same cores: no line says what more of them bring.
+  assert [r['kind'] for r in scale.lines('devices', points)] == 3 * ['measured']
 
 
 def test_rows_are_drawn_about_as_far_apart_as_a_files(tmp_path, monkeypatch):
