@@ -93,9 +93,9 @@ def indexed(count: int, file: str | None) -> Point:
   found: Point = {}
   for way in ('hnsw', 'ivfpq'):
     began = time.process_time()
-    how = choice.nearest(rows, None, NEIGHBOURS, way=way).how
+    recall = choice.nearest(rows, None, NEIGHBOURS, way=way).recall
     found[f'{way} seconds'] = time.process_time() - began
-    found[f'{way} recall'] = how.split()[3]
+    found[f'{way} recall'] = f'{recall:.1%}'
   return found | {'GiB': _peak()}
 
 

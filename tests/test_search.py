@@ -70,7 +70,7 @@ faiss = pytest.mark.skipif(not choice.installed(), reason='needs faiss-cpu')
 def test_an_index_finds_most_and_says_how_many(way, alone):
   rows = rows_in_order(2, 600, dim=8)
   queries, gallery = (rows, None) if alone else (rows[:50] + 0.01, rows)
-  distance, found, how = choice.nearest(queries, gallery, 5, way=way)
+  distance, found, how, told = choice.nearest(queries, gallery, 5, way=way)
   wanted, _ = nearest_loop(queries, gallery, 5)
   exact = np.sqrt(
     [
@@ -82,7 +82,7 @@ def test_an_index_finds_most_and_says_how_many(way, alone):
   assert (np.diff(distance, axis=1) >= 0.0).all()
   assert not alone or (found != np.arange(600)[:, None]).all()
   recall = np.mean(distance <= wanted[:, -1:] * (1 + 1e-12))
-  assert recall > 0.9
+  assert recall > 0.9 and told == pytest.approx(recall)
   said = re.fullmatch(
     r'(.+) of FAISS, with (.+)% of the 5 nearest rows, .*', how
   )
@@ -94,7 +94,7 @@ def test_an_index_finds_most_and_says_how_many(way, alone):
 def test_queries_with_too_few_candidates_are_sought_exactly(monkeypatch):
   monkeypatch.setattr(choice, 'VISITED', 1)
   rows = rows_in_order(3, 600, dim=8)
-  distance, found, _ = choice.nearest(rows, None, 300, way='ivfpq')
+  distance, found, *_ = choice.nearest(rows, None, 300, way='ivfpq')
   wanted, order = nearest_loop(rows, None, 300)
   np.testing.assert_array_equal(found, order)
   np.testing.assert_allclose(distance, wanted, rtol=1e-12)
@@ -122,9 +122,10 @@ def test_without_faiss_search_is_exact_and_says_so(monkeypatch):
   monkeypatch.setattr(choice, 'installed', lambda: False)
   monkeypatch.setattr(choice, 'MOST_PAIRS', 80)
   rows = rows_in_order(5, 9)
-  _, found, how = choice.nearest(rows, None, 2)
+  _, found, how, recall = choice.nearest(rows, None, 2)
   np.testing.assert_array_equal(found, nearest_loop(rows, None, 2)[1])
   assert how == 'exact search (FAISS is much faster: pip install faiss-cpu)'
+  assert recall == 1.0
   with pytest.raises(InputError, match=r'--search=hnsw .*requirements-search'):
     choice.nearest(rows, None, 2, way='hnsw')
   with pytest.raises(InputError, match='give one of auto, exact, hnsw, ivfpq'):

@@ -53,7 +53,7 @@ def find(
   points = reduced(embedding)
   # The one search of all rows: what moves with a row is nearly always among
   # these.
-  distance, near, how = choice.nearest(points, None, CANDIDATES, way=way)
+  distance, near, how, _ = choice.nearest(points, None, CANDIDATES, way=way)
   candidates = near.astype(np.int32)
   moved = shifted(points, candidates)
   found = describe(embedding, _dense(moved, candidates, smallest), moved)

@@ -39,6 +39,7 @@ class Found(NamedTuple):
   distance: np.ndarray  # [Q, K] float64
   rows: np.ndarray  # [Q, K]
   how: str  # the way of the search, with its recall if it is not exact
+  recall: float = 1.0  # share of the nearest rows, as measured on a sample
 
 
 def choose(queries: int, rows: int) -> str:
@@ -97,13 +98,14 @@ def nearest(
   sample = rng.permutation(len(queries))[:SAMPLE]
   own = None if gallery is not None else sample
   reach = _exact(queries[sample], rows, count, own)[0][:, -1:]
-  recall = np.mean(distance[sample] <= reach)
+  recall = float(np.mean(distance[sample] <= reach))
   name = {'hnsw': 'HNSW', 'ivfpq': 'IVF-PQ'}[chosen]
   return Found(
     distance,
     found,
     f'{name} of FAISS, with {recall:.1%} of the {count} nearest rows, by exact'
     f' search for {len(sample):,} images',
+    recall,
   )
 
 
