@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from benchmarks import processes as benchmark
 from plankton_jax.cli import processes
 from plankton_jax.errors import InputError
 
@@ -131,6 +132,28 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   # One device has another convolution: its first steps are as close as that.
   for ours, theirs in zip(got[step : step + 2], want[step:], strict=False):
     np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-3)
+
+
+def test_the_benchmark_finds_steps_and_last_words(tmp_path):
+  assert benchmark.saved(tmp_path) == 0
+  for name in ('8', '16', '20.orbax-checkpoint-tmp'):
+    (tmp_path / 'run/checkpoints' / name).mkdir(parents=True)
+  assert benchmark.saved(tmp_path) == 16
+  rows = [('train', 2.0), ('val', 9.0), ('train', 1.0)]
+  log = [json.dumps({'split': split, 'loss': x}) for split, x in rows]
+  (tmp_path / 'run/metrics.jsonl').write_text('\n'.join(log))
+  np.testing.assert_array_equal(benchmark.losses(tmp_path), [2.0, 1.0])
+  said = tmp_path / 'killed_0.log'
+  for text, last in {
+    '': 'nothing',
+    'train 1\rtrain 2\n': 'train 2',
+    'error: lost\n  a trace\n': 'error: lost',
+    'F client.h] Terminating process because x\ny\n': (
+      'F client.h] Terminating process because x'
+    ),
+  }.items():
+    said.write_text(text)
+    assert benchmark.last_words(said) == last
 
 
 def test_the_first_process_s_mistake_stops_the_others(caches, tmp_path):
