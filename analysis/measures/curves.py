@@ -94,11 +94,11 @@ class Neighbours(NamedTuple):
 
   rows: np.ndarray
   labels: np.ndarray
-  count: int  # of the nearest
+  votes: int  # nearest rows that have one
 
   def predict(self, rows: np.ndarray) -> np.ndarray:
     """Labels each of rows [M, D]; a tied vote goes to the lowest label."""
-    _, near = search.nearest(rows, self.rows, self.count)
+    _, near = search.nearest(rows, self.rows, self.votes)
     return classes.voted(near, self.labels)
 
 
