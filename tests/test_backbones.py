@@ -58,8 +58,6 @@ class Patches(nn.Module):
         y = nn.LayerNorm(dtype=self.dtype, name=f'norm_{stage - 1}')(x)
         y = nn.Dense(self.width, dtype=self.dtype, name=f'dense_{stage - 1}')(y)
         x = x + nn.gelu(y)
-      if stage == self.freeze:
-        x = jax.lax.stop_gradient(x)
     return x
 
 
@@ -119,6 +117,7 @@ def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
   assert bool(before.batch_stats) is centred
   train_step = step.make_train_step(
     apply_fn=model.apply,
+    backbone=model.backbone,
     augment=lambda _, images: augment.to_float(images),
     tx=tx,
     objective=objective,

@@ -13,7 +13,6 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from plankton_jax.distances import root
 from plankton_jax.errors import InputError
@@ -211,13 +210,8 @@ class ConvNeXt(nn.Module):
         x = norm(x)
       for name in blocks:
         x = _Block(self.version, self.dtype, self.convolution, name=name)(x)
-      if stage + 1 == self.freeze < len(self.depths):
-        x = lax.stop_gradient(x)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    x = _LayerNorm(dtype=jnp.float32, name='norm')(x)
-    if self.freeze == len(self.depths):
-      x = lax.stop_gradient(x)
-    return x
+    return _LayerNorm(dtype=jnp.float32, name='norm')(x)
 
 
 def _without_pixels(weights: Weights) -> Weights:

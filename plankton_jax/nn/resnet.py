@@ -158,8 +158,6 @@ class ResNet(nn.Module):
         strides = 2 if stage > 0 and i == 0 else 1
         features = self.width * 2**stage
         x = self.block(features, strides, self._conv, norm, name=name)(x)
-      if stage + 1 == self.freeze:
-        x = lax.stop_gradient(x)
     return x
 
   @nn.nowrap

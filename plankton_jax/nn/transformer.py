@@ -18,7 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from plankton_jax.errors import InputError
 from plankton_jax.nn.backbone import (
@@ -316,14 +315,10 @@ class Transformer(nn.Module):
       name='tokens',
     )(images)
     for i in range(self.depth):
-      if 0 < i == self.freeze:
-        x = lax.stop_gradient(x)
       x = _Block(
         self.heads, kind.scaled, kind.epsilon, self.dtype, name=f'block_{i}'
       )(x, turns)
     x = _LayerNorm(epsilon=kind.epsilon, dtype=self.dtype, name='norm')(x)
-    if self.freeze == self.depth:
-      x = lax.stop_gradient(x)
     x = x.astype(jnp.float32)
     return jnp.concatenate([x[:, 0], jnp.mean(x[:, prefix:], axis=1)], axis=-1)
 

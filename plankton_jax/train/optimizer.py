@@ -34,7 +34,7 @@ def make(
     objective_rate: the learning rate of the objective's own parameters, as a
       multiple of the head's.
     encoder_rate: the learning rate of the backbone's last stage, as a multiple
-      of the head's; frozen stages have 0.
+      of the head's.
     layer_decay: each stage's learning rate, as a share of the next one's (Clark
       et al. 2020, arXiv:2003.10555, their layer-wise decay).
     model: the encoder, whose backbone declares the stages.
@@ -78,8 +78,6 @@ def make(
     stage = stage_of(backbone, path[1].key)
     if stage > last:
       return 1.0
-    if stage <= backbone.freeze:
-      return 0.0
     return encoder_rate * layer_decay ** (last - stage)
 
   return optax.chain(
