@@ -63,7 +63,7 @@ class Patches(nn.Module):
 
 def _make_patches(*, name, width, dtype, freeze, **others):
   assert name == 'patches'
-  assert others.keys() == {'stem', 'pretrained', 'convolution'}
+  assert others.keys() == {'stem', 'pretrained', 'convolution', 'adapter'}
   return Patches(width=width, freeze=freeze, dtype=dtype)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.traverse_util
 
+from plankton_jax.nn import lora
 from plankton_jax.nn.backbone import Backbone
 from plankton_jax.nn.embedding import stage_of
 
@@ -16,6 +17,8 @@ def split(
   params: dict[str, Any], backbone: Backbone
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Parts a state's parameters by the stages that `backbone` freezes.
+
+  Adapters are trained in every stage.
 
   Args:
     params: {'encoder': ..., 'objective': ...}.
@@ -26,8 +29,8 @@ def split(
   """
   parts: tuple[dict, dict] = {}, {}
   for path, array in flax.traverse_util.flatten_dict(params['encoder']).items():
-    stays = stage_of(backbone, path[0]) <= backbone.freeze
-    parts[stays][path] = array
+    frozen_stage = stage_of(backbone, path[0]) <= backbone.freeze
+    parts[frozen_stage and not lora.is_adapter(path)][path] = array
   trained, frozen = map(flax.traverse_util.unflatten_dict, parts)
   return {**params, 'encoder': trained}, frozen
 

@@ -29,8 +29,8 @@ def make(
     schedule: 'constant' or 'cosine' (to 0 at the last epoch).
     warmup_epochs: length of a linear rise from 0.
     weight_decay: of the encoder's kernels only, decoupled from the gradient;
-      never of norms, biases or prototypes (Loshchilov and Hutter 2019,
-      arXiv:1711.05101).
+      never of norms, biases, adapters or prototypes (Loshchilov and Hutter
+      2019, arXiv:1711.05101).
     objective_rate: the learning rate of the objective's own parameters, as a
       multiple of the head's.
     encoder_rate: the learning rate of the backbone's last stage, as a multiple

@@ -78,13 +78,13 @@ def make_train_step(
       )
     found = gradient(embed, loss, trained, _inputs(batch), key)
     updates, opt_state = tx.update(found.params, state.opt_state, trained)
-    trained = optax.apply_updates(trained, updates)
     metrics = {
       'loss': found.loss,
       **found.metrics,
       **spread(found.embeddings, rows['valid']),
       'grad_norm': optax.tree.norm(found.params),
     }
+    trained = optax.apply_updates(trained, updates)
     state = TrainState(
       step=state.step + 1,
       params={**trained, 'encoder': join(trained['encoder'], frozen)},
