@@ -145,9 +145,11 @@ def test_chances_spread_along_links_as_in_loops(monkeypatch):
 
 def test_blocks_make_no_difference(monkeypatch):
   state = taken(([3], 'cat', [7, 12, 19]))
-  whole = predict(state)[1]
+  links = refit.link(ROWS, NEAR)
+  whole = predict(state, links)[1]
   monkeypatch.setattr(refit, 'BLOCK', 7)
-  for one, other in zip(whole[1:], predict(state)[1][1:], strict=True):
+  monkeypatch.setattr(refit.os, 'cpu_count', lambda: 4)
+  for one, other in zip(whole[1:], predict(state, links)[1][1:], strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
@@ -219,11 +221,21 @@ def test_views_order_by_confidence_and_likeness():
   assert view.rows.tolist() == wanted
   view = choice.of_group(state, predicted, ROWS, 1)
   own = [1, 9, 13, 17]
-  centre = ROWS[own].astype(np.float64).mean(axis=0)
-  near = lambda i: -float(ROWS[i] @ centre)
   others = [i for i in left if i not in own]
-  assert view.rows.tolist() == sorted(own, key=near) + sorted(others, key=near)
+
+  def apart(i):
+    found = 0.0
+    for weight, values in ((1.0, ROWS), (3.0, predicted.chance)):
+      row, mean = values[i].astype(np.float64), values[own].mean(axis=0)
+      found -= weight * (row @ mean) / math.hypot(*row) / math.hypot(*mean)
+    return found
+
+  assert view.rows.tolist() == [
+    *sorted(own, key=apart),
+    *sorted(others, key=apart),
+  ]
   assert view.line == 4
+  near = lambda i: -float(ROWS[i] @ centre)
   view = choice.like(state, predicted, ROWS, np.array([7, 2]))
   centre = (ROWS[7].astype(np.float64) + ROWS[2]) / 2
   others = [i for i in left if i not in (7, 2)]
@@ -232,6 +244,16 @@ def test_views_order_by_confidence_and_likeness():
   centre = (ROWS[0].astype(np.float64) + ROWS[5]) / 2
   assert view.rows.tolist() == sorted([0, 5], key=near)[::-1]
   assert view.line == 0
+
+
+def test_a_group_grows_by_predictions_before_looks():
+  state = taken(group=np.array([0, -1, -1]))
+  rows = np.array([[1, 0], [1, 0.1], [1, 1]], np.float32)
+  view = choice.of_group(state, flat([0, 1, 0], [0.9] * 3), rows, 0)
+  assert (view.rows.tolist(), view.line) == ([0, 2, 1], 1)
+  # Without a prediction, images alone tell.
+  view = choice.of_group(state, flat([0, 1, 0], [0.0] * 3), rows, 0)
+  assert view.rows.tolist() == [0, 1, 2]
 
 
 def test_further_rows_are_the_nearest(monkeypatch):

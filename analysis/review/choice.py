@@ -17,6 +17,7 @@ FURTHER = 2000  # rows below it
 SURE = 0.9  # mean confidence of the rows above the line of a class
 FEWEST = 3  # rows of a set worth showing as one
 LISTED = 400  # sets
+PREDICTED = 3.0  # what alike predictions count for, beside alike images
 
 
 class Set(NamedTuple):
@@ -112,16 +113,31 @@ def of_class(state: State, predicted: Predicted, key: int) -> View:
 def of_group(
   state: State, predicted: Predicted, embedding: np.ndarray, key: int
 ) -> View:
-  """Orders a group's undecided rows from its centre, then what is like them."""
+  """Orders a group's undecided rows from its centre, then what is like them.
+
+  Both by the cosine to the group's mean, and PREDICTED times that of the
+  chances to the group's mean chances: growth passes images by that look alike
+  but are surely of another class.
+  """
   left = state.label == UNDECIDED
   rows = np.flatnonzero(left & (state.group == key))
   if not len(rows):
     return View(rows, 0, '')
   name, _ = suggestion(predicted, rows)
-  centre = embedding[rows].mean(axis=0)
-  rows = rows[np.argsort(-(embedding[rows] @ centre), kind='stable')]
+  near = _cosines(embedding, rows) + PREDICTED * _cosines(
+    predicted.chance, rows
+  )
+  rows = rows[np.argsort(-near[rows], kind='stable')]
   left[rows] = False
-  return View(_and_like(rows, centre, left, embedding), len(rows), name)
+  return View(_and_like(rows, near, left), len(rows), name)
+
+
+def _cosines(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Computes cosines of all values [N, D] to the mean of some; 0 of zeros."""
+  centre = values[rows].mean(axis=0)
+  length = np.sqrt(np.einsum('nd,nd->n', values, values))
+  length *= np.linalg.norm(centre)
+  return (values @ centre) / np.where(length > 0.0, length, 1.0)
 
 
 def like(
@@ -131,15 +147,16 @@ def like(
   left = state.label == UNDECIDED
   left[rows] = False
   name, _ = suggestion(predicted, rows)
-  centre = embedding[rows].mean(axis=0)
-  return View(_and_like(rows, centre, left, embedding), len(rows), name)
+  near = embedding @ embedding[rows].mean(axis=0)
+  return View(_and_like(rows, near, left), len(rows), name)
 
 
 def _and_like(
-  rows: np.ndarray, centre: np.ndarray, left: np.ndarray, embedding: np.ndarray
+  rows: np.ndarray, near: np.ndarray, left: np.ndarray
 ) -> np.ndarray:
+  """Puts the rows `left` [N] bool after others, the nearest first."""
   others = np.flatnonzero(left)
-  near = embedding[others] @ centre
+  near = near[others]
   count = min(FURTHER, len(others))
   if count < len(others):
     first = np.argpartition(-near, count)[:count]
