@@ -26,6 +26,9 @@ from plankton_jax.data.sources import inspection
 if TYPE_CHECKING:
   from plankton_jax.data import pipeline
 
+SECONDS = flags.DEFINE_float(
+  'seconds', 10.0, 'How long to time the training step.', lower_bound=0.0
+)
 PATH = flags.DEFINE_string(
   'path', None, 'A folder of images, one folder a class, to look through.'
 )
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
   _section('versions', versions())
   _section('machine', machine())
   _section('caches', caches(config))
-  _section('throughput', throughput(config))
+  _section('throughput', throughput(config, SECONDS.value))
   if PATH.value is None:
     return 0
   found = inspection.inspect(PATH.value)
@@ -108,15 +111,20 @@ def caches(config: dict[str, Any]) -> Iterator[str]:
     yield f'{field} {folder}: {mebibytes(_size(folder))}, {state}'
 
 
-def throughput(config: dict[str, Any]) -> Iterator[str]:
-  """Times the everyday training step on random pixels, for ten seconds."""
+def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
+  """Times the everyday training step on random pixels, for so many seconds.
+
+  It takes one step at least.
+  """
   from plankton_jax.train import rehearsal
   from plankton_jax.train.experiment import assemble
 
   host.use_compilation_cache('')
   data = _random(config, count=4 * config['batch']['size'])
   try:
-    pace = rehearsal.measure(config, assemble(config, data), data)
+    pace = rehearsal.measure(
+      config, assemble(config, data), data, seconds=seconds
+    )
   except Exception as error:  # a driver's, the compiler's, memory's
     yield f'failed: {type(error).__name__}: {str(error).splitlines()[0]}'
     return

@@ -138,16 +138,14 @@ def prototype_loss(
   [N, D], or [N, K, D] of which the nearest counts.
   """
   embeddings = np.asarray(embeddings, np.float64)
+  prototypes = np.asarray(prototypes, np.float64)
+  centers = prototypes.reshape(len(prototypes), -1, embeddings.shape[1])
+  lengths = np.linalg.norm(centers, axis=-1)
   losses = []
   for x, label, kept in zip(embeddings, labels, valid, strict=True):
     if not kept:
       continue
-    cos = np.zeros(len(prototypes))
-    for c, centers in enumerate(np.asarray(prototypes, np.float64)):
-      cos[c] = max(
-        np.clip(np.dot(x, w) / np.linalg.norm(w), -1.0, 1.0)
-        for w in np.atleast_2d(centers)
-      )
+    cos = np.clip(centers @ x / lengths, -1.0, 1.0).max(axis=1)
     theta = np.arccos(cos[label])
     logits = scale * cos
     if theta + angular < np.pi:

@@ -40,17 +40,20 @@ SMALL = {
   'epochs': 1,
   'validations_per_epoch': 1,
   'curriculum': "((0,'easy','semihard'),)",
+  'data.per_class': 12,
   'data.size': 16,
   'data.unseen_classes': 2,
   'batch.size': 8,
   'encoder.name': 'resnet10',
   'encoder.width': 4,
   'encoder.embedding_dim': 8,
+  'encoder.poses': 1,
 }
 # What each benchmark measures in the tests, which time nothing.
 BRIEF = {
   'benchmarks.accelerator': ['--tiny', '--only=limits'],
   'analysis.review': ['--prepare'],  # which serves no page
+  'plankton_jax.doctor': ['--seconds=0'],
 }
 # The same line of these runs once: they are slow and end a page, or do not
 # write over a folder that is there.

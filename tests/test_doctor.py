@@ -128,7 +128,9 @@ def test_a_folder_of_broken_files_alone(tmp_path):
 def examine(monkeypatch, capsys):
   """Runs the command on a folder, its throughput left out: (code, text)."""
   monkeypatch.setattr(host, 'show_log', lambda level: None)
-  monkeypatch.setattr(doctor, 'throughput', lambda config: iter(['left out']))
+  left_out = lambda config, seconds: iter([f'{seconds} s are left out'])
+  monkeypatch.setattr(doctor, 'throughput', left_out)
+  monkeypatch.setattr(doctor, 'SECONDS', types.SimpleNamespace(value=2.5))
 
   def run(path):
     monkeypatch.setattr(doctor, 'PATH', types.SimpleNamespace(value=path))
@@ -150,6 +152,7 @@ def test_the_machine_alone_is_no_fault(examine):
   assert code == 0
   assert f'{os.cpu_count()} cores, ' in said
   assert 'device 0: ' in said and 'folder' not in said
+  assert '\nthroughput\n  2.5 s are left out\n' in said
   import jax
 
   assert f'  jax {jax.__version__}\n' in said
@@ -174,8 +177,9 @@ def test_caches_are_sized_and_tried(tmp_path, make_config):
 
 def test_throughput_is_measured_or_its_failure_said(make_config, monkeypatch):
   monkeypatch.setattr(host, 'use_compilation_cache', lambda name: None)
-  first, second = doctor.throughput(make_config())
+  first, second = doctor.throughput(make_config(), seconds=0.0)
   assert 'images/s: resnet10 of width 4, 16 px, batches of 18' in first
+  assert first.endswith(' s a step over 1')
   assert second.startswith('compiled in ')
-  (line,) = doctor.throughput(make_config(encoder__name='resnet1'))
+  (line,) = doctor.throughput(make_config(encoder__name='resnet1'), seconds=0.0)
   assert line.startswith("failed: InputError: encoder.name='resnet1'")

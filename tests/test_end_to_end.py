@@ -13,7 +13,7 @@ import pytest
 
 from analysis.files import inputs
 from analysis.measures import whitened
-from configs import arcface
+from configs import arcface, smoke
 from plankton_jax import checkpoints
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
@@ -73,7 +73,8 @@ def finished(tmp_path_factory, caches):
   # make_config is a function of `caches` alone.
   import conftest
 
-  config = conftest.make_config.__wrapped__(caches)()
+  make_config = conftest.make_config.__wrapped__(caches)
+  config = make_config(curriculum=smoke.get_config().curriculum)
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
   return workdir, config, loop.train_and_evaluate(config, workdir)
 
@@ -255,8 +256,10 @@ def test_a_finished_run_is_not_trained_further(finished):
 def test_a_changed_config_is_refused_with_the_fields_that_differ(
   finished, make_config
 ):
-  workdir = finished[0]
-  changed = make_config(epochs=4, objective__margin=0.25)
+  workdir, config, _ = finished
+  changed = make_config(
+    epochs=4, objective__margin=0.25, curriculum=config['curriculum']
+  )
   with pytest.raises(InputError) as error:
     loop.train_and_evaluate(changed, workdir)
   message = str(error.value)

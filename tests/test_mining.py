@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -45,13 +47,22 @@ def _batches():
 BATCHES = _batches()
 
 
-@pytest.mark.parametrize('wrap', [jax.jit, lambda f: f], ids=['jit', 'eager'])
+# Traced once for each policy and shape, whatever the batch.
+_mine = jax.jit(
+  mining.mine_triplets,
+  static_argnames=('positive', 'negative', 'margin', 'select'),
+)
+
+
+@pytest.mark.parametrize(
+  'mine', [_mine, mining.mine_triplets], ids=['jit', 'eager']
+)
 @pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
 @pytest.mark.parametrize('name', BATCHES)
-def test_equals_loops(name, policy, wrap):
+def test_equals_loops(name, policy, mine):
   dists, labels, valid = BATCHES[name]
   options = {'positive': policy[0], 'negative': policy[1], 'margin': 0.25}
-  mine = wrap(lambda *args: mining.mine_triplets(*args, **options))
+  mine = functools.partial(mine, **options)
   mined = mine(jnp.asarray(dists), jnp.asarray(labels), jnp.asarray(valid))
   expected = reference.mine_loop(dists, labels, valid, **options)
   chex.assert_trees_all_equal(mined._asdict(), _fields(mined, expected))
@@ -101,8 +112,8 @@ def test_permuting_the_batch_permutes_the_triplets(policy):
   dists, labels, valid = BATCHES['random']
   options = {'positive': policy[0], 'negative': policy[1], 'margin': 0.25}
   order = np.random.default_rng(1).permutation(len(labels))
-  straight = mining.mine_triplets(dists, labels, valid, **options)
-  permuted = mining.mine_triplets(
+  straight = _mine(dists, labels, valid, **options)
+  permuted = _mine(
     dists[np.ix_(order, order)], labels[order], valid[order], **options
   )
   np.testing.assert_array_equal(
@@ -120,9 +131,9 @@ def test_vmap_over_batches(policy):
   stacked = [
     jnp.stack(x) for x in zip(*(BATCHES[n] for n in names), strict=True)
   ]
-  mined = jax.vmap(lambda *a: mining.mine_triplets(*a, **options))(*stacked)
+  mined = jax.vmap(lambda *a: _mine(*a, **options))(*stacked)
   for i, name in enumerate(names):
-    alone = mining.mine_triplets(*BATCHES[name], **options)
+    alone = _mine(*BATCHES[name], **options)
     for got, want in zip(mined, alone, strict=True):
       np.testing.assert_array_equal(got[i], want)
 
@@ -134,7 +145,7 @@ def test_random_draws_uniformly_among_those_that_qualify():
   dists = jnp.ones((8, 8)).at[0].set(jnp.array([0.0, 0.5, *d_an]))
   labels = jnp.array([0, 0, 1, 1, 2, 2, 3, 3])
   draw = jax.vmap(
-    lambda key: mining.mine_triplets(
+    lambda key: _mine(
       dists,
       labels,
       jnp.ones(8, bool),
@@ -157,13 +168,14 @@ def test_random_draws_uniformly_among_those_that_qualify():
 def test_random_falls_back_to_the_nearest(name, policy):
   dists, labels, valid = BATCHES[name]
   options = {'positive': policy[0], 'negative': policy[1], 'margin': 0.25}
-  nearest = mining.mine_triplets(dists, labels, valid, **options)
-  drawn = mining.mine_triplets(
+  nearest = _mine(dists, labels, valid, **options)
+  drawn = _mine(
     *(dists, labels, valid),
     **options,
     select='random',
     key=jax.random.key(1),
   )
+  drawn = jax.device_get(drawn)
   for field in ('positive', 'valid', 'fallback'):
     np.testing.assert_array_equal(
       getattr(drawn, field), getattr(nearest, field)
@@ -207,6 +219,13 @@ def _set_tile(monkeypatch, rows, batch):
     monkeypatch.setattr(mining, name, 4 * batch * rows)
 
 
+@functools.cache
+def _tiled(rows, **options):
+  """Mining by tiles of so many rows, traced once for each shape."""
+  del rows  # tells apart what is traced after another `_set_tile`
+  return jax.jit(functools.partial(mining.mine_embeddings, **options))
+
+
 @TILES
 @pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
 @pytest.mark.parametrize('name', EMBEDDINGS)
@@ -214,10 +233,8 @@ def test_tiles_equal_loops(name, policy, rows, monkeypatch):
   x, labels, valid = EMBEDDINGS[name]
   _set_tile(monkeypatch, rows, len(x))
   options = {'positive': policy[0], 'negative': policy[1], 'margin': 2.0}
-  mine = lambda *args: mining.mine_embeddings(
-    *args, metric=distances.squared, **options, select='nearest', key=None
-  )
-  mined = jax.jit(mine)(x, labels, valid)
+  mine = _tiled(rows, metric=distances.squared, **options, select='nearest')
+  mined = mine(x, labels, valid, key=None)
   expected = reference.mine_loop(
     reference.squared_loop(x, x), labels, valid, **options
   )
@@ -238,11 +255,12 @@ def test_tiles_equal_the_whole(metric, policy, select, rows, monkeypatch):
     'negative': policy[1],
     'margin': 0.25,
     'select': select,
-    'key': jax.random.key(2),
   }
-  valid = np.arange(50) < 45
-  whole = mining.mine_triplets(metric(x), labels, valid, **options)
-  tiled = mining.mine_embeddings(x, labels, valid, metric=metric, **options)
+  key, valid = jax.random.key(2), np.arange(50) < 45
+  whole = _mine(metric(x), labels, valid, **options, key=key)
+  tiled = mining.mine_embeddings(
+    x, labels, valid, metric=metric, **options, key=key
+  )
   for got, want in zip(tiled, whole, strict=True):
     np.testing.assert_array_equal(got, want)
 
@@ -262,7 +280,7 @@ def test_vmap_over_embeddings(monkeypatch):
   stacked = [
     jnp.stack(x) for x in zip(*(EMBEDDINGS[n] for n in names), strict=True)
   ]
-  mined = jax.jit(jax.vmap(mine))(*stacked)
+  mined, mine = jax.jit(jax.vmap(mine))(*stacked), jax.jit(mine)
   for i, name in enumerate(names):
     for got, want in zip(mined, mine(*EMBEDDINGS[name]), strict=True):
       np.testing.assert_array_equal(got[i], want)
@@ -273,9 +291,10 @@ def test_a_row_that_is_not_finite_shows_in_the_loss(policy):
   x, labels, valid = EMBEDDINGS['grid']
   batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
   objective = objectives.triplet(margin=0.2, stages=(policy,))
+  measure = jax.jit(functools.partial(objective.loss, stage=0))
   for row in range(len(x)):
     broken = jnp.asarray(x).at[row].set(jnp.nan)
-    loss, metrics = objective.loss({}, broken, batch, stage=0)
+    loss, metrics = measure({}, broken, batch)
     assert np.isnan(loss) and metrics['count'] == len(x)
 
 
@@ -341,13 +360,14 @@ def test_an_extremum_that_was_rounded_otherwise_is_still_found(
 
 def test_an_index_is_of_the_mask_whatever_the_distances():
   dists = jnp.asarray([0.5, jnp.nan, 2.0, 1.0, jnp.inf])
+  first_at, drawn = jax.jit(mining._first_at), jax.jit(mining._drawn)
   for members in ([3], [1], [4], [1, 4], [2, 3]):
     mask = jnp.zeros(5, bool).at[jnp.asarray(members)].set(True)
     for value in (0.0, 1.0, -jnp.inf, jnp.inf, jnp.nan):
-      assert int(mining._first_at(value, dists, mask)) in members
+      assert int(first_at(value, dists, mask)) in members
     for meets in (mask, jnp.zeros(5, bool)):
       for draw in (0.0, 0.5, 1.0):  # 1 itself is never drawn
-        assert int(mining._drawn(meets, jnp.float32(draw), mask)) in members
+        assert int(drawn(meets, jnp.float32(draw), mask)) in members
 
 
 def test_equal_distances_go_before_those_within_rounding_error():

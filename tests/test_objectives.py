@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,13 +15,27 @@ from plankton_jax.errors import InputError
 
 def _triplet_loss(policy, margin, case, **fields):
   embeddings, labels, valid = case
-  objective = objectives.triplet(margin=margin, stages=(policy,), **fields)
   batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
+  compiled = _compiled(policy, margin, mining.TILE, **fields)
+  return compiled(embeddings, batch)
 
-  def loss(x):
+
+@functools.cache
+def _compiled(policy, margin, tile, **fields):
+  """The loss with its gradient, traced once for all batches of a shape."""
+  del tile  # tells apart what is traced with another `mining.TILE`
+  objective = objectives.triplet(margin=margin, stages=(policy,), **fields)
+
+  def loss(x, batch):
     return objective.loss(objective.init(None), x, batch, stage=0)
 
-  return jax.jit(jax.value_and_grad(loss, has_aux=True))(embeddings)
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def _loss(objective, params, x, batch, *, stage=0):
+  """The loss and its metrics, compiled as one program."""
+  loss = jax.jit(objective.loss, static_argnames='stage')
+  return loss(params, x, batch, stage=stage)
 
 
 @pytest.mark.parametrize('policy', POLICIES, ids='+'.join)
@@ -142,7 +158,7 @@ def test_all_negatives_in_the_metrics(distance, loss):
   objective = objectives.triplet(
     margin=0.5, stages=(('easy', 'semihard'),), select='all', distance=distance
   )
-  found, metrics = objective.loss({}, x, batch, stage=0)
+  found, metrics = _loss(objective, {}, x, batch)
   # Anchor 1 has none: 2.1 is the nearest and beyond the margin.
   np.testing.assert_allclose(found, loss, rtol=1e-5)
   np.testing.assert_allclose(
@@ -173,7 +189,7 @@ def test_margin_and_semihard_are_on_the_scale_of_the_distance():
     objective = objectives.triplet(
       margin=0.5, stages=(('easy', 'semihard'),), distance=distance
     )
-    found, metrics = objective.loss({}, x, batch, stage=0)
+    found, metrics = _loss(objective, {}, x, batch)
     np.testing.assert_allclose(found, loss, rtol=1e-5)
     assert metrics['fallback_fraction'] == fallbacks
     # Logged squared either way, so that runs can be compared.
@@ -193,7 +209,7 @@ def test_triplet_metrics_by_hand():
   x = jnp.array([[0.0], [1.0], [1.5]])
   batch = {'label': jnp.array([0, 0, 1]), 'valid': jnp.ones(3, bool)}
   objective = objectives.triplet(margin=0.5, stages=(('hard', 'semihard'),))
-  loss, metrics = objective.loss({}, x, batch, stage=0)
+  loss, metrics = _loss(objective, {}, x, batch)
   # d_ap = 1, 1; d_an = 2.25, 0.25; neither is semi-hard: fallback twice.
   np.testing.assert_allclose(loss, (0.0 + 1.25) / 2)
   chex.assert_trees_all_close(
@@ -215,7 +231,7 @@ def test_stage_picks_the_policy():
   objective = objectives.triplet(margin=0.5, stages=stages)
   batch = {'label': case[1], 'valid': case[2]}
   for stage, policy in enumerate(stages):
-    loss, _ = objective.loss({}, jnp.asarray(case[0]), batch, stage=stage)
+    loss, _ = _loss(objective, {}, case[0], batch, stage=stage)
     (expected, _), _ = _triplet_loss(policy, 0.5, case)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
@@ -259,10 +275,11 @@ def test_class_weights_come_from_the_training_images():
   params = objective.init(jax.random.key(0))
   x = jnp.asarray(unit([[1.0, 2, 3, 4], [0, -1, 0, 1], [1, 0, 0, 0]]))
   batch = {'label': jnp.arange(3), 'valid': jnp.ones(3, bool)}
-  loss, _ = objective.loss(params, x, batch, stage=0)
+  loss, _ = _loss(objective, params, x, batch)
   plain = objectives.softmax(num_classes=3, embedding_dim=4, scale=2.0)
+  alone = jax.jit(functools.partial(plain.loss, stage=0))
   each = [
-    plain.loss(params, x, batch | {'valid': jnp.arange(3) == row}, stage=0)[0]
+    alone(params, x, batch | {'valid': jnp.arange(3) == row})[0]
     for row in range(3)
   ]
   # 1/n, times 100 images in all over the 3 that Σ n/n comes to.

@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import chex
@@ -17,11 +18,21 @@ MS = {'alpha': 2.0, 'beta': 50.0, 'base': 0.5, 'epsilon': 0.1}
 def _value_and_grad(objective, case):
   x, label, valid = case
   batch = {'label': jnp.asarray(label), 'valid': jnp.asarray(valid)}
+  return _compiled(objective)(jnp.asarray(x), batch)
 
-  def loss(x):
+
+@functools.cache
+def _compiled(objective):
+  """The loss with its gradient, traced once for all batches of a shape."""
+
+  def loss(x, batch):
     return objective.loss(objective.init(None), x, batch, stage=0)
 
-  return jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.asarray(x))
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+supcon = functools.cache(objectives.supcon)
+multi_similarity = functools.cache(objectives.multi_similarity)
 
 
 def _close(grad, numeric):
@@ -45,7 +56,7 @@ def _check_distances(metrics, case, anchors):
 def test_supcon_equals_loops_and_finite_differences(name, temperature):
   case = CASES[name]
   x, labels, valid = case
-  objective = objectives.supcon(temperature=temperature)
+  objective = supcon(temperature=temperature)
   (loss, metrics), grad = _value_and_grad(objective, case)
   expected = lambda x: reference.supcon_loss(
     x, labels, valid, temperature=temperature
@@ -65,9 +76,7 @@ def test_multi_similarity_equals_loops_and_finite_differences(name, epsilon):
   case = CASES[name]
   x, labels, valid = case
   fields = MS | {'epsilon': epsilon}
-  (loss, metrics), grad = _value_and_grad(
-    objectives.multi_similarity(**fields), case
-  )
+  (loss, metrics), grad = _value_and_grad(multi_similarity(**fields), case)
   expected, mined = reference.multi_similarity_loss(x, labels, valid, **fields)
   np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
   # The pairs are mined without gradient, and held fixed here.

@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import chex
@@ -25,16 +26,26 @@ KINDS = {
 }
 
 
+@functools.cache
+def _objective(kind, classes=14, dim=5, **fields):
+  make = getattr(objectives, kind)
+  return make(num_classes=classes, embedding_dim=dim, **fields)
+
+
 def _value_and_grads(objective, prototypes, case):
   x, label, valid = case
   batch = {'label': jnp.asarray(label), 'valid': jnp.asarray(valid)}
+  return _compiled(objective)(jnp.asarray(prototypes), jnp.asarray(x), batch)
 
-  def loss(prototypes, x):
+
+@functools.cache
+def _compiled(objective):
+  """The loss with its gradients, traced once for all batches of a shape."""
+
+  def loss(prototypes, x, batch):
     return objective.loss({'prototypes': prototypes}, x, batch, stage=0)
 
-  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
-    jnp.asarray(prototypes), jnp.asarray(x)
-  )
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
 def _check_gradients(grads, expected, prototypes, x):
@@ -74,9 +85,7 @@ def test_a_step_of_adam_turns_a_prototype_by_its_rate_at_any_length(dim):
 @pytest.mark.parametrize('kind', KINDS)
 def test_losses_equal_loops_with_gradients_of_finite_differences(kind, name):
   fields, given = KINDS[kind]
-  objective = getattr(objectives, kind)(
-    num_classes=14, embedding_dim=5, **fields
-  )
+  objective = _objective(kind, **fields)
   prototypes = 2.0 * objective.init(jax.random.key(3))['prototypes']
   x, labels, valid = CASES[name]
   (loss, metrics), grads = _value_and_grads(objective, prototypes, CASES[name])
@@ -213,23 +222,11 @@ ANGLES = np.array(
 
 
 def _arcface(embeddings, labels, prototypes, *, margin=0.5, scale=64.0):
-  objective = objectives.arcface(
-    num_classes=len(prototypes),
-    embedding_dim=prototypes.shape[1],
-    margin=margin,
-    scale=scale,
+  objective = _objective(
+    'arcface', *prototypes.shape, margin=margin, scale=scale
   )
-  batch = {
-    'label': jnp.asarray(labels),
-    'valid': jnp.ones(len(labels), bool),
-  }
-
-  def loss(prototypes, x):
-    return objective.loss({'prototypes': prototypes}, x, batch, stage=0)
-
-  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
-    jnp.asarray(prototypes), jnp.asarray(embeddings)
-  )
+  case = (embeddings, labels, np.ones(len(labels), bool))
+  return _value_and_grads(objective, prototypes, case)
 
 
 @pytest.mark.parametrize('angle', ANGLES)
@@ -271,9 +268,8 @@ def test_arcface_ignores_padding_and_counts_accuracy_without_margin():
   x = unit([[1.0, 0.9, 0.0], [1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
   labels, valid = np.array([0, 2, -1]), np.array([True, True, False])
   objective = objectives.arcface(num_classes=3, embedding_dim=3)
-  batch = {'label': jnp.asarray(labels), 'valid': jnp.asarray(valid)}
-  loss, metrics = objective.loss(
-    {'prototypes': prototypes}, jnp.asarray(x), batch, stage=0
+  (loss, metrics), _ = _value_and_grads(
+    objective, prototypes, (x, labels, valid)
   )
   expected = reference.prototype_loss(
     prototypes, x, labels, valid, angular=0.5, scale=64.0
@@ -286,11 +282,9 @@ def test_arcface_ignores_padding_and_counts_accuracy_without_margin():
 def test_softmax_is_arcface_without_a_margin():
   prototypes, x = random(4, 5, seed=3), random(9, 5, seed=4)
   labels = np.arange(9) % 4
-  batch = {'label': jnp.asarray(labels), 'valid': jnp.ones(9, bool)}
   objective = objectives.softmax(num_classes=4, embedding_dim=5, scale=20.0)
-  loss, _ = objective.loss(
-    {'prototypes': 5 * prototypes}, jnp.asarray(x), batch, stage=0
-  )
+  case = (x, labels, np.ones(9, bool))
+  (loss, _), _ = _value_and_grads(objective, 5 * prototypes, case)
   logits = 20.0 * x.astype(np.float64) @ prototypes.T.astype(np.float64)
   logits -= logits.max(axis=1, keepdims=True)
   each = np.log(np.exp(logits).sum(1)) - logits[np.arange(9), labels]
@@ -346,18 +340,12 @@ def test_defaults_are_the_published_ones(name, defaults):
   assert {n: found[n] for n in defaults} == defaults
 
 
-def _proxy_anchor(classes=14, dim=5, **fields):
-  return objectives.proxy_anchor(
-    num_classes=classes, embedding_dim=dim, **fields
-  )
-
-
 @pytest.mark.parametrize('name', CASES)
 def test_proxy_anchor_equals_loops_and_finite_differences(name):
   fields = {'margin': 0.2, 'scale': 16.0}
   x, labels, valid = CASES[name]
   prototypes = np.random.default_rng(5).normal(size=(14, 5)).astype(np.float32)
-  objective = _proxy_anchor(**fields)
+  objective = _objective('proxy_anchor', **fields)
   (loss, metrics), grads = _value_and_grads(objective, prototypes, CASES[name])
 
   def expected(prototypes, x):
@@ -373,7 +361,7 @@ def test_proxy_anchor_equals_loops_and_finite_differences(name):
 def test_proxy_anchor_of_nothing_is_exactly_zero():
   prototypes = np.eye(14, 5, dtype=np.float32)  # most of them zero
   (loss, metrics), grads = _value_and_grads(
-    _proxy_anchor(), prototypes, CASES['nothing']
+    _objective('proxy_anchor'), prototypes, CASES['nothing']
   )
   assert loss == 0.0 and metrics['count'] == 0
   for grad in grads:
@@ -385,7 +373,7 @@ def test_proxy_anchor_by_hand():
   x, scale, margin = unit([[1.0, 0.0]]), 2.0, 0.1
   prototypes = np.array([[0.0, 3.0], [3.0, 0.0]], np.float32)
   case = (x, np.array([0]), np.ones(1, bool))
-  objective = _proxy_anchor(2, 2, scale=scale, margin=margin)
+  objective = _objective('proxy_anchor', 2, 2, scale=scale, margin=margin)
   (loss, metrics), _ = _value_and_grads(objective, prototypes, case)
   pull = np.log(1 + np.exp(-scale * (0.0 - margin)))
   push = np.log(1 + np.exp(scale * (1.0 + margin)))

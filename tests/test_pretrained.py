@@ -13,7 +13,7 @@ import torch_layout
 from plankton_jax import augment
 from plankton_jax.checkpoints import load_encoder
 from plankton_jax.errors import InputError
-from plankton_jax.nn import encoders, pretrained
+from plankton_jax.nn import encoders, pretrained, resnet
 from plankton_jax.train import loop
 from tests.tiny_encoder import TINY
 
@@ -277,13 +277,15 @@ def test_weights_of_another_network_are_named():
 
 
 def test_a_run_begins_from_weights_freezes_and_resumes_without_the_file(
-  tmp_path, make_config
+  tmp_path, make_config, monkeypatch
 ):
-  weights = torch_layout.weights('resnet18', 64)
+  # A narrow network in place of the published ones, of eleven million weights.
+  monkeypatch.setattr(resnet, 'PUBLISHED_WIDTH', 4)
+  weights = torch_layout.weights('resnet18', 4)
   path = tmp_path / 'resnet18.safetensors'
   fields = {
     'encoder__name': 'resnet18',
-    'encoder__width': 64,
+    'encoder__width': 4,
     'encoder__stem': 'imagenet',
     'encoder__pretrained': str(path),
     'encoder__freeze': 3,

@@ -49,7 +49,8 @@ def test_eight_devices_compute_what_one_does():
     env={
       **os.environ,
       'XLA_FLAGS': '--xla_force_host_platform_device_count=8'
-      ' --xla_backend_optimization_level=0',
+      ' --xla_backend_optimization_level=0'
+      ' --xla_cpu_use_fusion_emitters=false',
       'JAX_PLATFORMS': 'cpu',
       'PYTHONPATH': '.',
     },

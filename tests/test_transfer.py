@@ -1,5 +1,6 @@
 """Runs that begin from an encoder of this project."""
 
+import functools
 import re
 
 import jax
@@ -19,13 +20,21 @@ SIZE = 'Measures_0'
 HEAD = ('Dense_0', 'BatchNorm_1')  # resnet10 with the stem 'half'
 
 
-def _begin(name, config, channels=1):
-  """The model of a config, its fresh variables, and those it begins with."""
-  model = encoders.make(**config['encoder'])
+@functools.cache
+def _initial(channels, **fields):
   images = jnp.zeros((1, 16, 16, channels))
-  fresh = jax.jit(lambda key: model.init(key, images, train=False))(
+  model = encoders.make(**fields)
+  return jax.jit(lambda key: model.init(key, images, train=False))(
     jax.random.key(1, impl='rbg')
   )
+
+
+def _begin(name, config, channels=1):
+  """The model of a config, its fresh variables, and those it begins with."""
+  fields = config['encoder']
+  model = encoders.make(**fields)
+  hashed = fields | {'measures': tuple(fields['measures'])}
+  fresh = _initial(channels, **hashed)
   begun = pretrained.begin(fresh, backbone=model.backbone, path=name)
   return model, flatten_dict(fresh), flatten_dict(begun)
 

@@ -1,5 +1,7 @@
 """A small encoder and its images, for tests of the network's parts."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -61,14 +63,21 @@ def check_frozen(backbone, variables, images):
   assert grads.keys() == {name for names in later for name in names}
 
 
-def save(folder, config, class_names=('ant', 'bee'), *, half=False):
-  """Exports an encoder of a config, every array of it random."""
-  data, fields = config['data'], config['encoder']
-  images = jnp.zeros((1, data['size'], data['size'], data['channels']))
-  shapes = jax.eval_shape(
+@functools.cache
+def _shapes(shape, **fields):
+  """The shapes of an encoder's variables, traced once in a session."""
+  images = jnp.zeros(shape)
+  return jax.eval_shape(
     lambda key: encoders.make(**fields).init(key, images, train=False),
     jax.random.key(0),
   )
+
+
+def save(folder, config, class_names=('ant', 'bee'), *, half=False):
+  """Exports an encoder of a config, every array of it random."""
+  data, fields = config['data'], config['encoder']
+  hashed = fields | {'measures': tuple(fields['measures'])}
+  shapes = _shapes((1, data['size'], data['size'], data['channels']), **hashed)
   rng = np.random.default_rng(0)
 
   def draw(x):

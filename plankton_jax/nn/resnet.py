@@ -73,6 +73,7 @@ _SIZES: dict[str, tuple[type[_ResidualBlock], tuple[int, ...]]] = {
   'resnet34': (BasicBlock, (3, 4, 6, 3)),
   'resnet50': (BottleneckBlock, (3, 4, 6, 3)),
 }
+PUBLISHED_WIDTH = 64  # of the networks whose weights are published
 _STEMS = {  # (kernel, stride) of each convolution
   'full': ((3, 1),),
   'half': ((3, 2),),
@@ -242,11 +243,12 @@ def make(
     raise InputError(
       f'encoder.stem={stem!r} is unknown; choose from {", ".join(_STEMS)}'
     )
-  if pretrained and (name == 'resnet10' or (stem, width) != ('imagenet', 64)):
+  fits = (stem, width) == ('imagenet', PUBLISHED_WIDTH)
+  if pretrained and (name == 'resnet10' or not fits):
     raise InputError(
       'encoder.pretrained takes resnet18, resnet34 or resnet50 with'
-      f" encoder.stem='imagenet' and encoder.width=64, not {name} with"
-      f' {stem!r} and {width}'
+      f" encoder.stem='imagenet' and encoder.width={PUBLISHED_WIDTH}, not"
+      f' {name} with {stem!r} and {width}'
     )
   if adapter is not None:
     raise InputError(
