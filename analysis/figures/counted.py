@@ -127,9 +127,10 @@ def draw_spectra(lines: Sequence[Mapping[str, Any]]) -> plt.Figure:
   colours = style.palette(max(len(largest), 1))
   for colour, name in zip(colours, largest, strict=False):
     some = totals[name] > 0.0
-    text = f' {tables.short(name)}'  # after an underscore it would be left out
+    # Matplotlib leaves out names with a leading underscore.
+    label = f' {tables.short(name)}'
     ax.plot(
-      middle[some], totals[name][some], '.-', color=colour, lw=1.2, label=text
+      middle[some], totals[name][some], '.-', color=colour, lw=1.2, label=label
     )
   y = 'objects per m³ and µm, mean of samples' if by_volume else 'objects'
   ax.set(
