@@ -85,6 +85,8 @@ def source(
   else:
     known = ', '.join(map(repr, SOURCES))
     raise InputError(f'data.source={source!r} must be one of {known}')
+  for doubt in classes.doubts(selected.class_names):
+    log.warning('%s', doubt)
   log.info(
     'source %s: %d classes, content %s, read in %.1f s',
     {'synthetic': source, 'tfds': name}.get(source, path),
