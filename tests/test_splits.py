@@ -416,7 +416,7 @@ def test_unseen_classes_that_cannot_be(unseen, message):
 
 def test_errors_list_some_of_very_many_classes():
   names = [f'c{number:04}' for number in range(2000)]
-  with pytest.raises(InputError, match='c0049 and 1,950 more$') as caught:
+  with pytest.raises(InputError, match=r'c0049 and 1,950 more$') as caught:
     classes.choose(names, ('zzz',))
   with pytest.raises(InputError, match=r'c0049 and 1,950 more\) would be seen'):
     classes.order(names, 2000, 0)

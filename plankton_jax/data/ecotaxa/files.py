@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives
+from plankton_jax.data.sources.files import is_clutter, walk
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
@@ -153,25 +154,16 @@ def _of_folder(
   root: Path, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[str, _Entry]]:
   """Walks a folder, following links, and the zip archives in it."""
-  seen: set[tuple[int, int]] = set()
-  for place, folders, names in os.walk(root, followlinks=True):
-    status = os.stat(place)
-    if (status.st_dev, status.st_ino) in seen:  # by a link
-      folders.clear()
-      continue
-    seen.add((status.st_dev, status.st_ino))
-    folders.sort()
-    for name in sorted(names):
-      path = Path(place, name)
-      shown = path.relative_to(root).as_posix()
-      yield shown, _Entry(_reader(path), _hasher(path))
-      if name.lower().endswith('.zip') and path.is_file():
-        try:
-          archive = archives.open_zip(path)
-        except InputError as error:
-          skipped.append((shown, str(error)))
-          continue
-        yield from _of_zip(archive, f'{shown}/', 2, skipped)
+  for path in walk(root):
+    shown = path.relative_to(root).as_posix()
+    yield shown, _Entry(_reader(path), _hasher(path))
+    if path.name.lower().endswith('.zip') and path.is_file():
+      try:
+        archive = archives.open_zip(path)
+      except InputError as error:
+        skipped.append((shown, str(error)))
+        continue
+      yield from _of_zip(archive, f'{shown}/', 2, skipped)
 
 
 def _reader(path: Path) -> Callable[[], bytes]:
@@ -210,7 +202,7 @@ def _of_zip(
         _unpacker(archive, info), _counter(f'{info.CRC} {info.file_size}')
       ),
     )
-    if not tidy.lower().endswith('.zip') or tidy.startswith('__MACOSX/'):
+    if not tidy.lower().endswith('.zip') or is_clutter(tidy.split('/')):
       continue
     reason = archives.refusal(tidy)
     if depth == _DEEPEST:
@@ -264,19 +256,15 @@ def _tables(names: Iterable[str]) -> tuple[str, ...]:
       name
       for name in names
       if _TABLE.fullmatch(posixpath.basename(name))
-      and '__MACOSX' not in name.split('/')
+      and not is_clutter(name.split('/'))
     )
   )
 
 
 def _is_image(name: str) -> bool:
   """Tells by its ending whether a file is an image, and not hidden."""
-  parts = name.split('/')
-  return (
-    os.path.splitext(name)[1].lower() in images.EXTENSIONS
-    and '__MACOSX' not in parts
-    and not any(part.startswith('.') for part in parts)
-  )
+  ending = os.path.splitext(name)[1].lower()
+  return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
 def _fold(name: str) -> str:

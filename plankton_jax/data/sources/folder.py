@@ -16,6 +16,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.files import is_clutter
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import (
   Example,
@@ -39,13 +40,6 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
-# Folders that systems and archivers make.
-_CLUTTER = frozenset(
-  {
-    *('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN'),
-    *('System Volume Information', 'lost+found'),
-  }
-)
 _ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar')
 _DEEP = ('.png', '.tif', '.tiff')  # files that may hold 16-bit images
 _YEAR = re.compile(r'(18|19|20)\d\d')
@@ -390,7 +384,7 @@ def _walk(
     raise InputError(f'{one_line(folder)}: {error.strerror}') from error
   for entry in entries:
     name = prefix + entry.name
-    if entry.name.startswith('.') or entry.name in _CLUTTER:
+    if is_clutter([entry.name]):
       continue
     if _is_folder(entry):
       inner = (*ancestors, here)
