@@ -286,9 +286,7 @@ def test_bins_and_tables_in_linked_folders_are_found(tmp_path):
   (tmp_path / 'bins').mkdir()
   (tmp_path / 'bins/link').symlink_to(tmp_path / 'real')
   assert select.objects(str(tmp_path / 'bins')).ids == (f'{NEW}_00001',)
-  table = packing.tree(
-    tmp_path / 'table', {'ecotaxa.tsv': tsv([ecotaxa_row(0)])}
-  )
+  packing.tree(tmp_path / 'table', {'ecotaxa.tsv': tsv([ecotaxa_row(0)])})
   (tmp_path / 'export').mkdir()
   (tmp_path / 'export/link').symlink_to(tmp_path / 'table')
   assert select.objects(str(tmp_path / 'export')).ids == ('S0/A0/o00',)
