@@ -122,12 +122,16 @@ def _top(lines: Sequence[str]) -> int:
   return 0
 
 
+def kind_of(data: bytes) -> str:
+  """Says what a file is that bears a table's name by mistake; '' for texts."""
+  return next((k for mark, k in _MISTAKEN.items() if data.startswith(mark)), '')
+
+
 def _mistake(data: bytes, first: str) -> str:
   """Says what a file without a header of columns is, and the remedy."""
   remedy = 'save it as tab-separated text'
-  for start, kind in _MISTAKEN.items():
-    if data.startswith(start):
-      return f'; it is {kind}: {remedy}'
+  if kind := kind_of(data):
+    return f'; it is {kind}: {remedy}'
   if first.lstrip().lower().startswith(('<!doctype', '<html')):
     return '; it is a web page: download the table again, logged in'
   mark = next((mark for mark in (',', ';') if mark in first), '')
