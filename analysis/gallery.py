@@ -14,7 +14,7 @@ from absl import flags
 
 from analysis.figures import images
 from analysis.figures.style import plt
-from analysis.files import command, inputs, originals
+from analysis.files import command, inputs, originals, tables
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from analysis.files.result import Drawing, Result, Shown
@@ -148,7 +148,7 @@ def draw(
     on.ax.text(
       0.02,
       top - 0.09,
-      f'{name}  ({one.size} image{"s" * (one.size != 1)})',
+      f'{tables.short(name)}  ({one.size} image{"s" * (one.size != 1)})',
       fontsize=9,
       fontweight='bold',
       va='center',

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import style
 from analysis.figures.style import plt
-from analysis.files import command, inputs
+from analysis.files import command, inputs, tables
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import planes
@@ -116,7 +116,8 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
       alpha=opacity,
       markeredgecolor='black' if mark == 'D' else 'none',
       markeredgewidth=0.4,
-      label=f' {name}',  # Matplotlib leaves out names with a leading underscore
+      # Matplotlib leaves out names with a leading underscore.
+      label=f' {tables.short(name)}',
     )
     for mark, shade, opacity, name in entries
   ]

@@ -21,14 +21,19 @@ def picture(seed, shape=(9, 11)):
 
 def bomb(side=60_000):
   """A PNG that says it is of side x side px, and holds none of them."""
+  return png(8, 0, b'\0' * 100, side)
+
+
+def png(bits, colours, data, side=1):
+  """A PNG of side x side px, of the kinds that PIL does not write, too."""
 
   def chunk(kind, data):
     check = struct.pack('>I', zlib.crc32(kind + data))
     return struct.pack('>I', len(data)) + kind + data + check
 
-  header = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
-  data = chunk(b'IDAT', zlib.compress(b'\0' * 100))
-  return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + data
+  header = struct.pack('>IIBBBBB', side, side, bits, colours, 0, 0, 0)
+  pixels = chunk(b'IDAT', zlib.compress(data))
+  return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + pixels
 
 
 def tar(path, files, mode='w', links=()):

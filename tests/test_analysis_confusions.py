@@ -7,6 +7,8 @@ from sklearn import metrics, neighbors
 
 from analysis import confusions
 from analysis.figures import style
+from analysis.files import result, tables
+from analysis.files.result import Drawing
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, empty, source
@@ -163,3 +165,31 @@ def test_one_class_and_one_image(tmp_path):
   found = json.loads((tmp_path / 'confusions.json').read_text())
   assert found['summary'][0]['balanced accuracy'] == 1.0
   assert (tmp_path / 'confusions_mistakes.csv').read_text().strip() == ''
+
+
+def test_very_long_names_are_shortened_where_they_are_shown(capsys):
+  long = 'x' * 90 + 'end'
+  figure, ax = style.plt.subplots()
+  style.heatmap(
+    ax,
+    np.eye(2),
+    [long, 'a\nb'],
+    ['short', long],
+    texts=[['1', '0'], ['0', '1']],
+    limits=(0.0, 1.0),
+  )
+  cut = 'x' * 26 + '…' + 'x' * 10 + 'end'
+  assert [text.get_text() for text in ax.get_yticklabels()] == [cut, r'a\nb']
+  assert [text.get_text() for text in ax.get_xticklabels()] == ['short', cut]
+  style.plt.close(figure)
+  tables.show([{'class': long, 'n': 1}, {'class': 'a\nb', 'n': 2}])
+  lines = capsys.readouterr().out.splitlines()
+  assert [len(line) for line in lines] == [65, 65, 65]
+  assert r'a\nb' in lines[2]
+
+
+def test_signs_that_no_font_has_are_not_warned_of(recwarn):
+  figure, ax = style.plt.subplots(figsize=(1, 1))
+  ax.set_title('\N{SHRIMP}')
+  result.render(Drawing(lambda: figure, []))
+  assert not [str(w.message) for w in recwarn if 'Glyph' in str(w.message)]

@@ -202,6 +202,56 @@ def test_the_innermost_folder_alone(tmp_path):
     folder.scan(path, class_level='top')
 
 
+@pytest.mark.parametrize(
+  ('tops', 'said'),
+  [
+    (('set/all/train', 'set/all/test'), 'set/all/test, set/all/train are spl'),
+    (('cruise/2006', 'cruise/2007'), 'cruise/2006 to cruise/2007 are years'),
+  ],
+)
+def test_splits_and_years_in_a_folder_that_holds_all(tmp_path, tops, said):
+  listing = folder.scan(tree(tmp_path, tops), class_level='auto')
+  assert listing.class_names == ('ant', 'bee')
+  assert said in listing.understood and not listing.doubts
+  sides = [folder.side(name) for name in listing.ids]
+  assert set(sides) == ({'train', 'test'} if 'train' in tops[0] else {''})
+
+
+def test_folders_of_one_name_in_several_are_doubted(tmp_path):
+  path = tree(tmp_path, ('north', 'south'), count=1)
+  (doubt,) = folder.scan(path, class_level='auto').doubts
+  assert doubt.startswith('2 folders of one name are classes of their own')
+  assert "north/ant and south/ant; data.class_level='last' joins" in doubt
+  assert not folder.scan(path, class_level='path').doubts
+  tree(tmp_path, ('east',), ('cow', 'dog', 'eel', 'fox'), count=1)
+  assert not folder.scan(path, class_level='auto').doubts  # the fewer
+
+
+def test_folders_that_differ_by_unicode_form_are_one_class(tmp_path):
+  for number, name in enumerate(('\u00e9', 'e\u0301', 'u\u0308')):
+    write(tmp_path / name / 'a.png', number)
+  listing = folder.scan_classes(str(tmp_path), class_level='auto')
+  assert listing.class_names == ('u\u0308', '\u00e9')
+  assert listing.ids == ('e\u0301/a.png', 'u\u0308/a.png', '\u00e9/a.png')
+  assert listing.labels.tolist() == [1, 0, 1]
+  (doubt,) = listing.doubts
+  assert doubt.endswith('Unicode form alone are one class: \u00e9')
+
+
+def test_folders_that_systems_make_are_ignored(tmp_path):
+  for name in ('ant', '@eaDir', '$RECYCLE.BIN', 'lost+found'):
+    write(tmp_path / name / 'a.png')
+  (tmp_path / 'System Volume Information').mkdir()
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.class_names == ('ant',) and not listing.empty
+
+
+def test_an_archive_is_no_folder_and_the_error_says_what_to_do(tmp_path):
+  (tmp_path / 'a.zip').write_bytes(b'PK')
+  with pytest.raises(InputError, match='is not a folder: unpack it, or open'):
+    folder.scan(str(tmp_path / 'a.zip'))
+
+
 def test_the_side_that_a_folder_stands_for():
   names = ('train/a/x.png', 'Validation/a/x.png', 'TEST/x.png', 'trains/x.png')
   assert [folder.side(name) for name in names] == ['train', 'val', 'test', '']

@@ -246,3 +246,47 @@ def test_a_bin_is_its_cells_sample_and_tells_the_time(tmp_path):
     (OLD, '20120128', '081515'),
   ]
   assert items[0].image == f'{NEW}_00001.png' and items[0].status == ''
+
+
+def test_a_line_that_is_cut_off_is_no_region(tmp_path):
+  regions = [(n, 0, 0, pixels(n, (5, 9))) for n in (1, 2, 3)]
+  file = make(tmp_path, NEW, regions) / f'{NEW}.adc'
+  whole = file.read_text()
+  last = whole.splitlines()[2]
+  offset = last.split(',')[17]
+  assert offset == '90'
+  cut = whole[: whole.rindex(last)] + last[: last.rindex(',90,') + 2]
+  file.write_text(cut)  # the offset's first digit is there
+  found = ifcb.objects(str(tmp_path))
+  assert found.ids == (f'{NEW}_00001', f'{NEW}_00002')
+  assert found.skipped == ((f'{NEW}_00003', 'not a line of an .adc'),)
+
+
+def test_a_copy_of_a_bin_and_images_beside_are_left_out(tmp_path):
+  regions = [(1, 0, 0, pixels(0, (5, 9)))]
+  for place in ('a', 'b/c', '.trash'):
+    make(tmp_path / place, NEW, regions)
+  (tmp_path / '0').mkdir()
+  (tmp_path / f'0/{NEW}.hdr').write_text('')
+  (tmp_path / 'b/x.PNG').write_bytes(packing.picture(0))
+  (tmp_path / 'b/._x.png').write_bytes(b'')
+  (tmp_path / 'b/up').symlink_to(tmp_path)
+  found = select.objects(str(tmp_path))
+  assert found.ids == (f'{NEW}_00001',)
+  assert images(found)[f'{NEW}_00001'].shape == (5, 9)
+  assert found.skipped == (
+    (f'b/c/{NEW}', f'a copy of a/{NEW}'),
+    (f'0/{NEW}', f'a copy of a/{NEW}'),
+  )
+  assert found.left_aside == {ifcb.BESIDE: 1}
+
+
+def test_bins_and_tables_in_linked_folders_are_found(tmp_path):
+  make(tmp_path / 'real', NEW, [(1, 0, 0, pixels(0, (5, 9)))])
+  (tmp_path / 'bins').mkdir()
+  (tmp_path / 'bins/link').symlink_to(tmp_path / 'real')
+  assert select.objects(str(tmp_path / 'bins')).ids == (f'{NEW}_00001',)
+  packing.tree(tmp_path / 'table', {'ecotaxa.tsv': tsv([ecotaxa_row(0)])})
+  (tmp_path / 'export').mkdir()
+  (tmp_path / 'export/link').symlink_to(tmp_path / 'table')
+  assert select.objects(str(tmp_path / 'export')).ids == ('S0/A0/o00',)

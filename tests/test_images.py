@@ -1,10 +1,15 @@
 """Decoding every format to the same pixels, and fitting them to a size."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
+import packing
 import pytest
 from PIL import Image
+from test_readme import ROOT
 
 from plankton_jax.data.pixels import images
 
@@ -238,6 +243,36 @@ def test_decompression_bombs_are_refused(monkeypatch):
       images.normalise(data)
   fine = encoded(Image.new('L', (100, 100)), 'PNG')
   assert images.normalise(fine) == fine
+
+
+def test_large_images_are_refused_without_a_warning(tmp_path):
+  (tmp_path / 'a.png').write_bytes(packing.bomb(10_000))
+  code = (
+    'import pathlib; from plankton_jax.data.pixels import images\n'
+    'try: images.decode(pathlib.Path("a.png").read_bytes())\n'
+    'except ValueError as error: print(error)'
+  )
+  # pytest has filters of its own.
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert (done.stdout, done.stderr) == ('more than 67 million pixels\n', '')
+
+
+@pytest.mark.parametrize(('colours', 'channels'), [(2, 3), (4, 2), (6, 4)])
+def test_colour_of_16_bits_loses_the_lower_8_and_is_noted(colours, channels):
+  values = np.full((1, channels), 0x12FF, '>u2')
+  values[:, channels - 1 if colours > 2 else 3 :] = 0xFFFF  # opaque
+  found = images.ingest(packing.png(16, colours, b'\0' + values.tobytes()))
+  assert found.note == '16 bits a channel, of which the upper 8 are kept'
+  assert (images.decode(found.data) == 0x12).all()
+  plain = images.ingest(packing.png(8, 2, b'\0abc'))
+  assert plain.note == ''
 
 
 def test_32_bit_is_refused(grey):

@@ -173,6 +173,15 @@ def test_a_file_of_taxa(tmp_path):
   assert taxa.read(zipped) == found
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'cp1252', 'utf-16'])
+@pytest.mark.parametrize('mark', [',', ';', '\t'])
+def test_a_file_of_taxa_as_spreadsheets_write_it(tmp_path, encoding, mark):
+  lines = ('', ';;', 'taxon;lineage;category_id;aphia_id', 'ée;a>ée;NA;nan')
+  path = tmp_path / 'taxa.csv'
+  path.write_bytes('\r\n'.join(lines).replace(';', mark).encode(encoding))
+  assert taxa.read(path).of == {'ée': taxa.Taxon(('a', 'ée'))}
+
+
 def test_columns_of_ranks_are_a_lineage(tmp_path):
   path = tmp_path / 'taxa.tsv'
   path.write_text(
@@ -202,7 +211,7 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'taxon,aphia_id\na,x\n', "line 2: 'x' is neither an AphiaID"),
     (b'taxon\n"a\n', 'no table of taxa'),
     (b'\x1f\x8btaxon', 'no table of taxa'),
-    (b'taxon\n\xff\n', 'no table of taxa'),
+    (b'PK\3\4', 'it is an Excel workbook or a zip archive: save it as CSV'),
   ],
 )
 def test_files_that_are_no_taxa_are_one_line(tmp_path, text, message):

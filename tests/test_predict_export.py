@@ -410,7 +410,8 @@ def test_occurrences_in_darwin_core(tmp_path):
     ({'object_lat': 91}, {'decimalLatitude': '', 'geodeticDatum': ''}),
     ({'object_lon': 'nan'}, {'decimalLongitude': '', 'geodeticDatum': ''}),
     ({'object_lon': '7°30.5'}, {'decimalLongitude': ''}),
-    ({'object_depth_min': '0,5'}, {'minimumDepthInMeters': ''}),
+    ({'object_depth_min': '5 m'}, {'minimumDepthInMeters': ''}),
+    ({'object_depth_min': '0,5'}, {'minimumDepthInMeters': '0.5'}),
   ],
 )  # fmt: skip
 def test_what_is_no_date_or_number_stays_empty(tmp_path, changes, wanted):

@@ -83,6 +83,25 @@ def test_errors_match_loops():
   np.testing.assert_allclose(found.prior, total / total.sum())
 
 
+@pytest.mark.parametrize('name', prevalence.METHODS)
+def test_a_class_without_a_known_image_counts_as_one_right_answer(name):
+  answers, true = made(PRIOR, 200)
+  without = true != 1
+  weights = without.astype(float)
+  found = prevalence.errors(answers, true, weights)
+  one = Answers(
+    np.append(answers.label[without], 1),
+    np.vstack([answers.chance[without], [0.0, 1.0, 0.0]]),
+  )
+  wanted = prevalence.errors(
+    one, np.append(true[without], 1), np.ones(without.sum() + 1)
+  )
+  for got, want in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+  shares = prevalence.METHODS[name](found, answers, np.ones(200))
+  assert np.isfinite(shares).all() and np.isclose(shares.sum(), 1.0)
+
+
 def test_maximisation_takes_the_steps_of_the_paper(known):
   sample, _ = made(TRUE, 40)
   share = known.prior

@@ -1,6 +1,7 @@
 import json
 import math
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -104,6 +105,9 @@ def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path):
       pixels = rng.integers(0, 256, (20, 24), np.uint8)
       Image.fromarray(pixels).save(tmp_path / 'images' / name / f'{i}.png')
   (tmp_path / 'images/a/broken.png').write_bytes(b'no image')
+  (tmp_path / 'images/a/b.heic').write_bytes(b'')
+  (tmp_path / 'images/few').mkdir()
+  shutil.copy(tmp_path / 'images/a/0.png', tmp_path / 'images/few')
   command = [
     sys.executable, 'launch.py', '--config=configs/smoke.py', '--dry_run',
     '--config.data.source=folder', f'--config.data.path={tmp_path}/images',
@@ -119,13 +123,14 @@ def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path):
   assert run.returncode == 0, run.stderr
   lines = run.stdout.splitlines()
   assert lines[:3] == [
-    'classes     2 seen, 1 unseen',
-    'images      18 train, 2 val, 4 test, 12 unseen',
-    'left out    1',
+    'classes     2 seen, 1 unseen, 1 rare',
+    'images      18 train, 2 val, 4 test, 12 unseen, 1 rare',
+    'left out    2',
   ]
-  assert lines[-1] == (
-    '            a/broken.png: not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
-  )
+  assert lines[-2:] == [
+    '            1: file of .heic',
+    '            a/broken.png: not a PNG, JPEG, TIFF, BMP, GIF or WebP image',
+  ]
   assert not (tmp_path / 'run').exists()
 
 

@@ -414,6 +414,28 @@ def test_unseen_classes_that_cannot_be(unseen, message):
     classes.order(('vase', 'chain', 'copepod_calanoid'), unseen, 0)
 
 
+def test_errors_list_some_of_very_many_classes():
+  names = [f'c{number:04}' for number in range(2000)]
+  with pytest.raises(InputError, match=r'c0049 and 1,950 more$') as caught:
+    classes.choose(names, ('zzz',))
+  with pytest.raises(InputError, match=r'c0049 and 1,950 more\) would be seen'):
+    classes.order(names, 2000, 0)
+  assert len(str(caught.value)) < 500
+
+
+def test_names_are_found_in_any_unicode_form():
+  names = ('a', 'e\u0301', 'i')
+  assert classes.choose(names, ('\u00e9', 'a')) == ('a', 'e\u0301')
+  assert classes.order(names, ('\u00e9',), 0) == (('a', 'i', 'e\u0301'), 2)
+
+
+def test_names_that_look_alike_are_doubted():
+  names = ('Cope_poda', 'cope poda ', 'a', 'a\u0301', '\u00c1', 'copepoda')
+  (line,) = classes.doubts(names)
+  assert line.endswith(": 'Cope_poda', 'cope poda '; 'a\u0301', '\u00c1'")
+  assert not classes.doubts(('a', 'b', ''))
+
+
 def test_small_classes_are_drawn_last():
   names = 'abcdefgh'
   for seed in range(20):

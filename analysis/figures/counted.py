@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.figures import style
 from analysis.figures.style import plt
+from analysis.files import tables
 from analysis.measures import classes, prevalence
 from analysis.measures.tallies import Sample
 
@@ -54,9 +55,11 @@ def draw_counts(
       label=f'{method}, 95 % interval',
     )
     ax.plot(by[name, plain].objects[kept], place, 'x', color='C1', label=plain)
-    ax.set_title(f'{name}: {one.images:,} objects', parse_math=False)
+    title = f'{tables.short(name, 25)}: {one.images:,} objects'
+    ax.set_title(title, parse_math=False)
     ax.set_xlim(left=0.0)
-  grid[0, 0].set_yticks(place, [names[c] for c in kept], parse_math=False)
+  texts = [tables.short(names[c]) for c in kept]
+  grid[0, 0].set_yticks(place, texts, parse_math=False)
   grid[0, 0].invert_yaxis()
   for ax in grid[-1]:
     ax.set_xlabel('objects')
@@ -124,8 +127,10 @@ def draw_spectra(lines: Sequence[Mapping[str, Any]]) -> plt.Figure:
   colours = style.palette(max(len(largest), 1))
   for colour, name in zip(colours, largest, strict=False):
     some = totals[name] > 0.0
+    # Matplotlib leaves out names with a leading underscore.
+    label = f' {tables.short(name)}'
     ax.plot(
-      middle[some], totals[name][some], '.-', color=colour, lw=1.2, label=name
+      middle[some], totals[name][some], '.-', color=colour, lw=1.2, label=label
     )
   y = 'objects per m³ and µm, mean of samples' if by_volume else 'objects'
   ax.set(

@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.figures import style  # noqa: F401  (sets the style)
 from analysis.figures.style import plt
+from analysis.files import tables
 
 MOST = 3000  # points of a cloud
 SAMPLES = 40  # in a figure: those of the smallest p
@@ -40,7 +41,9 @@ def draw_groups(lines: Sequence[Mapping[str, Any]]) -> plt.Figure:
   )
   right.plot(columns['unknown'], place, 'o', ms=4, color='C0')
   right.plot(columns['unknown_all'], place, 'x', color='C1')
-  texts = [f'{line["group"]} ({line["images"]:,})' for line in lines]
+  texts = [
+    f'{tables.short(line["group"])} ({line["images"]:,})' for line in lines
+  ]
   left.set_yticks(place, texts, parse_math=False)
   left.set_ylim(len(lines) - 0.5, -0.5)
   left.set_xlabel('share rightly labelled')
@@ -88,7 +91,9 @@ def draw_samples(
   p = np.array([line['p'] for line in shown])
   colours = ['C3' if line['alarm'] else 'C0' for line in shown]
   right.scatter(p, place, c=colours, s=18, zorder=3)
-  texts = [f'{line["sample"]} ({line["images"]:,})' for line in shown]
+  texts = [
+    f'{tables.short(line["sample"])} ({line["images"]:,})' for line in shown
+  ]
   right.set_yticks(place, texts, parse_math=False)
   right.set_ylim(len(shown) - 0.5, -0.5)
   right.axvline(level, color='0.4', ls='--', lw=1)

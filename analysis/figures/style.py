@@ -6,6 +6,7 @@ from typing import Any, cast
 import matplotlib
 import numpy as np
 
+from analysis.files import tables
 from analysis.files.inputs import Embeddings
 
 matplotlib.use('Agg')
@@ -85,10 +86,10 @@ def heatmap(
     'fontsize': size,
     'parse_math': False,
   }  # they may hold $
-  ax.set_yticks(range(len(rows)), rows, **look)
+  ax.set_yticks(range(len(rows)), [*map(tables.short, rows)], **look)
   ax.set_xticks(
     range(len(columns)),
-    columns,
+    [*map(tables.short, columns)],
     rotation=45,
     ha='right',
     rotation_mode='anchor',

@@ -6,6 +6,7 @@ nothing itself; the report takes the same Results.
 
 import io
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,7 +117,12 @@ def render(drawing: Drawing) -> Picture:
   found = {}
   for ending, metadata in (('png', {}), ('svg', {'Date': None})):
     held = io.BytesIO()
-    figure.savefig(held, format=ending, bbox_inches='tight', metadata=metadata)
+    with warnings.catch_warnings():
+      # Names may hold signs that no font has: a box is drawn for each.
+      warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+      figure.savefig(
+        held, format=ending, bbox_inches='tight', metadata=metadata
+      )
     figure.set_layout_engine('none')  # the first format's stays
     found[ending] = held.getvalue()
   pyplot.close(figure)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.files import atomic
 
 Row = Mapping[str, Any]
@@ -94,7 +95,19 @@ def show(rows: Sequence[Row], title: str = '') -> None:
     print('  ' + '  '.join(text).rstrip())
 
 
+def short(name: object, most: int = 40) -> str:
+  """Shows a name in one line of at most so many characters.
+
+  Leaves out the middle of a longer one.
+  """
+  text = one_line(name)
+  if len(text) <= most:
+    return text
+  end = most // 3
+  return f'{text[: most - end - 1]}…{text[-end:]}'
+
+
 def _cell(value: Any) -> str:
   if isinstance(value, (float, np.floating)):
     return 'n/a' if np.isnan(value) else f'{value:.4f}'
-  return str(value)
+  return short(value, 60)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from analysis.files.inputs import Source
+from plankton_jax.data.ecotaxa import table
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import describe, one_line
 from plankton_jax.errors import InputError
@@ -63,6 +64,8 @@ NONE = Taxa({})
 def read(path: pathlib.Path) -> Taxa:
   """Reads a table of taxa: CSV or tab-separated, may be gzipped.
 
+  It may be in any encoding that spreadsheets write.
+
   It has a column `taxon`, and may have `lineage`, or the columns of `RANKS`,
   and `category_id`, `scientific_name`, `aphia_id` and `rank`. A taxon may have
   several rows, if they say the same.
@@ -94,6 +97,9 @@ def read(path: pathlib.Path) -> Taxa:
       lineage = split_lineage(cells['lineage'])
     else:
       lineage = _by_rank([(rank, row[rank].strip()) for rank in ranks])
+    for field in ('category_id', 'name_id'):  # R and pandas write NA and nan
+      if cells[field].lower() in ('na', 'nan', 'none', 'null'):
+        cells[field] = ''
     number = parse_number(cells['category_id'])
     if number is None and cells['category_id']:
       raise InputError(
@@ -202,11 +208,16 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
     data = path.expanduser().read_bytes()
     if data.startswith(b'\x1f\x8b'):
       data = gzip.decompress(data)
-    text = data.decode('utf-8-sig')
-    first = text.partition('\n')[0]
+    if kind := table.kind_of(data):
+      raise InputError(f'{path}: it is {kind}: save it as CSV')
+    text = table.decode(data).replace('\0', '')
+    # Blank lines, of blanks or separators, may precede the header.
+    lines = re.split('\r\n|\n|\r', text)
+    first = next((line for line in lines if line.strip(' ,;\t')), '')
     mark = max('\t;,', key=first.count)
     found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
-    header = [name.strip().lower() for name in next(found, [])]
+    filled = (row for row in found if any(map(str.strip, row)))
+    header = [name.strip().lower() for name in next(filled, [])]
     return [
       dict(zip(header, [*row, *[''] * len(header)], strict=False))
       for row in found
@@ -216,7 +227,6 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
     OSError,
     EOFError,
     zlib.error,
-    UnicodeDecodeError,
     csv.Error,
   ) as error:
     raise InputError(f'{path}: no table of taxa ({describe(error)})') from None

@@ -15,6 +15,9 @@ from analysis.measures.predictions import Prediction
 from plankton_jax.data.sources.objects import Object
 
 FILE = 'occurrences.csv'
+# Spreadsheets write 20210503.0, and seconds with decimals.
+_DATE = re.compile(r'(\d{4})([-/.]?)(\d\d)\2(\d\d)(?:\.0)?')
+_TIME = re.compile(r'(\d{1,6})(?:\.0*)?|(\d{1,2}):(\d\d)(?::(\d\d)(?:\.\d*)?)?')
 NEEDED = ('eventDate', 'decimalLatitude', 'decimalLongitude')  # by OBIS
 
 
@@ -123,16 +126,25 @@ def remarks(lines: Sequence[dict[str, str]]) -> list[str]:
 
 
 def moment(item: Object) -> str:
-  """Formats date and time (UTC) by ISO 8601; '' if there is no such day."""
-  digits = re.sub(r'\D', '', item.date)
-  clock = re.sub(r'\D', '', item.time).zfill(6)
+  """Formats date and time (UTC) by ISO 8601; '' if there is no such day.
+
+  Years come first and times are hhmmss or h:mm: of other forms, such as
+  10/11/12, nobody can tell which day they mean.
+  """
+  day, clock = _DATE.fullmatch(item.date), _TIME.fullmatch(item.time)
+  if not day or (item.time and not clock):
+    return ''
   try:
-    if not item.time:
-      return datetime.datetime.strptime(digits, '%Y%m%d').date().isoformat()
-    when = datetime.datetime.strptime(digits + clock, '%Y%m%d%H%M%S')
+    date = datetime.date(int(day[1]), int(day[3]), int(day[4]))
+    if not clock:
+      return date.isoformat()
+    digits = clock[1] or ''.join(part or '00' for part in clock.groups()[1:])
+    digits = digits.zfill(6)
+    hours, minutes, seconds = digits[:2], digits[2:4], digits[4:]
+    time = datetime.time(int(hours), int(minutes), int(seconds))
   except ValueError:
     return ''
-  return f'{when.isoformat()}Z'
+  return f'{date.isoformat()}T{time.isoformat()}Z'
 
 
 def _degrees(text: str, most: float) -> str:

@@ -40,10 +40,18 @@ Method = Callable[[Errors, Answers, np.ndarray], np.ndarray]
 def errors(known: Answers, true: np.ndarray, weights: np.ndarray) -> Errors:
   """Measures a classifier on images of classes `true` [N].
 
-  `weights` [N] count an image several times, or not at all; every class has
-  one of a positive weight.
+  `weights` [N] count an image several times, or not at all. A class that is
+  left without any, of which a single image is labelled, counts as one image
+  that is answered rightly.
   """
   classes = known.chance.shape[1]
+  absent = np.flatnonzero(np.bincount(true, weights, classes) == 0.0)
+  known = Answers(
+    np.append(known.label, absent),
+    np.concatenate([known.chance, np.eye(classes)[absent]]),
+  )
+  true = np.append(true, absent)
+  weights = np.append(weights, np.ones(len(absent)))
   prior = np.bincount(true, weights, classes) / weights.sum()
   return Errors(
     prior,

@@ -1,12 +1,16 @@
 """Chooses the classes to use, and those that stay unseen."""
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from plankton_jax.data import splits
 from plankton_jax.errors import InputError
+
+_SHOWN = 50  # names of classes that an error lists at most
 
 
 def choose(
@@ -21,10 +25,25 @@ def choose(
     raise InputError(
       f'data.classes must be a tuple of names: write ({wanted!r},)'
     )
-  for name in wanted:
-    if name not in class_names:
-      raise _unknown('data.classes', name, class_names)
-  return tuple(n for n in class_names if n in wanted or not wanted)
+  found = {_find('data.classes', name, class_names) for name in wanted}
+  return tuple(n for n in class_names if n in found or not wanted)
+
+
+def doubts(class_names: Sequence[str]) -> list[str]:
+  """Names classes that differ only in letter case, blanks or Unicode form."""
+  alike: dict[str, list[str]] = {}
+  for name in class_names:
+    folded = unicodedata.normalize('NFKC', name).casefold()
+    alike.setdefault(re.sub(r'[\s_-]+', ' ', folded).strip(), []).append(name)
+  several = [names for names in alike.values() if len(names) > 1]
+  if not several:
+    return []
+  shown = '; '.join(', '.join(map(repr, names)) for names in several[:3])
+  more = ', ...' if several[3:] else ''
+  return [
+    'classes that differ only in letter case, blanks or signs between words'
+    f' are classes of their own: {shown}{more}'
+  ]
 
 
 def order(
@@ -61,15 +80,14 @@ def order(
     drawn = np.random.default_rng(seed).permutation(len(large))
     unseen = [*[large[index] for index in drawn], *rest][:count]
   else:
-    unseen = list(unseen_classes)
-    for name in unseen:
-      if name not in class_names:
-        raise _unknown('data.unseen_classes', name, class_names)
+    unseen = [
+      _find('data.unseen_classes', name, class_names) for name in unseen_classes
+    ]
   seen = sorted(set(class_names) - set(unseen))
   if len(seen) < 2:
     raise InputError(
       f'{len(seen)} of {len(class_names)} classes '
-      f'({", ".join(sorted(class_names))}) would be seen in training: at least '
+      f'({_listed(class_names)}) would be seen in training: at least '
       'two are needed; add class folders or shorten data.unseen_classes'
     )
   return (*seen, *sorted(set(unseen))), len(seen)
@@ -110,9 +128,30 @@ def arrange(
   return relabel[labels], final, len(trained)
 
 
+def _find(field: str, name: str, class_names: Sequence[str]) -> str:
+  """Finds a class by its name, in whatever Unicode form.
+
+  Raises:
+    InputError: there is none.
+  """
+  if name in class_names:
+    return name
+  form = unicodedata.normalize('NFC', name)
+  for other in class_names:
+    if unicodedata.normalize('NFC', other) == form:
+      return other
+  raise _unknown(field, name, class_names)
+
+
+def _listed(names: Sequence[str]) -> str:
+  """Lists names, sorted, the first of very many."""
+  more = f' and {len(names) - _SHOWN:,} more' if len(names) > _SHOWN else ''
+  return ', '.join(sorted(names)[:_SHOWN]) + more
+
+
 def _unknown(field: str, name: str, class_names: Sequence[str]) -> InputError:
   """Builds the error for a missing class, which suggests similar names."""
   close = difflib.get_close_matches(name, class_names, cutoff=0.5)
   hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
-  hint += '?' if close else ', '.join(sorted(class_names))
+  hint += '?' if close else _listed(class_names)
   return InputError(f'{field}: no class {name!r}; {hint}')

@@ -69,6 +69,7 @@ class Data(NamedTuple):
   measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
   # 16-bit value that became white, given or found; 0 if all are of 8 bits
   white: int = 0
+  accounts: accounting.Accounts | None = None  # the fate of all that was read
 
 
 def load(
@@ -239,6 +240,7 @@ def load(
     Originals(selected, decoded, crop),
     _measures(decoded, selected.measures, pixel_um),
     white or (decoded.white if decoded.white > 255 else 0),
+    accounts,
   )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, ifcb
+from plankton_jax.data.sources.files import walk
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
 from plankton_jax.errors import InputError
@@ -85,6 +86,8 @@ def source(
   else:
     known = ', '.join(map(repr, SOURCES))
     raise InputError(f'data.source={source!r} must be one of {known}')
+  for doubt in classes.doubts(selected.class_names):
+    log.warning('%s', doubt)
   log.info(
     'source %s: %d classes, content %s, read in %.1f s',
     {'synthetic': source, 'tfds': name}.get(source, path),
@@ -134,11 +137,12 @@ def described(
   place = Path(path).expanduser()
   if place.is_file() and not ifcb.is_bin(place):
     return ecotaxa.objects(path, image_rank, field=field)
-  if place.is_file() or any(map(ifcb.is_bin, place.rglob('*_*.*'))):
+  if place.is_file() or any(map(ifcb.is_bin, walk(place))):
     return ifcb.objects(path)
-  if any(map(files.is_table, place.rglob('*.*'))):
+  if any(map(files.is_table, walk(place))):
     return ecotaxa.objects(path, image_rank, field=field)
-  if any(place.rglob('*.zip')):  # It may hold an export, or anything else.
+  if any(file.suffix.lower() == '.zip' for file in walk(place)):
+    # It may hold an export, or anything else.
     try:
       return ecotaxa.objects(path, image_rank, field=field)
     except InputError as error:

@@ -1,14 +1,17 @@
 """Measures a run's sizes, memory and time before it begins."""
 
+import collections
 import pathlib
 import tempfile
 import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.files.config_file import Config
 from plankton_jax.train import batches, loop, sharding
 from plankton_jax.train.evaluation import evaluate
@@ -36,8 +39,10 @@ class Rehearsal(NamedTuple):
 
   seen: int  # classes
   unseen: int
+  rare: int
   sizes: dict[str, int]  # images of each split
-  left_out: list[str]  # lines that skipped.txt would have
+  left_out: dict[str, int]  # reason -> objects
+  named: list[tuple[str, str]]  # (name, reason) of those known by name
   parameters: dict[str, int]  # of the encoder and of the objective
   epochs: int
   steps_per_epoch: int
@@ -70,18 +75,22 @@ def rehearse(
   workdir = pathlib.Path(workdir)
   loop.check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
-  data, left_out = _data(config, workdir)
+  data = _data(config, workdir)
+  assert data.accounts is not None
   experiment = assemble(config, data)
   pace = measure(config, experiment, data)
   evaluate(experiment, data, 'val', pace.state)  # compiles
   began = time.monotonic()
   evaluate(experiment, data, 'val', pace.state)
-  seen = data.num_seen
+  seen, sides = data.num_seen, data.splits
+  unseen = len(np.unique(data.labels[sides['unseen']]))
   return Rehearsal(
     seen=seen,
-    unseen=len(data.class_names) - seen,
-    sizes={name: len(rows) for name, rows in data.splits.items()},
-    left_out=left_out,
+    unseen=unseen,
+    rare=len(data.class_names) - seen - unseen,
+    sizes={name: len(rows) for name, rows in sides.items()},
+    left_out=data.accounts.left_out,
+    named=data.accounts.named,
     parameters={
       name: sum(x.size for x in jax.tree.leaves(tree))
       for name, tree in pace.state.params.items()
@@ -153,11 +162,12 @@ def describe(found: Rehearsal, batch_size: int) -> str:
   pace, total = found.pace, found.epochs * found.steps_per_epoch
   sizes = ', '.join(f'{count:,} {name}' for name, count in found.sizes.items())
   counts = ', '.join(f'{n:,} {name}' for name, n in found.parameters.items())
+  rare = f', {found.rare} rare' if found.rare else ''
   devices = f'{jax.device_count()} {jax.default_backend()} device(s)'
   lines = {
-    'classes': f'{found.seen} seen, {found.unseen} unseen',
+    'classes': f'{found.seen} seen, {found.unseen} unseen{rare}',
     'images': sizes,
-    'left out': f'{len(found.left_out):,}',
+    'left out': f'{sum(found.left_out.values()):,}',
     'parameters': counts,
     'steps': f'{total:,}: {found.epochs} epochs of {found.steps_per_epoch:,},'
     f' {batch_size} images each',
@@ -170,10 +180,13 @@ def describe(found: Rehearsal, batch_size: int) -> str:
     f' {pace.compiling:.1f} s more, once',
   }
   shown = [f'{name:<11} {text}' for name, text in lines.items()]
-  for line in found.left_out[:_SHOWN]:
-    name, _, reason = line.partition('\t')
-    shown.append(f'            {name}: {reason}')
-  if len(found.left_out) > _SHOWN:
+  named = collections.Counter(reason for _, reason in found.named)
+  others = collections.Counter(found.left_out) - named
+  shown += [f'            {n:,}: {why}' for why, n in sorted(others.items())]
+  shown += [
+    f'            {one_line(name)}: {why}' for name, why in found.named[:_SHOWN]
+  ]
+  if len(found.named) > _SHOWN:
     shown.append('            ...')
   return '\n'.join(shown)
 
@@ -195,16 +208,9 @@ def duration(seconds: float) -> str:
   return f'{minutes // 60} h {minutes % 60} min'
 
 
-def _data(
-  config: Config, workdir: pathlib.Path
-) -> tuple[pipeline.Data, list[str]]:
+def _data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
   """Loads the run's data; a new split is not kept."""
   if (workdir / 'split.json').exists():
-    return loop.load_data(config, workdir), _lines(workdir / 'skipped.txt')
+    return loop.load_data(config, workdir)
   with tempfile.TemporaryDirectory() as folder:
-    data = loop.load_data(config, folder)
-    return data, _lines(pathlib.Path(folder, 'skipped.txt'))
-
-
-def _lines(file: pathlib.Path) -> list[str]:
-  return file.read_text(encoding='utf-8').splitlines() if file.exists() else []
+    return loop.load_data(config, folder)

@@ -7,12 +7,15 @@ import re
 import shutil
 import tempfile
 import unicodedata
+import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives
+from plankton_jax.data.sources.files import is_clutter, walk
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
@@ -20,6 +23,7 @@ from plankton_jax.errors import InputError
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 _TWICE = 'another file of this name comes later in the archive, and is read'
 
+_PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
 _DEEPEST = 3  # zip archives inside each other
 _LARGEST = 2**36  # bytes of an archive in another, unpacked
 _GONE = 'no such file in the export'
@@ -30,6 +34,8 @@ class Files(NamedTuple):
 
   place: Path
   tables: tuple[str, ...]
+  images: tuple[str, ...]  # names of all image files, in a row or not
+  find: Callable[[str], str]  # the file that a name means; raises ValueError
   read: Callable[[str], bytes]  # raises ValueError with the reason
   digest: Callable[[str], bytes]  # of the content; b'' if it cannot be read
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of archives inside
@@ -68,34 +74,45 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     archive = archives.open_zip(place)
     found = _unique(_of_zip(archive, '', 1, skipped), skipped)
   else:
+    remedy = ': unpack it' if place.suffix.lower() in _PACKED else ''
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'
-      ' ecotaxa*.tsv'
+      f' ecotaxa*.tsv{remedy}'
     )
   tables = (place.name,) if is_table(place) else _tables(found)
   if not tables:
-    raise InputError(f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt')
+    book = 'xl/workbook.xml' in found
+    remedy = '; it is an Excel workbook: save it as tab-separated text'
+    raise InputError(
+      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt'
+      f'{remedy if book else ""}'
+    )
   alike = _alike(found)
 
-  def entry(name: str) -> _Entry:
+  def find(name: str) -> str:
     if name in found:
-      return found[name]
-    # Systems differ in letter case and in how Unicode composes characters.
+      return name
     others = alike.get(_fold(name), ())
     if not others:
       raise ValueError(_GONE)
     if len(others) > 1:
       raise ValueError(f'{_GONE}, but several alike: {", ".join(others[:3])}')
-    return found[others[0]]
+    return others[0]
 
   def digest(name: str) -> bytes:
     try:
-      return entry(name).digest()
+      return found[find(name)].digest()
     except (OSError, ValueError):
       return b''
 
   return Files(
-    place, tables, lambda name: entry(name).read(), digest, tuple(skipped)
+    place,
+    tables,
+    tuple(filter(_is_image, found)),
+    find,
+    lambda name: found[find(name)].read(),
+    digest,
+    tuple(skipped),
   )
 
 
@@ -137,25 +154,16 @@ def _of_folder(
   root: Path, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[str, _Entry]]:
   """Walks a folder, following links, and the zip archives in it."""
-  seen: set[tuple[int, int]] = set()
-  for place, folders, names in os.walk(root, followlinks=True):
-    status = os.stat(place)
-    if (status.st_dev, status.st_ino) in seen:  # by a link
-      folders.clear()
-      continue
-    seen.add((status.st_dev, status.st_ino))
-    folders.sort()
-    for name in sorted(names):
-      path = Path(place, name)
-      shown = path.relative_to(root).as_posix()
-      yield shown, _Entry(_reader(path), _hasher(path))
-      if name.lower().endswith('.zip') and path.is_file():
-        try:
-          archive = archives.open_zip(path)
-        except InputError as error:
-          skipped.append((shown, str(error)))
-          continue
-        yield from _of_zip(archive, f'{shown}/', 2, skipped)
+  for path in walk(root):
+    shown = path.relative_to(root).as_posix()
+    yield shown, _Entry(_reader(path), _hasher(path))
+    if path.name.lower().endswith('.zip') and path.is_file():
+      try:
+        archive = archives.open_zip(path)
+      except InputError as error:
+        skipped.append((shown, str(error)))
+        continue
+      yield from _of_zip(archive, f'{shown}/', 2, skipped)
 
 
 def _reader(path: Path) -> Callable[[], bytes]:
@@ -194,7 +202,7 @@ def _of_zip(
         _unpacker(archive, info), _counter(f'{info.CRC} {info.file_size}')
       ),
     )
-    if not tidy.lower().endswith('.zip') or tidy.startswith('__MACOSX/'):
+    if not tidy.lower().endswith('.zip') or is_clutter(tidy.split('/')):
       continue
     reason = archives.refusal(tidy)
     if depth == _DEEPEST:
@@ -248,17 +256,29 @@ def _tables(names: Iterable[str]) -> tuple[str, ...]:
       name
       for name in names
       if _TABLE.fullmatch(posixpath.basename(name))
-      and '__MACOSX' not in name.split('/')
+      and not is_clutter(name.split('/'))
     )
   )
 
 
+def _is_image(name: str) -> bool:
+  """Tells by its ending whether a file is an image, and not hidden."""
+  ending = os.path.splitext(name)[1].lower()
+  return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
+
+
 def _fold(name: str) -> str:
+  """Writes a name in one way.
+
+  Systems differ in letter case, in how Unicode composes characters, and in
+  whether %20 stands for a blank.
+  """
+  name = urllib.parse.unquote(name)
   return unicodedata.normalize('NFC', name).casefold()
 
 
 def _alike(names: Iterable[str]) -> dict[str, list[str]]:
-  """Groups names that differ only in case or Unicode form."""
+  """Groups names that differ only in how they are written."""
   alike: dict[str, list[str]] = {}
   for name in sorted(names):
     alike.setdefault(_fold(name), []).append(name)

@@ -1,21 +1,22 @@
 """Reads the objects of an EcoTaxa export: taxon, state, sample, acquisition."""
 
+import contextlib
 import posixpath
 import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data.ecotaxa import files, rules, table
+from plankton_jax.data.ecotaxa import annotations, files, numbers, table
 from plankton_jax.data.sources.objects import Object
-from plankton_jax.data.sources.source import Measures
+from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
 
 STATES = table.STATES
-UNCLASSIFIED = 'unclassified'
+UNCLASSIFIED = annotations.UNCLASSIFIED
 
 # EcoTaxa's own letters of the states, as its database has them.
 _LETTERS = {state[0]: state for state in STATES}
@@ -42,30 +43,15 @@ _COLUMNS = {
   'depth_max': ('object_depth_max',),
   'person': ('object_annotation_person_name',),
 }
+_TAXA = ('taxon', 'lineage')
+_DEGREES = ('latitude', 'longitude')
+_POINTS = (*_DEGREES, 'depth_min', 'depth_max')
 # An export in which one of these is there twice is refused.
 _ONCE = (
   *('object_id', 'img_file_name', 'img_rank', 'object_annotation_status'),
   *('object_annotation_category', 'object_annotation_hierarchy'),
   *('sample_id', 'acq_id'),
 )
-# Columns that give a pixel's side, and their factor to micrometres.
-_PIXELS = {
-  'process_particle_pixel_size_mm': 1000.0,
-  'acq_pixel': 1.0,
-  'process_pixel': 1.0,
-}
-# Columns that tell how much water an object stands for; analysis.counts
-# computes with them.
-_VOLUMES = (
-  *('acq_sub_part', 'sample_tot_vol'),  # ZooScan
-  *('acq_fluid_volume_imaged', 'sample_conc_vol_ml'),  # FlowCam
-  'sample_initial_col_vol_m3',
-  *('acq_imaged_volume', 'sample_concentrated_sample_volume'),  # PlanktoScope
-  *('sample_total_volume', 'sample_dilution_factor'),
-)
-_MILLILITRES = re.compile(r'[\s_]*ml$', re.IGNORECASE)  # a unit in the cell
-_LEAST_UM = 0.2  # a smaller pixel is given in millimetres
-_NO_NUMBER = ('', 'nan', 'na')
 _ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
 
 
@@ -123,17 +109,19 @@ def export(
   rows: list[_Row] = []
   skipped, notes = list(opened.skipped), []
   unread: list[InputError] = []
-  numbers: dict[str, dict[str, np.ndarray]] = {}
+  measured: dict[str, Mapping[str, np.ndarray]] = {}
   for name in opened.tables:
     try:
       found = _read(opened, name)
     except InputError as error:
       unread.append(error)
-      skipped.append((name, str(error)))
+      why = str(error).removeprefix(f'{opened.place}/{name}: ')
+      skipped.append((name, why))
       continue
     notes += [f'{name}:{line}: {note}' for line, note in found.notes]
     skipped += [(f'{name}:{line}', why) for line, why in found.bad]
-    numbers[name] = _numbers(found)
+    measured[name], unclear = numbers.read(found)
+    notes += [f'{name}: {note}' for note in unclear]
     for at, (line, rank, item) in enumerate(_objects(found, name)):
       if isinstance(item, str):
         skipped.append((f'{name}:{line}', item))
@@ -156,9 +144,12 @@ def export(
   _check_ids(rows, opened.place)
   best: dict[str, _Row] = {}
   seen: set[tuple[str, str]] = set()
+  said: dict[str, list[Object]] = {}  # of objects annotated differently
   further = repeated = 0
   for row in rows:
     id = row.item.id
+    if id in best and _annotation(row.item) != _annotation(best[id].item):
+      said.setdefault(id, [best[id].item]).append(row.item)
     if (id, row.item.image) in seen:
       repeated += 1
       continue
@@ -166,15 +157,19 @@ def export(
     further += id in best
     if id not in best or _before(row.rank, best[id].rank, image_rank):
       best[id] = row
+  notes += _unnamed(opened, rows)
+  notes += _settle(best, said)
   chosen = [best[id] for id in sorted(best)]
+  objects, apart_by_parent = annotations.by_parent([r.item for r in chosen])
+  notes += apart_by_parent
   return Export(
     opened,
-    tuple(row.item for row in chosen),
+    objects,
     further,
     repeated,
     tuple(skipped),
     tuple(notes),
-    _measures(chosen, numbers),
+    _measures(chosen, measured),
   )
 
 
@@ -197,53 +192,14 @@ def _read(opened: files.Files, name: str) -> table.Table:
   return found
 
 
-def _numbers(found: table.Table) -> dict[str, np.ndarray]:
-  """Reads the columns of numbers, float32 [rows] each; NaN where empty.
-
-  These are the free object_* columns whose every value is a number, the pixel's
-  side in micrometres, where a column gives it, and the columns of volumes.
-  """
-  numbers: dict[str, np.ndarray] = {}
-  for name in dict.fromkeys(found.columns):
-    if name.startswith('object_') and rules.is_free(name):
-      values = _floats(found.column(name))
-      if values is not None and not np.isnan(values).all():
-        numbers[name] = values
-  for name in _VOLUMES:
-    cells = [_MILLILITRES.sub('', cell) for cell in found.column(name)]
-    values = _floats(cells)
-    if values is not None and not np.isnan(values).all():
-      numbers[name] = values
-  for name, factor in _PIXELS.items():
-    values = _floats(found.column(name))
-    if values is None or not (values > 0).any():
-      continue
-    # Some instruments give millimetres where others give micrometres.
-    scale = np.where(values < _LEAST_UM, 1000.0, 1.0) if factor == 1 else factor
-    numbers['pixel_um'] = (values * scale).astype(np.float32)
-    break
-  return numbers
-
-
-def _floats(values: Sequence[str]) -> np.ndarray | None:
-  """Parses float32 [N]; returns None if one of them is not a number."""
-  try:
-    return np.array(
-      [float(v) if v.lower() not in _NO_NUMBER else np.nan for v in values],
-      np.float32,
-    )
-  except ValueError:
-    return None
-
-
 def _measures(
-  rows: Sequence[_Row], numbers: dict[str, dict[str, np.ndarray]]
+  rows: Sequence[_Row], measured: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Measures:
-  names = tuple(sorted({name for found in numbers.values() for name in found}))
+  names = tuple(sorted({name for found in measured.values() for name in found}))
   values = np.full((len(rows), len(names)), np.nan, np.float32)
   tables = np.array([row.table for row in rows])
   at = np.array([row.at for row in rows], int)
-  for name, found in numbers.items():
+  for name, found in measured.items():
     own = np.flatnonzero(tables == name)
     for column, values_of in found.items():
       values[own, names.index(column)] = values_of[at[own]]
@@ -259,8 +215,9 @@ def _objects(
   """
   columns = zip(
     found.lines,
-    *map(found.column, ('img_rank', 'object_id', 'img_file_name')),
-    *(_first(found, names) for names in _COLUMNS.values()),
+    numbers.points(found.column('img_rank')),
+    *map(found.column, ('object_id', 'img_file_name')),
+    *(_field(found, field) for field in _COLUMNS),
     strict=True,
   )
   for line, rank, key, image, status, taxon, *others in columns:
@@ -280,10 +237,17 @@ def _objects(
       yield line, _number(rank), Object(key, where, status, taxon, *others)
 
 
-def _first(found: table.Table, names: Sequence[str]) -> Sequence[str]:
-  """Lists the values of the first of the columns that is there."""
+def _field(found: table.Table, field: str) -> Sequence[str]:
+  """Lists an object's field, from the first of its columns that is there."""
+  names = _COLUMNS[field]
   there = [name for name in names if name in found.columns]
-  return found.column(there[0] if there else names[0])
+  values = found.column(there[0] if there else names[0])
+  if field in _TAXA:
+    clean = {value: annotations.tidy(value) for value in set(values)}
+    return [clean[value] for value in values]
+  if field in _POINTS:
+    return numbers.points(values, small=field in _DEGREES)
+  return values
 
 
 def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
@@ -328,6 +292,45 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
     f' {first[0].item.object_id!r} and one img_rank to different images'
     f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
   )
+
+
+def _unnamed(opened: files.Files, rows: Sequence[_Row]) -> list[str]:
+  """Counts the image files of an export that no row names."""
+  if opened.place.is_file() and files.is_table(opened.place):
+    return []  # Its folder holds what it likes.
+  left = dict.fromkeys(opened.images)
+  for row in rows:
+    with contextlib.suppress(ValueError):
+      left.pop(opened.find(row.item.image), None)
+  if not left:
+    return []
+  return [
+    f'{len(left):,} image files are in no row that can be used, such as'
+    f' {one_line(next(iter(left)))}'
+  ]
+
+
+def _annotation(item: Object) -> tuple[str, str]:
+  return item.status, item.taxon
+
+
+def _settle(
+  best: dict[str, _Row], said: Mapping[str, Sequence[Object]]
+) -> list[str]:
+  """Settles, in place, objects whose rows annotate them differently."""
+  contrary = []
+  for id, items in said.items():
+    item, differs = annotations.settle(best[id].item, items)
+    best[id] = best[id]._replace(item=item)
+    if differs:
+      taxa = ', '.join(sorted({other.taxon for other in items} - {''}))
+      contrary.append(f'{id} ({taxa})')
+  if not contrary:
+    return []
+  return [
+    f'{len(contrary):,} objects are annotated as different taxa, and count as'
+    f' dubious, or unclassified if only predicted: {", ".join(contrary[:3])}'
+  ]
 
 
 def _before(rank: float, other: float, wanted: str | int) -> bool:

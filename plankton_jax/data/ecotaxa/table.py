@@ -13,6 +13,15 @@ TYPES = ('[t]', '[f]')  # of text and of numbers
 STATES = ('validated', 'predicted', 'dubious')  # of annotation
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_TYPE = re.compile(r'\[\w*\]')  # EcoTaxa's two, and others that people write
+_SEPARATOR = 'sep='  # begins the line that tells Excel how to read the others
+_AGAIN = 'the header or its types again'
+# How files begin that are saved under a table's name by mistake.
+_MISTAKEN = {
+  b'PK\3\4': 'an Excel workbook or a zip archive',
+  b'\xd0\xcf\x11\xe0': 'an Excel workbook',
+  b'%PDF': 'a PDF file',
+}
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
 
@@ -53,28 +62,29 @@ class Table(NamedTuple):
 def parse(data: bytes, place: str) -> Table:
   """Reads a table's bytes, in any encoding and line ending of spreadsheets.
 
-  A row with more values than columns is left out as bad. A quote that opens a
-  cell and never closes is a character like others; that line is noted.
+  A row with more values than columns is left out as bad, as is a header that
+  comes again, of tables that were joined. A quote that opens a cell and never
+  closes is a character like others; that line is noted.
 
   Raises:
     InputError: it is empty or no table.
   """
-  text = _text(data)
-  lines_of_text = re.split('\r\n|\n|\r', text.replace('\0', ''))
-  header = _values(lines_of_text[:1]) or lines_of_text[0].split('\t')
+  lines_of_text = re.split('\r\n|\n|\r', decode(data).replace('\0', ''))
+  top = _top(lines_of_text)
+  first = lines_of_text[top]
+  header = _values([first]) or first.split('\t')
   columns = tuple(name.strip().lower() for name in header)
   if len(columns) < 2:
-    mark = next((m for m in (',', ';') if m in lines_of_text[0]), '')
-    remedy = f'; it has {mark!r}: save it as tab-separated text' if mark else ''
     raise InputError(
-      f'{place}: no tab-separated header in the first line{remedy}'
+      f'{place}: no tab-separated header in the first line'
+      f'{_mistake(data, first)}'
     )
   types: tuple[str, ...] = ()
   rows: list[tuple[str, ...]] = []
   lines: list[int] = []
   bad: list[tuple[int, str]] = []
   notes: list[tuple[int, str]] = []
-  for line, values, note in _records(lines_of_text, len(columns)):
+  for line, values, note in _records(lines_of_text, top + 1, len(columns)):
     if note:
       notes.append((line, note))
     if any(values[len(columns) :]):
@@ -83,9 +93,14 @@ def parse(data: bytes, place: str) -> Table:
     if not any(values):
       continue
     values = [*values, *[''] * len(columns)][: len(columns)]
-    if not rows and not types and _are_types(values):
-      types = tuple(value.strip().lower() for value in values)
-      continue
+    if not rows or values[0].strip().lower() in (columns[0], *TYPES):
+      stripped = tuple(value.strip().lower() for value in values)
+      if _are_types(stripped) and not rows and not types:
+        types = stripped
+        continue
+      if _are_types(stripped) or stripped == columns:
+        bad.append((line, _AGAIN))
+        continue
     rows.append(tuple(values))
     lines.append(line)
   return Table(
@@ -99,31 +114,51 @@ def parse(data: bytes, place: str) -> Table:
   )
 
 
+def _top(lines: Sequence[str]) -> int:
+  """Finds the header: below blank lines, and one that names the separator."""
+  for at, line in enumerate(lines):
+    if line.strip() and not line.lower().startswith(_SEPARATOR):
+      return at
+  return 0
+
+
+def kind_of(data: bytes) -> str:
+  """Says what a file is that bears a table's name by mistake; '' for texts."""
+  return next((k for mark, k in _MISTAKEN.items() if data.startswith(mark)), '')
+
+
+def _mistake(data: bytes, first: str) -> str:
+  """Says what a file without a header of columns is, and the remedy."""
+  remedy = 'save it as tab-separated text'
+  if kind := kind_of(data):
+    return f'; it is {kind}: {remedy}'
+  if first.lstrip().lower().startswith(('<!doctype', '<html')):
+    return '; it is a web page: download the table again, logged in'
+  mark = next((mark for mark in (',', ';') if mark in first), '')
+  return f'; it has {mark!r}: {remedy}' if mark else ''
+
+
 def _records(
-  lines: Sequence[str], width: int
+  lines: Sequence[str], start: int, width: int
 ) -> Iterator[tuple[int, list[str], str]]:
-  """Yields (line it ends on, values, note) of each record below the header."""
-  start = 1
+  """Yields (line it ends on, values, note) of each record from `start` on."""
   while start < len(lines):
     end = min(start + _LINES_IN_A_CELL, len(lines))
-    if lines[start].count('\t') == width - 1:
-      stop, values = _full(lines[start:end], width)
-    else:
-      stop, values = _short(lines[start:end], width)
-    opened = stop == 1 and any(cell.startswith('"') for cell in values)
+    split = _full if lines[start].count('\t') == width - 1 else _short
+    stop, values, opened = split(lines[start:end], width)
     note = 'a quote is never closed: read as a character' if opened else ''
     start += stop
     yield start, values, note
 
 
-def _full(lines: Sequence[str], width: int) -> tuple[int, list[str]]:
+def _full(lines: Sequence[str], width: int) -> tuple[int, list[str], bool]:
   """Splits a line of just as many cells as there are columns.
 
   A quote that a cell does not close is a character then; the last cell alone
   may go on in further lines, of fewer cells.
 
   Returns:
-    How many lines are read, and the values.
+    How many lines are read, the values, and whether a quote is never closed.
   """
   *cells, last = lines[0].split('\t')
   stop = 1
@@ -137,18 +172,27 @@ def _full(lines: Sequence[str], width: int) -> tuple[int, list[str]]:
     stop += 1
   if not _QUOTED.fullmatch(last):
     stop, last = 1, lines[0].rpartition('\t')[2]
-  return stop, [_unquoted(cell) for cell in (*cells, last)]
+  cells.append(last)
+  return stop, [_unquoted(cell) for cell in cells], any(map(_is_open, cells))
 
 
-def _short(lines: Sequence[str], width: int) -> tuple[int, list[str]]:
-  """Splits a line of more or fewer cells, or one that goes on in others."""
+def _short(lines: Sequence[str], width: int) -> tuple[int, list[str], bool]:
+  """Splits a line of more or fewer cells, or one that goes on in others.
+
+  Returns what `_full` does.
+  """
   for stop in range(1, len(lines) + 1):
     values = _values(lines[:stop])
     if values is not None:
       if stop > 1 and _is_wrong(values, width):
         break
-      return stop, values
-  return 1, [_unquoted(cell) for cell in lines[0].split('\t')]
+      return stop, values, False
+  cells = lines[0].split('\t')
+  return 1, [_unquoted(cell) for cell in cells], any(map(_is_open, cells))
+
+
+def _is_open(cell: str) -> bool:
+  return cell.startswith('"') and not _QUOTED.fullmatch(cell)
 
 
 def _unquoted(cell: str) -> str:
@@ -186,11 +230,13 @@ def _values(lines: Sequence[str]) -> list[str] | None:
 
 
 def _are_types(values: Sequence[str]) -> bool:
-  stripped = {value.strip().lower() for value in values}
-  return stripped <= {*TYPES, ''} and stripped != {''}
+  """Tells whether stripped values are types; one at least is EcoTaxa's."""
+  found = {*values} - {''}
+  return not found.isdisjoint(TYPES) and all(map(_TYPE.fullmatch, found))
 
 
-def _text(data: bytes) -> str:
+def decode(data: bytes) -> str:
+  """Decodes a text in any encoding that spreadsheets write."""
   for mark, encoding in (
     (codecs.BOM_UTF16_LE, 'utf-16'),
     (codecs.BOM_UTF16_BE, 'utf-16'),

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 VERSION = 2
 
 EXTENSIONS = frozenset(
-  {'.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.webp'}
+  {
+    *('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp'),
+    *('.gif', '.webp'),
+  }
 )
 FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
@@ -22,6 +26,9 @@ NO_CROP = (0, 0, 0, 0)
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _ORIENTATION = 0x0112  # in Exif
+
+# MAX_PIXELS refuses what PIL only warns of.
+warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 
 class Picture(NamedTuple):
@@ -146,8 +153,7 @@ def ingest(data: bytes) -> Normal:
     with _open(data) as image:
       if _is_plain(image):
         return Normal(data, 0, '')
-      frames = getattr(image, 'n_frames', 1)
-      note = 'several pages, of which the first is kept' if frames > 1 else ''
+      note = _note(image)
       if image.mode.startswith('I;16'):
         image.load()
         turned = ImageOps.exif_transpose(image)
@@ -215,6 +221,15 @@ def _is_plain(image: Any) -> bool:
   if image.has_transparency_data:
     return False
   return image.getexif().get(_ORIENTATION, 1) == 1
+
+
+def _note(image: Any) -> str:
+  """Says what of an opened image is not kept."""
+  if getattr(image, 'n_frames', 1) > 1:
+    return 'several pages, of which the first is kept'
+  # PIL reads colour, and grey with transparency, of 16 bits by its high bytes.
+  deep = ';16' in str(image.tile[:1]) and not image.mode.startswith('I;16')
+  return '16 bits a channel, of which the upper 8 are kept' if deep else ''
 
 
 def _plain(image: Image.Image, white: int) -> Image.Image:

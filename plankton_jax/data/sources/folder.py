@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import types
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.files import is_clutter
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import (
   Example,
@@ -38,6 +40,7 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
+_ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar')
 _DEEP = ('.png', '.tif', '.tiff')  # files that may hold 16-bit images
 _YEAR = re.compile(r'(18|19|20)\d\d')
 
@@ -53,6 +56,7 @@ class Listing(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   understood: str = ''  # says what top-level folders are, if not classes
   others: Mapping[str, int] = types.MappingProxyType({})  # ending -> files
+  doubts: tuple[str, ...] = ()  # lines on classes that may not be meant so
 
 
 def scan(
@@ -60,14 +64,15 @@ def scan(
 ) -> Listing:
   """Lists every image below a folder, following links.
 
-  Ignores hidden files, `__MACOSX` and other extensions.
+  Ignores hidden files, folders that systems make, such as `__MACOSX`, and other
+  extensions. Folders whose names differ only by Unicode form are one class.
 
   Args:
     path: the folder.
     class_level: 'path' names a class by its folder's path from the root,
       'last' by the innermost folder alone. 'auto' is 'path', except that
-      top-level folders are dropped from it if they are called train, val and
-      test, or are all years.
+      top-level folders, or those in the only one, are dropped from it if they
+      are called train, val and test, or are all years.
     field: the name of the path in errors.
 
   Raises:
@@ -81,7 +86,9 @@ def scan(
     raise InputError(f'{field} is empty: name the folder of images')
   root = Path(path).expanduser()
   if not root.is_dir():
-    raise InputError(f'{field}: {root} is not a folder')
+    packed = root.suffix.lower() in _ARCHIVES and root.is_file()
+    remedy = ': unpack it, or open it as an EcoTaxa export' if packed else ''
+    raise InputError(f'{field}: {root} is not a folder{remedy}')
   found: list[str] = []
   empty: list[str] = []
   others: collections.Counter[str] = collections.Counter()
@@ -99,11 +106,14 @@ def scan(
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
     )
   classes = [name.rpartition('/')[0] for name in ids]
-  understood = _recognise(classes) if class_level == 'auto' else ''
-  if understood:
-    classes = [name.partition('/')[2] for name in classes]
+  understood, doubts = '', []
+  if class_level == 'auto':
+    above, understood = _recognise(classes)
+    classes = ['/'.join(name.split('/')[above:]) for name in classes]
+    doubts += _repeated(classes)
   elif class_level == 'last':
     classes = [name.rpartition('/')[2] for name in classes]
+  classes, joined = _composed(classes)
   class_names = sorted(set(classes) - {''})
   index = {name: i for i, name in enumerate(class_names)} | {'': -1}
   labels = np.array([index[name] for name in classes], np.int32)
@@ -116,12 +126,14 @@ def scan(
     tuple(skipped),
     understood,
     dict(sorted(others.items())),
+    (*doubts, *joined),
   )
 
 
 def side(id: str) -> str:
-  """Names the split that an image's top-level folder means; '' if none."""
-  return _SIDES.get(id.partition('/')[0].lower(), '')
+  """Names the split that the topmost of an image's folders means, or ''."""
+  folders = id.lower().split('/')[:-1]
+  return next((_SIDES[name] for name in folders if name in _SIDES), '')
 
 
 def scan_classes(
@@ -152,6 +164,8 @@ def source(path: str, class_level: str = 'path') -> Source:
   listing = scan_classes(path, class_level=class_level)
   if listing.understood:
     log.info('%s: %s', listing.root, listing.understood)
+  for doubt in listing.doubts:
+    log.warning('%s: %s', listing.root, doubt)
 
   def read(row: int) -> Example:
     name, label = listing.ids[row], int(listing.labels[row])
@@ -286,20 +300,69 @@ def _fitted(
   return fitted.tobytes(), picture.image.height, picture.image.width
 
 
-def _recognise(classes: Sequence[str]) -> str:
-  """Says what top-level folders are, if not classes; '' if they are classes."""
-  tops = sorted({name.partition('/')[0] for name in classes})
-  below = {name.partition('/')[2] for name in classes} - {''}
-  if not below:
-    return ''
+def _recognise(classes: Sequence[str]) -> tuple[int, str]:
+  """Finds folders on top that are no classes: splits or years.
+
+  They may lie in a single folder that holds all.
+
+  Returns:
+    How many folders to drop from each path, and what they are; 0 and '' if all
+    are classes.
+  """
+  paths = [name.split('/') for name in dict.fromkeys(classes)]
+  for above in range(min(map(len, paths)) if paths else 0):
+    tops = sorted({path[above] for path in paths})
+    if not any(path[above + 1 :] for path in paths):
+      break
+    if kind := _no_classes(tops):
+      named = ['/'.join([*paths[0][:above], top]) for top in tops]
+      shown = ', '.join(named)
+      if kind == 'years' and len(named) > 1:
+        shown = f'{named[0]} to {named[-1]}'
+      return above + 1, (
+        f'{shown} are {kind}, the folders in them classes;'
+        " data.class_level='path' reads each folder as a class"
+      )
+    if len(tops) > 1:
+      break
+  return 0, ''
+
+
+def _no_classes(tops: Sequence[str]) -> str:
   sides = {_SIDES.get(top.lower()) for top in tops}
-  other = "data.class_level='path' reads each folder as a class"
   if None not in sides and len(sides) > 1:
-    return f'{", ".join(tops)} are splits, the folders in them classes; {other}'
-  if all(_YEAR.fullmatch(top) for top in tops):
-    shown = tops[0] if len(tops) == 1 else f'{tops[0]} to {tops[-1]}'
-    return f'{shown} are years, the folders in them classes; {other}'
-  return ''
+    return 'splits'
+  return 'years' if all(map(_YEAR.fullmatch, tops)) else ''
+
+
+def _repeated(classes: Sequence[str]) -> list[str]:
+  """Doubts classes most of which share their innermost folder's name."""
+  alike: dict[str, list[str]] = {}
+  names = sorted({*classes} - {''})
+  for name in names:
+    alike.setdefault(name.rpartition('/')[2], []).append(name)
+  several = [found for found in alike.values() if len(found) > 1]
+  if 2 * sum(map(len, several)) <= len(names):
+    return []
+  shown = ' and '.join(map(one_line, several[0][:2]))
+  return [
+    f'{len(several):,} folders of one name are classes of their own in each'
+    f" folder above, such as {shown}; data.class_level='last' joins them"
+  ]
+
+
+def _composed(classes: list[str]) -> tuple[list[str], list[str]]:
+  """Joins classes whose names differ by Unicode form alone, and says so."""
+  form = {name: unicodedata.normalize('NFC', name) for name in {*classes}}
+  count = collections.Counter(form.values())
+  joined = sorted(name for name, number in count.items() if number > 1)
+  if not joined:
+    return classes, []
+  shown = ', '.join(map(one_line, joined[:3]))
+  note = f'folders that differ by Unicode form alone are one class: {shown}'
+  return [form[name] if count[form[name]] > 1 else name for name in classes], [
+    note
+  ]
 
 
 def _walk(
@@ -321,7 +384,7 @@ def _walk(
     raise InputError(f'{one_line(folder)}: {error.strerror}') from error
   for entry in entries:
     name = prefix + entry.name
-    if entry.name.startswith('.') or entry.name == '__MACOSX':
+    if is_clutter([entry.name]):
       continue
     if _is_folder(entry):
       inner = (*ancestors, here)

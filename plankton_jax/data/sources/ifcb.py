@@ -6,6 +6,7 @@ trigger, which are stitched; those of the second, DYYYYMMDDTHHMMSS_IFCBnnn, do
 not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
 """
 
+import collections
 import datetime
 import functools
 import math
@@ -18,12 +19,14 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources import files
 from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
 
 EMPTY = 'trigger without a region'
 STITCHED = 'second region of a stitched pair'
+BESIDE = 'image file beside the bins'
 
 _OVERLAP = 2  # px that the regions of a cell overlap at least, plus one
 
@@ -89,17 +92,23 @@ def objects(path: str) -> Objects:
     InputError: there is no bin.
   """
   place = Path(path).expanduser()
-  if place.is_dir():
-    found = sorted(file for file in place.rglob('*') if is_bin(file))
-  else:
-    found = [place] if is_bin(place) else []
-  bins = sorted({file.with_suffix('') for file in found})
-  if not bins:
+  every = [*files.walk(place)] if place.is_dir() else [place]
+  parts = collections.Counter(
+    file.with_suffix('') for file in every if is_bin(file)
+  )
+  if not parts:
     raise InputError(f'{place} holds no IFCB bin (.adc, .hdr and .roi)')
-  cells: list[Cell] = []
+  bins: dict[str, Path] = {}
   skipped: list[tuple[str, str]] = []
-  left_aside = dict.fromkeys((EMPTY, STITCHED), 0)
-  for bin in bins:
+  for bin in sorted(parts, key=lambda bin: (-parts[bin], bin)):
+    first = bins.setdefault(bin.name, bin)
+    if first != bin:
+      name, other = (x.relative_to(place).as_posix() for x in (bin, first))
+      skipped.append((name, f'a copy of {other}'))
+  cells: list[Cell] = []
+  left_aside = dict.fromkeys((EMPTY, STITCHED, BESIDE), 0)
+  left_aside[BESIDE] = sum(map(_is_image, every))
+  for bin in sorted(bins.values()):
     try:
       regions = list(_regions(bin, skipped))
     except OSError as error:
@@ -119,6 +128,11 @@ def objects(path: str) -> Objects:
     items=tuple(_item(cell) for cell in cells),
     measures=_measures(cells),
   )
+
+
+def _is_image(file: Path) -> bool:
+  hidden = files.is_clutter([file.name])
+  return file.suffix.lower() in images.EXTENSIONS and not hidden
 
 
 def pixels(cell: Cell) -> np.ndarray:
@@ -219,8 +233,11 @@ def _read(cells: list[Cell], row: int) -> bytes:
 
 
 def _regions(bin: Path, skipped: list[tuple[str, str]]) -> Iterator[Region]:
-  """Yields the regions of an .adc, with and without pixels."""
-  first = _format(bin).x
+  """Yields the regions of an .adc, with and without pixels.
+
+  A line of fewer columns than the first region's was cut off.
+  """
+  first, columns = _format(bin).x, 0
   text = _file(bin, '.adc').read_text(encoding='latin-1')
   for number, line in enumerate(text.splitlines(), start=1):
     if not line.strip():
@@ -232,6 +249,9 @@ def _regions(bin: Path, skipped: list[tuple[str, str]]) -> Iterator[Region]:
         int(float(values[0])),
         *(int(float(value)) for value in values[first : first + 5]),
       )
+      if len(values) < columns:
+        raise ValueError
+      columns = columns or len(values)
       if min(region.width, region.height, region.offset) < 0:
         raise ValueError
       if region.width * region.height > images.MAX_PIXELS:

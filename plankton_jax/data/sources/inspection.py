@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data import workers
+from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels.images import Picture
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.source import describe
@@ -83,6 +83,8 @@ def inspect(path: str) -> Inspection:
       ' folder each'
     )
   notes = [
+    *listing.doubts,
+    *classes.doubts(listing.class_names),
     *_listed(
       f'classes have fewer than {_FEWEST} different images, too few to train'
       ' on (data.rare)',

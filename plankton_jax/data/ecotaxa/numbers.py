@@ -1,0 +1,142 @@
+"""Reads the numbers of a table, as spreadsheets of any country write them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from plankton_jax.data.ecotaxa import rules
+from plankton_jax.data.ecotaxa.table import Table
+from plankton_jax.data.sources.source import one_line
+
+# Columns that give a pixel's side, and their factor to micrometres.
+_PIXELS = {
+  'process_particle_pixel_size_mm': 1000.0,
+  'acq_pixel': 1.0,
+  'process_pixel': 1.0,
+}
+# Columns that tell how much water an object stands for; analysis.counts
+# computes with them.
+_VOLUMES = (
+  *('acq_sub_part', 'sample_tot_vol'),  # ZooScan
+  *('acq_fluid_volume_imaged', 'sample_conc_vol_ml'),  # FlowCam
+  'sample_initial_col_vol_m3',
+  *('acq_imaged_volume', 'sample_concentrated_sample_volume'),  # PlanktoScope
+  *('sample_total_volume', 'sample_dilution_factor'),
+)
+_MILLILITRES = re.compile(r'[\s_]*ml$', re.IGNORECASE)  # a unit in the cell
+_LEAST_UM = 0.2  # a smaller pixel is given in millimetres
+_NONE = ('', 'nan', 'na')  # in lower case: cells without a value
+
+# One decimal comma. In front of just three digits it may part thousands.
+_COMMA = re.compile(r'([+-]?\d*),(\d+)((?:[eE][+-]?\d+)?)')
+
+
+class Numbers(NamedTuple):
+  """The numbers of a table's N rows."""
+
+  of: Mapping[str, np.ndarray]  # column, or pixel_um -> float32 [N]
+  notes: tuple[str, ...]  # names columns with cells that are no number
+
+
+def read(found: Table) -> Numbers:
+  """Reads the columns of numbers; NaN where a cell has none.
+
+  These are the free object_* columns of type [f], or whose every value is a
+  number; the pixel's side in micrometres, where a column gives it; and the
+  columns of volumes.
+  """
+  kinds = dict(zip(found.columns, found.types, strict=False))
+  of: dict[str, np.ndarray] = {}
+  notes = []
+
+  def note(
+    name: str, cells: Sequence[str], bad: Sequence[int], what: str
+  ) -> None:
+    if len(bad):
+      notes.append(
+        f'{name}: {len(bad):,} of {len(cells):,} cells are no {what}, such as'
+        f' {one_line(cells[bad[0]])[:30]!r} in line {found.lines[bad[0]]}'
+      )
+
+  def add(name: str, cells: Sequence[str], *, text: bool = False) -> None:
+    values, bad = floats(cells)
+    if text and bad:
+      return
+    if not np.isnan(values).all():
+      of[name] = values
+    note(name, cells, bad, 'number')
+
+  for name in dict.fromkeys(found.columns):
+    if name.startswith('object_') and rules.is_free(name):
+      add(name, found.column(name), text=kinds.get(name) != '[f]')
+  for name in _VOLUMES:
+    add(name, [_MILLILITRES.sub('', cell) for cell in found.column(name)])
+  for name, factor in _PIXELS.items():
+    cells = found.column(name)
+    values, _ = floats(cells)
+    good = (values > 0) & np.isfinite(values)
+    bad = [
+      row
+      for row in np.flatnonzero(~good).tolist()
+      if cells[row].lower() not in _NONE
+    ]
+    note(name, cells, bad, 'positive number')
+    if not good.any():
+      continue
+    # Some instruments give millimetres where others give micrometres.
+    scale = np.where(values < _LEAST_UM, 1000.0, 1.0) if factor == 1 else factor
+    of['pixel_um'] = np.where(good, values * scale, np.nan).astype(np.float32)
+    break
+  return Numbers(of, tuple(notes))
+
+
+def points(values: Sequence[str], *, small: bool = False) -> Sequence[str]:
+  """Puts a decimal point in place of the commas of a column.
+
+  Leaves the column as it is if each of its commas may part thousands.
+
+  Args:
+    values: stripped cells [N].
+    small: whether the column holds no thousands, such as degrees.
+  """
+  if not any(',' in value for value in values):
+    return values
+  found = [_COMMA.fullmatch(value) for value in values]
+  if not small and not any(map(_is_decimal, found)):
+    return values
+  return [
+    f'{match[1]}.{match[2]}{match[3]}' if match else value
+    for match, value in zip(found, values, strict=True)
+  ]
+
+
+def floats(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+  """Parses a column's stripped cells.
+
+  Returns:
+    float32 [N], NaN where there is no number, and the rows of cells that are
+    neither empty nor a number.
+  """
+  found = np.full(len(values), np.nan)
+  bad = []
+  for row, value in enumerate(points(values)):
+    if value.lower() in _NONE:
+      continue
+    try:
+      if '_' in value:  # which Python would read over
+        raise ValueError
+      found[row] = float(value)
+    except ValueError:
+      bad.append(row)
+  with np.errstate(over='ignore'):
+    return found.astype(np.float32), bad
+
+
+def _is_decimal(match: re.Match[str] | None) -> bool:
+  """Tells whether a comma cannot part thousands, as in 0,125 and 1,5."""
+  if match is None:
+    return False
+  whole = match[1].lstrip('+-')
+  return len(match[2]) != 3 or len(whole) > 3 or whole in ('', '0')

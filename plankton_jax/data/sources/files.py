@@ -1,0 +1,35 @@
+"""Walks the files below a folder, past what systems and archivers leave."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# Folders that systems and archivers make.
+_CLUTTER = frozenset(
+  {
+    *('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN'),
+    *('System Volume Information', 'lost+found'),
+  }
+)
+
+
+def is_clutter(parts: Iterable[str]) -> bool:
+  """Tells whether a name in a path is hidden, or of a folder of the system."""
+  return any(name.startswith('.') or name in _CLUTTER for name in parts)
+
+
+def walk(root: Path) -> Iterator[Path]:
+  """Yields every file below a folder, a folder's files in order.
+
+  Passes over hidden folders and those of the system. Follows links, and enters
+  a folder once, so that it never goes in circles.
+  """
+  seen: set[tuple[int, int]] = set()
+  for place, folders, names in os.walk(root, followlinks=True):
+    status = os.stat(place)
+    if (status.st_dev, status.st_ino) in seen:
+      folders.clear()
+      continue
+    seen.add((status.st_dev, status.st_ino))
+    folders[:] = sorted(name for name in folders if not is_clutter([name]))
+    yield from (Path(place, name) for name in sorted(names))

@@ -1,0 +1,274 @@
+"""Tables of EcoTaxa that went through a spreadsheet, a script or two hands."""
+
+import unicodedata
+
+import numpy as np
+import packing
+import pytest
+
+from analysis.formats import darwin_core
+from plankton_jax.data.ecotaxa import numbers, read, rules, table, write
+from plankton_jax.errors import InputError
+from tests.test_ecotaxa import COLUMNS, row, tsv
+
+
+def export(tmp_path, *rows, columns=COLUMNS, types=False, files=(), **options):
+  """Reads an export of one table; rows name their own images."""
+  tree = {'ecotaxa_a.tsv': tsv(rows, columns, types=types)}
+  tree |= {f: packing.picture(i) for i, f in enumerate(files)}
+  return read.export(str(packing.tree(tmp_path / 'e', tree)), **options)
+
+
+@pytest.mark.parametrize(
+  'top', [b'\n \t\t\n', b'sep=\t\n', b'\xef\xbb\xbfSEP=;\r\n\r\n']
+)
+def test_lines_above_the_header_are_passed_over(top):
+  text = top + b'object_id\tobject_x\n[t]\t[f]\na\t1\n'
+  found = table.parse(text, '')
+  assert found.columns == ('object_id', 'object_x')
+  assert found.types == ('[t]', '[f]') and found.rows == (('a', '1'),)
+  assert found.lines == (text.count(b'\n'),)
+
+
+def test_types_of_other_letters_are_no_object_and_refused_by_the_importer():
+  found = table.parse(b'object_id\timg_file_name\tobject_x\n[t]\t\t[i]\n', '')
+  assert found.types == ('[t]', '', '[i]') and not found.rows
+  reasons = list(rules.problems('ecotaxa.tsv', found))
+  assert any("object_x: type '[i]' is neither" in reason for reason in reasons)
+
+
+def test_tables_that_were_joined_keep_their_rows_and_name_the_headers():
+  one = b'object_id\tobject_x\n[t]\t[f]\n'
+  found = table.parse(one + b'a\t1\n' + one.upper() + b'b\t2\n[t]\tc\n', '')
+  assert found.rows == (('a', '1'), ('b', '2'), ('[t]', 'c'))
+  again = 'the header or its types again'
+  assert found.bad == ((4, again), (5, again))
+
+
+def test_a_quoted_cell_that_begins_with_a_quote_is_closed(tmp_path):
+  rows = [
+    write.predicted(
+      img_file_name='"q".png',
+      object_id='"q"',
+      category='a',
+      score=0.5,
+      neighbours=[],
+    )
+  ]
+  found = table.parse(write.encode(tmp_path / 'ecotaxa.tsv', rows), '')
+  assert found.column('object_id') == ['"q"'] and not found.notes
+
+
+@pytest.mark.parametrize(
+  ('data', 'message'),
+  [
+    (b'PK\3\4\x14\0', 'it is an Excel workbook or a zip archive: save it as'),
+    (b'\xd0\xcf\x11\xe0\xa1\xb1', 'it is an Excel workbook: save it as tab-'),
+    (b'%PDF-1.4\n', 'it is a PDF file: save it'),
+    (b' <!DOCTYPE html>\n', 'a web page: download the table again, logged in'),
+    (b'a;b\n', "it has ';': save it as tab-separated text"),
+  ],
+)
+def test_what_is_no_table_is_told_by_its_kind(data, message):
+  with pytest.raises(InputError, match=message) as caught:
+    table.parse(data, 'ecotaxa.tsv')
+  assert '\n' not in str(caught.value)
+
+
+def test_places_that_are_no_export_are_told_by_their_kind(tmp_path):
+  book = packing.pack_zip(tmp_path / 'e.xlsx', {'xl/workbook.xml': b'<a/>'})
+  with pytest.raises(InputError, match='it is an Excel workbook: save it'):
+    read.export(str(book))
+  packed = packing.tar(tmp_path / 'e.tar.gz', {'a': b''}, 'w:gz')
+  with pytest.raises(InputError, match=r'ecotaxa\*.tsv: unpack it'):
+    read.export(str(packed))
+
+
+@pytest.mark.parametrize(
+  ('cells', 'expected'),
+  [
+    ('1,5 2 -0,25', '1.5 2 -0.25'),
+    ('0,125', '0.125'),
+    ('1234,567', '1234.567'),
+    ('1,5e-3 ,5', '1.5e-3 .5'),
+    ('1,234 56,789', '1,234 56,789'),  # may be thousands
+    ('1,234 5,6', '1.234 5.6'),
+    ('1,234,567 5,6', '1,234,567 5.6'),
+    ('a,b 1.5', 'a,b 1.5'),
+  ],
+)
+def test_decimal_commas(cells, expected):
+  assert list(numbers.points(cells.split())) == expected.split()
+
+
+def test_commas_in_ranks_positions_and_measures(tmp_path):
+  columns = (*COLUMNS, 'object_lat', 'object_lon', 'object_area', 'acq_pixel')
+  found = export(
+    tmp_path,
+    [*row(0, img_rank='1,0', img_file_name='b'), '43,685', '-7', '2,5', '10,6'],
+    [*row(0, img_rank='0,0', img_file_name='a'), '43,685', '-7', '2,5', '10,6'],
+    columns=columns,
+  )
+  (item,) = found.objects
+  assert (item.image, item.latitude, item.longitude) == ('a', '43.685', '-7')
+  values = dict(
+    zip(found.measures.names, found.measures.values[0], strict=True)
+  )
+  assert values == pytest.approx({'object_area': 2.5, 'pixel_um': 10.6})
+
+
+def test_cells_that_are_no_number_are_unknown_and_noted(tmp_path):
+  columns = (*COLUMNS, 'object_area', 'object_text', 'acq_pixel')
+  cells = [
+    ('1', '1', '10'), ('#DIV/0!', 'x', '-1'), ('', '1_000', '0'),
+    ('1e99', '2', 'inf'),
+  ]  # fmt: skip
+  path = tmp_path / 'e'
+  path.mkdir()
+  text = tsv([[*row(n), *more] for n, more in enumerate(cells)], columns)
+  kinds = ['[t]'] * len(columns)
+  kinds[columns.index('object_area')] = '[f]'
+  head, _, rest = text.partition(b'\n')
+  typed = b'\n'.join([head, '\t'.join(kinds).encode(), rest])
+  (path / 'ecotaxa.tsv').write_bytes(typed)
+  found = read.export(str(path))
+  assert found.measures.names == ('object_area', 'pixel_um')
+  nan = np.nan
+  np.testing.assert_array_equal(
+    found.measures.values, [[1, 10], [nan, nan], [nan, nan], [np.inf, nan]]
+  )
+  assert found.notes == (
+    "ecotaxa.tsv: object_area: 1 of 4 cells are no number, such as '#DIV/0!' in"
+    ' line 4',
+    "ecotaxa.tsv: acq_pixel: 3 of 4 cells are no positive number, such as '-1'"
+    ' in line 4',
+  )
+
+
+def test_taxa_are_written_in_one_way(tmp_path):
+  names = ('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na')
+  rows = [
+    row(n, object_annotation_category=unicodedata.normalize(form, name))
+    for n, (name, form) in enumerate(
+      zip(names, ('NFC', 'NFD', 'NFD'), strict=True)
+    )
+  ]
+  found = export(tmp_path, *rows)
+  assert {item.taxon for item in found.objects} == {names[0]}
+
+
+def lineage(number, taxon, path, **changes):
+  return row(
+    number,
+    object_annotation_category=taxon,
+    object_annotation_hierarchy=path,
+    **changes,
+  )
+
+
+def test_taxa_of_one_name_and_several_parents_are_kept_apart(tmp_path):
+  found = export(
+    tmp_path,
+    lineage(0, 'egg', 'living>Copepoda>egg'),
+    lineage(1, 'egg', 'living > Fish > Egg'),
+    lineage(2, 'egg', ''),
+    lineage(3, 'tail<Fish', 'living>Fish>tail'),
+    lineage(4, 'tail<Fish', 'living>Pisces>tail'),
+    lineage(5, 'other', 'living>other'),
+    lineage(6, 'other', 'not-living>stone'),
+  )
+  assert [item.taxon for item in found.objects] == [
+    'egg<Copepoda', 'tail<Fish', 'egg<Fish', 'other', 'egg', 'other',
+    'tail<Fish',
+  ]  # fmt: skip
+  assert found.notes == (
+    'egg stands for several taxa, which are kept apart: egg<Copepoda, egg<Fish',
+  )
+
+
+def test_one_category_id_is_one_taxon_whatever_its_lineage(tmp_path):
+  columns = (*COLUMNS, 'object_annotation_category_id')
+  paths = ('living>Copepoda>egg', 'living>Maxillopoda>egg')
+  rows = [[*lineage(n, 'egg', path), 7] for n, path in enumerate(paths)]
+  found = export(tmp_path, *rows, columns=columns)
+  assert {item.taxon for item in found.objects} == {'egg'} and not found.notes
+
+
+def annotated(status, *taxa):
+  """Rows of one object, an image each."""
+  return [
+    row(
+      0,
+      img_file_name=f'{at}.png',
+      img_rank=at,
+      object_annotation_status=status,
+      object_annotation_category=taxon,
+    )
+    for at, taxon in enumerate(taxa)
+  ]
+
+
+@pytest.mark.parametrize(
+  ('rows', 'status', 'taxon', 'noted'),
+  [
+    (annotated('validated', 'a', 'a'), 'validated', 'a', False),
+    (annotated('validated', 'a', 'b'), 'dubious', 'a', True),
+    (annotated('predicted', 'a', 'b'), 'unclassified', '', True),
+    (
+      [*annotated('predicted', 'a', 'b'), *annotated('validated', 'c')],
+      'validated',
+      'c',
+      False,
+    ),
+    (
+      [*annotated('', '', ''), *annotated('dubious', 'c')],
+      'dubious',
+      'c',
+      False,
+    ),
+  ],
+)
+def test_rows_that_contradict_each_other(tmp_path, rows, status, taxon, noted):
+  found = export(tmp_path, *rows)
+  (item,) = found.objects
+  assert (item.status, item.taxon, item.image) == (status, taxon, '0.png')
+  assert len(found.notes) == noted
+  if noted:
+    assert 'S0/A0/o00 (a, b)' in found.notes[0]
+  assert 1 + found.further + found.repeated == len(rows)
+
+
+def test_images_that_no_row_names_are_counted(tmp_path):
+  files = ['a%20b.png', 'e\u0301.PNG', 'left.jpg', '.hidden.png', 'x.txt']
+  found = export(
+    tmp_path,
+    row(0, img_file_name='a b.png'),
+    row(1, img_file_name='É.png'),
+    row(2, img_file_name='gone.png'),
+    files=files,
+  )
+  assert [found.files.read(item.image) for item in found.objects[:1]] == [
+    packing.picture(0)
+  ]
+  assert found.notes == (
+    '1 image files are in no row that can be used, such as left.jpg',
+  )
+
+
+@pytest.mark.parametrize(
+  ('date', 'time', 'expected'),
+  [
+    ('20210503', '90500', '2021-05-03T09:05:00Z'),
+    ('2021-05-03', '9:05', '2021-05-03T09:05:00Z'),
+    ('2021/05/03', '09:05:07.25', '2021-05-03T09:05:07Z'),
+    ('20210503.0', '', '2021-05-03'),
+    ('2021-5-3', '', ''),
+    ('10/11/12', '', ''),  # which day it is nobody knows
+    ('03/05/2021', '', ''),
+    ('20210503', 'noon', ''),
+    ('20210503', '9:5:0', ''),
+  ],
+)
+def test_only_dates_and_times_that_are_clear_are_read(date, time, expected):
+  item = read.Object('o', 'o.png', date=date, time=time)
+  assert darwin_core.moment(item) == expected
