@@ -1,8 +1,10 @@
+import contextlib
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import chex
 import jax
@@ -17,6 +19,7 @@ from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, store
 from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
 
@@ -47,14 +50,14 @@ def _save(workdir, measures):
     return manager.all_steps(), manager.latest_step(), manager.best_step()
 
 
-def _save_run(workdir, config, state):
+def _save_run(workdir, config, state, measure=0.5):
   with store.open_manager(workdir) as manager:
     store.save(
       manager,
       state,
       meta={'class_names': ['a', 'b'], 'config': config},
       splits={'train': np.arange(3)},
-      measure=0.5,
+      measure=measure,
     )
 
 
@@ -79,6 +82,33 @@ def test_restored_bit_for_bit(tmp_path):
     state, meta = store.restore(manager, jax.eval_shape(lambda: _state(0)), 2)
   jax.tree.map(np.testing.assert_array_equal, state, _state(2))
   assert meta == {'class_names': ['a', 'b'], 'progress': {'best_loss': 2}}
+
+
+def test_a_whitening_is_of_one_checkpoint(tmp_path):
+  for step, measure in ((1, 0.9), (2, 0.1)):
+    _save_run(tmp_path, {}, _state(step), measure)
+  matrix = np.array([[2.0, 1.0], [0.0, 3.0]], np.float32)
+  store.save_whitening(tmp_path, matrix, 1)
+  fitted, newest = (
+    checkpoints._read(tmp_path, step)['batch_stats'] for step in (None, 2)
+  )
+  np.testing.assert_array_equal(fitted[WHITENING]['matrix'], matrix)
+  assert newest.keys() == {'mean'} == fitted.keys() - {WHITENING}
+  path = tmp_path / 'whitening.safetensors'
+  safetensors.numpy.save_file({'other': matrix}, path)
+  with pytest.raises(InputError, match=r'damaged .*start the same training'):
+    checkpoints.load_encoder(tmp_path)
+  for _ in range(2):
+    store.forget_whitening(tmp_path)
+    assert store.load_whitening(tmp_path, 1) is None
+
+
+def test_what_a_killed_save_left_is_removed_and_no_checkpoint(tmp_path):
+  left = tmp_path / 'checkpoints/7.orbax-checkpoint-tmp'
+  left.mkdir(parents=True)
+  assert not store.has_checkpoint(tmp_path)
+  store.open_manager(tmp_path).close()
+  assert not left.exists()
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -249,4 +279,12 @@ def test_only_late_arrays_of_a_failed_checkpoint_are_silent(monkeypatch):
   for message in ('Event loop is closed', 'something else'):
     late = Late(message)
     del late
-  assert [str(found.exc_value) for found in heard] == ['something else']
+  for place in ('orbax', 'ours'):
+    made = {}
+    exec(compile('async def read(): ...', f'/{place}/io.py', 'exec'), made)
+    with contextlib.closing(made['read']()) as late:
+      sys.unraisablehook(
+        types.SimpleNamespace(object=late, exc_value=OSError(place))
+      )
+  said = [str(found.exc_value) for found in heard]
+  assert said == ['something else', 'ours']

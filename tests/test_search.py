@@ -162,7 +162,5 @@ def test_without_faiss_search_is_exact_and_says_so(monkeypatch):
     assert choice.nearest(few, None, 2, way='hnsw').rows.shape == (len(few), 0)
   assert choice.nearest(rows[:0], rows, 2, way='hnsw').rows.shape == (0, 2)
   every = choice.nearest(rows[:3], rows, 20, way='exact')
-  np.testing.assert_array_equal(
-    every.rows, nearest_loop(rows[:3], rows, 20)[1]
-  )
+  np.testing.assert_array_equal(every.rows, nearest_loop(rows[:3], rows, 20)[1])
   assert every.rows.shape == (3, 9)

@@ -133,6 +133,7 @@ def test_shards_of_another_plan_are_never_taken(changed, tmp_path, monkeypatch):
   plan = {'count': COUNT, 'rows': ROWS, 'plan': {'of': 'a'}, 'header': {}}
   begin = lambda **given: shards.write(folder, make=columns, **plan | given)
   assert begin() == 0 and begin() == 5
+  assert begin(**changed) == 0 and begin() == 0
   shards.finish(folder)
   unlink = pathlib.Path.unlink
 
@@ -254,6 +255,11 @@ def test_anyones_parquet_is_read_and_checked(tmp_path):
   )
   assert rows.class_names == ('a', 'b') and rows.label.tolist() == [1, -1, 0]
   assert rows.id.tolist() == ['3', '5', '4']
+  halves = inputs.read_splits(
+    table(path, embedding=three, split=['a', 'b', 'a'])
+  )
+  found = {name: rows.embedding.tolist() for name, rows in halves.items()}
+  assert found == {'a': [[1], [3]], 'b': [[2]]}
   none = inputs.read_embeddings(table(path, embedding=floats([])))
   assert none.embedding.shape == (0, 0)
   for match, columns in {

@@ -53,6 +53,7 @@ def test_variation_is_the_shrunk_covariance_within_classes(counts):
 
 def test_every_direction_varies_alike_by_power_one_and_less_so_below():
   embedding, label = _rows((4000, 4000))
+  within = np.trace(np.cov(_residuals(embedding, label), rowvar=False)) / 6
   ratios = []
   for power in (0.0, 0.5, 1.0):
     matrix = whitening.fit(embedding, label, power=power)
@@ -60,6 +61,7 @@ def test_every_direction_varies_alike_by_power_one_and_less_so_below():
     spread = np.cov(_residuals(embedding, label) @ matrix, rowvar=False)
     variances = np.linalg.eigvalsh(spread)
     ratios.append(variances[-1] / variances[0])
+  assert variances.mean() == pytest.approx(within, rel=0.02)
   assert ratios[2] == pytest.approx(1.0, abs=0.02)
   assert ratios[1] == pytest.approx(np.sqrt(ratios[0]), rel=0.02)
   np.testing.assert_allclose(
@@ -117,7 +119,7 @@ def _run(make_config, workdir, **fields):
 
 
 def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
-  make_config, tmp_path
+  make_config, tmp_path, monkeypatch
 ):
   config = _run(make_config, tmp_path, epochs=1, encoder__whitening=1.0)
   encoder = checkpoints.load_encoder(tmp_path)
@@ -176,9 +178,17 @@ def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
   np.testing.assert_allclose(
     other.embed(data.images[rows]), embed(rows), atol=1e-5
   )
-  (tmp_path / 'whitening.safetensors').write_bytes(b'torn')
+  path = tmp_path / 'whitening.safetensors'
+  path.write_bytes(b'torn')
   with pytest.raises(InputError, match=r'whitening\.safetensors is damaged'):
     checkpoints.load_encoder(tmp_path)
+  fit = loop.fit_whitening
+
+  def fitted(*args, **options):
+    assert not path.exists()  # from the beginning on
+    return fit(*args, **options)
+
+  monkeypatch.setattr(loop, 'fit_whitening', fitted)
   loop.train_and_evaluate(config, tmp_path)  # which only measures again
   again = checkpoints.load_encoder(tmp_path)
   np.testing.assert_array_equal(again.embed(data.images[rows]), found)
