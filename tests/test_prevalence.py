@@ -185,6 +185,14 @@ def test_volumes_of_a_flown_sample_are_imaged_by_all_acquisitions():
   whole = [2.0 + 3.0] * 3 + [4.0]
   np.testing.assert_allclose(found, [50.0 / (ml * 0.01) for ml in whole])
   assert np.isnan(tallies.per_m3({}, ['s'], ['a'])).all()
+  # What a scanner's columns say goes first.
+  columns |= {
+    'acq_sub_part': np.array([2.0, 2.0, np.nan, np.nan]),
+    'sample_tot_vol': np.full(4, 10.0),
+  }
+  found[:2] = 0.2
+  both = tallies.per_m3(columns, ['s', 's', 's', 't'], ['a', 'a', 'b', 'a'])
+  np.testing.assert_allclose(both, found)
 
 
 def test_a_spectrum_keeps_the_objects_of_each_class():
@@ -204,6 +212,18 @@ def test_a_spectrum_keeps_the_objects_of_each_class():
     by_loop[bin_] += row * objects / chance.sum(axis=0)
   np.testing.assert_allclose(found, by_loop)
   assert tallies.diameters({'object_area': area}) is None
+
+
+def test_sizes_at_an_edge_and_sizes_that_are_none():
+  edges = tallies.edges(np.array([0.0, np.nan, 1.0]))
+  np.testing.assert_allclose(edges, [1.0, tallies.STEP])
+  np.testing.assert_array_equal(tallies.edges(np.array([np.nan])), edges)
+  # One at an edge, two in no bin; no image is of the second class.
+  chance = np.array([[1.0, 0.0], [0.5, 0.0], [0.5, 0.0]])
+  found = tallies.spectrum(
+    np.array([1.0, np.nan, 0.5]), edges, chance, np.array([4.0, 0.0])
+  ).objects
+  np.testing.assert_allclose(found, [[2.0, 0.0]])
 
 
 def test_drawn_samples_have_the_shares_of_a_dirichlet_distribution():
