@@ -107,7 +107,7 @@ def test_what_a_killed_save_left_is_removed_and_no_checkpoint(tmp_path):
   left = tmp_path / 'checkpoints/7.orbax-checkpoint-tmp'
   left.mkdir(parents=True)
   assert not store.has_checkpoint(tmp_path)
-  store.open_manager(tmp_path).close()
+  _save(tmp_path, [0.1])  # which waits until it is gone
   assert not left.exists()
 
 

@@ -80,11 +80,14 @@ def test_reopening_reads_the_log_and_the_first_groups(tmp_path):
   log = Store(path, IDS, GROUPS)
   made = log.append('Ann', 'take', take([0], 'Ünïcode "name"'))
   log.close()
+  assert store.read(path).most == 1
   log = Store(path, IDS, np.zeros(8, int))
   assert log.events() == [made] and made.time.endswith('+00:00')
   assert log._db.execute('pragma synchronous').fetchone() == (2,)  # full
   assert log.groups.tolist() == GROUPS.tolist()
+  log.append('Ann', 'split', {'rows': [0], 'group': 9})
   log.close()
+  assert store.read(path).most == 9
 
 
 def test_a_second_process_is_told_that_the_file_is_open(tmp_path, opened):

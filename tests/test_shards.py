@@ -271,8 +271,11 @@ def test_anyones_parquet_is_read_and_checked(tmp_path):
   }.items():
     with pytest.raises(InputError, match=match):
       inputs.read_embeddings(table(path, **columns))
-  path.write_bytes(b'PAR1 not')
-  with pytest.raises(InputError, match='not readable Parquet'):
-    inputs.read_embeddings(path)
+  whole = table(path, embedding=three * 50).read_bytes()
+  torn = whole[:8] + bytes(60) + whole[68:]  # of which the columns are known
+  for damaged in (b'PAR1 not', torn):
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match='not readable Parquet'):
+      inputs.read_embeddings(path)
   with pytest.raises(InputError, match='no such embedding file'):
     inputs.read_embeddings(tmp_path / 'y.parquet')
