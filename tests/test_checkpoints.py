@@ -105,10 +105,13 @@ def test_a_whitening_is_of_one_checkpoint(tmp_path):
 
 def test_what_a_killed_save_left_is_removed_and_no_checkpoint(tmp_path):
   left = tmp_path / 'checkpoints/7.orbax-checkpoint-tmp'
+  assert not store.has_checkpoint(tmp_path)
   left.mkdir(parents=True)
   assert not store.has_checkpoint(tmp_path)
   _save(tmp_path, [0.1])  # which waits until it is gone
   assert not left.exists()
+  left.mkdir()
+  assert store.has_checkpoint(tmp_path)
 
 
 def test_what_is_not_there_is_named(tmp_path):
