@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from analysis.review import server, thumbnails
+from analysis.review import outcome, server, thumbnails
 from plankton_jax.errors import InputError
 from tests import review_images
 
@@ -226,14 +226,20 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
   }  # fmt: skip
 
 
-def test_what_no_longer_is_so_is_removed(client, tmp_path):
+def test_what_no_longer_is_so_is_removed(client, tmp_path, monkeypatch):
   post(client, 'write', {'classes': False})
   out = tmp_path / 'out'
-  assert (out / 'occurrences.csv').is_file()
+  rest = {path.name for path in out.iterdir()}
   take(client, range(12), 'artefact')  # which is no occurrence
-  post(client, 'write', {'classes': False})
-  assert not (out / 'occurrences.csv').exists()
-  assert (out / 'review.csv').is_file()
+
+  def refuse(path, rows):
+    raise InputError('a name is too long')
+
+  monkeypatch.setattr(outcome.ecotaxa, 'encode', refuse)
+  answer = post(client, 'write', {'classes': False}).json
+  assert 'No table for EcoTaxa: a name is too long' in answer['notes']
+  rest -= {'occurrences.csv', 'ecotaxa_review.tsv'}
+  assert {path.name for path in out.iterdir()} == rest
 
 
 def test_class_folders_hold_what_is_validated_now(client, tmp_path):
