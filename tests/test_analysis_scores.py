@@ -193,6 +193,13 @@ def test_intervals_of_few_and_of_many_rows(monkeypatch):
   assert np.isnan(scores.halves(measure, 3)['mean'][1:]).all()
 
 
+def test_clusters_of_a_sample_are_compared_with_its_own_labels(monkeypatch):
+  monkeypatch.setattr(scores, 'HALVES', 2)
+  monkeypatch.setattr(scores, 'CLUSTERED_ROWS', 45)
+  rows = blobs([40, 30, 20], noise=0.05)
+  assert scores.clustering(rows.embedding, rows.label)['ami'][0] == 1.0
+
+
 def test_clustering_of_blobs_and_of_noise():
   clear, noise = blobs([40, 30, 20], noise=0.05), blobs([60, 60], noise=50.0)
   for found in scores.clustering(clear.embedding, clear.label).values():

@@ -175,6 +175,18 @@ def test_volumes_of_a_scanned_sample_add_its_parts_up():
   np.testing.assert_allclose(found, [0.05, 0.4, 0.2, np.nan, np.nan])
 
 
+def test_images_are_parted_by_sample_and_by_what_they_stand_for():
+  names = np.array(['t', 's', 's', 's', 't', 's'])
+  factors = np.array([2.0, np.nan, 3.0, np.nan, 2.0, 1.0])
+  units = tallies.split_units(names, factors)
+  assert [(unit.sample, unit.rows.tolist()) for unit in units] == [
+    ('s', [5]), ('s', [2]), ('s', [1, 3]), ('t', [0, 4]),
+  ]  # fmt: skip
+  np.testing.assert_array_equal(
+    [unit.per_m3 for unit in units], [1.0, 3.0, np.nan, 2.0]
+  )
+
+
 def test_volumes_of_a_flown_sample_are_imaged_by_all_acquisitions():
   columns = {
     'acq_imaged_volume': np.array([2.0, 2.0, 3.0, 4.0]),  # ml
