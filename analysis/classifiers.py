@@ -1,9 +1,8 @@
 """Measures how simple classifiers learn classes that training never saw.
 
-`python -m analysis.classifiers --workdir=DIR`: support vectors, a linear model,
-nearest neighbours and nearest class means learn the unseen classes from few to
-all labelled images, in the embedding, in raw pixels and in an untrained
-encoder's space.
+`python -m analysis.classifiers --workdir=DIR`: support vectors, a linear model
+and nearest neighbours learn the unseen classes from few to all labelled
+images, in the embedding, in raw pixels and in an untrained encoder's space.
 --grid=published --scaling=each --loss=hinge is the published experiment.
 """
 

@@ -24,7 +24,7 @@ GRIDS = ('doubling', 'published')
 SCALINGS = ('one', 'each')
 LOSSES = ('logistic', 'hinge')
 
-CLASSIFIERS = ('SVC', 'linear', 'kNN', 'centre')
+CLASSIFIERS = ('SVC', 'linear', 'kNN')
 MEASURES = ('balanced accuracy', 'macro F1')
 
 
@@ -90,15 +90,14 @@ def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Neighbours(NamedTuple):
-  """Classifies by the vote of the nearest of rows [N, D] with labels [N]."""
+  """Classifies by the vote of the nearest rows [N, D] with labels [N]."""
 
   rows: np.ndarray
   labels: np.ndarray
-  votes: int  # nearest rows that have one
 
   def predict(self, rows: np.ndarray) -> np.ndarray:
     """Labels each of rows [M, D]; a tied vote goes to the lowest label."""
-    _, near = search.nearest(rows, self.rows, self.votes)
+    _, near = search.nearest(rows, self.rows, NEIGHBOURS)
     return classes.voted(near, self.labels)
 
 
@@ -114,11 +113,8 @@ def fit(
     model = svm.LinearSVC(C=1.0, loss='hinge', random_state=0)
   elif name == 'linear':
     model = linear_model.LogisticRegression(C=1.0, tol=1e-3, max_iter=500)
-  elif name == 'centre':
-    present, _, means = classes.centroids(rows, labels)
-    return Neighbours(means, present, 1)
   else:
-    return Neighbours(rows, labels, NEIGHBOURS)
+    return Neighbours(rows, labels)
   return model.fit(rows, labels)
 
 
