@@ -267,6 +267,12 @@ def test_loading_and_exporting_do_not_import_each_other():
   subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)
 
 
+def test_what_a_parser_says_of_damage_is_one_line(tmp_path):
+  with pytest.raises(InputError) as error, store.damage_named(tmp_path):
+    raise ValueError('of an array:\n  no metadata')
+  assert '(ValueError: of an array: no metadata)' in str(error.value)
+
+
 def test_only_late_arrays_of_a_failed_checkpoint_are_silent(monkeypatch):
   heard = []
   monkeypatch.setattr(sys, 'unraisablehook', heard.append)
