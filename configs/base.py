@@ -142,9 +142,20 @@ def get_config() -> ConfigDict:
   # 'imagenet' and width 64, or of any other network above; docs/pretrained.md
   # lists them. '': random weights.
   encoder.pretrained = ''
+  # How images are normalised: 'auto' as the published weights of
+  # encoder.pretrained expect, or else off their own background; 'published' as
+  # such weights expect in any case, for an exported ConvNeXt or transformer
+  # that once began from them.
+  encoder.normalise = 'auto'
   # How many stages stay untrained, the stem with the first; 0: none. Residual
   # networks have 4, vision transformers 12, their blocks.
   encoder.freeze = 0
+  # LoRA: the rank of the matrices that are trained to adapt each dense layer in
+  # the blocks of a ConvNeXt or transformer of which all stages are frozen; 0:
+  # no such matrices.
+  encoder.lora_rank = 0
+  # The product of these matrices is added lora_alpha / lora_rank times.
+  encoder.lora_alpha = 16.0
   # Whether the encoder sees the original size beside the image: sqrt(h w), in
   # micrometres if the pixel of every training image is known, else in pixels;
   # and the ratio of the sides. It embeds images of unknown size too.

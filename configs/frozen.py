@@ -3,7 +3,8 @@
 python launch.py --config=configs/frozen.py --workdir=runs/frozen \\
   --config.encoder.pretrained=FILE
 
-docs/pretrained.md says where FILE is from.
+docs/pretrained.md says where FILE is from. Adapts the features by LoRA too, if
+--config.encoder.lora_rank=8 --config.optimizer.encoder_rate=0.3 are added.
 """
 
 from ml_collections import ConfigDict

@@ -85,7 +85,7 @@ def untrained_encoder(workdir: str | pathlib.Path) -> Encoder:
   trained = _read(pathlib.Path(workdir))
   config = config_file.complete(trained['config'])
   data = config['data']
-  model = encoders.make(**config['encoder'])
+  model = encoders.make(**config['encoder'], adapted=False)
   variables = jax.jit(
     lambda key: init_encoder(
       key,

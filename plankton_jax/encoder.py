@@ -15,7 +15,7 @@ from plankton_jax import objectives
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders, whitening
+from plankton_jax.nn import encoders, lora, whitening
 from plankton_jax.nn import measures as inputs
 from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.nn.whitening import WHITENING
@@ -47,6 +47,8 @@ class Encoder:
   ) -> None:
     """Builds the network that the config names, around these arrays.
 
+    Adapters are merged into the kernels: training alone needs them apart.
+
     Args:
       params: {'encoder': ..., 'objective': ...}.
       batch_stats: the encoder's.
@@ -61,10 +63,12 @@ class Encoder:
     self.config = config_file.complete(config)
     self.class_names = tuple(class_names)
     self.step = step
-    self._params = params
+    model = config_file.build(encoders.make, config, 'encoder', adapted=False)
+    alpha = self.config['encoder']['lora_alpha']
+    merged = lora.merge(params['encoder'], alpha=alpha)
+    self._params = {**params, 'encoder': merged}
     self._batch_stats = batch_stats
-    model = config_file.build(encoders.make, config, 'encoder')
-    _check_arrays(model, config['data'], params, batch_stats)
+    _check_arrays(model, config['data'], self._params, batch_stats)
     self.takes = model.measures
     self._embed_step = make_embed_step(
       apply_fn=model.apply, normalise=model.backbone.normalise

@@ -89,6 +89,7 @@ def compare(name: str, mesh: jax.sharding.Mesh) -> None:
   objective, views, stage = CASES[name]
   train_step = step.make_train_step(
     apply_fn=MODEL.apply,
+    backbone=MODEL.backbone,
     augment=ALL if name == 'semihard' else SOME,
     tx=TX,
     objective=objective,

@@ -58,14 +58,12 @@ class Patches(nn.Module):
         y = nn.LayerNorm(dtype=self.dtype, name=f'norm_{stage - 1}')(x)
         y = nn.Dense(self.width, dtype=self.dtype, name=f'dense_{stage - 1}')(y)
         x = x + nn.gelu(y)
-      if stage == self.freeze:
-        x = jax.lax.stop_gradient(x)
     return x
 
 
 def _make_patches(*, name, width, dtype, freeze, **others):
   assert name == 'patches'
-  assert others.keys() == {'stem', 'pretrained', 'convolution'}
+  assert others.keys() == {'stem', 'pretrained', 'convolution', 'adapter'}
   return Patches(width=width, freeze=freeze, dtype=dtype)
 
 
@@ -119,6 +117,7 @@ def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
   assert bool(before.batch_stats) is centred
   train_step = step.make_train_step(
     apply_fn=model.apply,
+    backbone=model.backbone,
     augment=lambda _, images: augment.to_float(images),
     tx=tx,
     objective=objective,

@@ -20,8 +20,10 @@ from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.nn.whitening import WHITENING
-from plankton_jax.train import loop, store
+from plankton_jax.train import loop, optimizer, store
+from plankton_jax.train.frozen import split
 from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
+from tests.tiny_encoder import TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -112,6 +114,41 @@ def test_what_a_killed_save_left_is_removed_and_no_checkpoint(tmp_path):
   assert not left.exists()
   left.mkdir()
   assert store.has_checkpoint(tmp_path)
+
+
+def test_moments_of_frozen_stages_in_older_checkpoints_are_left_out(tmp_path):
+  model = encoders.make(**(TINY | {'freeze': 4}))
+  tx = optimizer.make(
+    learning_rate=0.1,
+    schedule='constant',
+    warmup_epochs=0.0,
+    weight_decay=0.5,
+    objective_rate=1.0,
+    encoder_rate=1.0,
+    layer_decay=1.0,
+    model=model,
+    epochs=1,
+    steps_per_epoch=1,
+  )
+  body, head = (
+    {name: {'kernel': jnp.full((3, 2), value)}}
+    for name, value in (('BasicBlock_0', 2.0), ('Dense_0', 3.0))
+  )
+  params = {'encoder': body | head, 'objective': {}}
+
+  def after_a_step(params):
+    return tx.update(params, tx.init(params), params)[1]
+
+  older = _state(4).replace(params=params, opt_state=after_a_step(params))
+  _save_run(tmp_path, {}, older)
+  trained, _ = split(params, model.backbone)
+  assert trained['encoder'] == head
+  want = older.replace(opt_state=after_a_step(trained))
+  with store.open_manager(tmp_path) as manager:
+    state, _ = store.restore(manager, jax.eval_shape(lambda: want), 4)
+  chex.assert_trees_all_equal(state, want)
+  sizes = [x.size for x in jax.tree.leaves(state.opt_state)]
+  assert sorted(sizes) == [1, 1, 6, 6]  # two counts, two moments of the head
 
 
 def test_what_is_not_there_is_named(tmp_path):

@@ -68,6 +68,7 @@ def _steps(model, objective, augment=None, views=1, **settings):
   make = functools.partial(
     step.make_train_step,
     apply_fn=model.apply,
+    backbone=model.backbone,
     augment=augment or (lambda key, images: to_float(images)),
     tx=TX,
     objective=objective,

@@ -78,6 +78,9 @@ def test_every_preset_is_in_range(name, preset):
     ('encoder.embedding_dim', 1, 0, 'a whole number from 1'),
     ('encoder.poses', 8, 4, '1 or 8'),
     ('encoder.freeze', 0, -1, 'a whole number from 0'),
+    ('encoder.normalise', 'published', True, "'auto' or 'published'"),
+    ('encoder.lora_rank', 0, 0.5, 'a whole number from 0'),
+    ('encoder.lora_alpha', 0.5, 0.0, 'a number above 0'),
     ('encoder.size', True, 1, 'False or True'),
     (
       'encoder.measures',

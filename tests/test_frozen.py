@@ -1,6 +1,9 @@
 """A linear head on a frozen transformer, by configs/frozen.py."""
 
+import functools
+
 import chex
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -9,10 +12,11 @@ import timm_layout
 from configs import frozen
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
-from plankton_jax.export import programs
-from plankton_jax.nn import encoders, transfer, transformer, whitening
+from plankton_jax.export import card, programs
+from plankton_jax.nn import encoders, lora, transfer, transformer, whitening
 from plankton_jax.nn.whitening import WHITENING
-from plankton_jax.train import loop
+from plankton_jax.train import loop, step
+from plankton_jax.train.state import INIT, init_encoder, make_key
 
 NAME = frozen.get_config().encoder.name
 WIDTH, DEPTH, HEADS, PATCH = 16, 2, 2, 14
@@ -41,14 +45,15 @@ def _weights():
   )
 
 
-def _config(make_config, path):
+def _config(make_config, path, *, epochs=2, **fields):
   return make_config(
     frozen.get_config,
-    epochs=2,
+    epochs=epochs,
     encoder__name=NAME,
     encoder__pretrained=path,
     encoder__freeze=DEPTH,
     data__size=2 * PATCH,
+    **fields,
   )
 
 
@@ -102,8 +107,67 @@ def test_a_head_is_trained_on_a_body_that_stays(make_config, tmp_path):
   encoder.save(out, card='')
   fields = encoder.config['encoder'] | {'pretrained': str(out)}
   backbone = encoders.make(**fields).backbone  # without normalisation
-  with pytest.raises(InputError, match='began from published weights, for w'):
+  with pytest.raises(InputError, match=r"set encoder.normalise='published'"):
     transfer.begin({}, backbone=backbone, name=str(out))
+
+
+def test_adapters_are_trained_resumed_merged_and_begun_from(
+  make_config, tmp_path, monkeypatch
+):
+  state, path = _weights(), tmp_path / 'a.safetensors'
+  safetensors.numpy.save_file(state, path)
+  fields = {'encoder__lora_rank': 2, 'encoder__lora_alpha': 3.0}
+  config = _config(make_config, str(path), epochs=1, **fields)
+  trained = loop.train_and_evaluate(config, tmp_path / 'run')
+  for i in range(DEPTH):
+    for ours, theirs in (('qkv', 'attn.qkv'), ('fc_2', 'mlp.fc2')):
+      layer = trained.params['encoder'][f'block_{i}'][ours]
+      kernel = state[f'blocks.{i}.{theirs}.weight'].T
+      np.testing.assert_array_equal(layer['kernel'], kernel)
+      assert np.abs(layer[lora.B]).min() > 0
+
+  # Ended after a step, it goes on without the file.
+  train_steps = loop._train_steps
+
+  def end_early(run, state, stream, terminated):
+    return train_steps(run, state, stream, lambda step: step == 2)
+
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    patch.setattr(loop, '_train_steps', end_early)
+    loop.train_and_evaluate(config, tmp_path / 'ended')
+  path.unlink()
+  again = loop.train_and_evaluate(config, tmp_path / 'ended')
+  chex.assert_trees_all_equal(again, trained)
+
+  # It embeds by merged kernels, and is handed on so.
+  encoder = checkpoints.load_encoder(tmp_path / 'run', int(trained.step))
+  model = encoders.make(**config['encoder'])
+  images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+  unmerged = step.make_embed_step(
+    apply_fn=model.apply, normalise=model.backbone.normalise
+  )(trained.params, encoder.variables['batch_stats'], images)
+  chex.assert_trees_all_close(encoder.embed(images), unmerged, atol=1e-5)
+  out = tmp_path / 'exported'
+  text = card.write(encoder, tmp_path / 'run', license='')
+  assert 'a.safetensors`, adapted by LoRA of rank 2.' in text
+  encoder.save(out, card=text)
+  exported = checkpoints.load_encoder(out)
+  np.testing.assert_array_equal(exported.embed(images), encoder.embed(images))
+
+  # Another run begins from the merged kernels, with adapters of its own.
+  fields = {**fields, 'encoder__normalise': 'published'}
+  config = _config(make_config, str(out), **fields)
+  loop.check(config, tmp_path / 'next', accept_changes=False)
+  model = encoders.make(**config['encoder'])
+  draw = functools.partial(init_encoder, encoder=model, image_shape=(28, 28, 1))
+  fresh = jax.jit(draw)(make_key(1, INIT))
+  begun = transfer.begin(fresh, backbone=model.backbone, name=str(out))
+  chex.assert_trees_all_equal_shapes_and_dtypes(begun, fresh)
+  assert not begun['params']['block_1']['proj'][lora.B].any()
+  chex.assert_trees_all_equal(
+    lora.merge(begun['params'], alpha=3.0),
+    exported.variables['params']['encoder'],
+  )
 
 
 def test_without_a_file_it_says_what_is_missing(make_config, tmp_path):

@@ -242,6 +242,7 @@ def test_a_step_is_finite_and_trains_the_units():
   )
   train_step = step.make_train_step(
     apply_fn=model.apply,
+    backbone=model.backbone,
     augment=AUGMENT,
     tx=TX,
     objective=TRIPLET,

@@ -8,6 +8,7 @@ import pytest
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.train import optimizer
+from plankton_jax.train.frozen import split
 from tests.tiny_encoder import TINY
 
 
@@ -88,22 +89,19 @@ def test_encoder_and_head_have_rates_of_their_own_and_frozen_stages_none():
     'encoder': {name: {'kernel': jnp.ones(2)} for name in names},
     'objective': {'prototypes': jnp.ones(2)},
   }
-  tx = optimizer.make(
-    **(
-      FIELDS
-      | {
-        'encoder_rate': 0.25,
-        'model': _model(freeze=2),
-        'weight_decay': 0.5,
-      }
-    )
+  model = _model(freeze=2)
+  fields = {'encoder_rate': 0.25, 'model': model, 'weight_decay': 0.5}
+  tx = optimizer.make(**(FIELDS | fields))
+  trained, frozen = split(params, model.backbone)
+  assert frozen.keys() == {'Conv_0', 'BatchNorm_1', 'BasicBlock_1'}
+  updates, _ = tx.update(
+    optax.tree.ones_like(trained), tx.init(trained), trained
   )
-  updates, _ = tx.update(optax.tree.ones_like(params), tx.init(params), params)
   # Adam's first step is the rate; decay adds half of it to kernels of ones.
   want = {'BasicBlock_2': -0.25 * 0.15, 'Dense_0': -0.15}
-  for name in names:
-    got = updates['encoder'][name]['kernel']
-    np.testing.assert_allclose(got, want.get(name, 0.0), rtol=1e-5)
+  for name, update in updates['encoder'].items():
+    np.testing.assert_allclose(update['kernel'], want.pop(name), rtol=1e-5)
+  assert want == {}
   got = updates['objective']['prototypes']
   np.testing.assert_allclose(got, -0.1, rtol=1e-5)
 

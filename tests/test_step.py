@@ -63,6 +63,7 @@ def _fresh(objective):
 def _train_step(objective, views=1):
   return step.make_train_step(
     apply_fn=MODEL.apply,
+    backbone=MODEL.backbone,
     augment=AUGMENT,
     tx=TX,
     objective=objective,

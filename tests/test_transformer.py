@@ -251,7 +251,7 @@ def test_frozen_blocks_have_no_gradient(freeze):
   model = _model(freeze, **CASES['registers'])
   variables = converted(model, _weights(model), SIDE)
   x = augment.to_float(jnp.asarray(draw_images(SIDE)), model.normalise)
-  tiny_encoder.check_frozen(model, variables, x, freeze)
+  tiny_encoder.check_frozen(model, variables, x)
 
 
 def test_a_side_that_is_no_multiple_of_the_patch_is_named():

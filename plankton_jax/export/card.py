@@ -31,6 +31,8 @@ def write(
   size = sum(x.size for x in jax.tree.leaves(encoder.variables['params']))
   colour = 'grey' if data['channels'] == 1 else 'RGB'
   began = fields['pretrained']
+  rank = fields['lora_rank']
+  adapted = f', adapted by LoRA of rank {rank}' if rank else ''
   return _TEMPLATE.format(
     license=json.dumps(license or 'other'),
     terms=f'{license}.'
@@ -43,7 +45,7 @@ def write(
     parameters=f'{size:,}',
     beside=_beside(encoder),
     step=f'{encoder.step:,}',
-    began=f' It began from the weights of `{began}`.' if began else '',
+    began=f' It began from the weights of `{began}`{adapted}.' if began else '',
     fit='padded to a square with their background'
     if data['resize'] == 'pad'
     else 'stretched to a square',

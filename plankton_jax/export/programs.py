@@ -34,7 +34,9 @@ def embed_fn(encoder: Encoder) -> Callable[..., jax.Array]:
   was trained in: other runtimes lack our kernels.
   """
   fields = _in_float32(encoder.config)['encoder']
-  model = encoders.make(**fields, convolution=lax.conv_general_dilated)
+  model = encoders.make(
+    **fields, convolution=lax.conv_general_dilated, adapted=False
+  )
   step = make_embed_step(
     apply_fn=model.apply, normalise=model.backbone.normalise
   )

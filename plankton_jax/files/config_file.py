@@ -25,7 +25,14 @@ ADDED: dict[str, Config] = {
     'white': 65535,
   },
   'optimizer': {'layer_decay': 1.0},
-  'encoder': {'size': False, 'measures': [], 'whitening': 0.0},
+  'encoder': {
+    'lora_alpha': 16.0,
+    'lora_rank': 0,
+    'measures': [],
+    'normalise': 'auto',
+    'size': False,
+    'whitening': 0.0,
+  },
 }
 
 

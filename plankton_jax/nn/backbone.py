@@ -75,8 +75,8 @@ class Backbone(Protocol):
   module at its top level must not be called 'Dense_0'.
 
   Attributes:
-    freeze: how many stages stay untrained: no gradient passes them, and their
-      norms use the running statistics.
+    freeze: how many stages stay untrained; their norms use the running
+      statistics.
   """
 
   freeze: int

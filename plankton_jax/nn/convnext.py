@@ -13,7 +13,6 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from plankton_jax.distances import root
 from plankton_jax.errors import InputError
@@ -25,6 +24,7 @@ from plankton_jax.nn.backbone import (
   Weights,
 )
 from plankton_jax.nn.conv.choice import keep_kernel
+from plankton_jax.nn.lora import Adapter, Dense
 
 _SIZES = {  # blocks of each stage, features of the first
   'atto': ((2, 2, 6, 2), 40),
@@ -61,10 +61,14 @@ class _Block(nn.Module):
   version: int
   dtype: jnp.dtype
   convolution: Callable[..., jax.Array]
+  adapter: Adapter | None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     width = x.shape[-1]
+    dense = functools.partial(
+      Dense, dtype=self.dtype, kernel_init=_INIT, adapter=self.adapter
+    )
     y = nn.Conv(
       width,
       (7, 7),
@@ -77,11 +81,10 @@ class _Block(nn.Module):
       name='conv',
     )(x)
     y = _LayerNorm(dtype=self.dtype, name='norm')(y)
-    y = nn.Dense(4 * width, dtype=self.dtype, kernel_init=_INIT, name='fc_1')(y)
-    y = nn.gelu(y, approximate=False)
+    y = nn.gelu(dense(4 * width, name='fc_1')(y), approximate=False)
     if self.version == 2:
       y = ResponseNorm(name='response')(y)
-    y = nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name='fc_2')(y)
+    y = dense(width, name='fc_2')(y)
     if self.version == 1:
       init = nn.initializers.constant(1e-6)
       y = y * self.param('scale', init, (width,)).astype(y.dtype)
@@ -117,6 +120,7 @@ class ConvNeXt(nn.Module):
     freeze: how many stages stay untrained, the stem with the first.
     normalise: how images were normalised.
     convolution: a replacement of `lax.conv_general_dilated`.
+    adapter: of the blocks' dense layers.
   """
 
   depths: Sequence[int]
@@ -126,6 +130,7 @@ class ConvNeXt(nn.Module):
   freeze: int
   normalise: Normalisation | None
   convolution: Callable[..., jax.Array]
+  adapter: Adapter | None = None
 
   @property
   def stages(self) -> tuple[tuple[str, ...], ...]:
@@ -210,14 +215,11 @@ class ConvNeXt(nn.Module):
       if stage == 0:
         x = norm(x)
       for name in blocks:
-        x = _Block(self.version, self.dtype, self.convolution, name=name)(x)
-      if stage + 1 == self.freeze < len(self.depths):
-        x = lax.stop_gradient(x)
+        x = _Block(
+          self.version, self.dtype, self.convolution, self.adapter, name=name
+        )(x)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    x = _LayerNorm(dtype=jnp.float32, name='norm')(x)
-    if self.freeze == len(self.depths):
-      x = lax.stop_gradient(x)
-    return x
+    return _LayerNorm(dtype=jnp.float32, name='norm')(x)
 
 
 def _without_pixels(weights: Weights) -> Weights:
@@ -240,6 +242,7 @@ def make(
   freeze: int,
   pretrained: bool,
   convolution: Callable[..., jax.Array],
+  adapter: Adapter | None,
 ) -> ConvNeXt:
   """Builds one of NAMES, which are timm's; `width` and `stem` are ResNets'."""
   del width, stem
@@ -253,4 +256,5 @@ def make(
     freeze=freeze,
     normalise=IMAGENET if pretrained else None,
     convolution=convolution,
+    adapter=adapter,
   )

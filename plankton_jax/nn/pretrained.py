@@ -20,7 +20,7 @@ import numpy as np
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder, weight_file
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import transfer
+from plankton_jax.nn import lora, transfer
 from plankton_jax.nn.backbone import Backbone, Published, Weights
 
 _LEAVES = {
@@ -183,6 +183,8 @@ def convert(
 ) -> dict[str, Any]:
   """Returns `params` and `batch_stats` with the weights in place.
 
+  Adapters begin as drawn.
+
   Args:
     variables: the encoder's, whose head is kept; the first kernel
       [h, w, C, F] says whether images are RGB or grey.
@@ -203,7 +205,8 @@ def convert(
 
   def replace(path: tuple[Any, ...], ours: Any) -> Any:
     name = published.arrays.get(path)
-    if name is None and (layer := published.layers.get(path[:-1])):
+    layer = None if lora.is_adapter(path) else published.layers.get(path[:-1])
+    if name is None and layer:
       name = f'{layer}.{_LEAVES[path[-1]]}'
     if name is None:
       return ours

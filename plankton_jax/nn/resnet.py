@@ -19,6 +19,7 @@ from jax import lax
 from plankton_jax.errors import InputError
 from plankton_jax.nn.backbone import Path, Published
 from plankton_jax.nn.conv.choice import keep_kernel
+from plankton_jax.nn.lora import Adapter
 
 
 class _ResidualBlock(nn.Module):
@@ -158,8 +159,6 @@ class ResNet(nn.Module):
         strides = 2 if stage > 0 and i == 0 else 1
         features = self.width * 2**stage
         x = self.block(features, strides, self._conv, norm, name=name)(x)
-      if stage + 1 == self.freeze:
-        x = lax.stop_gradient(x)
     return x
 
   @nn.nowrap
@@ -231,11 +230,13 @@ def make(
   freeze: int,
   pretrained: bool,
   convolution: Callable[..., jax.Array],
+  adapter: Adapter | None,
 ) -> ResNet:
   """Builds 'resnet10', 'resnet18', 'resnet34' or 'resnet50'.
 
   Raises:
-    InputError: the stem is unknown, or no pretrained weights fit the network.
+    InputError: the stem is unknown, no pretrained weights fit the network, or
+      its dense layers, of which it has none, are to be adapted.
   """
   if stem not in _STEMS:
     raise InputError(
@@ -246,6 +247,11 @@ def make(
       'encoder.pretrained takes resnet18, resnet34 or resnet50 with'
       f" encoder.stem='imagenet' and encoder.width=64, not {name} with"
       f' {stem!r} and {width}'
+    )
+  if adapter is not None:
+    raise InputError(
+      f'encoder.lora_rank={adapter.rank} adapts dense layers, of which {name}'
+      ' has none: take a ConvNeXt or a vision transformer, or set it to 0'
     )
   block, stage_sizes = _SIZES[name]
   return ResNet(

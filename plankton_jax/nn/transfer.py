@@ -9,7 +9,7 @@ import numpy as np
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders
+from plankton_jax.nn import encoders, lora
 from plankton_jax.nn.backbone import Backbone
 from plankton_jax.nn.whitening import WHITENING
 
@@ -60,7 +60,7 @@ def begin(
   have the shapes that are asked for: with another `embedding_dim` the head
   begins at random. The whitening is not: it is of a space that training moves.
   Between grey and colour images the first kernel is changed so that the
-  features of a grey image stay as they are.
+  features of a grey image stay as they are. Adapters begin as drawn.
 
   Args:
     variables: the encoder's fresh `params` and `batch_stats`.
@@ -75,9 +75,12 @@ def begin(
   found = encoder_folder.read(folder)
   before = config_file.build(encoders.make, found['config'], 'encoder')
   if before.backbone.normalise != backbone.normalise:
+    began, remedy = 'random weights', 'auto'
+    if before.backbone.normalise is not None:
+      began, remedy = 'published weights', 'published'
     raise InputError(
-      f'{_FIELD}={name} began from published weights, for which its images were'
-      f' normalised; name their file in {_FIELD} instead'
+      f'{_FIELD}={name} began from {began}, for which its images were'
+      f' normalised: set encoder.normalise={remedy!r}'
     )
   theirs = flax.traverse_util.flatten_dict(
     {
@@ -98,10 +101,11 @@ def begin(
       taken[path] = array
     elif path[1] in body:
       raise _misfit(name, path, array, ours.get(path))
-  for path, fresh in ours.items():
+  begins = {path: x for path, x in ours.items() if not lora.is_adapter(path)}
+  for path, fresh in begins.items():
     if path[1] in body and path not in theirs:
       raise _misfit(name, path, None, fresh)
-  partly = {path[1] for path in ours.keys() - taken.keys()}
+  partly = {path[1] for path in begins.keys() - taken.keys()}
   kept = {path: x for path, x in taken.items() if path[1] not in partly}
   begun = flax.traverse_util.unflatten_dict({**ours, **kept})
   return {'batch_stats': {}, **begun}

@@ -18,7 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from plankton_jax.errors import InputError
 from plankton_jax.nn.backbone import (
@@ -29,6 +28,7 @@ from plankton_jax.nn.backbone import (
   Weights,
 )
 from plankton_jax.nn.conv.choice import keep_kernel
+from plankton_jax.nn.lora import Adapter, Dense
 
 _DEPTH = 12  # blocks
 _PERIOD = 100.0  # the longest of rotary positions, in half sides of the image
@@ -137,13 +137,16 @@ class _Block(nn.Module):
   scaled: bool
   epsilon: float
   dtype: jnp.dtype
+  adapter: Adapter | None
 
   @nn.compact
   def __call__(
     self, x: jax.Array, turns: tuple[np.ndarray, np.ndarray] | None
   ) -> jax.Array:
     width = x.shape[-1]
-    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
+    dense = functools.partial(
+      Dense, dtype=self.dtype, kernel_init=_INIT, adapter=self.adapter
+    )
     norm = functools.partial(_LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
     y = norm(name='norm_1')(x)
     y = dense(3 * width, name='qkv')(y)
@@ -233,6 +236,7 @@ class Transformer(nn.Module):
     freeze: how many blocks stay untrained, the tokens with the first.
     normalise: how images were normalised.
     convolution: a replacement of `lax.conv_general_dilated`.
+    adapter: of the blocks' dense layers.
   """
 
   depth: int
@@ -243,6 +247,7 @@ class Transformer(nn.Module):
   freeze: int
   normalise: Normalisation | None
   convolution: Callable[..., jax.Array]
+  adapter: Adapter | None = None
 
   @property
   def stages(self) -> tuple[tuple[str, ...], ...]:
@@ -316,14 +321,15 @@ class Transformer(nn.Module):
       name='tokens',
     )(images)
     for i in range(self.depth):
-      if 0 < i == self.freeze:
-        x = lax.stop_gradient(x)
       x = _Block(
-        self.heads, kind.scaled, kind.epsilon, self.dtype, name=f'block_{i}'
+        self.heads,
+        kind.scaled,
+        kind.epsilon,
+        self.dtype,
+        self.adapter,
+        name=f'block_{i}',
       )(x, turns)
     x = _LayerNorm(epsilon=kind.epsilon, dtype=self.dtype, name='norm')(x)
-    if self.freeze == self.depth:
-      x = lax.stop_gradient(x)
     x = x.astype(jnp.float32)
     return jnp.concatenate([x[:, 0], jnp.mean(x[:, prefix:], axis=1)], axis=-1)
 
@@ -423,6 +429,7 @@ def make(
   freeze: int,
   pretrained: bool,
   convolution: Callable[..., jax.Array],
+  adapter: Adapter | None,
 ) -> Transformer:
   """Builds one of NAMES, which are timm's; `width` and `stem` are ResNets'."""
   del width, stem
@@ -437,4 +444,5 @@ def make(
     freeze=freeze,
     normalise=found.expects if pretrained else None,
     convolution=convolution,
+    adapter=adapter,
   )

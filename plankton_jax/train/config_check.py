@@ -86,7 +86,10 @@ FIELDS: dict[str, Range | Choice] = {
   'encoder.width': _COUNT,
   'encoder.embedding_dim': _COUNT,
   'encoder.poses': Choice((1, 8)),
+  'encoder.normalise': Choice(('auto', 'published')),
   'encoder.freeze': _COUNT_OR_OFF,  # the backbone knows how many stages it has
+  'encoder.lora_rank': _COUNT_OR_OFF,
+  'encoder.lora_alpha': _POSITIVE,
   'encoder.size': Choice((False, True)),
   'encoder.whitening': Range(0, 2),
   'optimizer.learning_rate': Range(0),

@@ -96,6 +96,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     create=create,
     train_step=step.make_train_step(
       apply_fn=model.apply,
+      backbone=model.backbone,
       augment=augment.make(
         **config['augment'], normalise=model.backbone.normalise
       ),

@@ -29,12 +29,12 @@ def make(
     schedule: 'constant' or 'cosine' (to 0 at the last epoch).
     warmup_epochs: length of a linear rise from 0.
     weight_decay: of the encoder's kernels only, decoupled from the gradient;
-      never of norms, biases or prototypes (Loshchilov and Hutter 2019,
-      arXiv:1711.05101).
+      never of norms, biases, adapters or prototypes (Loshchilov and Hutter
+      2019, arXiv:1711.05101).
     objective_rate: the learning rate of the objective's own parameters, as a
       multiple of the head's.
     encoder_rate: the learning rate of the backbone's last stage, as a multiple
-      of the head's; frozen stages have 0.
+      of the head's.
     layer_decay: each stage's learning rate, as a share of the next one's (Clark
       et al. 2020, arXiv:2003.10555, their layer-wise decay).
     model: the encoder, whose backbone declares the stages.
@@ -78,8 +78,6 @@ def make(
     stage = stage_of(backbone, path[1].key)
     if stage > last:
       return 1.0
-    if stage <= backbone.freeze:
-      return 0.0
     return encoder_rate * layer_decay ** (last - stage)
 
   return optax.chain(

@@ -11,6 +11,7 @@ from plankton_jax.augment import to_float
 from plankton_jax.nn import pretrained
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.objectives import Objective
+from plankton_jax.train import frozen
 
 INIT, TRAIN = 0, 1  # the purposes of keys
 
@@ -21,7 +22,7 @@ class TrainState(struct.PyTreeNode):
   step: jax.Array
   params: dict[str, Any]  # {'encoder': ..., 'objective': ...}
   batch_stats: dict[str, Any]
-  opt_state: optax.OptState
+  opt_state: optax.OptState  # of the trained part alone
 
 
 def make_key(seed: int, purpose: int) -> jax.Array:
@@ -51,7 +52,7 @@ def create(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=variables['batch_stats'],
-    opt_state=tx.init(params),
+    opt_state=tx.init(frozen.split(params, encoder.backbone)[0]),
   )
 
 

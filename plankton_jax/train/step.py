@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import optax
 
 from plankton_jax.augment import to_float
-from plankton_jax.nn.backbone import Normalisation
+from plankton_jax.nn.backbone import Backbone, Normalisation
 from plankton_jax.objectives import Objective, masked_mean
 from plankton_jax.train import chunks
+from plankton_jax.train.frozen import join, split
 from plankton_jax.train.state import TrainState
 
 
 def make_train_step(
   *,
   apply_fn: Callable,
+  backbone: Backbone,
   augment: Callable,
   tx: optax.GradientTransformation,
   objective: Objective,
@@ -29,7 +31,8 @@ def make_train_step(
   encoder that takes them, `measures` [B, M], NaN where unknown; `key` is the
   run's own, into which the step folds its number; `stage` is a static Python
   int, so that each stage is traced once. The state is donated. Each image is
-  augmented `views` times, and all [B * views] rows count alike.
+  augmented `views` times, and all [B * views] rows count alike. What `backbone`
+  freezes has no gradient, and `tx` no part in it.
 
   The encoder sees a `chunk` of images at a time, or all if that is 0: the loss
   is still that of the whole batch, but the norms' statistics and the
@@ -42,6 +45,7 @@ def make_train_step(
     objective_key = jax.random.split(key)[1]
     repeated = lambda x: x if views == 1 else jnp.repeat(x, views, axis=0)
     rows = {name: repeated(batch[name]) for name in ('label', 'valid')}
+    trained, frozen = split(state.params, backbone)
 
     def embed(params, inputs, key):
       inputs = {name: repeated(x) for name, x in inputs.items()}
@@ -49,7 +53,10 @@ def make_train_step(
       # The third beside the two, which draw what they did without measures.
       measures_key = jax.random.fold_in(key, 2)
       embeddings, updated = apply_fn(
-        {'params': params, 'batch_stats': state.batch_stats},
+        {
+          'params': join(params, frozen),
+          'batch_stats': state.batch_stats,
+        },
         augment(augment_key, inputs['image']),
         inputs.get('measures'),
         train=True,
@@ -69,17 +76,18 @@ def make_train_step(
       gradient = functools.partial(
         chunks.cached, chunk=chunk, batch_stats=state.batch_stats
       )
-    found = gradient(embed, loss, state.params, _inputs(batch), key)
-    updates, opt_state = tx.update(found.params, state.opt_state, state.params)
+    found = gradient(embed, loss, trained, _inputs(batch), key)
+    updates, opt_state = tx.update(found.params, state.opt_state, trained)
     metrics = {
       'loss': found.loss,
       **found.metrics,
       **spread(found.embeddings, rows['valid']),
       'grad_norm': optax.tree.norm(found.params),
     }
+    trained = optax.apply_updates(trained, updates)
     state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params={**trained, 'encoder': join(trained['encoder'], frozen)},
       batch_stats=found.batch_stats,
       opt_state=opt_state,
     )

@@ -151,23 +151,33 @@ def restore(
   Raises:
     InputError: the checkpoint is damaged.
   """
-  target = _placed(abstract, sharding or _one_device())
+  sharding = sharding or _one_device()
+  target = _placed(abstract, sharding)
+  optimizer = {'opt_state': target.opt_state}
   with damage_named(_folder(manager, step)):
+    saved = manager.item_metadata(step).optimizer.tree
+    # Up to version 0.2.0 frozen stages had moments too.
+    more = _by_path(saved).keys() > _by_path(optimizer).keys()
     found = manager.restore(
       step,
       args=ocp.args.Composite(
         model=ocp.args.StandardRestore(
           {'params': target.params, 'batch_stats': target.batch_stats}
         ),
-        optimizer=ocp.args.StandardRestore({'opt_state': target.opt_state}),
+        optimizer=ocp.args.StandardRestore(
+          _placed(saved, sharding) if more else optimizer
+        ),
         meta=ocp.args.JsonRestore(),
       ),
     )
+  arrays = _by_path(found.optimizer)
   state = TrainState(
     step=jax.numpy.asarray(step, jax.numpy.int32),
     params=found.model['params'],
     batch_stats=found.model['batch_stats'],
-    opt_state=found.optimizer['opt_state'],
+    opt_state=jax.tree_util.tree_map_with_path(
+      lambda path, _: arrays[_name(path)], optimizer
+    )['opt_state'],
   )
   return state, found.meta
 
@@ -238,6 +248,16 @@ def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
   )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """Lists the leaves, named alike before and after they are saved."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {_name(path): leaf for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _one_device() -> jax.sharding.Sharding:
