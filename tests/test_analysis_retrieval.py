@@ -5,7 +5,7 @@ import pytest
 
 from analysis import retrieval
 from analysis.measures import scores
-from plankton_jax.retrieval import evaluate
+from plankton_jax.retrieval import averages, evaluate, per_query
 from tests.analysis_runs import blobs, empty, source
 from tests.analysis_runs import run as run_analysis
 
@@ -42,7 +42,10 @@ def test_analyse_writes_what_evaluate_gives(tmp_path, capsys):
   line = found['run', 'test', 'knn_accuracy']
   hits = scores.knn_hits(*run.splits['test'][:2], run.splits['train'])
   assert line['knn_from'] == 'train'
-  assert line['micro'] == pytest.approx(hits.mean())
+  want = averages({'hits': hits}, run.splits['test'].label)
+  assert line['micro'] == pytest.approx(want['hits'])
+  assert line['macro'] == pytest.approx(want['macro_hits'])
+  assert want['hits'] != pytest.approx(want['macro_hits'])
   line = found['run', 'unseen', 'knn_accuracy']
   hits = scores.knn_hits(*run.splits['unseen'][:2], None)
   assert line['knn_from'] == 'other images'
@@ -81,6 +84,22 @@ def test_class_means_leave_lone_images_out(tmp_path):
     assert line['micro'] == pytest.approx(want[name])
     assert line['macro'] == pytest.approx(want[f'macro_{name}'])
     assert line['macro'] != pytest.approx(line['micro'])
+
+
+def test_of_many_images_some_are_queries_and_all_of_a_half(monkeypatch):
+  monkeypatch.setattr(scores, 'QUERIES', 6)
+  asked = []
+
+  def measured(rows, labels, *, ks, queries):
+    asked.append((len(rows), queries))
+    return per_query(rows, labels, ks=ks, queries=queries)
+
+  monkeypatch.setattr(retrieval.retrieval, 'per_query', measured)
+  rows = blobs([14, 12], noise=0.8)
+  retrieval.measure('run', 'test', rows, None)
+  (count, queries), *halves = asked
+  assert count == 26 and 0 < len(queries) <= 8
+  assert halves == [(13, None)] * scores.HALVES
 
 
 def test_analyse_of_images_that_are_all_alone(tmp_path):

@@ -33,6 +33,37 @@ def test_bootstrap_weighs_images_or_classes():
   assert again == (micro, macro)
 
 
+def test_a_class_that_is_not_drawn_is_left_out_of_the_mean_over_classes():
+  labels = np.array([0] * 9 + [1])
+  _, macro = scores.bootstrap({'a': np.full(10, 0.5)}, labels)
+  assert macro['a'] == (0.5, 0.5, 0.5)
+
+
+def test_an_interval_is_of_students_t_within_what_is_possible():
+  draws = np.array([0.4, 0.5, 0.6, np.nan])
+  reach = 4.30265273 * 0.1  # of three draws, and their standard deviation
+  np.testing.assert_allclose(
+    scores._interval(0.5, draws, 0.0), (0.5, 0.5 - reach, 0.5 + reach)
+  )
+  assert scores._interval(0.5, draws, 0.2)[1] == 0.2
+  assert scores._interval(0.9, draws, 0.2)[2] == 1.0
+  for estimate, few in ((0.5, draws[2:]), (np.nan, draws)):
+    assert np.isnan(scores._interval(estimate, few, 0.0)[1:]).all()
+
+
+def test_halves_are_measured_from_four_rows_on_and_bounded_by_measure():
+  values = np.random.default_rng(0).normal(size=40)
+  measure = lambda at: dict.fromkeys(('ami', 'nmi'), values[at].mean())
+  found = scores.halves(measure, 40)
+  assert found['ami'][1] < -0.1 and found['nmi'][1] == 0.0
+  assert np.isfinite(scores.halves(measure, 4)['ami']).all()
+
+
+def test_clusters_of_halves_are_for_so_many_images_times_classes():
+  assert scores.reclustered(1000, 1000) and not scores.reclustered(1002, 1000)
+  assert scores.reclustered(10**6, 100) and not scores.reclustered(10**6, 101)
+
+
 def test_bootstrap_of_nothing():
   micro, macro = scores.bootstrap({'a': np.empty(0)}, np.empty(0, int))
   assert np.isnan(micro['a']).all() and np.isnan(macro['a']).all()
@@ -160,6 +191,13 @@ def test_intervals_of_few_and_of_many_rows(monkeypatch):
   _, low, high = scores.halves(measure, 400)['mean']
   np.testing.assert_allclose(high - low, 2 * reach, rtol=0.35)
   assert np.isnan(scores.halves(measure, 3)['mean'][1:]).all()
+
+
+def test_clusters_of_a_sample_are_compared_with_its_own_labels(monkeypatch):
+  monkeypatch.setattr(scores, 'HALVES', 2)
+  monkeypatch.setattr(scores, 'CLUSTERED_ROWS', 45)
+  rows = blobs([40, 30, 20], noise=0.05)
+  assert scores.clustering(rows.embedding, rows.label)['ami'][0] == 1.0
 
 
 def test_clustering_of_blobs_and_of_noise():

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import chex
 import jax
@@ -17,6 +19,7 @@ from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders, resnet
+from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, optimizer, store
 from plankton_jax.train.frozen import split
 from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
@@ -49,14 +52,14 @@ def _save(workdir, measures):
     return manager.all_steps(), manager.latest_step(), manager.best_step()
 
 
-def _save_run(workdir, config, state):
+def _save_run(workdir, config, state, measure=0.5):
   with store.open_manager(workdir) as manager:
     store.save(
       manager,
       state,
       meta={'class_names': ['a', 'b'], 'config': config},
       splits={'train': np.arange(3)},
-      measure=0.5,
+      measure=measure,
     )
 
 
@@ -81,6 +84,36 @@ def test_restored_bit_for_bit(tmp_path):
     state, meta = store.restore(manager, jax.eval_shape(lambda: _state(0)), 2)
   jax.tree.map(np.testing.assert_array_equal, state, _state(2))
   assert meta == {'class_names': ['a', 'b'], 'progress': {'best_loss': 2}}
+
+
+def test_a_whitening_is_of_one_checkpoint(tmp_path):
+  for step, measure in ((1, 0.9), (2, 0.1)):
+    _save_run(tmp_path, {}, _state(step), measure)
+  matrix = np.array([[2.0, 1.0], [0.0, 3.0]], np.float32)
+  store.save_whitening(tmp_path, matrix, 1)
+  fitted, newest = (
+    checkpoints._read(tmp_path, step)['batch_stats'] for step in (None, 2)
+  )
+  np.testing.assert_array_equal(fitted[WHITENING]['matrix'], matrix)
+  assert newest.keys() == {'mean'} == fitted.keys() - {WHITENING}
+  path = tmp_path / 'whitening.safetensors'
+  safetensors.numpy.save_file({'other': matrix}, path)
+  with pytest.raises(InputError, match=r'damaged .*start the same training'):
+    checkpoints.load_encoder(tmp_path)
+  for _ in range(2):
+    store.forget_whitening(tmp_path)
+    assert store.load_whitening(tmp_path, 1) is None
+
+
+def test_what_a_killed_save_left_is_removed_and_no_checkpoint(tmp_path):
+  left = tmp_path / 'checkpoints/7.orbax-checkpoint-tmp'
+  assert not store.has_checkpoint(tmp_path)
+  left.mkdir(parents=True)
+  assert not store.has_checkpoint(tmp_path)
+  _save(tmp_path, [0.1])  # which waits until it is gone
+  assert not left.exists()
+  left.mkdir()
+  assert store.has_checkpoint(tmp_path)
 
 
 def test_moments_of_frozen_stages_in_older_checkpoints_are_left_out(tmp_path):
@@ -272,6 +305,12 @@ def test_loading_and_exporting_do_not_import_each_other():
   subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)
 
 
+def test_what_a_parser_says_of_damage_is_one_line(tmp_path):
+  with pytest.raises(InputError) as error, store.damage_named(tmp_path):
+    raise ValueError('of an array:\n  no metadata')
+  assert '(ValueError: of an array: no metadata)' in str(error.value)
+
+
 def test_only_late_arrays_of_a_failed_checkpoint_are_silent(monkeypatch):
   heard = []
   monkeypatch.setattr(sys, 'unraisablehook', heard.append)
@@ -287,4 +326,12 @@ def test_only_late_arrays_of_a_failed_checkpoint_are_silent(monkeypatch):
   for message in ('Event loop is closed', 'something else'):
     late = Late(message)
     del late
-  assert [str(found.exc_value) for found in heard] == ['something else']
+  for place in ('orbax', 'ours'):
+    made = {}
+    exec(compile('async def read(): ...', f'/{place}/io.py', 'exec'), made)
+    with contextlib.closing(made['read']()) as late:
+      sys.unraisablehook(
+        types.SimpleNamespace(object=late, exc_value=OSError(place))
+      )
+  said = [str(found.exc_value) for found in heard]
+  assert said == ['something else', 'ours']

@@ -10,7 +10,13 @@ from absl.testing import flagsaver
 
 from analysis import counts
 from analysis.files import inputs, samples
-from analysis.measures import counting, fitted, prevalence, tallies
+from analysis.measures import (
+  counting,
+  fitted,
+  posterior,
+  prevalence,
+  tallies,
+)
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, run, save, source
@@ -120,6 +126,10 @@ def test_concentrations_are_there_where_a_volume_is(counted):
   # 26 images stand for 2, 25 for 4 objects, in 50 m³.
   assert total == pytest.approx((26 * 2 + 25 * 4) / 50)
   assert {line['per_m3'] for line in lines if line not in known} == {'nan'}
+  for line in known:
+    bounds = (line[f'per_m3{end}'] for end in ('_low', '', '_high'))
+    low, value, high = map(float, bounds)
+    assert low <= value <= high
   assert any('40 of 91 objects have no volume' in note for note in found.notes)
 
 
@@ -132,6 +142,8 @@ def test_spectra_hold_all_objects(counted):
     for line in lines
   )
   some = next(x for x in lines if x['sample'] == 'tow s1')
+  water = sum(float(x['per_m3']) for x in lines if x['sample'] == 'tow s1')
+  assert water == pytest.approx((26 * 2 + 25 * 4) / 50)
   width = float(some['to_um']) - float(some['from_um'])
   assert float(some['per_m3_um']) * width == pytest.approx(
     float(some['per_m3'])
@@ -180,6 +192,203 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
   assert 0.05 < np.mean(widths) < 0.5
 
 
+def test_an_interval_is_of_95_percent_and_holds_the_value():
+  drawn = np.linspace(0.0, 1.0, 1001)[:, None] * [1.0, 0.1, 1.0]
+  low, high = counting.interval(np.array([0.5, 0.5, 0.01]), drawn)
+  np.testing.assert_allclose(low, [0.025, 0.0025, 0.01])
+  np.testing.assert_allclose(high, [0.975, 0.5, 0.975])
+
+
+def known_by_hand():
+  """Twelve images of two classes and of none, at random places."""
+  rng = np.random.default_rng(0)
+  placed = counting.Placed(
+    rng.integers(0, 2, 12), rng.random(12), rng.random((12, 2))
+  )
+  true = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+  fresh = np.array([1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0], bool)
+  kind = np.where(true == 2, [*[-1] * 9, 5, 5, 6], -1)
+  return counting.Known(
+    placed, true, np.where(true == 2, 1.5, 1.0), fresh, kind
+  )
+
+
+COUNT = {'count': lambda errors, answers, times: prevalence.count(
+  errors, answers, times
+)}  # fmt: skip
+
+
+def test_the_bootstrap_draws_known_images_by_stratum_and_the_sample(
+  monkeypatch,
+):
+  monkeypatch.setattr(counting, 'METHODS', COUNT)
+  known, placed = known_by_hand(), known_by_hand().placed.take(np.arange(7))
+  fits, estimates = [], []
+  fit, estimate = counting.fit, counting.estimate
+
+  def fitted(known, limit, times=None, start=None):
+    fits.append((times, fit(known, limit, times, start)))
+    return fits[-1][1]
+
+  def estimated(quantifier, answers, times=None):
+    found = estimate(quantifier, answers, times)
+    estimates.append((quantifier, answers, times, found['count']))
+    return found
+
+  monkeypatch.setattr(counting, 'fit', fitted)
+  monkeypatch.setattr(counting, 'estimate', estimated)
+  whole, (found,) = counting.count(known, 0.6, [placed], draws=6)
+  (none, first), *drawn = fits
+  assert none is None and whole is first
+  for label in range(3):
+    for fresh in (False, True):
+      own = (known.true == label) & (known.fresh == fresh)
+      assert {times[own].sum() for times, _ in drawn} == {own.sum()}
+  assert len({tuple(times) for times, _ in drawn}) == 6
+  for i, (quantifier, answers, times, share) in enumerate(estimates[:6]):
+    assert quantifier is drawn[i][1] and times.sum() == 7
+    np.testing.assert_array_equal(
+      answers.chance, counting.answer(quantifier.posterior, 0.6, placed).chance
+    )
+    np.testing.assert_array_equal(found.drawn['count'][i], share)
+  assert any(set(times) != {1.0} for _, _, times, _ in estimates[:6])
+  assert estimates[6][0] is whole and estimates[6][2] is None
+  np.testing.assert_array_equal(found.shares['count'], estimates[6][3])
+
+
+def test_times_are_repeated_images():
+  known = known_by_hand()
+  times = np.array([2, 0, 1, 1, 3, 1, 1, 0, 2, 1, 2, 1])
+  found = counting.fit(known, 0.6, times)
+  want = counting.fit(known.take(np.repeat(np.arange(12), times)), 0.6)
+  for one, other in zip(found.errors, want.errors, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)  # where a fit stops
+
+
+def test_methods_are_tried_on_images_that_were_not_fitted_to(monkeypatch):
+  known = known_by_hand()
+  half = np.array([1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0], bool)
+  monkeypatch.setattr(counting, 'METHODS', COUNT)
+  monkeypatch.setattr(counting, 'halve', lambda known, rng: half)
+  seen = []
+
+  def errors(quantifier, answers, true, *, draws, size, rng):
+    seen.append((quantifier, answers, true))
+    return {'count': np.full(draws, size)}
+
+  monkeypatch.setattr(counting, 'errors_of', errors)
+  found = counting.trial(known, 0.5, draws=5, size=9)
+  assert found['count'].tolist() == [9] * 8  # 2 of each of 4 halvings
+  used = known.take(half)
+  limit = counting.set_limit(used, 0.5)
+  assert limit == np.median(known.placed.distance[half & known.fresh])
+  want = counting.fit(used, limit)
+  for quantifier, answers, true in seen:
+    assert quantifier.limit == limit
+    np.testing.assert_allclose(quantifier.errors.prior, want.errors.prior)
+    np.testing.assert_array_equal(true, known.true[~half])
+    inside = known.placed.distance[~half] <= limit
+    np.testing.assert_array_equal(
+      answers.label, np.where(inside, known.placed.nearest[~half], 2)
+    )
+
+
+def test_errors_are_of_the_shares_of_each_drawn_sample(monkeypatch):
+  monkeypatch.setattr(counting, 'METHODS', COUNT)
+  evenness, draw = [], counting.draw
+
+  def drawn(true, even, size, rng):
+    evenness.append(even)
+    return draw(true, even, size, rng)
+
+  monkeypatch.setattr(counting, 'draw', drawn)
+  true = np.repeat([0, 1, 2], 20)
+  answers = prevalence.Answers(true, np.eye(3)[true])  # without an error
+  quantifier = counting.Quantifier(None, np.inf, None)
+  found = counting.errors_of(
+    quantifier, answers, true, draws=4, size=30, rng=np.random.default_rng(0)
+  )
+  assert evenness == [1.0, 0.3, 0.1, 1.0]
+  np.testing.assert_allclose(found['count'], np.zeros(4), atol=1e-12)
+  few = [
+    len(np.unique(true[draw(true, 0.01, 30, np.random.default_rng(seed))]))
+    for seed in range(20)
+  ]
+  assert np.mean(few) < 1.3  # of three
+
+
+def test_an_image_at_the_limit_is_of_its_class():
+  placed = counting.Placed(
+    np.array([1, 1]), np.array([0.5, 0.5001]), np.ones((2, 2))
+  )
+  flat = posterior.Posterior(1.0, np.zeros(3))
+  assert counting.answer(flat, 0.5, placed).label.tolist() == [1, 2]
+
+
+def test_the_space_is_of_so_many_rows_of_a_class(monkeypatch):
+  fit = fitted.fit(made_run(), None, acceptance=0.95)
+  gallery = fit.labeller.gallery
+  squared = [
+    np.sum((row - gallery.embedding[gallery.label == label].mean(axis=0)) ** 2)
+    for row, label in zip(gallery.embedding, gallery.label, strict=True)
+  ]
+  monkeypatch.setattr(counting, 'EACH', 6)
+  space = counting.make_space(fit.labeller)
+  assert space.width == pytest.approx(np.mean(squared) / 4, rel=1e-4)
+  assert np.bincount(space.dense.label).tolist() == [6, 6, 6]
+  np.testing.assert_array_equal(space.dense.id, gallery.id[space.rows])
+  # One of these is known not to be trained on; of others, at most so many.
+  monkeypatch.setattr(counting, 'MOST', 5)
+  known = counting.gather(space, fit.val, space.dense.id[:1], None)
+  assert known.fresh.sum() == len(fit.val.id) + 1
+  assert np.sum(~known.fresh & (known.kind < 0)) == 5
+  strange = known.kind >= 0
+  own = known.kind[strange]
+  far = known.placed.far[strange]
+  np.testing.assert_array_equal(far[np.arange(len(far)), own], far.max(axis=1))
+
+
+def test_methods_are_told_with_the_spread_of_their_errors():
+  names = list(prevalence.METHODS)
+  errors = {name: np.linspace(0.0, 1.0, 1001) / 2**i
+            for i, name in enumerate(names)}  # fmt: skip
+  plain, second, *_ = counts.describe_methods(errors, None, names[1])
+  assert (plain['trusted'], second['trusted']) == (False, True)
+  want = {'error': 0.25, 'low': 0.0125, 'high': 0.4875, 'ratio': 0.5}
+  for field, value in want.items():
+    assert second[f'val_{field}'] == pytest.approx(value)
+  assert plain['val_ratio'] == 1.0 and 'test_error' not in plain
+
+
+def test_the_test_meets_kinds_of_unknowns_that_were_not_fitted_to(monkeypatch):
+  one = made_run()
+  fit = fitted.fit(one, None, acceptance=0.95)
+  space = counting.make_space(fit.labeller)
+  gather, seen = counting.gather, {}
+
+  def gathered(space, val, added, strange):
+    seen['fitted'] = set(strange.label.tolist())
+    return gather(space, val, added, strange)
+
+  def errors(quantifier, answers, true, **options):
+    seen['true'] = true
+    return answers
+
+  monkeypatch.setattr(counting, 'gather', gathered)
+  monkeypatch.setattr(counting, 'errors_of', errors)
+  unseen = one.splits['unseen']
+  unseen = inputs.take(unseen, np.arange(30))  # 20 of a kind and 10
+  answers = counts.test(space, fit, np.array([]), unseen, size=9)
+  (met,) = {3, 4} - seen['fitted']
+  rows = inputs.take(unseen, unseen.label == met)
+  true = [*one.splits['test'].label, *[3] * len(rows.label)]
+  assert len(seen['fitted']) == 1 and seen['true'].tolist() == true
+  embedding = np.concatenate([one.splits['test'].embedding, rows.embedding])
+  places = counting.place(space, embedding)
+  inside = places.distance <= fit.labeller.threshold
+  assert answers.label.tolist() == np.where(inside, places.nearest, 3).tolist()
+
+
 def test_intervals_are_of_whole_images():
   shares = np.array([0.25, 0.72, 0.03])
   drawn = shares + np.array([[-0.11, 0.1, 0.01], [0.1, -0.1, 0.0]])
@@ -191,6 +400,7 @@ def test_intervals_are_of_whole_images():
     found = tallies.tally(units, [one] * len(units))[0]
     images, unit = 20.0 * len(units), min(factors)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    assert found.images == images
     np.testing.assert_allclose(found.objects, images * shares)
     np.testing.assert_allclose(found.low, np.floor(images * low))
     np.testing.assert_allclose(found.high, np.ceil(images * high))
@@ -203,6 +413,7 @@ def test_intervals_are_of_whole_images():
     )
   low, high = tallies.outward(np.array([3 - 1e-9]), np.array([3 + 1e-9]), 1.0)
   np.testing.assert_allclose([low, high], 3.0, atol=1e-8)
+  assert low < 3.0 < high
 
 
 def test_half_of_the_kinds_of_unknowns_is_never_fitted_to():

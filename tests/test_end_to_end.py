@@ -14,7 +14,7 @@ import pytest
 from analysis.files import inputs
 from analysis.measures import whitened
 from configs import arcface, smoke
-from plankton_jax import checkpoints
+from plankton_jax import checkpoints, retrieval
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop, sharding, store
@@ -284,8 +284,17 @@ def test_arcface_stops_early_and_keeps_the_best(make_config, tmp_path):
   losses = [line['loss'] for line in _lines(tmp_path, 'val')]
   best = int(np.argmin(losses))
   assert len(losses) == best + 1 + 3 < 40
-  assert 'accuracy' in _lines(tmp_path, 'test')[0]
   encoder = checkpoints.load_encoder(tmp_path)
+  (test,) = _lines(tmp_path, 'test')
+  assert 'accuracy' in test
+  data = loop.load_data(config, tmp_path)
+  rows = data.splits['test']
+  ranked = retrieval.evaluate(
+    encoder.embed(data.images[rows]), data.labels[rows], ks=(1,)
+  )
+  assert test['map_at_r'] == pytest.approx(ranked['map_at_r'], abs=1e-6)
+  epochs = {line['step']: line['epoch'] for line in _lines(tmp_path, 'val')}
+  assert (test['step'], test['epoch']) == (encoder.step, epochs[encoder.step])
   maps = {line['step']: line['map_at_r'] for line in _lines(tmp_path, 'val')}
   assert maps[encoder.step] == max(maps.values()) > min(maps.values())
   scores = encoder.scores(np.eye(8, dtype=np.float32))

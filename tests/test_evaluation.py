@@ -11,6 +11,7 @@ import reference
 from configs import arcface
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
+from plankton_jax.nn import whitening
 from plankton_jax.train import batches, evaluation, experiment, step
 
 MARGIN, SIZE = 0.5, 8
@@ -186,6 +187,21 @@ def test_measures_of_a_part_say_so(make_config, monkeypatch):
   ranked = reference.retrieval_loop(embeddings[:12], labels, (1,))
   expected = reference.mean_loop(ranked, labels)
   assert found['map_at_r'] == pytest.approx(expected['map_at_r'])
+
+
+@pytest.mark.parametrize('most', [12, 100])
+def test_a_whitening_is_of_a_draw_of_the_training_images(
+  most, make_config, monkeypatch
+):
+  monkeypatch.setattr(evaluation, '_WHITENING_IMAGES', most)
+  data = _data(LABELS)
+  made, state, _, _ = _run(make_config(batch__size=SIZE), data)
+  found = evaluation.fit_whitening(made, data, state, power=0.5)
+  rows = np.random.default_rng(0).permutation(40)[:most]
+  embed = step.make_embed_step(apply_fn=made.model.apply, normalise=None)
+  rows_embedded = embed(state.params, state.batch_stats, data.images[rows])
+  want = whitening.fit(np.asarray(rows_embedded), data.labels[rows], power=0.5)
+  np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-3)
 
 
 def test_rows_that_are_not_finite_are_named(make_config):

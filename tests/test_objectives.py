@@ -209,6 +209,7 @@ def test_triplet_metrics_by_hand():
   x = jnp.array([[0.0], [1.0], [1.5]])
   batch = {'label': jnp.array([0, 0, 1]), 'valid': jnp.ones(3, bool)}
   objective = objectives.triplet(margin=0.5, stages=(('hard', 'semihard'),))
+  assert objective.collapsed_loss == 0.5
   loss, metrics = _loss(objective, {}, x, batch)
   # d_ap = 1, 1; d_an = 2.25, 0.25; neither is semi-hard: fallback twice.
   np.testing.assert_allclose(loss, (0.0 + 1.25) / 2)

@@ -194,6 +194,18 @@ def test_volumes_of_a_scanned_sample_add_its_parts_up():
   np.testing.assert_allclose(found, [0.05, 0.4, 0.2, np.nan, np.nan])
 
 
+def test_images_are_parted_by_sample_and_by_what_they_stand_for():
+  names = np.array(['t', 's', 's', 's', 't', 's'])
+  factors = np.array([2.0, np.nan, 3.0, np.nan, 2.0, 1.0])
+  units = tallies.split_units(names, factors)
+  assert [(unit.sample, unit.rows.tolist()) for unit in units] == [
+    ('s', [5]), ('s', [2]), ('s', [1, 3]), ('t', [0, 4]),
+  ]  # fmt: skip
+  np.testing.assert_array_equal(
+    [unit.per_m3 for unit in units], [1.0, 3.0, np.nan, 2.0]
+  )
+
+
 def test_volumes_of_a_flown_sample_are_imaged_by_all_acquisitions():
   columns = {
     'acq_imaged_volume': np.array([2.0, 2.0, 3.0, 4.0]),  # ml
@@ -204,6 +216,14 @@ def test_volumes_of_a_flown_sample_are_imaged_by_all_acquisitions():
   whole = [2.0 + 3.0] * 3 + [4.0]
   np.testing.assert_allclose(found, [50.0 / (ml * 0.01) for ml in whole])
   assert np.isnan(tallies.per_m3({}, ['s'], ['a'])).all()
+  # What a scanner's columns say goes first.
+  columns |= {
+    'acq_sub_part': np.array([2.0, 2.0, np.nan, np.nan]),
+    'sample_tot_vol': np.full(4, 10.0),
+  }
+  found[:2] = 0.2
+  both = tallies.per_m3(columns, ['s', 's', 's', 't'], ['a', 'a', 'b', 'a'])
+  np.testing.assert_allclose(both, found)
 
 
 def test_a_spectrum_keeps_the_objects_of_each_class():
@@ -223,6 +243,18 @@ def test_a_spectrum_keeps_the_objects_of_each_class():
     by_loop[bin_] += row * objects / chance.sum(axis=0)
   np.testing.assert_allclose(found, by_loop)
   assert tallies.diameters({'object_area': area}) is None
+
+
+def test_sizes_at_an_edge_and_sizes_that_are_none():
+  edges = tallies.edges(np.array([0.0, np.nan, 1.0]))
+  np.testing.assert_allclose(edges, [1.0, tallies.STEP])
+  np.testing.assert_array_equal(tallies.edges(np.array([np.nan])), edges)
+  # One at an edge, two in no bin; no image is of the second class.
+  chance = np.array([[1.0, 0.0], [0.5, 0.0], [0.5, 0.0]])
+  found = tallies.spectrum(
+    np.array([1.0, np.nan, 0.5]), edges, chance, np.array([4.0, 0.0])
+  ).objects
+  np.testing.assert_allclose(found, [[2.0, 0.0]])
 
 
 def test_drawn_samples_have_the_shares_of_a_dirichlet_distribution():

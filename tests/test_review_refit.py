@@ -168,6 +168,7 @@ def test_a_row_refused_by_every_class_has_none():
   state = taken(([1], 'ant', [0]), ([2], 'bee', [0]))
   found = predict(state)[1]
   assert found.first[0] == -1 and found.confidence[0] == 0
+  assert choice.likeliest(found, np.array([0]), 2) == []
   assert np.isfinite(found.confidence).all() and (found.first[1:] >= 0).all()
 
 
@@ -203,6 +204,19 @@ def test_the_most_useful_sets_come_first():
   assert likely == pytest.approx([1.9, 1.55, 1.2, 0.95])
 
 
+def test_sets_are_of_groups_worth_showing_and_at_most_so_many(monkeypatch):
+  state = taken(group=np.array([-1, -1, -1, 0, 0, 0, 0, 1, 1]))
+  predicted = flat([0] * 7 + [1] * 2, [0.95] * 7 + [0.5] * 2)
+  keys = lambda: [(o.kind, o.key) for o in choice.sets(state, predicted)]
+  assert keys() == [('class', 0), ('group', 0), ('class', 1)]
+  monkeypatch.setattr(choice, 'LISTED', 2)
+  assert keys() == [('class', 0), ('group', 0)]
+  # Of four rows only as many count as one decision takes.
+  monkeypatch.setattr(choice, 'MOST', 2)
+  likely = {one.kind: one.likely for one in choice.sets(state, predicted)}
+  assert likely == pytest.approx({'class': 1.9, 'group': 1.9})
+
+
 def test_the_line_is_below_the_most_rows_that_are_sure_together():
   assert choice.line(np.array([0.98, 0.95, 0.85, 0.5, 0.1])) == 3
   assert choice.line(np.array([0.3, 0.2])) == 1
@@ -211,9 +225,9 @@ def test_the_line_is_below_the_most_rows_that_are_sure_together():
 
 
 def test_views_order_by_confidence_and_likeness():
-  state = taken(([0, 5], 'ant', []))
+  state = taken(([0, 5], 'ant', []), ([6], 'bee', []))
   predicted = predict(state)[1]
-  left = [i for i in range(20) if i not in (0, 5)]
+  left = [i for i in range(20) if i not in (0, 5, 6)]
   bees = [i for i in left if predicted.first[i] == 1]
   view = choice.of_class(state, predicted, 1)
   assert view.name == 'bee'
@@ -244,6 +258,11 @@ def test_views_order_by_confidence_and_likeness():
   centre = (ROWS[0].astype(np.float64) + ROWS[5]) / 2
   assert view.rows.tolist() == sorted([0, 5], key=near)[::-1]
   assert view.line == 0
+  state.label[:] = store.UNDECIDED  # all that was decided is cleared
+  for view in (
+    choice.decided(state, ROWS, 0), choice.of_group(state, predicted, ROWS, 9)
+  ):  # fmt: skip
+    assert view.rows.size == view.line == 0
 
 
 def test_a_group_grows_by_predictions_before_looks():

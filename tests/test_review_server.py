@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from analysis.review import server, thumbnails
+from analysis.review import outcome, server, thumbnails
 from plankton_jax.errors import InputError
 from tests import review_images
 
@@ -191,7 +191,13 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
   assert first['object_annotation_status'] == ''
   assert third['object_annotation_category'] == 'cat'
   assert third['object_annotation_status'] == 'validated'
-  assert third['object_annotation_person_name'] == 'Ann'
+  when = lines[2]['when']
+  decided = [third[f'object_annotation_{field}'] for field in
+             ('person_name', 'date', 'time')]  # fmt: skip
+  assert decided == ['Ann', *when.split('.')[0].split('T')]
+  second = dict(zip(head, rows[1], strict=True))
+  assert second['object_annotation_status'] == 'predicted'
+  assert second['object_annotation_person_name'] == ''
   text = (out / 'occurrences.csv').read_text()
   found = {o['occurrenceID']: o for o in csv.DictReader(text.splitlines())}
   assert sorted(found) == [o['id'] for o in lines if o['class'] != 'unknown']
@@ -200,7 +206,6 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
     'scientificName', 'identificationVerificationStatus', 'identifiedBy',
     'dateIdentified', 'identificationReferences', 'catalogNumber',
   )  # fmt: skip
-  when = lines[2]['when']
   assert [by_hand[field] for field in fields] == [
     'cat', 'ValidatedByHuman', 'Ann', when, '', '000002',
   ]  # fmt: skip
@@ -221,6 +226,22 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
   }  # fmt: skip
 
 
+def test_what_no_longer_is_so_is_removed(client, tmp_path, monkeypatch):
+  post(client, 'write', {'classes': False})
+  out = tmp_path / 'out'
+  rest = {path.name for path in out.iterdir()}
+  take(client, range(12), 'artefact')  # which is no occurrence
+
+  def refuse(path, rows):
+    raise InputError('a name is too long')
+
+  monkeypatch.setattr(outcome.ecotaxa, 'encode', refuse)
+  answer = post(client, 'write', {'classes': False}).json
+  assert 'No table for EcoTaxa: a name is too long' in answer['notes']
+  rest -= {'occurrences.csv', 'ecotaxa_review.tsv'}
+  assert {path.name for path in out.iterdir()} == rest
+
+
 def test_class_folders_hold_what_is_validated_now(client, tmp_path):
   assert post(client, 'write', {'classes': True}).status_code == 400
   take(client, [2, 5], 'a/cat')
@@ -236,9 +257,10 @@ def test_class_folders_hold_what_is_validated_now(client, tmp_path):
   take(client, [2, 5], 'dog', seen=9)
   post(client, 'write', {'classes': True})
   assert sorted(p.name for p in folder.iterdir()) == ['dog']
-  take(client, [1], '../up')
-  answer = post(client, 'write', {'classes': True})
-  assert answer.status_code == 400 and 'cannot name a folder' in answer.text
+  for seen, name in ((9, '../up'), (19, 'a\\b')):
+    take(client, [1], name, seen=seen)
+    answer = post(client, 'write', {'classes': True})
+    assert answer.status_code == 400 and 'cannot name a folder' in answer.text
   assert sorted(p.name for p in folder.iterdir()) == ['dog']
 
 

@@ -64,7 +64,8 @@ def test_a_fold_leaves_out_what_was_undone_however_long_ago(opened):
 def test_a_row_taken_after_all_is_no_longer_refused(opened):
   opened.append('Ann', 'take', take([0], 'ant', [1, 2]))
   opened.append('Ann', 'take', take([1], 'ant'))
-  assert store.fold(opened.events(), GROUPS).refused == {0: {2}}
+  state = store.fold(opened.events(), GROUPS)
+  assert state.names == ['ant'] and state.refused == {0: {2}}
 
 
 def test_events_are_never_changed_or_removed(opened):
@@ -79,10 +80,14 @@ def test_reopening_reads_the_log_and_the_first_groups(tmp_path):
   log = Store(path, IDS, GROUPS)
   made = log.append('Ann', 'take', take([0], 'Ünïcode "name"'))
   log.close()
+  assert store.read(path).most == 1
   log = Store(path, IDS, np.zeros(8, int))
-  assert log.events() == [made]
+  assert log.events() == [made] and made.time.endswith('+00:00')
+  assert log._db.execute('pragma synchronous').fetchone() == (2,)  # full
   assert log.groups.tolist() == GROUPS.tolist()
+  log.append('Ann', 'split', {'rows': [0], 'group': 9})
   log.close()
+  assert store.read(path).most == 9
 
 
 def test_a_second_process_is_told_that_the_file_is_open(tmp_path, opened):
@@ -170,7 +175,47 @@ def test_what_another_decided_meanwhile_stays(review):
   assert state.names[state.label[6]] == 'bee'
   assert review.decide('Bob', 'take', seen, take([0], 'bee')).left == 0
   assert review.decide('Ann', 'clear', 0, {'rows': [3]}).left == 0
+  assert review.state().label[3] == store.UNDECIDED
+  assert review.decide('Bob', 'take', seen, take([3], 'bee')).left == 1
   assert review.decide('Ann', 'take', 0, take([6], 'cat')).rows == 0
+
+
+def test_what_was_handed_out_no_later_decision_changes(review):
+  review.decide('Ann', 'take', 0, take([0], 'ant', [1]))
+  state, events = review.state(), review.events()
+  before = [state.label.copy(), state.group.copy(), state.last.copy()]
+  review.decide('Ann', 'take', 1, take([2], 'ant', [3, 4]))
+  review.decide('Ann', 'take', 2, take([5], 'bee'))
+  review.decide('Ann', 'split', 3, {'rows': [6]})
+  for part, was in zip(state[1:4], before, strict=True):
+    np.testing.assert_array_equal(part, was)
+  assert state.names == ['ant'] and state.refused == {0: {1}}
+  assert len(events) == 1
+
+
+def test_a_row_given_twice_is_one_and_none_decides_nothing(review):
+  assert review.decide('Ann', 'take', 0, take([2, 2], 'ant')).rows == 1
+  assert review.decide('Ann', 'take', 1, take([], 'ant')).rows == 0
+  assert len(review.events()) == 1
+
+
+def test_images_of_no_group_are_no_group_to_join(tmp_path):
+  images = review_images.make()
+  images.group[11] = -1
+  alone = review_images.session(tmp_path, images)
+  with pytest.raises(InputError, match='join: give the numbers'):
+    alone.decide('Ann', 'join', 0, {'group': 0, 'other': -1})
+  alone._log.close()
+
+
+@pytest.mark.parametrize('letters', [store.LONGEST, store.LONGEST + 1])
+def test_names_are_stripped_and_of_a_length(letters):
+  name = 'a' * letters
+  if letters <= store.LONGEST:
+    assert store.check_name(f' {name} ', 'name') == name
+  else:
+    with pytest.raises(InputError, match='name of 1 to 100 letters'):
+      store.check_name(name, 'name')
 
 
 def test_each_undoes_and_redoes_their_own_without_limit(review):

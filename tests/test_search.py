@@ -67,7 +67,8 @@ faiss = pytest.mark.skipif(not choice.installed(), reason='needs faiss-cpu')
 @faiss
 @pytest.mark.parametrize('alone', [True, False])
 @pytest.mark.parametrize('way', ['hnsw', 'ivfpq'])
-def test_an_index_finds_most_and_says_how_many(way, alone):
+def test_an_index_finds_most_and_says_how_many(way, alone, monkeypatch):
+  monkeypatch.setattr(choice, 'BLOCK', 97)
   rows = rows_in_order(2, 600, dim=8)
   queries, gallery = (rows, None) if alone else (rows[:50] + 0.01, rows)
   distance, found, how, told = choice.nearest(queries, gallery, 5, way=way)
@@ -97,7 +98,34 @@ def test_queries_with_too_few_candidates_are_sought_exactly(monkeypatch):
   distance, found, *_ = choice.nearest(rows, None, 300, way='ivfpq')
   wanted, order = nearest_loop(rows, None, 300)
   np.testing.assert_array_equal(found, order)
+  # Some cells hold enough, others do not; no row is its own neighbour.
+  _, some, _ = choice.nearest(rows, None, 66, way='ivfpq')
+  assert (some != np.arange(600)[:, None]).all()
   np.testing.assert_allclose(distance, wanted, rtol=1e-12)
+
+
+def test_candidates_go_by_distance_then_row_without_their_own():
+  distance = np.array([[2.0, 1.0, 2.0, 0.0, np.inf], [3.0, 3.0, 3.0, 0.0, 1.0]])
+  rows = np.array([[7, 3, 5, 2, -1], [9, 8, 1, 6, 4]])
+  near, found = choice._first(distance, rows, 4, None)
+  assert found.tolist() == [[2, 3, 5, 7], [6, 4, 1, 8]]
+  assert near.tolist() == [[0.0, 1.0, 2.0, 2.0], [0.0, 1.0, 3.0, 3.0]]
+  near, found = choice._first(distance, rows, 3, np.array([2, 8]))
+  assert found.tolist() == [[3, 5, 7], [6, 4, 1]]
+  assert near.tolist() == [[1.0, 2.0, 2.0], [0.0, 1.0, 3.0]]
+
+
+@faiss
+def test_an_index_fits_the_number_of_rows_and_dimensions():
+  rows = rows_in_order(6, 600, dim=9)
+  assert choice._graph(rows, 5).hnsw.efSearch == choice.EFFORT
+  assert choice._graph(rows, 100).hnsw.efSearch == 200
+  for dim, parts in ((9, 1), (8, 2)):
+    index = choice._cells(rows[:, :dim], 5)
+    # As many cells as have 64 rows each, which are less than 4 roots.
+    assert (index.nlist, index.pq.M) == (600 // 64, parts)
+    assert index.nprobe == choice.VISITED
+  assert choice.nearest(rows[:256], None, 2, way='ivfpq').rows.shape == (256, 2)
 
 
 def test_the_way_is_chosen_by_size(monkeypatch):
@@ -115,6 +143,7 @@ def test_the_way_is_chosen_by_size(monkeypatch):
   with pytest.raises(ZeroDivisionError):
     choice.nearest(rows, None, 2)
   assert choice.nearest(rows, None, 2, way='exact').how == 'exact search'
+  assert choice.nearest(rows[:8], None, 2).how == 'exact search'
   assert chosen == ['hnsw']
 
 
@@ -135,3 +164,7 @@ def test_without_faiss_search_is_exact_and_says_so(monkeypatch):
     choice.nearest(rows, None, 2, way='ivfpq')
   for few in (rows[:1], rows[:0]):
     assert choice.nearest(few, None, 2, way='hnsw').rows.shape == (len(few), 0)
+  assert choice.nearest(rows[:0], rows, 2, way='hnsw').rows.shape == (0, 2)
+  every = choice.nearest(rows[:3], rows, 20, way='exact')
+  np.testing.assert_array_equal(every.rows, nearest_loop(rows[:3], rows, 20)[1])
+  assert every.rows.shape == (3, 9)

@@ -55,6 +55,7 @@ def columns(rows):
 
 def write(folder, made, plan='a', stamp=str):
   def make(rows):
+    assert rows.stop <= COUNT
     made.append(rows.start)
     return columns(rows)
 
@@ -126,6 +127,32 @@ def test_shards_of_something_else_are_replaced(tmp_path):
   (folder / shards.UNFINISHED).write_text('')  # killed while it was emptied
   made.clear()
   assert write(folder, made) == 0 and len(made) == 5
+
+
+@pytest.mark.parametrize(
+  'changed', [{'plan': {'of': 'b'}}, {'count': COUNT - 1}, {'rows': ROWS + 1}]
+)
+def test_shards_of_another_plan_are_never_taken(changed, tmp_path, monkeypatch):
+  folder = tmp_path / 'x.parquet'
+  plan = {'count': COUNT, 'rows': ROWS, 'plan': {'of': 'a'}, 'header': {}}
+  begin = lambda **given: shards.write(folder, make=columns, **plan | given)
+  assert begin() == 0 and begin() == 5
+  assert begin(**changed) == 0 and begin() == 0
+  shards.finish(folder)
+  unlink = pathlib.Path.unlink
+
+  def killed(path, **options):
+    if path.name == 'part-00002.parquet':
+      raise KeyboardInterrupt
+    unlink(path, **options)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(pathlib.Path, 'unlink', killed)
+    begin(**changed)
+  # What is left of the old shards is neither read as all nor taken over.
+  with pytest.raises(InputError, match='not all shards are there'):
+    inputs.read_embeddings(folder)
+  assert begin(**changed) == 0
 
 
 def test_size_chooses_by_count_or_as_asked():
@@ -232,6 +259,10 @@ def table(path, **columns):
   return path
 
 
+def floats(rows):
+  return pyarrow.array(rows, pyarrow.list_(pyarrow.float32()))
+
+
 def test_anyones_parquet_is_read_and_checked(tmp_path):
   path = tmp_path / 'x.parquet'
   rows = inputs.read_embeddings(table(path, embedding=[[1.0, 2.0], [3.0, 4.0]]))
@@ -244,16 +275,27 @@ def test_anyones_parquet_is_read_and_checked(tmp_path):
   )
   assert rows.class_names == ('a', 'b') and rows.label.tolist() == [1, -1, 0]
   assert rows.id.tolist() == ['3', '5', '4']
+  halves = inputs.read_splits(
+    table(path, embedding=three, split=['a', 'b', 'a'])
+  )
+  found = {name: rows.embedding.tolist() for name, rows in halves.items()}
+  assert found == {'a': [[1], [3]], 'b': [[2]]}
+  none = inputs.read_embeddings(table(path, embedding=floats([])))
+  assert none.embedding.shape == (0, 0)
   for match, columns in {
     "column 'embedding' is missing": {'id': [1]},
     'differ in length': {'embedding': [[1.0], [1.0, 2.0]]},
+    r'differ in length: \[None\]': {'embedding': floats([None])},
     'want lists of numbers': {'embedding': [1.0]},
     'not finite': {'embedding': [[1.0], [np.nan]]},
   }.items():
     with pytest.raises(InputError, match=match):
       inputs.read_embeddings(table(path, **columns))
-  path.write_bytes(b'PAR1 not')
-  with pytest.raises(InputError, match='not readable Parquet'):
-    inputs.read_embeddings(path)
+  whole = table(path, embedding=three * 50).read_bytes()
+  torn = whole[:8] + bytes(60) + whole[68:]  # of which the columns are known
+  for damaged in (b'PAR1 not', torn):
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match='not readable Parquet'):
+      inputs.read_embeddings(path)
   with pytest.raises(InputError, match='no such embedding file'):
     inputs.read_embeddings(tmp_path / 'y.parquet')

@@ -51,8 +51,16 @@ def test_variation_is_the_shrunk_covariance_within_classes(counts):
   assert (np.diff(values) >= 0).all() and values[0] > 0
 
 
+def test_what_varies_alike_already_is_shrunk_to_it_and_no_further():
+  rows = np.eye(6) + 0.05 * np.random.default_rng(0).normal(size=(6, 6))
+  want, share = covariance.ledoit_wolf(rows, assume_centered=True)
+  assert share == 1.0  # of the identity; the noise alone would give more
+  np.testing.assert_allclose(whitening._shrunk(rows), want, atol=1e-12)
+
+
 def test_every_direction_varies_alike_by_power_one_and_less_so_below():
   embedding, label = _rows((4000, 4000))
+  within = np.trace(np.cov(_residuals(embedding, label), rowvar=False)) / 6
   ratios = []
   for power in (0.0, 0.5, 1.0):
     matrix = whitening.fit(embedding, label, power=power)
@@ -60,6 +68,7 @@ def test_every_direction_varies_alike_by_power_one_and_less_so_below():
     spread = np.cov(_residuals(embedding, label) @ matrix, rowvar=False)
     variances = np.linalg.eigvalsh(spread)
     ratios.append(variances[-1] / variances[0])
+  assert variances.mean() == pytest.approx(within, rel=0.02)
   assert ratios[2] == pytest.approx(1.0, abs=0.02)
   assert ratios[1] == pytest.approx(np.sqrt(ratios[0]), rel=0.02)
   np.testing.assert_allclose(
@@ -80,10 +89,11 @@ def test_classes_without_two_images_that_differ_leave_all(embedding, label):
   np.testing.assert_array_equal(matrix, np.eye(4))
 
 
-def test_rows_of_a_line_give_a_finite_matrix_and_gradient():
+@pytest.mark.parametrize('rows', [2, 3])
+def test_rows_of_a_line_give_a_finite_matrix_and_gradient(rows):
   rng = np.random.default_rng(0)
-  line = rng.normal(size=(3, 1)) @ rng.normal(size=(1, 64))
-  matrix = whitening.fit(line.astype(np.float32), np.zeros(3, int), power=1)
+  line = rng.normal(size=(rows, 1)) @ rng.normal(size=(1, 64))
+  matrix = whitening.fit(line.astype(np.float32), np.zeros(rows, int), power=1)
   assert np.isfinite(matrix).all()
   apply = lambda x: whitening.Whitening().apply(
     {'batch_stats': {'matrix': jnp.asarray(matrix)}}, x
@@ -91,7 +101,7 @@ def test_rows_of_a_line_give_a_finite_matrix_and_gradient():
   x = jnp.asarray(line, jnp.float32)
   chex.assert_tree_all_finite(jax.grad(lambda x: apply(x).sum())(x))
   np.testing.assert_allclose(
-    np.linalg.norm(apply(x), axis=1), np.ones(3), rtol=1e-5
+    np.linalg.norm(apply(x), axis=1), np.ones(rows), rtol=1e-5
   )
 
 
@@ -117,7 +127,7 @@ def _run(make_config, workdir, **fields):
 
 
 def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
-  make_config, tmp_path
+  make_config, tmp_path, monkeypatch
 ):
   config = _run(make_config, tmp_path, epochs=1, encoder__whitening=1.0)
   encoder = checkpoints.load_encoder(tmp_path)
@@ -176,9 +186,17 @@ def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
   np.testing.assert_allclose(
     other.embed(data.images[rows]), embed(rows), atol=1e-5
   )
-  (tmp_path / 'whitening.safetensors').write_bytes(b'torn')
+  path = tmp_path / 'whitening.safetensors'
+  path.write_bytes(b'torn')
   with pytest.raises(InputError, match=r'whitening\.safetensors is damaged'):
     checkpoints.load_encoder(tmp_path)
+  fit = loop.fit_whitening
+
+  def fitted(*args, **options):
+    assert not path.exists()  # from the beginning on
+    return fit(*args, **options)
+
+  monkeypatch.setattr(loop, 'fit_whitening', fitted)
   loop.train_and_evaluate(config, tmp_path)  # which only measures again
   again = checkpoints.load_encoder(tmp_path)
   np.testing.assert_array_equal(again.embed(data.images[rows]), found)
