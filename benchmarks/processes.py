@@ -1,6 +1,6 @@
 """Kills one of four processes that train together; others resume, to one end.
 
-  python -m benchmarks.processes [--runs=runs/processes]
+  python -m benchmarks.processes [--jobs=runs/processes]
 
 Trains a small run by one process with four virtual devices, by four processes
 with one each, and by four of which one is killed (kill -9) once an epoch is
@@ -32,7 +32,7 @@ from absl import flags
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
-RUNS = flags.DEFINE_string('runs', 'runs/processes', 'Folder of the runs.')
+JOBS = flags.DEFINE_string('jobs', 'runs/processes', 'Folder of the runs.')
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _EPOCHS = 16  # of four steps each
@@ -148,7 +148,7 @@ def losses(place: pathlib.Path) -> np.ndarray:
 def main(argv: Sequence[str]) -> int:
   """Trains both ways, and compares."""
   del argv
-  runs = pathlib.Path(RUNS.value).resolve()
+  runs = pathlib.Path(JOBS.value).resolve()
   places = [runs / name for name in ('one', 'four', 'many')]
   for place in places:
     shutil.rmtree(place, ignore_errors=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
   from plankton_jax.data import pipeline
 
 SECONDS = flags.DEFINE_float(
-  'seconds', 10.0, 'How long to time the training step.', lower_bound=0.0
+  'step_seconds', 10.0, 'How long to time the training step.', lower_bound=0.0
 )
 PATH = flags.DEFINE_string(
   'path', None, 'A folder of images, one folder a class, to look through.'

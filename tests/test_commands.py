@@ -53,7 +53,7 @@ SMALL = {
 BRIEF = {
   'benchmarks.accelerator': ['--tiny', '--only=limits'],
   'analysis.review': ['--prepare'],  # which serves no page
-  'plankton_jax.doctor': ['--seconds=0'],
+  'plankton_jax.doctor': ['--step_seconds=0'],
 }
 # The same line of these runs once: they are slow and end a page, or do not
 # write over a folder that is there.
@@ -115,7 +115,7 @@ def test_no_block_of_commands_is_overlooked():
     text = (ROOT / page).read_text()
     fences = re.findall(r'^ *```(\w*)$', text, re.MULTILINE)
     opened = fences[::2]
-    assert set(opened) <= {'sh', 'python'}, page
+    assert set(opened) <= {'sh', 'python', 'text'}, page
     assert opened.count('sh') == len(BLOCK.findall(text)), page
     notes = len(re.findall(r'^ *<!-- needs ', text, re.MULTILINE))
     assert notes == sum(bool(b['needs']) for b in BLOCK.finditer(text)), page

@@ -135,7 +135,9 @@ def test_shards_of_something_else_are_replaced(tmp_path):
 def test_shards_of_another_plan_are_never_taken(changed, tmp_path, monkeypatch):
   folder = tmp_path / 'x.parquet'
   plan = {'count': COUNT, 'rows': ROWS, 'plan': {'of': 'a'}, 'header': {}}
-  begin = lambda **given: shards.write(folder, make=columns, **plan | given)
+  begin = lambda **given: shards.write(
+    folder, make=columns, stamp=str, **plan | given
+  )
   assert begin() == 0 and begin() == 5
   assert begin(**changed) == 0 and begin() == 0
   shards.finish(folder)

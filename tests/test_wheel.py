@@ -177,7 +177,7 @@ def test_a_bundled_encoder_comes_with_the_wheel(run, tmp_path):
 def test_the_doctor_and_help_run_from_the_wheel(run):
   said = run('plankton-train', '--config=configs/triplet.py:demo', '--help')
   assert 'data.unseen_classes' in said
-  doctor = [sys.executable, '-m', 'plankton_jax.doctor', '--seconds=0']
+  doctor = [sys.executable, '-m', 'plankton_jax.doctor', '--step_seconds=0']
   assert 'images/s' in run(*doctor)
 
 

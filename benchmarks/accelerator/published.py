@@ -73,6 +73,7 @@ ARCFACE = {
   'margin': 0.5,
   'scale': 64.0,
   'class_weights': 'none',
+  'sample_prototypes': 1.0,
 }
 
 
