@@ -120,7 +120,9 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   before = _rows(tmp_path / 'run', 'train')
   assert 4 <= len(before) < STEPS  # an epoch at least, and not all of them
   step = max(_saved(tmp_path / 'run'))
-  (last,) = _ended(_launch(caches, tmp_path / 'run', devices=1))
+  # Of two devices too: with one, a convolution rounds otherwise, by which
+  # mining may take another negative.
+  (last,) = _ended(_launch(caches, tmp_path / 'run', devices=2))
   assert last.status == 0, last.said
   assert f'at step {step} of {STEPS}' in last.said
   want = _rows(tmp_path / 'whole', 'train')
@@ -130,9 +132,8 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
     both = zip(before, want, strict=False)
     for ours, theirs in both:
       np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5)
-  # One device has another convolution: its first steps are as close as that.
   for ours, theirs in zip(got[step : step + 2], want[step:], strict=False):
-    np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-3)
+    np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-5)
 
 
 def test_the_benchmark_finds_steps_and_last_words(tmp_path):
