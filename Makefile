@@ -32,7 +32,6 @@ test test-peers test-lowest: export OMP_WAIT_POLICY ?= passive
 test test-peers test-lowest: \
   export XLA_FLAGS ?= --xla_backend_optimization_level=0 \
     --xla_cpu_use_fusion_emitters=false
-test test-peers test-lowest: export NUMBA_OPT ?= 0
 # What one test compiled, others and their processes need not compile again.
 test test-peers test-lowest: \
   export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/compiled
