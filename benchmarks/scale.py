@@ -142,7 +142,7 @@ MEASURES: Mapping[str, Callable[[int, str | None], Point]] = {
 
 
 class Step(NamedTuple):
-  """What a training step takes."""
+  """Holds what a training step takes."""
 
   processors: float  # seconds
   wall: float  # seconds, of the fastest

@@ -19,7 +19,7 @@ from plankton_jax.export import card, programs
 from plankton_jax.nn import embedding, encoders, pretrained
 from plankton_jax.nn.backbone import Published
 from plankton_jax.train import loop, optimizer, state, step
-from tests.tiny_encoder import TINY
+from tests.tiny_encoder import OPTIMIZER, TINY
 
 
 class Patches(nn.Module):
@@ -100,18 +100,8 @@ def _images(count=12, channels=1):
 def test_a_step_trains_what_is_not_frozen_by_its_rate(freeze, centred):
   model = encoders.make(**(FIELDS | {'freeze': freeze, 'centred': centred}))
   objective = objectives.triplet(margin=1.0, stages=(('hard', 'hard'),))
-  tx = optimizer.make(
-    learning_rate=0.01,
-    schedule='constant',
-    warmup_epochs=0.0,
-    weight_decay=0.0,
-    objective_rate=1.0,
-    encoder_rate=0.25,
-    layer_decay=1.0,
-    model=model,
-    epochs=1,
-    steps_per_epoch=2,
-  )
+  rates = {'learning_rate': 0.01, 'encoder_rate': 0.25}
+  tx = optimizer.make(**(OPTIMIZER | rates), model=model)
   fresh = _state(model, objective, tx)
   before = jax.device_get(fresh)
   assert bool(before.batch_stats) is centred

@@ -23,7 +23,7 @@ from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, optimizer, store
 from plankton_jax.train.frozen import split
 from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
-from tests.tiny_encoder import TINY
+from tests.tiny_encoder import OPTIMIZER, TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -118,18 +118,7 @@ def test_what_a_killed_save_left_is_removed_and_no_checkpoint(tmp_path):
 
 def test_moments_of_frozen_stages_in_older_checkpoints_are_left_out(tmp_path):
   model = encoders.make(**(TINY | {'freeze': 4}))
-  tx = optimizer.make(
-    learning_rate=0.1,
-    schedule='constant',
-    warmup_epochs=0.0,
-    weight_decay=0.5,
-    objective_rate=1.0,
-    encoder_rate=1.0,
-    layer_decay=1.0,
-    model=model,
-    epochs=1,
-    steps_per_epoch=1,
-  )
+  tx = optimizer.make(**(OPTIMIZER | {'weight_decay': 0.5}), model=model)
   body, head = (
     {name: {'kernel': jnp.full((3, 2), value)}}
     for name, value in (('BasicBlock_0', 2.0), ('Dense_0', 3.0))

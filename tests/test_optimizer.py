@@ -9,7 +9,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.train import optimizer
 from plankton_jax.train.frozen import split
-from tests.tiny_encoder import TINY
+from tests.tiny_encoder import OPTIMIZER, TINY
 
 
 def _model(freeze=0):
@@ -17,18 +17,7 @@ def _model(freeze=0):
   return encoders.make(**(TINY | fields))
 
 
-FIELDS = {
-  'learning_rate': 0.1,
-  'schedule': 'constant',
-  'warmup_epochs': 0.0,
-  'weight_decay': 0.0,
-  'objective_rate': 1.0,
-  'encoder_rate': 1.0,
-  'layer_decay': 1.0,
-  'model': _model(),
-  'epochs': 10,
-  'steps_per_epoch': 4,
-}
+FIELDS = OPTIMIZER | {'model': _model()}
 PARAMS = {
   'encoder': {
     'Conv_0': {'kernel': jnp.full((2, 2), 2.0)},

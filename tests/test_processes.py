@@ -95,12 +95,6 @@ def _rows(workdir, split):
   return [row for row in rows if row['split'] == split]
 
 
-def _saved(workdir):
-  """Steps of the checkpoints that are whole."""
-  names = [path.name for path in (workdir / 'checkpoints').glob('*')]
-  return [int(name) for name in names if name.isdigit()]
-
-
 def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   caches, tmp_path
 ):
@@ -108,7 +102,7 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   (whole,) = _ended(_launch(caches, tmp_path / 'whole', devices=2))
   assert whole.status == 0, whole.said
   first, second = _together(caches, tmp_path / 'run', 2)
-  while not _saved(tmp_path / 'run'):
+  while not benchmark.saved(tmp_path):
     assert first.poll() is None, first.communicate()
     time.sleep(0.02)
   second.send_signal(signal.SIGKILL)
@@ -119,7 +113,7 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   assert 'Traceback' not in left.said
   before = _rows(tmp_path / 'run', 'train')
   assert 4 <= len(before) < STEPS  # an epoch at least, and not all of them
-  step = max(_saved(tmp_path / 'run'))
+  step = benchmark.saved(tmp_path)
   # Of two devices too: with one, a convolution rounds otherwise, by which
   # mining may take another negative.
   (last,) = _ended(_launch(caches, tmp_path / 'run', devices=2))

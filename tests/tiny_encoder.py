@@ -29,6 +29,19 @@ TINY = {
   'measures': (),
 }
 
+# Of optimizer.make, but for the model.
+OPTIMIZER = {
+  'learning_rate': 0.1,
+  'schedule': 'constant',
+  'warmup_epochs': 0.0,
+  'weight_decay': 0.0,
+  'objective_rate': 1.0,
+  'encoder_rate': 1.0,
+  'layer_decay': 1.0,
+  'epochs': 10,
+  'steps_per_epoch': 4,
+}
+
 
 def apply(images, **fields):
   """Initialises an encoder; returns it jitted, its variables, its output."""

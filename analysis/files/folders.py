@@ -13,6 +13,7 @@ from analysis.files import inputs
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, objects, source
+from plankton_jax.data.sources.files import walk
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError
 
@@ -45,7 +46,7 @@ def stamp(found: Images) -> str:
   else:
     place = pathlib.Path(found.place)
     if place.is_dir():
-      files = sorted(file for file in place.rglob('*') if file.is_file())
+      files = [*walk(place)]
     else:  # an archive, or one of the files of a bin
       files = sorted(place.parent.glob(f'{place.stem}.*'))
   state = hashlib.blake2b(digest_size=16)

@@ -137,11 +137,12 @@ def described(
   place = Path(path).expanduser()
   if place.is_file() and not ifcb.is_bin(place):
     return ecotaxa.objects(path, image_rank, field=field)
-  if place.is_file() or any(map(ifcb.is_bin, walk(place))):
+  inside = [*walk(place)]
+  if place.is_file() or any(map(ifcb.is_bin, inside)):
     return ifcb.objects(path)
-  if any(map(files.is_table, walk(place))):
+  if any(map(files.is_table, inside)):
     return ecotaxa.objects(path, image_rank, field=field)
-  if any(file.suffix.lower() == '.zip' for file in walk(place)):
+  if any(file.suffix.lower() == '.zip' for file in inside):
     # It may hold an export, or anything else.
     try:
       return ecotaxa.objects(path, image_rank, field=field)

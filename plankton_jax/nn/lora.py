@@ -20,7 +20,7 @@ _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Adapter(NamedTuple):
-  """What a layer is adapted by.
+  """Says what a layer is adapted by.
 
   Attributes:
     rank: r, columns of A and rows of B.

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives
-from plankton_jax.data.sources.files import is_clutter, walk
+from plankton_jax.data.sources.files import PACKED, is_clutter, is_image, walk
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
@@ -23,7 +22,6 @@ from plankton_jax.errors import InputError
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 _TWICE = 'another file of this name comes later in the archive, and is read'
 
-_PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
 _DEEPEST = 3  # zip archives inside each other
 _LARGEST = 2**36  # bytes of an archive in another, unpacked
 _GONE = 'no such file in the export'
@@ -74,7 +72,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     archive = archives.open_zip(place)
     found = _unique(_of_zip(archive, '', 1, skipped), skipped)
   else:
-    remedy = ': unpack it' if place.suffix.lower() in _PACKED else ''
+    remedy = ': unpack it' if place.suffix.lower() in PACKED else ''
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'
       f' ecotaxa*.tsv{remedy}'
@@ -108,7 +106,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   return Files(
     place,
     tables,
-    tuple(filter(_is_image, found)),
+    tuple(filter(is_image, found)),
     find,
     lambda name: found[find(name)].read(),
     digest,
@@ -259,12 +257,6 @@ def _tables(names: Iterable[str]) -> tuple[str, ...]:
       and not is_clutter(name.split('/'))
     )
   )
-
-
-def _is_image(name: str) -> bool:
-  """Tells by its ending whether a file is an image, and not hidden."""
-  ending = os.path.splitext(name)[1].lower()
-  return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
 def _fold(name: str) -> str:

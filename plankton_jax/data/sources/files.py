@@ -4,6 +4,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from plankton_jax.data.pixels import images
+
+# Endings of archives that a user is told to unpack; zip has readers.
+PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
 # Folders that systems and archivers make.
 _CLUTTER = frozenset(
   {
@@ -16,6 +20,12 @@ _CLUTTER = frozenset(
 def is_clutter(parts: Iterable[str]) -> bool:
   """Tells whether a name in a path is hidden, or of a folder of the system."""
   return any(name.startswith('.') or name in _CLUTTER for name in parts)
+
+
+def is_image(name: str) -> bool:
+  """Tells by a path's ending whether it is an image, and not clutter."""
+  ending = os.path.splitext(name)[1].lower()
+  return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
 def walk(root: Path) -> Iterator[Path]:

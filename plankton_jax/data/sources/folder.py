@@ -16,7 +16,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources.files import is_clutter
+from plankton_jax.data.sources.files import PACKED, is_clutter
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import (
   Example,
@@ -40,7 +40,6 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
-_ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar')
 _DEEP = ('.png', '.tif', '.tiff')  # files that may hold 16-bit images
 _YEAR = re.compile(r'(18|19|20)\d\d')
 
@@ -86,7 +85,7 @@ def scan(
     raise InputError(f'{field} is empty: name the folder of images')
   root = Path(path).expanduser()
   if not root.is_dir():
-    packed = root.suffix.lower() in _ARCHIVES and root.is_file()
+    packed = root.suffix.lower() in ('.zip', *PACKED) and root.is_file()
     remedy = ': unpack it, or open it as an EcoTaxa export' if packed else ''
     raise InputError(f'{field}: {root} is not a folder{remedy}')
   found: list[str] = []

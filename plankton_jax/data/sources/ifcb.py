@@ -107,7 +107,7 @@ def objects(path: str) -> Objects:
       skipped.append((name, f'a copy of {other}'))
   cells: list[Cell] = []
   left_aside = dict.fromkeys((EMPTY, STITCHED, BESIDE), 0)
-  left_aside[BESIDE] = sum(map(_is_image, every))
+  left_aside[BESIDE] = sum(files.is_image(file.name) for file in every)
   for bin in sorted(bins.values()):
     try:
       regions = list(_regions(bin, skipped))
@@ -128,11 +128,6 @@ def objects(path: str) -> Objects:
     items=tuple(_item(cell) for cell in cells),
     measures=_measures(cells),
   )
-
-
-def _is_image(file: Path) -> bool:
-  hidden = files.is_clutter([file.name])
-  return file.suffix.lower() in images.EXTENSIONS and not hidden
 
 
 def pixels(cell: Cell) -> np.ndarray:

@@ -18,7 +18,7 @@ from plankton_jax.data.sources.source import NO_MEASURES, Measures
 
 
 class Object(NamedTuple):
-  """What a source says of one object, as text; '' where it says nothing."""
+  """Holds what a source says of an object, as text; '' if it says nothing."""
 
   object_id: str
   image: str  # where it lies in the source
