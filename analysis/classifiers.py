@@ -227,7 +227,7 @@ def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
 def draw(found: list[curves.Curve]) -> plt.Figure:
   """Draws a row a measure, a column a classifier, a colour a feature set."""
   names = list(dict.fromkeys(f.features for f in found))
-  colours = dict(zip(names, style.palette(len(names)), strict=True))
+  colours = style.colours(names)
   columns = list(curves.CLASSIFIERS)
   figure, grid = plt.subplots(
     len(curves.MEASURES),
@@ -275,8 +275,7 @@ def draw(found: list[curves.Curve]) -> plt.Figure:
   legend = figure.legend(
     handles, texts, loc='outside upper center', ncols=min(5, len(names))
   )
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
+  style.literal(legend)
   figure.supxlabel(
     f'Unseen classes. Line: mean of {curves.RESAMPLINGS} stratified splits,'
     f' {curves.TRAIN_SHARE:.0%} for training; band: where 95 % of such splits'

@@ -82,7 +82,8 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   )
   axes = [figure.add_subplot(grid[0, i]) for i in range(len(panels))]
   for ax, panel in zip(axes, panels, strict=True):
-    ax.set(title=f'{panel.name}\n{panel.plane.how}', xticks=[], yticks=[])
+    ax.set_title(f'{panel.name}\n{panel.plane.how}', parse_math=False)
+    ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color='0.85')
     for split, found in panel.splits.items():
       own = np.append(found.class_names, style.UNLABELLED)[found.label]
@@ -124,8 +125,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   below = figure.add_subplot(grid[1, :])
   below.axis('off')
   legend = below.legend(handles=handles, loc='upper center', ncols=columns)
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
+  style.literal(legend)
   return figure
 
 

@@ -34,11 +34,8 @@ from plankton_jax.cli import command as commands
 from plankton_jax.errors import InputError
 
 Part = Callable[[Sequence[Source]], Result]
-ON_THE_PAGE = (
-  'projection',
-  'gallery',
-  'audit',
-)  # shown by scripts instead of figures
+# Parts that scripts show on the page instead of figures.
+ON_THE_PAGE = ('projection', 'gallery', 'audit')
 
 
 class Done(NamedTuple):
