@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from analysis.figures import style
 from analysis.figures.style import plt
-from analysis.files import command, inputs
+from analysis.files import command, inputs, tables
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import classes, curves
 from plankton_jax.errors import InputError
@@ -220,8 +220,7 @@ def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
     for i in dict.fromkeys([0, some, len(f.sizes) - 1]):
       first, second = (means[m][i] for m in curves.MEASURES)
       line[f'{f.classifier}, {f.sizes[i]}'] = f'{first:.3f} ({second:.3f})'
-  fields = list(dict.fromkeys(k for line in lines.values() for k in line))
-  return [{k: line.get(k, '') for k in fields} for line in lines.values()]
+  return tables.filled(lines.values())
 
 
 def draw(found: list[curves.Curve]) -> plt.Figure:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from analysis.files import command, inputs, pile, result
+from analysis.files import command, inputs, pile, result, tables
 from analysis.files.inputs import Source
 from analysis.files.pile import Pile
 from analysis.files.result import Result, Shown
@@ -85,8 +85,7 @@ def table(
         'purity': float(counts.max() / len(rows)),
       }
     lines.append(line | {'most_central': of_pile.rows.id[rows[0]]})
-  fields = list(dict.fromkeys(field for line in lines for field in line))
-  return [{field: line.get(field, '') for field in fields} for line in lines]
+  return tables.filled(lines)
 
 
 def members(of_pile: Pile, found: Groups) -> list[Row]:
@@ -194,8 +193,7 @@ def analyse(
     'skipped.txt': None,
   }
   if every.skipped:
-    text = ''.join(f'{name}\t{reason}\n' for name, reason in every.skipped)
-    files['skipped.txt'] = result.content(text)
+    files['skipped.txt'] = result.content(tables.skipped(every.skipped))
   return Result(
     notes,
     [

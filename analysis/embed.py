@@ -31,7 +31,7 @@ from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data import select
 from plankton_jax.data.sources import folder
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 from plankton_jax.files import atomic, config_file, encoder_folder
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -319,7 +319,6 @@ def make_workdir(
       encoder or other images.
   """
   from plankton_jax.nn import transfer
-  from plankton_jax.train import diverged
 
   found = select.described(images, field='--images')
   items = () if found is None else found.items
@@ -364,7 +363,7 @@ def make_workdir(
       ' measures of them are too good (%s)',
       len(seen),
       len(names),
-      diverged.shorten_list(seen),
+      shorten_list(seen),
     )
 
 

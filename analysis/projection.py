@@ -149,11 +149,10 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
     }
     for panel in panels
   ]
-  fields = dict.fromkeys(field for row in summary for field in row)
-  shown = [{field: row.get(field, '') for field in fields} for row in summary]
+  title = 'projection: rows, and what the plane is'
   return Result(
     notes,
-    [Shown('projection: rows, and what the plane is', shown)],
+    [Shown(title, tables.filled(summary))],
     {'projection.csv': [row for panel in panels for row in table(panel)]},
     {'projection.json': summary},
     {

@@ -4,7 +4,6 @@
 gathers the Results in DIR/analysis/report.html.
 """
 
-import base64
 import collections
 import functools
 import logging
@@ -152,8 +151,7 @@ def gather(
     'planes': found['projection'].values.get('projection.json', []),
     'left_out': sum(one.left_out for one in placed),
     'data': {
-      'across': pictures.ACROSS,
-      'sheets': [base64.b64encode(sheet).decode() for sheet in sheets],
+      **pictures.payload(sheets),
       'plot': scatter.plot('plot'),
       'map': scatter.payload(sources, placed, known) if placed else None,
     },

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from analysis.figures import drifted, reliability
+from analysis.figures import drifted
 from analysis.files import command, inputs, new_images, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.new_images import NewImages
@@ -29,7 +29,7 @@ from analysis.measures import (
 )
 from analysis.measures.drift import Rows
 from analysis.measures.fitted import Fitted
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 
 LABEL_FIRST = flags.DEFINE_integer(
   'label_first', 40, 'How many images to label first.'
@@ -162,7 +162,7 @@ def leave_one_out(
     )
     assert inside is not None
     together = measure(whole, inside)
-    low, high = reliability.interval(apart.accuracy, apart.images)
+    low, high = calibration.wilson(apart.accuracy, apart.images)
     lines.append(
       {
         'group': group,
@@ -282,8 +282,8 @@ def say(lines: Sequence[Row], chosen: Sequence[Row], asked: Asked) -> list[str]:
   if alarmed:
     verb = 'looks' if len(alarmed) == 1 else 'look'
     first = (
-      f'{some} {shorten(alarmed)} {verb} unlike anything outside of training;'
-      f' label {len(chosen)} of the images first: label_first.csv'
+      f'{some} {shorten_list(alarmed, SHOWN)} {verb} unlike anything outside of'
+      f' training; label {len(chosen)} of the images first: label_first.csv'
     )
   else:
     first = f'no sample of {len(lines)} looks unlike those of training'
@@ -302,13 +302,6 @@ def say(lines: Sequence[Row], chosen: Sequence[Row], asked: Asked) -> list[str]:
       f' notice no move up to {max(drift.MOVES):g} of the spread of classes'
     )
   return [first, power]
-
-
-def shorten(names: Sequence[str]) -> str:
-  """Lists the first few names."""
-  more = len(names) - SHOWN
-  text = ', '.join(names[:SHOWN])
-  return f'{text} and {more} more' if more > 0 else text
 
 
 def analyse(sources: Sequence[Source], asked: Asked) -> Result:

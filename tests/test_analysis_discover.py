@@ -184,11 +184,11 @@ def test_a_folder_is_embedded_and_its_unreadable_files_listed(
   monkeypatch.setattr(folders, 'encoder', lambda source: shades.Encoder())
   for i in range(8):
     shades.write(tmp_path / f'new/{i}.png', 30 + i)
-  (tmp_path / 'new/bad.png').write_bytes(b'no image')
+  (tmp_path / 'new/ba\td.png').write_bytes(b'no image')
   made = shades.run(tmp_path / 'run')
   found = run(discover, [made], tmp_path, images=str(tmp_path / 'new'))
   assert len(found.tables['images.csv']) == 8
-  assert 'bad.png' in (tmp_path / 'skipped.txt').read_text()
+  assert (tmp_path / 'skipped.txt').read_text().startswith('ba\\td.png\t')
   assert {one['nearest_class'] for one in found.tables['groups.csv']} == {
     'dark'
   }
