@@ -54,13 +54,12 @@ SHARD = flags.DEFINE_integer(
 # thresholds of classes.
 _FRACTIONS = (0.6, 0.2, 0.2)
 _PIXELS = ('size', 'resize', 'channels')  # fields that an encoder depends on
-_ENDINGS = ('.npz', '.parquet')
 _ARRAYS = ('embedding', 'label', 'id', 'class_names', 'step', 'class', 'file')
 
 
 def check(path: pathlib.Path) -> None:
   """Raises InputError for an extension other than .npz and .parquet."""
-  if path.suffix not in _ENDINGS:
+  if not inputs.is_embedding_file(path):
     raise InputError(f'{path}: give a name that ends in .npz or .parquet')
 
 
@@ -377,7 +376,7 @@ def embed_images(
   shard: int | None = None,
 ) -> None:
   """Embeds a folder into a file, or, without a run, into a workdir too."""
-  if run or out.suffix in _ENDINGS:
+  if run or inputs.is_embedding_file(out):
     embed_folder(encoder, images, out, pixel_um, shard)
     return
   make_workdir(encoder, images, out, pixel_um)

@@ -165,19 +165,9 @@ def ingest(data: bytes) -> Normal:
   return Normal(_encode(image), 0, note)
 
 
-def normalise(data: bytes) -> bytes:
-  """Returns the bytes that `ingest` keeps."""
-  return ingest(data).data
-
-
 def encode(pixels: np.ndarray) -> bytes:
   """Encodes uint8 [H, W] or [H, W, 3], or uint16 [H, W], as PNG."""
   return _encode(Image.fromarray(pixels))
-
-
-def digest(pixels: np.ndarray) -> int:
-  """Hashes shape and pixels to 64 bits, equal for identical images."""
-  return Picture.of(Image.fromarray(pixels)).digest()
 
 
 def fit(
