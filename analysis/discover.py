@@ -158,8 +158,7 @@ def analyse(
       f'{len(beyond):,} of {len(labels.limit):,} images lie beyond every class'
     )
     every = every._replace(rows=inputs.take(every.rows, beyond))
-    chosen = (x[beyond] for x in labels.arrays)
-    labels = Labels._make([*chosen, labels.how])
+    labels = labels.take(beyond)
   if len(every.rows.id) < smallest:
     raise InputError(
       f'{every.name}: {len(every.rows.id)} images to group, fewer than'
@@ -188,12 +187,7 @@ def analyse(
     rows=every.rows,
     notes=notes,
   )
-  files: dict[str, result.Writer | None] = {
-    'discover.html': result.content(page),
-    'skipped.txt': None,
-  }
-  if every.skipped:
-    files['skipped.txt'] = result.content(tables.skipped(every.skipped))
+  skipped = tables.skipped(every.skipped)
   return Result(
     notes,
     [
@@ -211,7 +205,10 @@ def analyse(
     },
     {'discover.json': measures},
     {},
-    files,
+    {
+      'discover.html': result.content(page),
+      'skipped.txt': result.content(skipped) if skipped else None,
+    },
     {'discover.html': ' ({size})'},
   )
 

@@ -40,7 +40,7 @@ class Groups(NamedTuple):
   density: np.ndarray  # [N] likeness to the nearest EDGES rows, in (0, 1]
   tree: np.ndarray  # [G − 1, 4] SciPy's linkage of the groups
   near: np.ndarray  # [N, CANDIDATES] rows near each row, int32
-  how: str = ''  # neighbours were found
+  how: str = ''  # the way of the search for neighbours
 
 
 def find(
