@@ -19,7 +19,7 @@ AXES = (
 
 
 def _column(found: Score) -> int:
-  """Gives each kind of score a column, and a dash."""
+  """Numbers the kind of a score: its column of AXES, and its DASHES."""
   ways = [openset.WHITENED, openset.CENTROID]
   return ways.index(found.by) if found.by in ways else len(ways)
 

@@ -72,11 +72,11 @@ class Source(NamedTuple):
 def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file, of our encoder or anyone's, and checks it.
 
-  It is an .npz of arrays, or a Parquet file or folder of shards of columns with
-  these names, `class` in place of `label`.
-  Of its arrays, `embedding` [N, D] alone is needed. `label` [N] are indices
-  into `class_names`, -1 for none, or the names themselves, '' for none; rows
-  are unlabelled without it. `id` [N] are unique; row numbers without it.
+  It is an .npz of arrays, or a Parquet file or folder of shards whose columns
+  have these names, with `class` in place of `label`. `embedding` [N, D] alone
+  is needed. `label` [N] are indices into `class_names`, -1 for none, or the
+  names themselves, '' for none; rows are unlabelled without it. `id` [N] are
+  unique; row numbers without it.
 
   Raises:
     InputError: the file does not exist or holds pickled objects, an array is

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
-LOST = 75  # the exit status where the same command goes on: EX_TEMPFAIL
+LOST = 75  # EX_TEMPFAIL: exit status if the same command would go on
 
 _ADDRESS = re.compile(r'.+:\d+')
 _HEARTBEAT = 30  # seconds without a sign of life until one counts as lost

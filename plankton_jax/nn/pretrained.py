@@ -162,7 +162,7 @@ def _read_with_torch(path: pathlib.Path) -> Weights:
   if not isinstance(found, dict):
     raise InputError(f'{path}: not a state_dict; save model.state_dict()')
   return {
-    name: value.float().numpy()
+    name: value.detach().float().numpy()
     for name, value in found.items()
     if isinstance(name, str) and torch.is_tensor(value)
   }

@@ -1,4 +1,4 @@
-"""The training loop: the one place that reads a config, a clock and a disk."""
+"""Runs the training loop, the one place with a config, a clock and a disk."""
 
 import contextlib
 import math
@@ -337,6 +337,7 @@ def _explain_undefined(
 def _collapse(
   run: _Run, place: Place, recent: list[dict[str, float]]
 ) -> str | None:
+  """Says what collapsed since the last validation; None if nothing."""
   schedule = run.experiment.schedule
   return collapse.diagnose(
     recent,
