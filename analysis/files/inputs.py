@@ -88,7 +88,7 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
 
 def is_embedding_file(path: str | pathlib.Path) -> bool:
   """Tells by its ending whether a path names embeddings, not images."""
-  return str(path).endswith(('.npz', '.parquet'))
+  return pathlib.Path(path).suffix in ('.npz', '.parquet')
 
 
 def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
