@@ -31,9 +31,9 @@ AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
 for name in (
-  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out'),
-  *('acceptance', 'search'),
-):
+  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out',
+  'acceptance', 'search',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 12  # groups in the terminal

@@ -62,9 +62,9 @@ SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
 for name in (
-  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
-  *('export', 'acceptance', 'search'),
-):
+  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out',
+  'export', 'acceptance', 'search',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 

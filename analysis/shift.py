@@ -38,9 +38,9 @@ LEVEL = flags.DEFINE_float(
   'alarm_level', 0.05, 'Probability of a false alarm in any sample.'
 )
 for name in (
-  *('workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um'),
-  *('out', 'acceptance'),
-):
+  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
+  'acceptance',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 PERMUTATIONS = 999

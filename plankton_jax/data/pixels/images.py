@@ -13,12 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # another version are not reused.
 VERSION = 2
 
-EXTENSIONS = frozenset(
-  {
-    *('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp'),
-    *('.gif', '.webp'),
-  }
-)
+EXTENSIONS = frozenset({
+  '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp', '.gif',
+  '.webp',
+})  # fmt: skip
 FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
 
