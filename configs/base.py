@@ -212,6 +212,9 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
     preset: 'synthetic' (drawn, no download), 'planktonset9' (a folder of
       nine ISIIS-2 classes) or 'flowcamnet' (the published experiment's six
       seen and three unseen classes at 128 px).
+
+  Raises:
+    InputError: the preset is unknown.
   """
   if preset == 'planktonset9':
     config.citation = PLANKTONSET

@@ -314,6 +314,7 @@ def find(workdir: pathlib.Path, split: str) -> pathlib.Path:
 
 
 def _from_workdir(workdir: pathlib.Path) -> Source:
+  """Reads the embeddings and the config of one workdir."""
   if not (workdir / 'config.json').is_file():
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')
   splits = {
@@ -331,7 +332,11 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
 
 
 def from_files(paths: Sequence[pathlib.Path]) -> Source:
-  """Reads embedding files as the splits of one source; see `read_splits`."""
+  """Reads embedding files as the splits of one source; see `read_splits`.
+
+  Raises:
+    InputError: a file cannot be read, or two splits have one name.
+  """
   splits: dict[str, Embeddings] = {}
   for path in paths:
     for name, rows in read_splits(path).items():

@@ -204,6 +204,7 @@ def _of_objects(
   skipped: Sequence[tuple[str, str]],
   picture: Read | None,
 ) -> NewImages:
+  """Takes the objects whose rows are `kept`, with their embeddings."""
   items = objects.items or _described_by_name(objects.ids)
   return NewImages(
     pathlib.Path(objects.place).resolve().name,

@@ -161,6 +161,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _schema(path: pathlib.Path) -> Any:
+  """Opens the schema of a file or folder.
+
+  Raises:
+    InputError: it is missing, unfinished or damaged.
+  """
   import pyarrow
   from pyarrow import parquet
 

@@ -116,6 +116,7 @@ def _keys(one: Prediction) -> list[tuple[str, str]]:
 
 
 def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
+  """Nests a prediction as the page shows it: headings, then pictures."""
   if one.known:
     details = f'{one.confidence:.2f}'
     if one.second:

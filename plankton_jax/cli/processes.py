@@ -83,6 +83,11 @@ def joined(
 def _join(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
+  """Starts JAX's runtime of several processes.
+
+  Raises:
+    InputError: a flag is out of range, or the others cannot be reached.
+  """
   import jax
 
   if coordinator is not None and not _ADDRESS.fullmatch(coordinator):

@@ -145,6 +145,11 @@ def rename(weights: Weights, published: Published) -> Weights:
 
 
 def _read_with_torch(path: pathlib.Path) -> Weights:
+  """Reads a file that `torch.save` wrote, without running code in it.
+
+  Raises:
+    InputError: PyTorch is not installed, or the file holds no weights.
+  """
   try:
     import torch
   except ImportError:

@@ -66,6 +66,7 @@ def is_free(column: str) -> bool:
 
 
 def _columns(table: Table) -> Iterator[str]:
+  """Yields the problems of the header: names, and how many are free."""
   free: dict[tuple[str, str], int] = {}
   types = table.types or ('[t]',) * len(table.columns)
   for name in sorted(set(table.columns)):
@@ -117,6 +118,7 @@ def _values(table: Table, name: str, is_number: bool) -> Iterator[str]:
 
 
 def _rows(table: Table) -> Iterator[str]:
+  """Yields the problems of rows: ids, states, and samples of acquisitions."""
   ids = table.column('object_id')
   pictures = table.column('img_file_name')
   states = table.column('object_annotation_status')

@@ -221,6 +221,7 @@ def _note(image: Any) -> str:
 
 
 def _plain(image: Image.Image, white: int) -> Image.Image:
+  """Makes an opened image grey or RGB of 8 bits, upright and opaque."""
   image.load()
   if image.getexif().get(_ORIENTATION, 1) != 1:
     image = ImageOps.exif_transpose(image)

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
-PATIENCE = 5  # attempts in a row without a byte
-PAUSE = 2.0  # seconds to wait for the next one, doubled for each of these
+PATIENCE = 5  # attempts in a row without a byte, until it gives up
+PAUSE = 2.0  # seconds to wait after one, doubled for each without a byte
 
 _CHUNK = 2**20
 _LOST = (urllib.error.URLError, http.client.HTTPException, OSError)
