@@ -4,7 +4,6 @@ Each runs a module as `python -m` does, so that flags, messages and exit status
 are the same under both names. `launch.py` is `train` in a clone.
 """
 
-import functools
 import runpy
 from collections.abc import Callable
 
@@ -21,10 +20,12 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Callable[[], object]:
+def __getattr__(name: str) -> Callable[[], None]:
   """Makes the function that runs a command's module (PEP 562)."""
   if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  return functools.partial(
-    runpy.run_module, _MODULES[name], run_name='__main__', alter_sys=True
-  )
+
+  def run() -> None:
+    runpy.run_module(_MODULES[name], run_name='__main__', alter_sys=True)
+
+  return run
