@@ -72,12 +72,10 @@ def load_data(
     InputError: a field or file cannot be used.
   """
   data = dict(config['data'])
-  for field, read in (
-    ('classes', lambda names: config_check.class_names('data.classes', names)),
-    ('unseen_classes', config_check.unseen_classes),
-  ):
-    if field in data:  # configs of other versions may lack it
-      data[field] = read(data[field])
+  if 'classes' in data:  # configs of other versions may lack a field
+    data['classes'] = config_check.class_names('data.classes', data['classes'])
+  if 'unseen_classes' in data:
+    data['unseen_classes'] = config_check.unseen_classes(data['unseen_classes'])
   with write_errors.explained(
     pathlib.Path(config['data']['cache_dir']).expanduser()
   ):
