@@ -133,7 +133,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
   rows = SPLITS['test']._replace(label=np.int32([1] * 6 + [-1]))
   names = ('a', '$_<b>$', 'c')
   splits = {**SPLITS, 'test': rows._replace(class_names=names)}
-  run = Source('run', splits, tmp_path, {'citation': ''})
+  run = Source('$run^$', splits, tmp_path, {'citation': ''})
   run_analysis(projection, [run], tmp_path, method='pca')
   with (tmp_path / 'projection.csv').open(newline='') as file:
     found = list(csv.DictReader(file))

@@ -72,11 +72,11 @@ class Source(NamedTuple):
 def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file, of our encoder or anyone's, and checks it.
 
-  It is an .npz of arrays, or a Parquet file or folder of shards of columns with
-  these names, `class` in place of `label`.
-  Of its arrays, `embedding` [N, D] alone is needed. `label` [N] are indices
-  into `class_names`, -1 for none, or the names themselves, '' for none; rows
-  are unlabelled without it. `id` [N] are unique; row numbers without it.
+  It is an .npz of arrays, or a Parquet file or folder of shards whose columns
+  have these names, with `class` in place of `label`. `embedding` [N, D] alone
+  is needed. `label` [N] are indices into `class_names`, -1 for none, or the
+  names themselves, '' for none; rows are unlabelled without it. `id` [N] are
+  unique; row numbers without it.
 
   Raises:
     InputError: the file does not exist or holds pickled objects, an array is
@@ -88,7 +88,7 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
 
 def is_embedding_file(path: str | pathlib.Path) -> bool:
   """Tells by its ending whether a path names embeddings, not images."""
-  return str(path).endswith(('.npz', '.parquet'))
+  return pathlib.Path(path).suffix in ('.npz', '.parquet')
 
 
 def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
@@ -314,6 +314,7 @@ def find(workdir: pathlib.Path, split: str) -> pathlib.Path:
 
 
 def _from_workdir(workdir: pathlib.Path) -> Source:
+  """Reads the embeddings and the config of one workdir."""
   if not (workdir / 'config.json').is_file():
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')
   splits = {
@@ -331,7 +332,11 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
 
 
 def from_files(paths: Sequence[pathlib.Path]) -> Source:
-  """Reads embedding files as the splits of one source; see `read_splits`."""
+  """Reads embedding files as the splits of one source; see `read_splits`.
+
+  Raises:
+    InputError: a file cannot be read, or two splits have one name.
+  """
   splits: dict[str, Embeddings] = {}
   for path in paths:
     for name, rows in read_splits(path).items():

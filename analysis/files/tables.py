@@ -4,7 +4,7 @@ import csv
 import json
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,18 @@ def show(rows: Sequence[Row], title: str = '') -> None:
       for i, (cell, width) in enumerate(zip(line, widths, strict=True))
     ]
     print('  ' + '  '.join(text).rstrip())
+
+
+def filled(rows: Iterable[Row]) -> list[dict[str, Any]]:
+  """Gives all rows the fields of any, in order; '' where a row has none."""
+  rows = list(rows)
+  fields = list(dict.fromkeys(field for row in rows for field in row))
+  return [{field: row.get(field, '') for field in fields} for row in rows]
+
+
+def skipped(named: Iterable[tuple[str, str]]) -> str:
+  """Lists (name, reason) of what was left out, a line each, for skipped.txt."""
+  return ''.join(f'{one_line(name)}\t{reason}\n' for name, reason in named)
 
 
 def short(name: object, most: int = 40) -> str:

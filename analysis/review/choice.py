@@ -17,7 +17,7 @@ FURTHER = 2000  # rows below it
 SURE = 0.9  # mean confidence of the rows above the line of a class
 FEWEST = 3  # rows of a set worth showing as one
 LISTED = 400  # sets
-PREDICTED = 3.0  # what alike predictions count for, beside alike images
+PREDICTED = 3.0  # weight of alike predictions; alike images have 1
 
 
 class Set(NamedTuple):
@@ -50,6 +50,7 @@ def sets(state: State, predicted: Predicted) -> list[Set]:
 
 
 def _groups(state: State, predicted: Predicted, left: np.ndarray) -> list[Set]:
+  """Lists the groups with enough undecided rows `left`."""
   rows = left[state.group[left] >= 0]
   order = np.argsort(state.group[rows], kind='stable')
   rows = rows[order]
@@ -67,6 +68,7 @@ def _groups(state: State, predicted: Predicted, left: np.ndarray) -> list[Set]:
 
 
 def _classes(predicted: Predicted, left: np.ndarray) -> list[Set]:
+  """Lists the classes that undecided rows `left` are predicted as."""
   first = predicted.first[left]
   found = []
   for i in np.unique(first[first >= 0]):

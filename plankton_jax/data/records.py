@@ -277,6 +277,7 @@ def _info(
   texts: Sequence[str],
   about: dict[str, str],
 ) -> tfds.core.DatasetInfo:
+  """Describes a data set to TFDS."""
   features = {
     'image': tfds.features.Image(),
     'label': tfds.features.ClassLabel(names=list(class_names)),

@@ -297,7 +297,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    del train  # no layer of it counts batches
+    del train  # no layer behaves otherwise in training
     chex.assert_rank(images, 4)
     kind = self.kind
     if any(side % kind.patch for side in images.shape[1:3]):

@@ -7,6 +7,7 @@ Whatever depends on the data, or on several fields, is checked where it is used.
 import math
 from typing import Any, NamedTuple
 
+from plankton_jax.data import splits
 from plankton_jax.errors import InputError
 from plankton_jax.files.config_file import Config
 
@@ -159,20 +160,10 @@ def check(config: Config) -> None:
       value = value[part]
     if not allowed.holds(value):
       raise InputError(f'{field}={value!r} must be {allowed}')
-  _check_fractions(config['data']['fractions'])
+  splits.check_fractions(config['data']['fractions'])
   class_names('data.classes', config['data']['classes'])
   unseen_classes(config['data']['unseen_classes'])
   _check_measures(config['encoder']['measures'])
-
-
-def _check_fractions(value: Any) -> None:
-  share = Range(0, 1, without=(0, 1))
-  good = isinstance(value, tuple | list) and len(value) == 3
-  if not good or not all(map(share.holds, value)) or abs(sum(value) - 1) > 1e-6:
-    raise InputError(
-      f'data.fractions={value!r} must be three positive numbers (train, val,'
-      ' test) that sum to 1'
-    )
 
 
 def _check_measures(value: Any) -> None:

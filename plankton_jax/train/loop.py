@@ -1,4 +1,4 @@
-"""The training loop: the one place that reads a config, a clock and a disk."""
+"""Runs the training loop, the one place with a config, a clock and a disk."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
-from plankton_jax.errors import DivergedError
+from plankton_jax.errors import DivergedError, shorten_list
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import measures, pretrained, transfer
@@ -335,6 +335,7 @@ def _explain_undefined(
 def _collapse(
   run: _Run, place: Place, recent: list[dict[str, float]]
 ) -> str | None:
+  """Says what collapsed since the last validation; None if nothing."""
   schedule = run.experiment.schedule
   return collapse.diagnose(
     recent,
@@ -476,7 +477,7 @@ def _announce(run: _Run, state: TrainState) -> None:
   elif seen := _seen_before(run):
     run.log.say(
       f'WARNING: encoder.pretrained={run.config["encoder"]["pretrained"]} was'
-      f' trained on {diverged.shorten_list(seen)}: as unseen classes they are'
+      f' trained on {shorten_list(seen)}: as unseen classes they are'
       ' measured too well'
     )
 

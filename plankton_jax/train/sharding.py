@@ -29,7 +29,7 @@ def make_mesh(
 
   Args:
     batch_size: rows to split over the devices.
-    field: that gives their number.
+    field: of the config that gives this number, for the error.
 
   Raises:
     InputError: the batch size is not a multiple of the number of devices.

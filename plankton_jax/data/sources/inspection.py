@@ -134,6 +134,7 @@ def _contents(
   counts: Mapping[int, int],
   found: list[_Image],
 ) -> list[str]:
+  """Counts the images of each class, and describes their sizes."""
   lines = [f'{len(found):,} images in {len(class_names)} classes']
   if found:
     sides = np.array([max(image.height, image.width) for image in found])
