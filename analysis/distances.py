@@ -91,7 +91,7 @@ def separation(means: np.ndarray) -> dict[str, float]:
   return {'within': within, 'between': between, 'ratio': ratio}
 
 
-def panel(
+def make_panel(
   source: str, split: str, rows: inputs.Embeddings, **measured: Any
 ) -> Panel:
   """Measures a split, as `measure` does, and keeps what is shown of it."""
@@ -121,7 +121,7 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
     for split, rows in splits.items():
       for metric, measured in panels.items():
         measured.append(
-          panel(
+          make_panel(
             source.name,
             split,
             rows,

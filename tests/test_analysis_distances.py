@@ -163,7 +163,7 @@ def test_the_distances_of_many_classes_are_held_once(metric):
     embedding.astype(np.float32), np.arange(count), np.array(names), names
   )
   tracemalloc.start()
-  panel = distances.panel(
+  panel = distances.make_panel(
     'run', 'test', rows, metric=metric, include_self=False
   )
   _, most = tracemalloc.get_traced_memory()
