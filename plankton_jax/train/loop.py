@@ -188,18 +188,16 @@ def _start(
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
-  return sharding.replicate(experiment.mesh, fresh), Progress()
+  return sharding.place(experiment.mesh, fresh), Progress()
 
 
 def _restored(
   config: Config, experiment: Experiment, manager: Any, step: int
 ) -> tuple[TrainState, Progress]:
   abstract = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
-  state, meta = store.restore(
-    manager, abstract, step, sharding.replicated(experiment.mesh)
-  )
+  state, meta = store.restore(manager, abstract, step, experiment.mesh)
   return (
-    sharding.replicate(experiment.mesh, state),
+    sharding.place(experiment.mesh, state),
     progresses.from_meta(meta['progress']),
   )
 
