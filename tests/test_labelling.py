@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from absl import flags
 
+from analysis.files.inputs import Source
+from analysis.files.pile import Pile
 from analysis.measures import groups
 from analysis.review import refit
 from analysis.review.choice import View
@@ -89,6 +92,48 @@ def test_every_way_labels_every_image_rightly(task, careful, way, monkeypatch):
     assert found.keys[-1] == 70 + 30 * labelling.NAME
 
 
+def test_without_a_class_groups_come_first_all_the_same(task, careful):
+  none = Known((), np.zeros((0, 6)), np.zeros(0, int), 0.2, np.eye(6))
+  blank = task._replace(known=none)
+  for way in labelling.WAYS:
+    found = labelling.curve(blank, way, seed=0)
+    assert found.labelled[-1] == 100
+    if way == 'review':
+      assert found.keys[-1] < 40 and found.labelled[1] > 5
+    elif way != 'groups once':
+      assert found.keys[-1] == 100 * labelling.NAME  # each is typed
+
+
+def test_where_no_list_pays_images_that_teach_are_named(
+  task, careful, monkeypatch
+):
+  monkeypatch.setattr(labelling, 'LEAST', 1e9)
+  found = labelling.curve(task, 'review', seed=0)
+  # Five times the list is opened; of cats, the first ones are typed.
+  typed, rest = divmod(found.keys[-1] - 105, labelling.NAME - 1)
+  assert rest == 0 and 1 <= typed < labelling.REFIT
+  assert np.sum(np.diff(found.labelled) == 0) == 5
+
+
+def test_a_list_passed_over_comes_again_when_it_promises_more(
+  task, monkeypatch
+):
+  promised = iter([10.0, 11.0, 12.1, *[0.0] * 9])
+  seen = []
+
+  def sets(state, predicted, embedding):
+    return [labelling.Set('group', 0, 'ant', 40, next(promised))]
+
+  def best(view, predicted, person):
+    seen.append(len(view.rows))
+    return labelling.Taken(9, np.zeros(0, int), '', np.zeros(0, int), [])
+
+  monkeypatch.setattr(labelling.choice, 'sets', sets)
+  monkeypatch.setattr(labelling, 'best', best)
+  list(labelling.review(task, labelling.Person(task.truth, 0)))
+  assert len(seen) == 2  # at 10, not at 11, and at 12.1
+
+
 def test_mistakes_are_as_many_as_said(task, monkeypatch):
   monkeypatch.setattr(labelling, 'MISTAKES', 0.3)
   wrong = [
@@ -122,6 +167,44 @@ def test_tables_and_figure_of_a_run(tmp_path):
   assert (tmp_path / 'labelling.png').stat().st_size > 1000
   with pytest.raises(InputError, match='no night split'):
     labelling.analyse(source, ['night'], seeds=1)
+
+
+def test_class_folders_are_labelled_from_nothing(tmp_path, monkeypatch):
+  rows = analysis_runs.blobs([12, 9], noise=0.1)
+  rows = rows._replace(label=np.where(rows.label == 1, -1, rows.label))
+  gathered = []
+
+  def gather(source, *, images, splits):
+    gathered.append(images)
+    return Pile('here', rows, None, (), ())
+
+  monkeypatch.setattr(labelling.pile, 'gather', gather)
+  source = Source('plankton', {}, None, None, encoder='an encoder')
+  found = labelling.analyse(source, [], seeds=1, images='there/here')
+  assert gathered == ['there/here']
+  line = found.tables['labelling.csv'][0]
+  assert (line['pile'], line['way']) == ('here', 'review')
+  assert line['decisions to 90%'] <= 12
+  rows = rows._replace(label=np.full(21, -1))
+  with pytest.raises(InputError, match='there/here: no image is in a class'):
+    labelling.analyse(source, [], seeds=1, images='there/here')
+
+
+@pytest.mark.parametrize(
+  ('given', 'match'),
+  [
+    ([], 'give --workdir=DIR'),
+    (['--workdir=a', '--encoder=b'], 'give --workdir=DIR'),
+    (['--encoder=plankton'], '--images is missing'),
+    (['--workdir=a', '--seeds=0'], '--seeds=0'),
+  ],
+)
+def test_flags_that_name_nothing_are_refused(given, match):
+  values = flags.FlagValues()
+  labelling.define(values)
+  values(['labelling', *given])
+  with pytest.raises(InputError, match=match):
+    labelling.main(values)
 
 
 def test_ways_to_group_are_compared_in_each_space():
