@@ -215,7 +215,8 @@ def test_ways_to_group_are_compared_in_each_space():
     {'embeddings': rows.embedding, 'noise': noise}, rows.label
   )
   by = {(line['groups by'], line['of']): line for line in lines}
-  assert len(by) == 6
+  assert len(by) == 8
+  assert by['k-means, 100', 'noise']['groups'] == 90  # one a row
   for way in ('discover', 'HDBSCAN', 'k-means, right k'):
     assert by[way, 'embeddings']['pure'] > 0.9
     assert by[way, 'noise']['ami'] < 0.2
