@@ -22,7 +22,9 @@ The person of review opens the list that the page shows first, names the odd
 ones in it by their digits, takes what is above the line, and passes over a list
 that gives fewer than LEAST images a decision. Where no list is left, the page
 shows the images whose decision teaches most: of these the person names REFIT
-one by one, then goes on with the lists that promise more than before.
+one by one, then goes on with the lists that promise more than before. Before
+that, it opens the lists that it passed over once more, for as many images as
+LESS says: they pay more than images one by one.
 """
 
 import logging
@@ -53,13 +55,23 @@ MISTAKES = 0.02  # share of images judged wrongly
 PAGE = 100  # images on a page of predictions
 LOOKED = 300  # images of a list that a person looks over at most
 LEFT = 0.05  # odd images that a person leaves in, of what a decision takes
-WORTH = 2.5  # images that one more decision on a list must give
-LEAST = 2.0  # images that a list gives a decision, or it is passed over
-# Until it promises so many times more, as the page has it (review.js).
-GROWN = 1.2
+GROWN = 1.2  # times more that a list passed over promises before it comes again
 SHARES = (0.5, 0.8, 0.9, 0.95)  # of all images, in the table
 DIGITS = 9  # classes that one key names
 REFIT = 20  # images named one by one before lists are looked at again
+
+
+class Demand(NamedTuple):
+  """Says what a person asks of a list."""
+
+  least: float  # images a decision, or it is passed over
+  worth: float  # images that one more decision must give
+  opened: int  # decisions to open it
+
+
+# The page opens lists by itself, but not again those that were passed over.
+# Least is more than images named one by one give.
+DEMANDS = (Demand(2.0, 2.5, 0), Demand(1.3, 1.3, OPEN))
 
 Step = tuple[int, np.ndarray, str]  # keys, rows and the name they get
 
@@ -142,28 +154,28 @@ def review(task: Task, person: Person) -> Iterator[Step]:
     scale = task.known.temperature
     return refit.predict(task.white, of, scale, task.links, state, predicted)
 
-  def lists() -> list[Set]:
-    return [
-      one
-      for one in choice.sets(state, predicted, task.rows.embedding)
-      if one.likely >= LEAST
-      and one.likely > GROWN * passed.get((one.kind, one.key), 0.0)
-    ]
+  def most_useful() -> tuple[Set, Demand] | None:
+    sets = choice.sets(state, predicted, task.rows.embedding)
+    for demand in DEMANDS:
+      for one in sets:
+        before = passed.get((one.kind, one.key, demand), 0.0)
+        if one.likely >= demand.least and one.likely > GROWN * before:
+          return one, demand
+    return None
 
   # Lists that did not pay, by what they promised then.
-  passed: dict[tuple[str, int], float] = {}
+  passed: dict[tuple[str, int, Demand], float] = {}
   while (state.label == store.UNDECIDED).any():
-    sets = lists()
-    if sets:
-      one = sets[0]
+    if chosen := most_useful():
+      one, demand = chosen
       view = (
         choice.of_group(state, predicted, task.rows.embedding, one.key)
         if one.kind == 'group'
         else choice.of_class(state, predicted, one.key)
       )
-      found = best(view, predicted, person)
-      if len(found.rows) + len(found.named) < LEAST * found.keys:
-        passed[one.kind, one.key] = one.likely
+      found = best(view, predicted, person, demand)
+      if len(found.rows) + len(found.named) < demand.least * found.keys:
+        passed[one.kind, one.key, demand] = one.likely
         yield SKIP, np.zeros(0, int), ''
         continue
       for row, name in found.named:
@@ -192,8 +204,10 @@ class Taken(NamedTuple):
   named: list[tuple[int, str]]  # and those that get their own name
 
 
-def best(view: View, predicted: Predicted, person: Person) -> Taken:
-  """Puts the line where the list gives most beyond WORTH images a decision.
+def best(
+  view: View, predicted: Predicted, person: Person, demand: Demand
+) -> Taken:
+  """Puts the line where the list gives most beyond what decisions are worth.
 
   Another name than the suggested one costs no more if a digit stands for it. Of
   the odd ones above the line a few are left in; each of the others is named by
@@ -213,9 +227,10 @@ def best(view: View, predicted: Predicted, person: Person) -> Taken:
   digit = ~fits & np.array(likely, bool)
   places = np.arange(1, len(shown) + 1)
   worked = np.maximum(np.cumsum(~fits) - left_in(places), 0)
-  keys = TAKE + MARK * worked + MOVE * (places != view.line) + NAME * typed
+  keys = demand.opened + TAKE + MARK * worked
+  keys += MOVE * (places != view.line) + NAME * typed
   named = np.minimum(np.cumsum(digit), worked)
-  end = int(np.argmax(np.cumsum(fits) + named - WORTH * keys)) + 1
+  end = int(np.argmax(np.cumsum(fits) + named - demand.worth * keys)) + 1
   odd = np.flatnonzero(~fits[:end])
   odd = odd[np.argsort(digit[odd], kind='stable')]  # left in: the costly first
   odd = odd[len(odd) - worked[end - 1] :]

@@ -14,6 +14,8 @@ from benchmarks import discovery, labelling
 from plankton_jax.errors import InputError
 from tests import analysis_runs
 
+EAGER, PATIENT = labelling.DEMANDS
+
 
 @pytest.fixture
 def careful(monkeypatch):
@@ -42,7 +44,7 @@ def test_the_line_is_put_where_it_pays_most(careful):
   person = labelling.Person(truth, 0)
   view, both = View(np.arange(14), 6, 'ant'), likely(14, ('ant', 'bee'))
   # 6 ants by one key beat 10 images by three (take, name a bee, move the line).
-  found = labelling.best(view, both, person)
+  found = labelling.best(view, both, person, EAGER)
   assert (found.keys, found.rows.tolist(), found.name) == (
     1,
     [*range(6)],
@@ -51,17 +53,22 @@ def test_the_line_is_put_where_it_pays_most(careful):
   assert not found.named and not found.odd.size
   # From a line at 2 these are two keys, and one more has 4 images to give.
   short = view._replace(line=2)
-  found = labelling.best(short, both, person)
+  found = labelling.best(short, both, person, EAGER)
   assert (found.keys, found.named) == (3, [(6, 'bee')])
   assert found.rows.tolist() == [*range(6), 7, 8, 9] and not found.odd.size
   # A digit stands for another name; one that is not likely is typed.
-  assert labelling.best(view._replace(name='bee'), both, person).keys == 1
+  assert (
+    labelling.best(view._replace(name='bee'), both, person, EAGER).keys == 1
+  )
   other = labelling.best(
-    view._replace(name='bee'), likely(14, ('bee',)), person
+    view._replace(name='bee'), likely(14, ('bee',)), person, EAGER
   )
   assert other.keys == labelling.TAKE + labelling.NAME and other.name == 'ant'
+  # For less, one decision more takes seven images more.
+  found = labelling.best(view, both, person, PATIENT)
+  assert (found.keys, len(found.rows), len(found.named)) == (4, 9, 1)
   # An odd one for which no digit stands is marked, and has no name yet.
-  found = labelling.best(short, likely(14, ('ant',)), person)
+  found = labelling.best(short, likely(14, ('ant',)), person, EAGER)
   assert found.odd.tolist() in ([], [6]) and not found.named
 
 
@@ -69,10 +76,10 @@ def test_one_in_twenty_is_left_in(careful):
   truth = np.array(['ant'] * 19 + ['bee', 'ant', 'bee'] + ['ant'] * 18)
   view = View(np.arange(40), 40, 'ant')
   person = labelling.Person(truth, 0)
-  found = labelling.best(view, likely(40, ('ant', 'bee')), person)
+  found = labelling.best(view, likely(40, ('ant', 'bee')), person, EAGER)
   assert (found.keys, found.rows.tolist()) == (1, [*range(40)])
   truth[5] = 'cow'  # which no digit names: it stays, and a bee is named
-  found = labelling.best(view, likely(40, ('ant', 'bee')), person)
+  found = labelling.best(view, likely(40, ('ant', 'bee')), person, EAGER)
   assert (found.keys, len(found.rows)) == (2, 39)
   assert found.named in ([(19, 'bee')], [(21, 'bee')])
 
@@ -107,7 +114,7 @@ def test_without_a_class_groups_come_first_all_the_same(task, careful):
 def test_where_no_list_pays_images_that_teach_are_named(
   task, careful, monkeypatch
 ):
-  monkeypatch.setattr(labelling, 'LEAST', 1e9)
+  monkeypatch.setattr(labelling, 'DEMANDS', ())
   found = labelling.curve(task, 'review', seed=0)
   # Five times the list is opened; of cats, the first ones are typed.
   typed, rest = divmod(found.keys[-1] - 105, labelling.NAME - 1)
@@ -118,20 +125,21 @@ def test_where_no_list_pays_images_that_teach_are_named(
 def test_a_list_passed_over_comes_again_when_it_promises_more(
   task, monkeypatch
 ):
-  promised = iter([10.0, 11.0, 12.1, *[0.0] * 9])
+  promised = iter([10.0, 11.0, 11.5, 12.1, *[0.0] * 9])
   seen = []
 
   def sets(state, predicted, embedding):
     return [labelling.Set('group', 0, 'ant', 40, next(promised))]
 
-  def best(view, predicted, person):
-    seen.append(len(view.rows))
+  def best(view, predicted, person, demand):
+    seen.append(demand.least)
     return labelling.Taken(9, np.zeros(0, int), '', np.zeros(0, int), [])
 
   monkeypatch.setattr(labelling.choice, 'sets', sets)
   monkeypatch.setattr(labelling, 'best', best)
   list(labelling.review(task, labelling.Person(task.truth, 0)))
-  assert len(seen) == 2  # at 10, not at 11, and at 12.1
+  # At 10, then at 11 for less, not at 11.5, and at 12.1.
+  assert seen == [2.0, 1.3, 2.0]
 
 
 def test_mistakes_are_as_many_as_said(task, monkeypatch):
