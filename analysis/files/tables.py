@@ -1,18 +1,65 @@
-"""Writes rows and values to CSV, JSON and Parquet, and prints tables."""
+"""Reads tables of people, writes CSV, JSON and Parquet, and prints tables."""
 
 import csv
+import gzip
+import io
 import json
 import pathlib
+import re
 import types
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from plankton_jax.data.sources.source import one_line
+from plankton_jax.data.ecotaxa import table
+from plankton_jax.data.sources.source import describe, one_line
+from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
 Row = Mapping[str, Any]
+
+
+def read_csv(path: pathlib.Path, what: str) -> list[dict[str, str]]:
+  """Reads a table that a person made; may be gzipped.
+
+  It may be separated by tabs, commas or semicolons, and in any encoding that
+  spreadsheets write.
+
+  Args:
+    path: the table's.
+    what: the table is of, for messages.
+
+  Returns:
+    Its rows, by column in lower case.
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  try:
+    data = path.expanduser().read_bytes()
+    if data.startswith(b'\x1f\x8b'):
+      data = gzip.decompress(data)
+    if kind := table.kind_of(data):
+      raise InputError(f'{path}: it is {kind}: save it as CSV')
+    text = table.decode(data).replace('\0', '')
+    # Blank lines, of blanks or separators, may precede the header.
+    lines = re.split('\r\n|\n|\r', text)
+    first = next((line for line in lines if line.strip(' ,;\t')), '')
+    mark = max('\t;,', key=first.count)
+    found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
+    filled = (row for row in found if any(map(str.strip, row)))
+    header = [name.strip().lower() for name in next(filled, [])]
+    return [
+      dict(zip(header, [*row, *[''] * len(header)], strict=False))
+      for row in found
+      if any(row)
+    ]
+  except (OSError, EOFError, zlib.error, csv.Error) as error:
+    raise InputError(
+      f'{path}: no table of {what} ({describe(error)})'
+    ) from None
 
 
 def plain(value: Any) -> Any:
@@ -68,10 +115,10 @@ def write_parquet(
       return pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
     return pyarrow.array(values)
 
-  table = pyarrow.table({name: array(v) for name, v in columns.items()})
-  table = table.replace_schema_metadata(dict(metadata) or None)
+  made = pyarrow.table({name: array(v) for name, v in columns.items()})
+  made = made.replace_schema_metadata(dict(metadata) or None)
   with atomic.file(path) as building:
-    parquet.write_table(table, building, compression='zstd')
+    parquet.write_table(made, building, compression='zstd')
 
 
 def show(rows: Sequence[Row], title: str = '') -> None:

@@ -1,18 +1,14 @@
 """Reads what is known of taxa: lineages, and their numbers elsewhere."""
 
-import csv
-import gzip
-import io
 import pathlib
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from analysis.files import tables
 from analysis.files.inputs import Source
-from plankton_jax.data.ecotaxa import table
 from plankton_jax.data.sources.objects import Object
-from plankton_jax.data.sources.source import describe, one_line
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
@@ -73,7 +69,7 @@ def read(path: pathlib.Path) -> Taxa:
   Raises:
     InputError: it cannot be read, lacks the column, or contradicts itself.
   """
-  rows = _rows(path)
+  rows = tables.read_csv(path, 'taxa')
   header = list(rows[0]) if rows else []
   columns = {
     field: next((name for name in names if name in header), '')
@@ -200,36 +196,6 @@ def split_lineage(text: str) -> tuple[str, ...]:
   separator = next((mark for mark in _SEPARATORS if mark in text), '>')
   parts = (part.strip() for part in text.split(separator))
   return tuple(part for part in parts if part not in ('', '#'))
-
-
-def _rows(path: pathlib.Path) -> list[dict[str, str]]:
-  """Reads all rows, by column in lower case."""
-  try:
-    data = path.expanduser().read_bytes()
-    if data.startswith(b'\x1f\x8b'):
-      data = gzip.decompress(data)
-    if kind := table.kind_of(data):
-      raise InputError(f'{path}: it is {kind}: save it as CSV')
-    text = table.decode(data).replace('\0', '')
-    # Blank lines, of blanks or separators, may precede the header.
-    lines = re.split('\r\n|\n|\r', text)
-    first = next((line for line in lines if line.strip(' ,;\t')), '')
-    mark = max('\t;,', key=first.count)
-    found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
-    filled = (row for row in found if any(map(str.strip, row)))
-    header = [name.strip().lower() for name in next(filled, [])]
-    return [
-      dict(zip(header, [*row, *[''] * len(header)], strict=False))
-      for row in found
-      if any(row)
-    ]
-  except (
-    OSError,
-    EOFError,
-    zlib.error,
-    csv.Error,
-  ) as error:
-    raise InputError(f'{path}: no table of taxa ({describe(error)})') from None
 
 
 def _by_rank(cells: Sequence[tuple[str, str]]) -> tuple[str, ...]:
