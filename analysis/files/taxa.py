@@ -71,12 +71,12 @@ def read(path: pathlib.Path) -> Taxa:
   several rows, if they say the same.
 
   Raises:
-    InputError: it cannot be read, lacks the column, or contradicts itself.
+    InputError: it cannot be read, lacks the column, has a column in use twice
+      or a row of more cells than columns, or contradicts itself.
   """
-  rows = _rows(path)
-  header = list(rows[0]) if rows else []
+  header, rows = _rows(path)
   columns = {
-    field: next((name for name in names if name in header), '')
+    field: next((name for name in names if name in header), None)
     for field, names in _COLUMNS.items()
   }
   if not columns['taxon']:
@@ -84,11 +84,14 @@ def read(path: pathlib.Path) -> Taxa:
       f'{path}: no column taxon (it has'
       f' {one_line(", ".join(header)) or "no rows"})'
     )
+  for name in (*columns.values(), *RANKS):
+    if name and header.count(name) > 1:
+      raise InputError(f'{path}: column {name!r} is there twice')
   ranks = tuple(name for name in RANKS if name in header)
   found: dict[str, Taxon] = {}
-  for line, row in enumerate(rows, 2):
+  for line, row in rows:
     cells = {
-      field: row.get(column, '').strip() for field, column in columns.items()
+      field: row[column] if column else '' for field, column in columns.items()
     }
     name = cells['taxon']
     if not name:
@@ -96,10 +99,7 @@ def read(path: pathlib.Path) -> Taxa:
     if columns['lineage']:
       lineage = split_lineage(cells['lineage'])
     else:
-      lineage = _by_rank([(rank, row[rank].strip()) for rank in ranks])
-    for field in ('category_id', 'name_id'):  # R and pandas write NA and nan
-      if cells[field].lower() in ('na', 'nan', 'none', 'null'):
-        cells[field] = ''
+      lineage = _by_rank([(rank, row[rank]) for rank in ranks])
     number = parse_number(cells['category_id'])
     if number is None and cells['category_id']:
       raise InputError(
@@ -202,8 +202,16 @@ def split_lineage(text: str) -> tuple[str, ...]:
   return tuple(part for part in parts if part not in ('', '#'))
 
 
-def _rows(path: pathlib.Path) -> list[dict[str, str]]:
-  """Reads all rows, by column in lower case."""
+def _rows(
+  path: pathlib.Path,
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+  """Reads the header, in lower case, and (line, cells by column) of each row.
+
+  Words that mean no value, such as NA, become ''.
+
+  Raises:
+    InputError: the file cannot be read, or a row has more cells than columns.
+  """
   try:
     data = path.expanduser().read_bytes()
     if data.startswith(b'\x1f\x8b'):
@@ -214,18 +222,28 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
     # Blank lines, of blanks or separators, may precede the header.
     lines = re.split('\r\n|\n|\r', text)
     first = next((line for line in lines if line.strip(' ,;\t')), '')
-    mark = max('\t;,', key=first.count)
+    mark = max('\t;,|', key=first.count)
     found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
     filled = (row for row in found if any(map(str.strip, row)))
     header = [name.strip().lower() for name in next(filled, [])]
-    return [
-      dict(zip(header, [*row, *[''] * len(header)], strict=False))
-      for row in found
-      if any(row)
-    ]
+    rows = []
+    for row in filled:
+      if any(row[len(header) :]):
+        raise InputError(
+          f'{path}, line {found.line_num}: {len(row)} cells for'
+          f' {len(header)} columns: quote what holds {mark!r}, and name every'
+          ' column'
+        )
+      cells = [
+        '' if cell.strip().lower() in table.NO_VALUE else cell.strip()
+        for cell in [*row, *[''] * len(header)]
+      ]
+      rows.append((found.line_num, dict(zip(header, cells, strict=False))))
+    return header, rows
   except (
     OSError,
     EOFError,
+    RuntimeError,  # of expanduser: no such home
     zlib.error,
     csv.Error,
   ) as error:
