@@ -44,8 +44,7 @@ from analysis.measures.fitted import Fitted
 from analysis.measures.openset import UNKNOWN
 from analysis.measures.prevalence import Answers
 from analysis.measures.tallies import Sample, Unit
-from plankton_jax.errors import InputError
-from plankton_jax.train import diverged
+from plankton_jax.errors import InputError, shorten_list
 
 TRUST = flags.DEFINE_enum(
   'trust',
@@ -491,7 +490,7 @@ def describe_checks(
   if added:
     notes.append(
       'counted from checked images alone, as no class is named so:'
-      f' {diverged.shorten_list(list(added))}'
+      f' {shorten_list(list(added))}'
     )
   return notes
 

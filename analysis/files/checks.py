@@ -71,8 +71,7 @@ def read(
     InputError: it cannot be read, lacks a column, has two classes for an image,
       or none for any of these images.
   """
-  rows = tables.read_csv(path, 'checked images')
-  header = list(rows[0]) if rows else []
+  header, rows = tables.read_csv(path, 'checked images')
   identity, named, status = (
     next((name for name in names if name in header), '')
     for names in (_ID, _CLASS, _STATUS)
@@ -86,11 +85,11 @@ def read(
   place = _places(new)
   found: dict[int, str] = {}
   blank = strange = 0
-  for line, row in enumerate(rows, 2):
-    key, name = row[identity].strip(), row[named].strip()
+  for line, row in rows:
+    key, name = row[identity], row[named]
     if key.lower() in TYPES:  # below the header of EcoTaxa's tables
       continue
-    if status and row[status].strip().lower() != _VALIDATED:
+    if status and row[status].lower() != _VALIDATED:
       name = ''
     at = place.get(key, -1)
     blank += not name

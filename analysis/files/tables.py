@@ -21,21 +21,23 @@ from plankton_jax.files import atomic
 Row = Mapping[str, Any]
 
 
-def read_csv(path: pathlib.Path, what: str) -> list[dict[str, str]]:
+def read_csv(
+  path: pathlib.Path, what: str
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
   """Reads a table that a person made; may be gzipped.
 
-  It may be separated by tabs, commas or semicolons, and in any encoding that
-  spreadsheets write.
+  It may be separated by tabs, commas, semicolons or bars, and in any encoding
+  that spreadsheets write. Words that mean no value, such as NA, become ''.
 
   Args:
     path: the table's.
     what: the table is of, for messages.
 
   Returns:
-    Its rows, by column in lower case.
+    The header, in lower case, and (line, cells by column) of each row.
 
   Raises:
-    InputError: it cannot be read.
+    InputError: it cannot be read, or a row has more cells than columns.
   """
   try:
     data = path.expanduser().read_bytes()
@@ -47,16 +49,31 @@ def read_csv(path: pathlib.Path, what: str) -> list[dict[str, str]]:
     # Blank lines, of blanks or separators, may precede the header.
     lines = re.split('\r\n|\n|\r', text)
     first = next((line for line in lines if line.strip(' ,;\t')), '')
-    mark = max('\t;,', key=first.count)
+    mark = max('\t;,|', key=first.count)
     found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
     filled = (row for row in found if any(map(str.strip, row)))
     header = [name.strip().lower() for name in next(filled, [])]
-    return [
-      dict(zip(header, [*row, *[''] * len(header)], strict=False))
-      for row in found
-      if any(row)
-    ]
-  except (OSError, EOFError, zlib.error, csv.Error) as error:
+    rows = []
+    for row in filled:
+      if any(row[len(header) :]):
+        raise InputError(
+          f'{path}, line {found.line_num}: {len(row)} cells for'
+          f' {len(header)} columns: quote what holds {mark!r}, and name every'
+          ' column'
+        )
+      cells = [
+        '' if cell.strip().lower() in table.NO_VALUE else cell.strip()
+        for cell in [*row, *[''] * len(header)]
+      ]
+      rows.append((found.line_num, dict(zip(header, cells, strict=False))))
+    return header, rows
+  except (
+    OSError,
+    EOFError,
+    RuntimeError,  # of expanduser: no such home
+    zlib.error,
+    csv.Error,
+  ) as error:
     raise InputError(
       f'{path}: no table of {what} ({describe(error)})'
     ) from None

@@ -67,12 +67,12 @@ def read(path: pathlib.Path) -> Taxa:
   several rows, if they say the same.
 
   Raises:
-    InputError: it cannot be read, lacks the column, or contradicts itself.
+    InputError: it cannot be read, lacks the column, has a column in use twice
+      or a row of more cells than columns, or contradicts itself.
   """
-  rows = tables.read_csv(path, 'taxa')
-  header = list(rows[0]) if rows else []
+  header, rows = tables.read_csv(path, 'taxa')
   columns = {
-    field: next((name for name in names if name in header), '')
+    field: next((name for name in names if name in header), None)
     for field, names in _COLUMNS.items()
   }
   if not columns['taxon']:
@@ -80,11 +80,14 @@ def read(path: pathlib.Path) -> Taxa:
       f'{path}: no column taxon (it has'
       f' {one_line(", ".join(header)) or "no rows"})'
     )
+  for name in (*columns.values(), *RANKS):
+    if name and header.count(name) > 1:
+      raise InputError(f'{path}: column {name!r} is there twice')
   ranks = tuple(name for name in RANKS if name in header)
   found: dict[str, Taxon] = {}
-  for line, row in enumerate(rows, 2):
+  for line, row in rows:
     cells = {
-      field: row.get(column, '').strip() for field, column in columns.items()
+      field: row[column] if column else '' for field, column in columns.items()
     }
     name = cells['taxon']
     if not name:
@@ -92,10 +95,7 @@ def read(path: pathlib.Path) -> Taxa:
     if columns['lineage']:
       lineage = split_lineage(cells['lineage'])
     else:
-      lineage = _by_rank([(rank, row[rank].strip()) for rank in ranks])
-    for field in ('category_id', 'name_id'):  # R and pandas write NA and nan
-      if cells[field].lower() in ('na', 'nan', 'none', 'null'):
-        cells[field] = ''
+      lineage = _by_rank([(rank, row[rank]) for rank in ranks])
     number = parse_number(cells['category_id'])
     if number is None and cells['category_id']:
       raise InputError(
