@@ -30,20 +30,14 @@ from analysis.measures import (
   prevalence,
   tallies,
   thresholds,
+  trials,
 )
 from analysis.measures.checked import Checks
-from analysis.measures.counting import (
-  Estimate,
-  Known,
-  Placed,
-  Quantifier,
-  Shares,
-  Space,
-)
+from analysis.measures.counting import Estimate, Known, Space
 from analysis.measures.fitted import Fitted
 from analysis.measures.openset import UNKNOWN
-from analysis.measures.prevalence import Answers
 from analysis.measures.tallies import Sample, Unit
+from analysis.measures.trials import Trials
 from plankton_jax.errors import InputError, shorten_list
 
 TRUST = flags.DEFINE_enum(
@@ -68,11 +62,7 @@ for name in (
 ):
   flags.declare_key_flag(name)  # --help shows it
 
-ACCEPTANCES = (0.8, 0.9, 0.95, 0.98, 0.99)  # that --choose_acceptance tries
-SIMULATED = 120  # samples that methods are tried on
-LARGEST = 500  # images of one of them, at most
 SHOWN = 20  # lines of counts in the terminal
-CHECKS = (25, 50, 100, 200)  # images of a sample that checking is tried with
 TO_CHECK = 'check.csv'
 
 Row = dict[str, Any]
@@ -113,14 +103,6 @@ def fit(source: Source, acceptance: float) -> Fitted:
   return found
 
 
-class Apart(NamedTuple):
-  """Holds test images, and unknowns that the quantifier was not fitted to."""
-
-  quantifier: Quantifier
-  answers: Answers
-  true: np.ndarray
-
-
 def table(
   found: Sequence[Sample],
   names: Sequence[str],
@@ -157,80 +139,6 @@ def table(
         }
       lines.append(line)
   return lines
-
-
-def describe_methods(
-  tried: Shares, tested: Shares | None, trusted: str
-) -> list[Row]:
-  """Tabulates each method's Bray-Curtis error in simulated samples."""
-  plain = next(iter(prevalence.METHODS))
-  lines = []
-  for name in prevalence.METHODS:
-    line: Row = {'method': name, 'trusted': name == trusted}
-    for split, errors in (('val', tried), ('test', tested)):
-      if errors is not None:
-        low, high = np.quantile(errors[name], [0.025, 0.975])
-        line |= {
-          f'{split}_error': errors[name].mean(),
-          f'{split}_low': low,
-          f'{split}_high': high,
-          f'{split}_ratio': errors[name].mean() / errors[plain].mean(),
-        }
-    lines.append(line)
-  return lines
-
-
-def hold_out(
-  space: Space, fit: Fitted, added: np.ndarray, unseen: Embeddings | None
-) -> Apart | None:
-  """Fits to validation images and answers test images.
-
-  Half of the kinds of unknowns are fitted to, and the others are met.
-
-  Returns:
-    None without test images.
-  """
-  if fit.held_out is None or fit.val is None:
-    return None
-  met = None
-  if unseen is not None:
-    kinds = np.unique(unseen.label)
-    rng = np.random.default_rng(counting.SEED)
-    fitted_to = np.isin(unseen.label, rng.permutation(kinds)[: len(kinds) // 2])
-    if len(kinds) > 1:
-      met = inputs.take(unseen, ~fitted_to)
-      unseen = inputs.take(unseen, fitted_to)
-  known = counting.gather(space, fit.val, added, unseen)
-  quantifier = counting.fit(known, fit.labeller.threshold)
-  places = [counting.place(space, fit.held_out.embedding)]
-  true = [fit.held_out.label]
-  if met is not None:
-    places.append(counting.place(space, met.embedding))
-    true.append(np.full(len(met.label), len(fit.labeller.gallery.class_names)))
-  placed = Placed(*map(np.concatenate, zip(*places, strict=True)))
-  return Apart(
-    quantifier,
-    counting.answer(quantifier.posterior, quantifier.limit, placed),
-    np.concatenate(true),
-  )
-
-
-def test(apart: Apart, *, size: int) -> Shares:
-  """Measures all methods on images apart: Bray-Curtis errors by method."""
-  rng = np.random.default_rng(counting.SEED)
-  return counting.errors_of(*apart, draws=SIMULATED, size=size, rng=rng)
-
-
-def choose_acceptance(known: Known, *, size: int) -> tuple[float, list[Row]]:
-  """Chooses the acceptance at which plain counts err least."""
-  plain = next(iter(prevalence.METHODS))
-  lines = []
-  for acceptance in ACCEPTANCES:
-    errors = counting.trial(known, acceptance, draws=SIMULATED, size=size)
-    means = {name: float(values.mean()) for name, values in errors.items()}
-    lines.append({'acceptance': acceptance, **means})
-  chosen = min(lines, key=lambda line: line[plain])
-  return float(chosen['acceptance']), lines
 
 
 def tabulate_spectra(
@@ -307,172 +215,6 @@ def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
   return found, notes
 
 
-def analyse(sources: Sequence[Source], asked: Asked) -> Result:
-  """Counts images by sample and class.
-
-  Raises:
-    InputError: there is not one source; it has one class, or no validation
-      images; an image has no sample; or nothing can be read.
-  """
-  source = command.one_source(sources, 'counts')
-  thresholds.check(asked.acceptance)
-  if asked.draws < 2:
-    raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
-  if asked.check is not None and asked.check < checked.FEWEST:
-    raise InputError(
-      f'--check={asked.check}: give {checked.FEWEST} images of a sample or more'
-    )
-  fit_ = fit(source, asked.acceptance)
-  assert fit_.val is not None
-  encoder = new_images.encoder_for(source, asked.images)
-  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
-  inputs.check_dimensions(fit_.labeller.gallery, new.rows)
-  groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
-  per_m3, notes = concentrations(new)
-  units = tallies.split_units(groups, per_m3)
-  names = (*fit_.labeller.gallery.class_names, UNKNOWN)
-  given: dict[int, str] = {}
-  if asked.checked:
-    given, left_out = checks.read(pathlib.Path(asked.checked), new)
-    notes += left_out
-
-  unseen, _ = inputs.labelled(source, 'unseen')
-  if unseen is None:
-    notes.append(
-      'no unseen images: validation images, each without its own class, stand'
-      ' in for unknown ones'
-    )
-  space = counting.make_space(fit_.labeller)
-  train = source.splits['train']
-  added = np.setdiff1d(fit_.labeller.gallery.id, train.id.astype(str))
-  known = counting.gather(space, fit_.val, added, unseen)
-  size = int(np.clip(np.median([len(u.rows) for u in units]), 1, LARGEST))
-  acceptance = asked.acceptance
-  by_acceptance: list[Row] = []
-  if asked.choose_acceptance:
-    acceptance, by_acceptance = choose_acceptance(known, size=size)
-    limit = counting.set_limit(known, acceptance)
-    fit_ = fit_._replace(labeller=fit_.labeller._replace(threshold=limit))
-  limit = fit_.labeller.threshold
-  tried = counting.trial(known, acceptance, draws=SIMULATED, size=size)
-  method = asked.trust or counting.best(tried)
-  apart = hold_out(space, fit_, added, unseen)
-  tested = None if apart is None else test(apart, size=size)
-
-  placed = counting.place(space, new.rows.embedding)
-  places = [placed.take(unit.rows) for unit in units]
-  quantifier, estimates = counting.count(
-    known, limit, places, draws=asked.draws
-  )
-  every = tallies.tally(units, estimates)
-  shown = [one for one in every if one.method == method]
-  chance = np.zeros((len(groups), len(names)))
-  label = np.zeros(len(groups), int)
-  for unit, place, one in zip(units, places, estimates, strict=True):
-    answers = counting.answer(quantifier.posterior, limit, place)
-    label[unit.rows] = answers.label
-    chance[unit.rows] = prevalence.adapt(
-      answers.chance, quantifier.errors.prior, one.shares[method]
-    )
-  methods = describe_methods(tried, tested, method)
-  sized = tabulate_spectra(new, units, estimates, chance, names, method)
-  said = [describe_error(methods, size)]
-  of_sample: dict[str, Checks] | None = None
-  best = method
-  if given:
-    of_sample, more = checks.by_sample(given, groups, names)
-    best = checked.METHOD
-    chance = np.pad(chance, [(0, 0), (0, len(more) - len(names))])
-    shown = tallies.correct(shown, groups, chance, per_m3, of_sample)
-    said += describe_checks(of_sample, shown, more[len(names) :])
-    every = [*(tallies.widen(one, len(more)) for one in every), *shown]
-    names = more
-  lines = table(shown, names, methods=False, checks=of_sample)
-  tables: dict[str, Sequence[Row]] = {
-    'counts.csv': lines,
-    'counts_by_method.csv': table(every, names, methods=True),
-    'methods.csv': methods,
-  }
-  if by_acceptance:
-    tables['acceptance.csv'] = by_acceptance
-  if sized:
-    tables['spectra.csv'] = sized
-  brought = []
-  if apart is not None and (given or asked.check):
-    brought = try_checks(apart, method, size=size)
-    tables['checking.csv'] = brought
-  forms = {}
-  if asked.check:
-    predicted = [names[i] for i in label.tolist()]
-    forms[TO_CHECK] = checks.listed(new, groups, predicted, asked.check)
-    said.append(
-      f'{TO_CHECK} lists {len(forms[TO_CHECK]):,} images: fill in its column'
-      ' class, and give it as --checked'
-    )
-  citations = inputs.citations(sources)
-  figures = {
-    'counts': Drawing(
-      functools.partial(counted.draw_counts, every, names, best), citations
-    ),
-    'methods': Drawing(
-      functools.partial(counted.draw_methods, tried, tested, method), citations
-    ),
-  }
-  if sized:
-    figures['spectra'] = Drawing(
-      functools.partial(counted.draw_spectra, sized), citations
-    )
-  largest = sorted(lines, key=lambda line: -line['objects'])[:SHOWN]
-  return Result(
-    [*fit_.notes, *notes, *said],
-    [
-      Shown('counts: Bray-Curtis error in simulated samples', methods),
-      *([Shown('counts: with checked images', brought)] if brought else []),
-      Shown(
-        f'counts: the largest of {len(lines):,}, by {best}',
-        largest,
-        f'{len(groups):,} objects in {len(set(groups)):,} samples',
-      ),
-    ],
-    tables,
-    {
-      'counts.json': {
-        'method': method,
-        'checked': len(given),
-        'acceptance': acceptance,
-        'bootstrap_draws': asked.draws,
-        'simulated_images': size,
-        'methods': methods,
-        'samples': len(set(groups)),
-        'objects': len(groups),
-      }
-    },
-    figures,
-    forms=forms,
-  )
-
-
-def try_checks(apart: Apart, method: str, *, size: int) -> list[Row]:
-  """Tabulates what checking images of a sample brings in simulated samples."""
-  found = checked.trial(
-    *apart,
-    method,
-    numbers=[number for number in CHECKS if number < size],
-    draws=SIMULATED,
-    size=size,
-  )
-  return [
-    {
-      'checked_images': one.images,
-      'error': one.corrected,
-      'error_of_these_alone': one.alone,
-      'intervals_that_hold': one.covered,
-      'width_of_an_interval': one.width,
-    }
-    for one in found
-  ]
-
-
 def describe_checks(
   of_sample: Mapping[str, Checks],
   found: Sequence[Sample],
@@ -495,17 +237,263 @@ def describe_checks(
   return notes
 
 
-def describe_error(methods: Sequence[Row], size: int) -> str:
-  """Says in a sentence how wrong the trusted method is."""
-  (line,) = (line for line in methods if line['trusted'])
-  split = 'test' if 'test_error' in line else 'val'
-  return (
-    f'trusted: {line["method"]}. In samples of {size} {split} images with'
-    f' shares unlike those of training, its Bray-Curtis error is'
-    f' {line[f"{split}_error"]:.3f} on average'
-    f' ({line[f"{split}_low"]:.3f} to {line[f"{split}_high"]:.3f}),'
-    f' {line[f"{split}_ratio"]:.0%} of that of plain counts'
+class Objects(NamedTuple):
+  """Holds the N objects to count, and what is known of each."""
+
+  new: NewImages
+  groups: np.ndarray  # [N] their samples
+  per_m3: np.ndarray  # [N] objects per m³ that each stands for
+  units: list[Unit]
+  given: dict[int, str]  # the classes that a person gave, by row
+  notes: list[str]
+
+
+class Counts(NamedTuple):
+  """Holds the objects of each sample and class, by every method."""
+
+  names: tuple[str, ...]  # of the classes
+  method: str  # that `shown` is by
+  shown: list[Sample]
+  every: list[Sample]
+  predicted: list[str]  # the class of each object
+  spectra: list[Row]
+  checks: dict[str, Checks] | None  # by sample, if a person checked some
+  notes: list[str]
+
+
+def check(asked: Asked) -> None:
+  """Checks the numbers of what is asked.
+
+  Raises:
+    InputError: one is out of range.
+  """
+  thresholds.check(asked.acceptance)
+  if asked.draws < 2:
+    raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
+  if asked.check is not None and asked.check < checked.FEWEST:
+    raise InputError(
+      f'--check={asked.check}: give {checked.FEWEST} images of a sample or more'
+    )
+
+
+def gather(source: Source, gallery: Embeddings, asked: Asked) -> Objects:
+  """Reads the objects to count.
+
+  Raises:
+    InputError: nothing can be read, an image has no sample, or its embedding
+      is not of the gallery's dimensions.
+  """
+  encoder = new_images.encoder_for(source, asked.images)
+  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
+  inputs.check_dimensions(gallery, new.rows)
+  groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
+  per_m3, notes = concentrations(new)
+  units = tallies.split_units(groups, per_m3)
+  given: dict[int, str] = {}
+  if asked.checked:
+    given, left_out = checks.read(pathlib.Path(asked.checked), new)
+    notes += left_out
+  return Objects(new, groups, per_m3, units, given, notes)
+
+
+def count(
+  objects: Objects,
+  space: Space,
+  known: Known,
+  names: tuple[str, ...],
+  *,
+  limit: float,
+  method: str,
+  draws: int,
+) -> Counts:
+  """Counts objects by every method, and corrects by what was checked.
+
+  Args:
+    objects: what to count.
+    space: where images are placed.
+    known: images of known class.
+    names: of the classes, and of none.
+    limit: of the distance, beyond which an image is unknown.
+    method: the one to trust.
+    draws: of the bootstrap.
+  """
+  placed = counting.place(space, objects.new.rows.embedding)
+  places = [placed.take(unit.rows) for unit in objects.units]
+  quantifier, estimates = counting.count(known, limit, places, draws=draws)
+  every = tallies.tally(objects.units, estimates)
+  shown = [one for one in every if one.method == method]
+  chance = np.zeros((len(objects.groups), len(names)))
+  label = np.zeros(len(objects.groups), int)
+  for unit, place, one in zip(objects.units, places, estimates, strict=True):
+    answers = counting.answer(quantifier.posterior, limit, place)
+    label[unit.rows] = answers.label
+    chance[unit.rows] = prevalence.adapt(
+      answers.chance, quantifier.errors.prior, one.shares[method]
+    )
+  found = Counts(
+    names,
+    method,
+    shown,
+    every,
+    [names[i] for i in label.tolist()],
+    tabulate_spectra(
+      objects.new, objects.units, estimates, chance, names, method
+    ),
+    None,
+    [],
   )
+  return correct(found, objects, chance) if objects.given else found
+
+
+def correct(found: Counts, objects: Objects, chance: np.ndarray) -> Counts:
+  """Corrects the counts by checked images, which may name further classes.
+
+  `chance` [N, C] are the images' probabilities under the method's shares.
+  """
+  before = len(found.names)
+  of_sample, names = checks.by_sample(
+    objects.given, objects.groups, found.names
+  )
+  chance = np.pad(chance, [(0, 0), (0, len(names) - before)])
+  shown = tallies.correct(
+    found.shown, objects.groups, chance, objects.per_m3, of_sample
+  )
+  return found._replace(
+    names=names,
+    method=checked.METHOD,
+    shown=shown,
+    every=[*(tallies.widen(one, len(names)) for one in found.every), *shown],
+    checks=of_sample,
+    notes=describe_checks(of_sample, shown, names[before:]),
+  )
+
+
+def analyse(sources: Sequence[Source], asked: Asked) -> Result:
+  """Counts images by sample and class.
+
+  Raises:
+    InputError: there is not one source; it has one class, or no validation
+      images; an image has no sample; or nothing can be read.
+  """
+  source = command.one_source(sources, 'counts')
+  check(asked)
+  fit_ = fit(source, asked.acceptance)
+  assert fit_.val is not None
+  gallery = fit_.labeller.gallery
+  objects = gather(source, gallery, asked)
+  notes = [*fit_.notes, *objects.notes]
+  unseen, _ = inputs.labelled(source, 'unseen')
+  if unseen is None:
+    notes.append(
+      'no unseen images: validation images, each without its own class, stand'
+      ' in for unknown ones'
+    )
+  space = counting.make_space(fit_.labeller)
+  added = np.setdiff1d(gallery.id, source.splits['train'].id.astype(str))
+  known = counting.gather(space, fit_.val, added, unseen)
+  tried = trials.run(
+    fit_,
+    space,
+    known,
+    added,
+    unseen,
+    sizes=[len(unit.rows) for unit in objects.units],
+    acceptance=asked.acceptance,
+    choose=asked.choose_acceptance,
+    trust=asked.trust,
+  )
+  found = count(
+    objects,
+    space,
+    known,
+    (*gallery.class_names, UNKNOWN),
+    limit=tried.limit,
+    method=tried.trusted,
+    draws=asked.draws,
+  )
+  return report(objects, tried, found, notes, asked, inputs.citations(sources))
+
+
+def report(
+  objects: Objects,
+  tried: Trials,
+  found: Counts,
+  notes: Sequence[str],
+  asked: Asked,
+  citations: Sequence[str],
+) -> Result:
+  """Gathers the tables, figures and notes; tries checking where it is asked."""
+  methods = trials.describe_methods(tried.errors, tried.tested, tried.trusted)
+  said = [trials.describe_error(methods, tried.size), *found.notes]
+  lines = table(found.shown, found.names, methods=False, checks=found.checks)
+  tables: dict[str, Sequence[Row]] = {
+    'counts.csv': lines,
+    'counts_by_method.csv': table(found.every, found.names, methods=True),
+    'methods.csv': methods,
+  }
+  if tried.by_acceptance:
+    tables['acceptance.csv'] = tried.by_acceptance
+  if found.spectra:
+    tables['spectra.csv'] = found.spectra
+  brought = []
+  if tried.apart is not None and (objects.given or asked.check):
+    brought = trials.try_checks(tried.apart, tried.trusted, size=tried.size)
+    tables['checking.csv'] = brought
+  forms = {}
+  if asked.check:
+    forms[TO_CHECK] = checks.listed(
+      objects.new, objects.groups, found.predicted, asked.check
+    )
+    said.append(
+      f'{TO_CHECK} lists {len(forms[TO_CHECK]):,} images: fill in its column'
+      ' class, and give it as --checked'
+    )
+  largest = sorted(lines, key=lambda line: -line['objects'])[:SHOWN]
+  images, number = len(objects.groups), len(set(objects.groups))
+  return Result(
+    [*notes, *said],
+    [
+      Shown('counts: Bray-Curtis error in simulated samples', methods),
+      *([Shown('counts: with checked images', brought)] if brought else []),
+      Shown(
+        f'counts: the largest of {len(lines):,}, by {found.method}',
+        largest,
+        f'{images:,} objects in {number:,} samples',
+      ),
+    ],
+    tables,
+    {
+      'counts.json': {
+        'method': tried.trusted,
+        'checked': len(objects.given),
+        'acceptance': tried.acceptance,
+        'bootstrap_draws': asked.draws,
+        'simulated_images': tried.size,
+        'methods': methods,
+        'samples': number,
+        'objects': images,
+      }
+    },
+    draw(tried, found, citations),
+    forms=forms,
+  )
+
+
+def draw(
+  tried: Trials, found: Counts, citations: Sequence[str]
+) -> dict[str, Drawing]:
+  """Lists the figures: counts, methods, and spectra where sizes are known."""
+  parts = {
+    'counts': functools.partial(
+      counted.draw_counts, found.every, found.names, found.method
+    ),
+    'methods': functools.partial(
+      counted.draw_methods, tried.errors, tried.tested, tried.trusted
+    ),
+  }
+  if found.spectra:
+    parts['spectra'] = functools.partial(counted.draw_spectra, found.spectra)
+  return {name: Drawing(part, citations) for name, part in parts.items()}
 
 
 def asked(sources: Sequence[Source]) -> Result:

@@ -7,7 +7,7 @@ import pytest
 
 from analysis import counts
 from analysis.files import checks, inputs, new_images, samples
-from analysis.measures import checked, counting, prevalence, tallies
+from analysis.measures import checked, counting, prevalence, tallies, trials
 from analysis.measures.checked import Checks
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
@@ -282,7 +282,7 @@ def corrected(tmp_path_factory):
   asked = counts.Asked(path, by='^(s.)', draws=2, check=15)
   out = folder / 'out'
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(counts, 'SIMULATED', 6)
+    patch.setattr(trials, 'SIMULATED', 6)
     patch.setattr(counting, 'HALVES', 1)
     run(counts, [one], out, asked=asked)
     lines = read(out / 'check.csv')

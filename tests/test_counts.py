@@ -16,6 +16,7 @@ from analysis.measures import (
   posterior,
   prevalence,
   tallies,
+  trials,
 )
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
@@ -66,8 +67,8 @@ def counted(tmp_path_factory):
     lines.append('\t'.join(map(str, (*row, volume, 100 + i, 10.6))))
   table.write_text('\n'.join(lines) + '\n')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(counts, 'SIMULATED', 12)
-    patch.setattr(counts, 'ACCEPTANCES', (0.9, 0.95))
+    patch.setattr(trials, 'SIMULATED', 12)
+    patch.setattr(trials, 'ACCEPTANCES', (0.9, 0.95))
     found = made(folder, images, table)
   return found, folder / 'out'
 
@@ -352,7 +353,7 @@ def test_methods_are_told_with_the_spread_of_their_errors():
   names = list(prevalence.METHODS)
   errors = {name: np.linspace(0.0, 1.0, 1001) / 2**i
             for i, name in enumerate(names)}  # fmt: skip
-  plain, second, *_ = counts.describe_methods(errors, None, names[1])
+  plain, second, *_ = trials.describe_methods(errors, None, names[1])
   assert (plain['trusted'], second['trusted']) == (False, True)
   want = {'error': 0.25, 'low': 0.0125, 'high': 0.4875, 'ratio': 0.5}
   for field, value in want.items():
@@ -378,8 +379,8 @@ def test_the_test_meets_kinds_of_unknowns_that_were_not_fitted_to(monkeypatch):
   monkeypatch.setattr(counting, 'errors_of', errors)
   unseen = one.splits['unseen']
   unseen = inputs.take(unseen, np.arange(30))  # 20 of a kind and 10
-  apart = counts.hold_out(space, fit, np.array([]), unseen)
-  answers = counts.test(apart, size=9)
+  apart = trials.hold_out(space, fit, np.array([]), unseen)
+  answers = trials.test(apart, size=9)
   (met,) = {3, 4} - seen['fitted']
   rows = inputs.take(unseen, unseen.label == met)
   true = [*one.splits['test'].label, *[3] * len(rows.label)]
