@@ -6,7 +6,6 @@ import numpy as np
 import packing
 import pytest
 
-from analysis.formats import darwin_core
 from plankton_jax.data.ecotaxa import (
   annotations,
   numbers,
@@ -280,7 +279,7 @@ def test_images_that_no_row_names_are_counted(tmp_path):
 )
 def test_only_dates_and_times_that_are_clear_are_read(date, time, expected):
   item = read.Object('o', 'o.png', date=date, time=time)
-  assert darwin_core.moment(item) == expected
+  assert item.moment == expected
 
 
 @pytest.mark.parametrize('none', ['nan', 'NA', 'None', 'NULL', '<NA>', '#N/A'])

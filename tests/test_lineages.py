@@ -290,7 +290,7 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
     split: blobs([40] * 5, noise=0.5, seed=seed)
     for seed, split in enumerate(('train', 'val', 'test'))
   }
-  run = source('run', workdir=tmp_path / 'run', **splits)
+  run = source('$run^$', workdir=tmp_path / 'run', **splits)
   run.config['data'] = {'source': 'ecotaxa', 'path': str(folder)}
   bare = source('bare', **splits)
   found = run_analysis(taxonomy, [run, bare], tmp_path / 'out', sure=0.8)
@@ -316,4 +316,4 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
   assert (tmp_path / 'out/taxonomy.png').stat().st_size > 10_000
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
-  assert 'run: no taxa of its export' in told and 'no lineages' in told
+  assert '$run^$: no taxa of its export' in told and 'no lineages' in told

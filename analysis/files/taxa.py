@@ -1,18 +1,14 @@
 """Reads what is known of taxa: lineages, and their numbers elsewhere."""
 
-import csv
-import gzip
-import io
 import pathlib
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from analysis.files import tables
 from analysis.files.inputs import Source
-from plankton_jax.data.ecotaxa import table
 from plankton_jax.data.sources.objects import Object
-from plankton_jax.data.sources.source import describe, one_line
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
@@ -74,7 +70,7 @@ def read(path: pathlib.Path) -> Taxa:
     InputError: it cannot be read, lacks the column, has a column in use twice
       or a row of more cells than columns, or contradicts itself.
   """
-  header, rows = _rows(path)
+  header, rows = tables.read_csv(path, 'taxa')
   columns = {
     field: next((name for name in names if name in header), None)
     for field, names in _COLUMNS.items()
@@ -200,54 +196,6 @@ def split_lineage(text: str) -> tuple[str, ...]:
   separator = next((mark for mark in _SEPARATORS if mark in text), '>')
   parts = (part.strip() for part in text.split(separator))
   return tuple(part for part in parts if part not in ('', '#'))
-
-
-def _rows(
-  path: pathlib.Path,
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-  """Reads the header, in lower case, and (line, cells by column) of each row.
-
-  Words that mean no value, such as NA, become ''.
-
-  Raises:
-    InputError: the file cannot be read, or a row has more cells than columns.
-  """
-  try:
-    data = path.expanduser().read_bytes()
-    if data.startswith(b'\x1f\x8b'):
-      data = gzip.decompress(data)
-    if kind := table.kind_of(data):
-      raise InputError(f'{path}: it is {kind}: save it as CSV')
-    text = table.decode(data).replace('\0', '')
-    # Blank lines, of blanks or separators, may precede the header.
-    lines = re.split('\r\n|\n|\r', text)
-    first = next((line for line in lines if line.strip(' ,;\t')), '')
-    mark = max('\t;,|', key=first.count)
-    found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
-    filled = (row for row in found if any(map(str.strip, row)))
-    header = [name.strip().lower() for name in next(filled, [])]
-    rows = []
-    for row in filled:
-      if any(row[len(header) :]):
-        raise InputError(
-          f'{path}, line {found.line_num}: {len(row)} cells for'
-          f' {len(header)} columns: quote what holds {mark!r}, and name every'
-          ' column'
-        )
-      cells = [
-        '' if cell.strip().lower() in table.NO_VALUE else cell.strip()
-        for cell in [*row, *[''] * len(header)]
-      ]
-      rows.append((found.line_num, dict(zip(header, cells, strict=False))))
-    return header, rows
-  except (
-    OSError,
-    EOFError,
-    RuntimeError,  # of expanduser: no such home
-    zlib.error,
-    csv.Error,
-  ) as error:
-    raise InputError(f'{path}: no table of taxa ({describe(error)})') from None
 
 
 def _by_rank(cells: Sequence[tuple[str, str]]) -> tuple[str, ...]:

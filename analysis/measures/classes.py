@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from plankton_jax.train import diverged
+from plankton_jax.errors import shorten_list
 
 SEED = 0
 NO_DIRECTION = 1e-6  # rows that are shorter have none
@@ -72,7 +72,7 @@ def alone(names: Sequence[str], where: str, so: str) -> list[str]:
   """
   if len(names) <= LISTED:
     return [f'{where}{name} has one image{so}' for name in names]
-  listed = diverged.shorten_list(names)
+  listed = shorten_list(names)
   return [f'{where}{len(names):,} classes have one image{so} ({listed})']
 
 

@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.cluster import hierarchy
 
 from analysis.measures import classes
-from plankton_jax.neighbours import choice, search
+from plankton_jax.neighbours import choice
 
 DIMENSIONS = 32  # of PCA; of 16, 32 and 256 the least for the same groups
 SHIFTS = 3  # rounds in which rows move to the mean of their neighbours
@@ -41,7 +41,7 @@ class Groups(NamedTuple):
   density: np.ndarray  # [N] likeness to the nearest EDGES rows, in (0, 1]
   tree: np.ndarray  # [G − 1, 4] SciPy's linkage of the groups
   near: np.ndarray  # [N, CANDIDATES] rows near each row, int32
-  how: str = ''  # neighbours were found
+  how: str = ''  # the way of the search for neighbours
 
 
 def find(
@@ -189,16 +189,6 @@ def branches(groups: Groups, count: int) -> np.ndarray:
   if len(groups.centres) < 2:
     return np.zeros(len(groups.centres), int)
   return hierarchy.fcluster(groups.tree, count, 'maxclust') - 1
-
-
-def attached(embedding: np.ndarray, groups: Groups) -> np.ndarray:
-  """Gives each row without a group the nearest one [N]; NONE without any."""
-  of = groups.of.copy()
-  left = np.flatnonzero(of == NONE)
-  if len(groups.centres) and left.size:
-    centres = groups.centres.astype(np.float32)
-    of[left] = search.nearest(embedding[left], centres, 1)[1][:, 0]
-  return of
 
 
 def agreement(groups: Groups, truth: np.ndarray) -> dict[str, float]:

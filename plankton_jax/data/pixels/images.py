@@ -13,12 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # another version are not reused.
 VERSION = 2
 
-EXTENSIONS = frozenset(
-  {
-    *('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp'),
-    *('.gif', '.webp'),
-  }
-)
+EXTENSIONS = frozenset({
+  '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp', '.gif',
+  '.webp',
+})  # fmt: skip
 FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
 
@@ -166,19 +164,9 @@ def ingest(data: bytes) -> Normal:
   return Normal(_encode(image), 0, note)
 
 
-def normalise(data: bytes) -> bytes:
-  """Returns the bytes that `ingest` keeps."""
-  return ingest(data).data
-
-
 def encode(pixels: np.ndarray) -> bytes:
   """Encodes uint8 [H, W] or [H, W, 3], or uint16 [H, W], as PNG."""
   return _encode(Image.fromarray(pixels))
-
-
-def digest(pixels: np.ndarray) -> int:
-  """Hashes shape and pixels to 64 bits, equal for identical images."""
-  return Picture.of(Image.fromarray(pixels)).digest()
 
 
 def fit(
@@ -244,6 +232,7 @@ def _note(image: Any) -> str:
 
 
 def _plain(image: Image.Image, white: int) -> Image.Image:
+  """Makes an opened image grey or RGB of 8 bits, upright and opaque."""
   image.load()
   if image.getexif().get(_ORIENTATION, 1) != 1:
     image = ImageOps.exif_transpose(image)
