@@ -18,9 +18,8 @@ from analysis.files.inputs import Rows, Source
 from analysis.files.originals import Read
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import suspects
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 from plankton_jax.neighbours import search
-from plankton_jax.train import diverged
 
 SHOWN = 24  # in a figure
 BESIDE = 3  # neighbours of a doubtful image in the figure
@@ -48,7 +47,7 @@ def doubtful(
     return [], [f'{source}: all images are of one class: none is judged']
   notes = []
   if (counts == 1).any():
-    alone = diverged.shorten_list(classes[counts == 1].tolist())
+    alone = shorten_list(classes[counts == 1].tolist())
     notes.append(f'{source}: alone in its class, so not judged: {alone}')
   ranked = suspects.rank(near, rows.embedding, label)
   table = []

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from analysis.figures import style
 from analysis.figures.style import plt
-from analysis.files import command, inputs
+from analysis.files import command, inputs, tables
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import classes, curves
 from plankton_jax.errors import InputError
@@ -220,14 +220,13 @@ def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
     for i in dict.fromkeys([0, some, len(f.sizes) - 1]):
       first, second = (means[m][i] for m in curves.MEASURES)
       line[f'{f.classifier}, {f.sizes[i]}'] = f'{first:.3f} ({second:.3f})'
-  fields = list(dict.fromkeys(k for line in lines.values() for k in line))
-  return [{k: line.get(k, '') for k in fields} for line in lines.values()]
+  return tables.filled(lines.values())
 
 
 def draw(found: list[curves.Curve]) -> plt.Figure:
   """Draws a row a measure, a column a classifier, a colour a feature set."""
   names = list(dict.fromkeys(f.features for f in found))
-  colours = dict(zip(names, style.palette(len(names)), strict=True))
+  colours = style.colours(names)
   columns = list(curves.CLASSIFIERS)
   figure, grid = plt.subplots(
     len(curves.MEASURES),
@@ -275,8 +274,7 @@ def draw(found: list[curves.Curve]) -> plt.Figure:
   legend = figure.legend(
     handles, texts, loc='outside upper center', ncols=min(5, len(names))
   )
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
+  style.literal(legend)
   figure.supxlabel(
     f'Unseen classes. Line: mean of {curves.RESAMPLINGS} stratified splits,'
     f' {curves.TRAIN_SHARE:.0%} for training; band: where 95 % of such splits'

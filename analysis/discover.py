@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from analysis.files import command, inputs, pile, result
+from analysis.files import command, inputs, pile, result, tables
 from analysis.files.inputs import Source
 from analysis.files.pile import Pile
 from analysis.files.result import Result, Shown
@@ -31,9 +31,9 @@ AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
 for name in (
-  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out'),
-  *('acceptance', 'search'),
-):
+  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out',
+  'acceptance', 'search',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 12  # groups in the terminal
@@ -85,8 +85,7 @@ def table(
         'purity': float(counts.max() / len(rows)),
       }
     lines.append(line | {'most_central': of_pile.rows.id[rows[0]]})
-  fields = list(dict.fromkeys(field for line in lines for field in line))
-  return [{field: line.get(field, '') for field in fields} for line in lines]
+  return tables.filled(lines)
 
 
 def members(of_pile: Pile, found: Groups) -> list[Row]:
@@ -159,8 +158,7 @@ def analyse(
       f'{len(beyond):,} of {len(labels.limit):,} images lie beyond every class'
     )
     every = every._replace(rows=inputs.take(every.rows, beyond))
-    chosen = (x[beyond] for x in labels.arrays)
-    labels = Labels._make([*chosen, labels.how])
+    labels = labels.take(beyond)
   if len(every.rows.id) < smallest:
     raise InputError(
       f'{every.name}: {len(every.rows.id)} images to group, fewer than'
@@ -189,13 +187,7 @@ def analyse(
     rows=every.rows,
     notes=notes,
   )
-  files: dict[str, result.Writer | None] = {
-    'discover.html': result.content(page),
-    'skipped.txt': None,
-  }
-  if every.skipped:
-    text = ''.join(f'{name}\t{reason}\n' for name, reason in every.skipped)
-    files['skipped.txt'] = result.content(text)
+  skipped = tables.skipped(every.skipped)
   return Result(
     notes,
     [
@@ -213,7 +205,10 @@ def analyse(
     },
     {'discover.json': measures},
     {},
-    files,
+    {
+      'discover.html': result.content(page),
+      'skipped.txt': result.content(skipped) if skipped else None,
+    },
     {'discover.html': ' ({size})'},
   )
 

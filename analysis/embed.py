@@ -12,27 +12,25 @@ folder of shards, as they come; after a kill the same command goes on there.
 """
 
 import functools
-import hashlib
 import json
 import logging
 import pathlib
 import sys
-import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
-from analysis.files import folders, inputs, shards
+from analysis.files import folders, inputs, outputs, shards
 from analysis.files.command import ENCODER, IMAGES, OUT, PIXEL_UM, WORKDIR
 from configs import base
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data import select
 from plankton_jax.data.sources import folder
-from plankton_jax.errors import InputError
-from plankton_jax.files import atomic, config_file, encoder_folder
+from plankton_jax.errors import InputError, shorten_list
+from plankton_jax.files import config_file, encoder_folder
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
@@ -54,149 +52,6 @@ SHARD = flags.DEFINE_integer(
 # thresholds of classes.
 _FRACTIONS = (0.6, 0.2, 0.2)
 _PIXELS = ('size', 'resize', 'channels')  # fields that an encoder depends on
-_ENDINGS = ('.npz', '.parquet')
-_ARRAYS = ('embedding', 'label', 'id', 'class_names', 'step', 'class', 'file')
-
-
-def check(path: pathlib.Path) -> None:
-  """Raises InputError for an extension other than .npz and .parquet."""
-  if path.suffix not in _ENDINGS:
-    raise InputError(f'{path}: give a name that ends in .npz or .parquet')
-
-
-def write(
-  path: pathlib.Path,
-  rows: inputs.Embeddings,
-  step: int,
-  measures: Mapping[str, np.ndarray] = types.MappingProxyType({}),
-) -> None:
-  """Writes rows that a step's checkpoint embedded, in the path's format.
-
-  .npz: plain arrays, so that `np.load(path, allow_pickle=False)` reads it.
-  .parquet: a row for each image: id, class ('' without label), embedding.
-  Both hold `measures`, an array or column [N] each, where any is known; one
-  that bears the name of another array is left out.
-
-  Raises:
-    InputError: the path has another extension.
-  """
-  check(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  known = {
-    name: values
-    for name, values in _measures(measures).items()
-    if not np.isnan(values).all()
-  }
-  if path.suffix == '.npz':
-    with atomic.file(path) as building, building.open('wb') as file:
-      arrays: dict[str, Any] = {
-        'embedding': rows.embedding.astype(np.float32),
-        'label': rows.label.astype(np.int32),
-        'id': np.asarray(rows.id, np.str_),
-        'class_names': np.asarray(rows.class_names, np.str_),
-        'step': np.int64(step),
-      }
-      np.savez(file, **arrays | known)
-  else:
-    shards.write_file(path, _columns(rows) | known, _header(rows, step))
-  print(
-    f'{path}: {len(rows.label):,} embeddings of {rows.embedding.shape[1]}'
-    ' dimensions'
-  )
-
-
-def _measures(measures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  return {
-    name: np.asarray(values, np.float32)
-    for name, values in measures.items()
-    if name not in _ARRAYS
-  }
-
-
-def _columns(rows: inputs.Embeddings) -> dict[str, Any]:
-  names = [*rows.class_names, '']
-  return {
-    'id': [str(key) for key in rows.id],
-    'class': [names[label] for label in rows.label],
-    'embedding': rows.embedding.astype(np.float32),
-  }
-
-
-def _header(rows: inputs.Embeddings, step: int) -> dict[str, Any]:
-  return {'class_names': list(rows.class_names), 'step': step}
-
-
-class Part(NamedTuple):
-  """Rows that are embedded, and what is known of them."""
-
-  rows: inputs.Embeddings
-  measures: Mapping[str, np.ndarray]  # [N] each
-
-
-def write_shards(
-  path: pathlib.Path,
-  encoder: 'Encoder',
-  ids: Sequence[str],
-  class_names: tuple[str, ...],
-  embed: Callable[[slice], Part],
-  stamp: Callable[[slice], str],
-  rows: int,
-  pixel_um: float | None = None,
-) -> None:
-  """Embeds images into a folder of shards of some `rows` each, as they come.
-
-  Goes on after the shards that are there of the same encoder and images, and
-  leaves it to `shards.finish` to let the folder be read. Embeds a shard again
-  if one of its images was replaced since.
-
-  Args:
-    path: the folder, whose name ends in .parquet.
-    encoder: the encoder.
-    ids: of all images, readable or not.
-    class_names: of all images.
-    embed: embeds a slice of the images.
-    stamp: digests the state of the files that hold a slice of the images.
-    rows: images of a shard.
-    pixel_um: the side of their pixels, as given, µm.
-  """
-
-  def make(part: slice) -> shards.Columns:
-    found = embed(part)
-    return _columns(found.rows) | _measures(found.measures)
-
-  there = shards.write(
-    path,
-    count=len(ids),
-    rows=rows,
-    plan={
-      'pixel_um': pixel_um,
-      'images': _digest(map(str.encode, ids)),
-      'encoder': _encoder_digest(encoder),
-    },
-    make=make,
-    stamp=stamp,
-    header={'class_names': list(class_names), 'step': encoder.step},
-  )
-  print(
-    f'{path}: {-(-len(ids) // rows):,} shards of {rows:,} images, {there:,} of'
-    ' them written before'
-  )
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-  state = hashlib.blake2b(digest_size=16)
-  for part in parts:
-    state.update(part + b'\0')
-  return state.hexdigest()
-
-
-def _encoder_digest(encoder: 'Encoder') -> str:
-  """Digests the encoder's arrays and config."""
-  import jax
-
-  arrays = jax.tree.leaves(encoder.variables)
-  config = json.dumps(encoder.config, sort_keys=True).encode()
-  return _digest([config, *(np.asarray(x).tobytes() for x in arrays)])
 
 
 def embed_run(
@@ -214,14 +69,14 @@ def embed_run(
   encoder = checkpoints.load_encoder(workdir, step)
   data = loop.load_data(encoder.config, workdir)
 
-  def embed(at: np.ndarray, part: slice) -> Part:
+  def embed(at: np.ndarray, part: slice) -> outputs.Part:
     at = at[part]
     measures = {name: values[at] for name, values in data.measures.items()}
     embedding = encoder.embed(data.images[at], measures=measures)
     rows = inputs.Embeddings(
       embedding, data.labels[at], data.ids[at], data.class_names
     )
-    return Part(rows, measures)
+    return outputs.Part(rows, measures)
 
   sharded = []  # Finished together: a second call goes on after the last.
   for split, at in data.splits.items():
@@ -230,13 +85,15 @@ def embed_run(
       ids = data.ids[at].tolist()
       each = functools.partial(embed, at)
       stamp = lambda part: data.fingerprint
-      write_shards(file, encoder, ids, data.class_names, each, stamp, rows)
+      outputs.write_shards(
+        file, encoder, ids, data.class_names, each, stamp, rows
+      )
       file.with_suffix('.npz').unlink(missing_ok=True)
       sharded.append(file)
       continue
     whole = embed(at, slice(None))
     for path in (file.with_suffix('.npz'), file):
-      write(path, whole.rows, encoder.step, whole.measures)
+      outputs.write(path, whole.rows, encoder.step, whole.measures)
   for file in sharded:
     shards.finish(file)
 
@@ -256,7 +113,7 @@ def embed_folder(
   run's. Many images become a folder of shards where `out` ends in .parquet;
   `shard` is as `shards.size` takes it.
   """
-  check(out)
+  outputs.check(out)
   objects = select.described(images, field='--images')
   items = () if objects is None else objects.items
   taxa = [item.taxon if item.status == 'validated' else '' for item in items]
@@ -271,7 +128,7 @@ def embed_folder(
   rows = shards.size(len(found.ids), shard) if out.suffix == '.parquet' else 0
   white = folders.find_white(encoder, found)
 
-  def embed(part: slice) -> Part:
+  def embed(part: slice) -> outputs.Part:
     own = folders.part(found, part) if rows else found
     options: dict[str, Any] = {
       'pixel_um': pixel_um,
@@ -280,11 +137,11 @@ def embed_folder(
     }
     if isinstance(own, folder.Listing):
       embedded = folders.embed(encoder, own, **options)
-      return Part(embedded.rows, embedded.measures)
+      return outputs.Part(embedded.rows, embedded.measures)
     embedded, kept = folders.embed_objects(encoder, own, **options)
     label = np.array([index[taxa[part][row]] for row in kept], np.int32)
     found_rows = embedded.rows._replace(label=label, class_names=names)
-    return Part(found_rows, embedded.measures)
+    return outputs.Part(found_rows, embedded.measures)
 
   if rows:
     for name, reason in found.skipped:
@@ -295,11 +152,13 @@ def embed_folder(
       own = whole_stamp or folders.stamp(folders.part(found, part))
       return f'{own} {white}'  # which all images decide together
 
-    write_shards(out, encoder, found.ids, names, embed, stamp, rows, pixel_um)
+    outputs.write_shards(
+      out, encoder, found.ids, names, embed, stamp, rows, pixel_um
+    )
     shards.finish(out)
   else:
     whole = embed(slice(None))
-    write(out, whole.rows, encoder.step, whole.measures)
+    outputs.write(out, whole.rows, encoder.step, whole.measures)
 
 
 def make_workdir(
@@ -319,7 +178,6 @@ def make_workdir(
       encoder or other images.
   """
   from plankton_jax.nn import transfer
-  from plankton_jax.train import diverged
 
   found = select.described(images, field='--images')
   items = () if found is None else found.items
@@ -364,7 +222,7 @@ def make_workdir(
       ' measures of them are too good (%s)',
       len(seen),
       len(names),
-      diverged.shorten_list(seen),
+      shorten_list(seen),
     )
 
 
@@ -378,7 +236,7 @@ def embed_images(
   shard: int | None = None,
 ) -> None:
   """Embeds a folder into a file, or, without a run, into a workdir too."""
-  if run or out.suffix in _ENDINGS:
+  if run or inputs.is_embedding_file(out):
     embed_folder(encoder, images, out, pixel_um, shard)
     return
   make_workdir(encoder, images, out, pixel_um)
@@ -412,7 +270,7 @@ def main(argv: Sequence[str]) -> None:
   )
   path = pathlib.Path(out) if out else default
   if workdirs:
-    check(path)
+    outputs.check(path)
   place = encoder_folder.need(name, '--encoder') if name else workdirs[0]
 
   from plankton_jax import checkpoints

@@ -140,7 +140,7 @@ def draw(
   group_width = COUNT * images.CELL + images.GAP
   width = len(KINDS) * group_width
   on = images.canvas(width, len(ranked) * LINE + 0.6)
-  on.ax.text(0.02, 0.1, title, fontsize=11, va='center')
+  on.ax.text(0.02, 0.1, title, fontsize=11, va='center', parse_math=False)
   for line, one in enumerate(ranked):
     top = 0.75 + line * LINE
     name = found.class_names[one.label]

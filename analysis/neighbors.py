@@ -113,10 +113,8 @@ def draw(
   width = (1 + ACROSS) * cell + gap
   height = TOP + max(1, -(-len(found) // ACROSS)) * LINE
   on = images.canvas(width, height)
-  heading: dict[str, Any] = {
-    'va': 'center',
-    'parse_math': False,
-  }  # names may hold $
+  # Names may hold $.
+  heading: dict[str, Any] = {'va': 'center', 'parse_math': False}
   on.ax.text(0.02, 0.12, title, fontsize=11, **heading)
   on.ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
   on.ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)

@@ -47,7 +47,6 @@ from analysis.measures import (
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
-from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -63,9 +62,9 @@ SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
 for name in (
-  *('workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out'),
-  *('export', 'acceptance', 'search'),
-):
+  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out',
+  'export', 'acceptance', 'search',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 
@@ -237,8 +236,7 @@ def make_files(
   else:
     made = ecotaxa.of_new(found)
   if new.skipped:
-    lines = [f'{one_line(name)}\t{why}\n' for name, why in new.skipped]
-    files['skipped.txt'] = result.content(''.join(lines))
+    files['skipped.txt'] = result.content(tables.skipped(new.skipped))
   csvs: dict[str, Sequence[tables.Row]] = {
     'predictions.csv': list(predictions.rows(found))
   }

@@ -6,10 +6,9 @@ measured here.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
 from matplotlib.lines import Line2D
 
@@ -63,8 +62,8 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   """Draws a panel for each source; a class looks the same in all of them."""
   mark_of = style.marks(panel.splits for panel in panels)
   colour = style.colours(mark_of)
-  width = 6.0 * len(panels)
   named = dict(list(mark_of.items())[:MOST_NAMED])
+  width = 6.0 * len(panels)
   longest = max(map(len, [*named, *DOTS]))
   columns = max(1, int(width / (0.075 * longest + 0.45)))
   deep = 0.2 * -(-(len(named) + len(DOTS)) // columns)
@@ -80,53 +79,66 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
     hspace=0.02,
     wspace=0.03,
   )
-  axes = [figure.add_subplot(grid[0, i]) for i in range(len(panels))]
-  for ax, panel in zip(axes, panels, strict=True):
-    ax.set(title=f'{panel.name}\n{panel.plane.how}', xticks=[], yticks=[])
-    ax.spines[:].set(visible=True, color='0.85')
-    for split, found in panel.splits.items():
-      own = np.append(found.class_names, style.UNLABELLED)[found.label]
-      area, opacity = DOTS.get(split, DOTS['test'])
-      x, y = panel.plane.xy[split].T
-      ax.scatter(
-        x,
-        y,
-        c=[colour[name] for name in own],
-        s=area,
-        alpha=opacity,
-        marker=style.mark(split),
-        edgecolors='black' if split == 'unseen' else 'none',
-        linewidths=0.3,
-        rasterized=True,  # thousands of vector dots would make a slow SVG
+  for i, panel in enumerate(panels):
+    _scatter(figure.add_subplot(grid[0, i]), panel, colour)
+  splits = dict.fromkeys(split for panel in panels for split in panel.splits)
+  entries = [
+    *(_entry(mark, colour[name], 1.0, name) for name, mark in named.items()),
+    *(
+      _entry(
+        style.mark(split),
+        (0.3, 0.3, 0.3, 1.0),
+        DOTS.get(split, DOTS['test'])[1],
+        f'({split})',
       )
-  entries = [(mark, colour[name], 1.0, name) for name, mark in named.items()]
-  drawn = dict.fromkeys(split for panel in panels for split in panel.splits)
-  for split in drawn:
-    opacity = DOTS.get(split, DOTS['test'])[1]
-    entries.append(
-      (style.mark(split), (0.3, 0.3, 0.3, 1.0), opacity, f'({split})')
-    )
-  handles = [
-    Line2D(
-      [0],
-      [0],
-      linestyle='',
-      marker=mark,
-      color=shade,
-      alpha=opacity,
-      markeredgecolor='black' if mark == 'D' else 'none',
-      markeredgewidth=0.4,
-      # Matplotlib leaves out names with a leading underscore.
-      label=f' {tables.short(name)}',
-    )
-    for mark, shade, opacity, name in entries
+      for split in splits
+    ),
   ]
   below = figure.add_subplot(grid[1, :])
   below.axis('off')
-  legend = below.legend(handles=handles, loc='upper center', ncols=columns)
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
+  legend = below.legend(handles=entries, loc='upper center', ncols=columns)
+  style.literal(legend)
   return figure
+
+
+def _scatter(
+  ax: plt.Axes, panel: Panel, colour: Mapping[str, style.Colour]
+) -> None:
+  """Draws the points of one source."""
+  ax.set_title(f'{panel.name}\n{panel.plane.how}', parse_math=False)
+  ax.set(xticks=[], yticks=[])
+  ax.spines[:].set(visible=True, color='0.85')
+  for split, found in panel.splits.items():
+    own = inputs.named(found.class_names, found.label, style.UNLABELLED)
+    area, opacity = DOTS.get(split, DOTS['test'])
+    x, y = panel.plane.xy[split].T
+    ax.scatter(
+      x,
+      y,
+      c=[colour[name] for name in own],
+      s=area,
+      alpha=opacity,
+      marker=style.mark(split),
+      edgecolors='black' if split == 'unseen' else 'none',
+      linewidths=0.3,
+      rasterized=True,  # thousands of vector dots would make a slow SVG
+    )
+
+
+def _entry(mark: str, shade: style.Colour, opacity: float, name: str) -> Line2D:
+  """Makes an entry of the legend."""
+  return Line2D(
+    [0],
+    [0],
+    linestyle='',
+    marker=mark,
+    color=shade,
+    alpha=opacity,
+    markeredgecolor='black' if mark == 'D' else 'none',
+    markeredgewidth=0.4,
+    # Matplotlib leaves out names with a leading underscore.
+    label=f' {tables.short(name)}',
+  )
 
 
 def analyse(sources: Sequence[Source], *, method: str) -> Result:
@@ -149,11 +161,10 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
     }
     for panel in panels
   ]
-  fields = dict.fromkeys(field for row in summary for field in row)
-  shown = [{field: row.get(field, '') for field in fields} for row in summary]
+  title = 'projection: rows, and what the plane is'
   return Result(
     notes,
-    [Shown('projection: rows, and what the plane is', shown)],
+    [Shown(title, tables.filled(summary))],
     {'projection.csv': [row for panel in panels for row in table(panel)]},
     {'projection.json': summary},
     {

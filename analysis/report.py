@@ -4,7 +4,6 @@
 gathers the Results in DIR/analysis/report.html.
 """
 
-import base64
 import collections
 import functools
 import logging
@@ -34,11 +33,8 @@ from plankton_jax.cli import command as commands
 from plankton_jax.errors import InputError
 
 Part = Callable[[Sequence[Source]], Result]
-ON_THE_PAGE = (
-  'projection',
-  'gallery',
-  'audit',
-)  # shown by scripts instead of figures
+# Parts that scripts show on the page instead of figures.
+ON_THE_PAGE = ('projection', 'gallery', 'audit')
 
 
 class Done(NamedTuple):
@@ -155,8 +151,7 @@ def gather(
     'planes': found['projection'].values.get('projection.json', []),
     'left_out': sum(one.left_out for one in placed),
     'data': {
-      'across': pictures.ACROSS,
-      'sheets': [base64.b64encode(sheet).decode() for sheet in sheets],
+      **pictures.payload(sheets),
       'plot': scatter.plot('plot'),
       'map': scatter.payload(sources, placed, known) if placed else None,
     },

@@ -205,7 +205,7 @@ def draw(found: list[Scores]) -> plt.Figure:
   """Draws a panel for each split, by source; micro filled, macro hollow."""
   splits = list(dict.fromkeys(f.split for f in found))
   sources = list(dict.fromkeys(f.source for f in found))
-  colours = dict(zip(sources, style.palette(len(sources)), strict=True))
+  colours = style.colours(sources)
   step = 0.8 / (2 * len(sources))
   figure, grid = plt.subplots(
     1,
@@ -220,7 +220,7 @@ def draw(found: list[Scores]) -> plt.Figure:
   )
   for f in found:
     ax = grid[0, splits.index(f.split)]
-    ax.set_title(f.split)
+    ax.set_title(f.split, parse_math=False)
     for k, interval in enumerate((f.micro, f.macro)):
       offset = (2 * sources.index(f.source) + k + 0.5) * step - 0.4
       at = np.arange(len(NAMES)) + offset
@@ -250,8 +250,7 @@ def draw(found: list[Scores]) -> plt.Figure:
     ncols=min(4, len(sources)),
     fontsize=7,
   )
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
+  style.literal(legend)
   return figure
 
 

@@ -8,13 +8,13 @@ which are unlike anything outside of training, and which images to label first.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from analysis.figures import drifted, reliability
+from analysis.figures import drifted
 from analysis.files import command, inputs, new_images, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.new_images import NewImages
@@ -29,7 +29,7 @@ from analysis.measures import (
 )
 from analysis.measures.drift import Rows
 from analysis.measures.fitted import Fitted
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 
 LABEL_FIRST = flags.DEFINE_integer(
   'label_first', 40, 'How many images to label first.'
@@ -38,9 +38,9 @@ LEVEL = flags.DEFINE_float(
   'alarm_level', 0.05, 'Probability of a false alarm in any sample.'
 )
 for name in (
-  *('workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um'),
-  *('out', 'acceptance'),
-):
+  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
+  'acceptance',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 PERMUTATIONS = 999
@@ -100,18 +100,7 @@ def leave_one_out(
     InputError: an image has no group, there is one group, or there are no val
       and test images.
   """
-  splits: dict[str, Embeddings] = {}
-  notes = []
-  for name in ('train', 'val', 'test'):
-    rows, missing = inputs.labelled(source, name)
-    notes += missing
-    if rows is not None:
-      splits[name] = rows
-  if not {'val', 'test'} & splits.keys():
-    raise InputError(
-      f'{source.name} has no labelled val or test images: only those that the'
-      ' encoder was not trained on tell how well a group is labelled'
-    )
+  splits, notes = _labelled(source)
   groups = {
     name: samples.name_groups(rows.id.tolist(), by)
     for name, rows in splits.items()
@@ -132,55 +121,85 @@ def leave_one_out(
   whole = fitted.fit(source, None, acceptance=acceptance)
   lines = []
   for group in sorted(every.tolist()):
+    own = {
+      name: inputs.take(rows, groups[name] == group)
+      for name, rows in splits.items()
+    }
     others = {
       name: inputs.take(rows, groups[name] != group)
       for name, rows in splits.items()
     }
-    own = [
-      inputs.take(rows, groups[name] == group)
-      for name, rows in splits.items()
-      if name != 'train'
-    ]
     if not len(others['train'].id):
       notes.append(f'{group} has all train images: not left out')
       continue
-    tested = _concatenate(own)
-    one = source._replace(splits={**others, 'own': tested})
-    fit = fitted.fit(one, None, acceptance=acceptance)
-    rows, _ = labeller.split(one, 'own', fit.labeller.gallery.class_names)
-    if rows is None:
+    del own['train']
+    one = source._replace(splits={**others, 'own': _concatenate(own.values())})
+    line = _left_out(one, whole, acceptance)
+    if line is None:
       notes.append(
         f'{group} has no val or test images of a class: not measured'
       )
       continue
-    apart = measure(fit, rows)
-    kept = np.isin(tested.id, rows.id)
-    inside, _ = labeller.split(
-      source._replace(splits={'own': inputs.take(tested, kept)}),
-      'own',
-      whole.labeller.gallery.class_names,
-    )
-    assert inside is not None
-    together = measure(whole, inside)
-    low, high = reliability.interval(apart.accuracy, apart.images)
-    lines.append(
-      {
-        'group': group,
-        'images': apart.images,
-        'accuracy': apart.accuracy,
-        'low': low,
-        'high': high,
-        'accuracy_all': together.accuracy,
-        'calibration_error': apart.calibration_error,
-        'unknown': apart.unknown,
-        'unknown_all': together.unknown,
-      }
-    )
+    lines.append({'group': group, **line})
   return lines, notes
 
 
-def _concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+def _labelled(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the labelled rows of train, val and test, with notes on others.
+
+  Raises:
+    InputError: there are no val and test images.
+  """
+  splits: dict[str, Embeddings] = {}
+  notes = []
+  for name in ('train', 'val', 'test'):
+    rows, missing = inputs.labelled(source, name)
+    notes += missing
+    if rows is not None:
+      splits[name] = rows
+  if not {'val', 'test'} & splits.keys():
+    raise InputError(
+      f'{source.name} has no labelled val or test images: only those that the'
+      ' encoder was not trained on tell how well a group is labelled'
+    )
+  return splits, notes
+
+
+def _left_out(source: Source, whole: Fitted, acceptance: float) -> Row | None:
+  """Measures the split `own` by the others of a source, and by `whole`.
+
+  Returns:
+    None if it has no images of the others' classes.
+  """
+  fit = fitted.fit(source, None, acceptance=acceptance)
+  rows, _ = labeller.split(source, 'own', fit.labeller.gallery.class_names)
+  if rows is None:
+    return None
+  own = source.splits['own']
+  kept = inputs.take(own, np.isin(own.id, rows.id))
+  inside, _ = labeller.split(
+    source._replace(splits={'own': kept}),
+    'own',
+    whole.labeller.gallery.class_names,
+  )
+  assert inside is not None
+  apart, together = measure(fit, rows), measure(whole, inside)
+  low, high = calibration.wilson(apart.accuracy, apart.images)
+  return {
+    'images': apart.images,
+    'accuracy': apart.accuracy,
+    'low': low,
+    'high': high,
+    'accuracy_all': together.accuracy,
+    'calibration_error': apart.calibration_error,
+    'unknown': apart.unknown,
+    'unknown_all': together.unknown,
+  }
+
+
+def _concatenate(splits: Iterable[Embeddings]) -> Embeddings:
   """Puts rows of one run's splits together."""
+  parts = list(splits)
   return Embeddings(
     np.concatenate([part.embedding for part in parts]),
     np.concatenate([part.label for part in parts]),
@@ -282,8 +301,8 @@ def say(lines: Sequence[Row], chosen: Sequence[Row], asked: Asked) -> list[str]:
   if alarmed:
     verb = 'looks' if len(alarmed) == 1 else 'look'
     first = (
-      f'{some} {shorten(alarmed)} {verb} unlike anything outside of training;'
-      f' label {len(chosen)} of the images first: label_first.csv'
+      f'{some} {shorten_list(alarmed, SHOWN)} {verb} unlike anything outside of'
+      f' training; label {len(chosen)} of the images first: label_first.csv'
     )
   else:
     first = f'no sample of {len(lines)} looks unlike those of training'
@@ -302,13 +321,6 @@ def say(lines: Sequence[Row], chosen: Sequence[Row], asked: Asked) -> list[str]:
       f' notice no move up to {max(drift.MOVES):g} of the spread of classes'
     )
   return [first, power]
-
-
-def shorten(names: Sequence[str]) -> str:
-  """Lists the first few names."""
-  more = len(names) - SHOWN
-  text = ', '.join(names[:SHOWN])
-  return f'{text} and {more} more' if more > 0 else text
 
 
 def analyse(sources: Sequence[Source], asked: Asked) -> Result:

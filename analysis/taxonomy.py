@@ -130,9 +130,10 @@ def draw(found: Sequence[Ranked]) -> plt.Figure:
   )
   for ax in (left, right):
     ax.set_axisbelow(True)
-  figure.legend(
+  legend = figure.legend(
     *left.get_legend_handles_labels(), loc='outside upper left', ncols=4
   )
+  style.literal(legend)
   right.set(
     xlabel='edges of the taxonomy from the true class',
     ylabel='test images',

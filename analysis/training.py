@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from analysis.figures.style import plt
-from analysis.files import command, inputs
+from analysis.files import command, inputs, tables
 from analysis.files.result import Drawing, Result, Shown
 from plankton_jax.train.log import BySplit, column, read
 
@@ -102,8 +102,6 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     for split in ('train', 'val', 'epoch', 'test')
     for row in log.get(split, [])
   ]
-  fields = list(dict.fromkeys(field for row in flat for field in row))
-  every = [{field: row.get(field, '') for field in fields} for row in flat]
   drawn = [source for source, _ in logs.values()]
   stages = [(source.config or {}).get('curriculum', []) for source in drawn]
   figure = functools.partial(
@@ -112,7 +110,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
   return Result(
     notes,
     [Shown('training', rows)],
-    {'training.csv': every},
+    {'training.csv': tables.filled(flat)},
     {'training.json': rows},
     {'training': Drawing(figure, inputs.citations(drawn))},
   )

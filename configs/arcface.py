@@ -9,17 +9,9 @@ from configs import base
 
 
 def get_config(preset: str = 'synthetic') -> ConfigDict:
-  config = base.get_config()
-  config.objective.name = 'arcface'  # one of plankton_jax/objectives/
+  config = base.use_prototypes(base.get_config(), 'arcface')
   config.objective.margin = 0.2  # radians; 0.5 in the paper
   config.objective.scale = 10.0  # factor of the cosines; 64 in the paper
-  # Weight of an image in the loss by the size of its class: 'none', 'inverse',
-  # 'sqrt_inverse' or 'effective' (by the effective number of images).
-  config.objective.class_weights = 'none'
-  # Share of the prototypes in a step's loss, drawn at random beside those of
-  # the batch's classes: with very many classes less than 1 saves time and
-  # memory. Validation takes all.
-  config.objective.sample_prototypes = 1.0
   config.early_stop_validations = 12
   base.use_preset(config, preset)
   if preset == 'flowcamnet':  # the published experiment's

@@ -191,6 +191,19 @@ def get_config() -> ConfigDict:
   return config
 
 
+def use_prototypes(config: ConfigDict, objective: str) -> ConfigDict:
+  """Names a cross-entropy on class prototypes, and adds the fields of all."""
+  config.objective.name = objective  # one of plankton_jax/objectives/
+  # Weight of an image in the loss by the size of its class: 'none', 'inverse',
+  # 'sqrt_inverse' or 'effective' (by the effective number of images).
+  config.objective.class_weights = 'none'
+  # Share of the prototypes in a step's loss, drawn at random beside those of
+  # the batch's classes: with very many classes less than 1 saves time and
+  # memory. Validation takes all.
+  config.objective.sample_prototypes = 1.0
+  return config
+
+
 def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
   """Sets the fields of the preset given after the config file's name.
 
@@ -199,6 +212,9 @@ def use_preset(config: ConfigDict, preset: str) -> ConfigDict:
     preset: 'synthetic' (drawn, no download), 'planktonset9' (a folder of
       nine ISIIS-2 classes) or 'flowcamnet' (the published experiment's six
       seen and three unseen classes at 128 px).
+
+  Raises:
+    InputError: the preset is unknown.
   """
   if preset == 'planktonset9':
     config.citation = PLANKTONSET

@@ -12,7 +12,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +55,10 @@ def main(argv: Sequence[str]) -> int:
   if PATH.value is None:
     return 0
   found = inspection.inspect(PATH.value)
-  _section(f'folder {PATH.value}', iter(found.contents))
+  _section(f'folder {PATH.value}', found.contents)
   if found.notes:
-    _section('to know', iter(found.notes))
-  _section('to put right', iter(found.problems or ['nothing']))
+    _section('to know', found.notes)
+  _section('to put right', found.problems or ['nothing'])
   return 1 if found.problems else 0
 
 
@@ -190,7 +190,7 @@ def _size(folder: pathlib.Path) -> int:
   return total
 
 
-def _section(title: str, lines: Iterator[str]) -> None:
+def _section(title: str, lines: Iterable[str]) -> None:
   print(f'\n{title}', flush=True)
   for line in lines:
     print(f'  {line}', flush=True)

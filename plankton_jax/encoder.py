@@ -23,8 +23,8 @@ from plankton_jax.train import sharding
 from plankton_jax.train.state import INIT, init_encoder, make_key
 from plankton_jax.train.step import make_embed_step
 
-_VIEWS = 256  # on a device at a time; each pose of an image counts as one
-_PIXELS = _VIEWS * 128**2  # of larger images only so many
+_VIEWS = 256  # images on a device at a time, each pose counted as one
+_PIXELS = _VIEWS * 128**2  # on a device at a time: fewer of larger images
 
 
 class Encoder:

@@ -1,5 +1,7 @@
 """Declares the errors that commands show in a line, without a traceback."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
   """Bad input; one line names the file or field, and the remedy."""
@@ -7,3 +9,10 @@ class InputError(ValueError):
 
 class DivergedError(ArithmeticError):
   """Training cannot go on; the message says at which step, and what to try."""
+
+
+def shorten_list(names: Sequence[str], shown: int = 3) -> str:
+  """Joins the first names for a line: 'a.png, b.png, c.png and 61 more'."""
+  text = ', '.join(names[:shown])
+  more = len(names) - shown
+  return f'{text} and {more} more' if more > 0 else text

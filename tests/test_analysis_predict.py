@@ -11,8 +11,8 @@ from absl import flags
 from absl.testing import flagsaver
 from pyarrow import parquet
 
-from analysis import embed, predict
-from analysis.files import folders, inputs, new_images, originals
+from analysis import predict
+from analysis.files import folders, inputs, new_images, originals, outputs
 from analysis.measures import labeller, predictions
 from analysis.page import predicted
 from plankton_jax.data.ecotaxa import rules
@@ -427,10 +427,10 @@ def test_the_encoder_is_that_of_the_embeddings(tmp_path, monkeypatch):
   source = shades.run(tmp_path / 'run')
   folders.encoder(source)  # noted by no step
   path = tmp_path / 'run/embeddings/train.npz'
-  embed.write(path, source.splits['train'], 7)
+  outputs.write(path, source.splits['train'], 7)
   folders.encoder(source)
   assert asked == [None, 7]
-  embed.write(path, source.splits['train'], 9)
+  outputs.write(path, source.splits['train'], 9)
   with pytest.raises(InputError, match=r'of step 9; run python -m analysis.em'):
     folders.encoder(source)
   with pytest.raises(InputError, match='no train embeddings; run python -m'):
@@ -440,7 +440,7 @@ def test_the_encoder_is_that_of_the_embeddings(tmp_path, monkeypatch):
 def test_embeddings_as_parquet(tmp_path):
   rows = shades.rows('x', 3, ('dark', 'light'))
   rows.label[1] = -1
-  embed.write(tmp_path / 'x.parquet', rows, 7)
+  outputs.write(tmp_path / 'x.parquet', rows, 7)
   found = parquet.read_table(tmp_path / 'x.parquet')
   assert found['id'].to_pylist() == rows.id.tolist()
   assert found['class'].to_pylist() == ['dark', '', 'dark'] + ['light'] * 3
@@ -448,7 +448,7 @@ def test_embeddings_as_parquet(tmp_path):
     np.stack(found['embedding'].to_numpy()), rows.embedding
   )
   with pytest.raises(InputError, match=r'x.csv: give a name that ends in .npz'):
-    embed.write(tmp_path / 'x.csv', rows, 7)
+    outputs.write(tmp_path / 'x.csv', rows, 7)
 
 
 def test_splits_are_told_in_the_gallerys_labels(tmp_path):
@@ -481,7 +481,7 @@ def test_embedding_files_hold_what_is_known_of_each_image(tmp_path):
     'label': np.array([7.0, 7.0, 7.0]),
   }
   for ending in ('npz', 'parquet'):
-    embed.write(tmp_path / f'x.{ending}', rows, 7, measures)
+    outputs.write(tmp_path / f'x.{ending}', rows, 7, measures)
   with np.load(tmp_path / 'x.npz', allow_pickle=False) as found:
     assert set(found.files) == {
       *('embedding', 'label', 'id', 'class_names', 'step'),

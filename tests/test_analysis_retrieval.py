@@ -103,10 +103,11 @@ def test_of_many_images_some_are_queries_and_all_of_a_half(monkeypatch):
 
 
 def test_analyse_of_images_that_are_all_alone(tmp_path):
-  run_analysis(retrieval, [source(test=blobs([1, 1, 1]))], tmp_path)
+  of_file = source('$run^$', **{'$all^$': blobs([1, 1, 1])})
+  run_analysis(retrieval, [of_file], tmp_path)
   found = read(tmp_path / 'retrieval.json')
-  assert found['run', 'test', 'recall_at_1']['micro'] is None
-  assert found['run', 'test', 'recall_at_1']['queries'] == 0
+  assert found['$run^$', '$all^$', 'recall_at_1']['micro'] is None
+  assert found['$run^$', '$all^$', 'recall_at_1']['queries'] == 0
 
 
 def test_many_images_and_classes_have_no_interval_of_clusters(

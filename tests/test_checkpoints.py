@@ -249,7 +249,7 @@ def _first_state(config, workdir, monkeypatch):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(loop.sharding, 'replicate', stop)
+    patch.setattr(loop.sharding, 'place', stop)
     loop.train_and_evaluate(config, workdir)
   return seen[0]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from plankton_jax import checkpoints
-from plankton_jax.errors import DivergedError
+from plankton_jax.errors import DivergedError, shorten_list
 from plankton_jax.train import diverged, experiment, loop, store
 
 
@@ -25,7 +25,7 @@ def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
   rows = data.splits['train'][sampler(kept + 1)]
   listed = (tmp_path / 'diverged.txt').read_text().splitlines()
   assert listed == data.ids[rows].tolist() and len(listed) == 18
-  assert diverged.shorten_list(listed) in str(error.value)
+  assert shorten_list(listed) in str(error.value)
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   # With one image a class, validation defines no triplet loss.
   losses = [

@@ -81,12 +81,13 @@ def test_analyse_draws_the_originals(tmp_path, monkeypatch, capsys):
     return np.full((3, 9) if key == 'a/1.png' else (9, 3, 3), 128, np.uint8)
 
   monkeypatch.setattr(originals, 'reader', lambda source: read)
-  run_analysis(gallery, [source(tmp_path)], tmp_path, splits=['test', 'unseen'])
+  run = source(tmp_path)._replace(name='$run^$')
+  run_analysis(gallery, [run], tmp_path, splits=['test', 'unseen'])
   said = capsys.readouterr().out
-  assert 'gallery: run has no unseen split: skipped' in said
-  assert 'gallery: run, test: 1 rows have no label: left out' in said
+  assert 'gallery: $run^$ has no unseen split: skipped' in said
+  assert 'gallery: $run^$, test: 1 rows have no label: left out' in said
   assert set(wanted) == {'a/1.png', 'a/2.png', 'b/1.png'}
-  assert (tmp_path / 'gallery_run_test_1.png').stat().st_size > 1000
+  assert (tmp_path / 'gallery_$run^$_test_1.png').stat().st_size > 1000
   with (tmp_path / 'gallery.csv').open(newline='') as file:
     rows = list(csv.DictReader(file))
   other = [r for r in rows if r['class'] == '$a_$' and r['kind'] == 'other']

@@ -20,6 +20,14 @@ def encoded(image, form, **options):
   return stream.getvalue()
 
 
+def digest(pixels):
+  return images.Picture.of(Image.fromarray(pixels)).digest()
+
+
+def ingested(data):
+  return images.ingest(data).data
+
+
 @pytest.fixture
 def grey():
   return np.random.default_rng(0).integers(0, 256, (9, 14), np.uint8)
@@ -35,14 +43,14 @@ def test_lossless_8_bit_is_exact(grey, colour, form):
   for pixels in (grey, colour):
     data = encoded(Image.fromarray(pixels), form)
     np.testing.assert_array_equal(images.decode(data), pixels)
-    kept = images.normalise(data)
+    kept = ingested(data)
     assert (kept == data) == (form == 'PNG')
     np.testing.assert_array_equal(images.decode(kept), pixels)
 
 
 def test_jpeg_bytes_are_kept(grey):
   data = encoded(Image.fromarray(grey), 'JPEG', quality=95)
-  assert images.normalise(data) == data
+  assert ingested(data) == data
   with Image.open(io.BytesIO(data)) as image:
     np.testing.assert_array_equal(images.decode(data), np.asarray(image))
 
@@ -53,7 +61,7 @@ def test_16_bit_is_scaled_by_the_full_range(form):
   data = encoded(Image.fromarray(deep), form)
   expected = np.rint(deep / 65535 * 255).astype(np.uint8)
   np.testing.assert_array_equal(images.decode(data), expected)
-  np.testing.assert_array_equal(images.decode(images.normalise(data)), expected)
+  np.testing.assert_array_equal(images.decode(ingested(data)), expected)
 
 
 @pytest.mark.parametrize('form', ['PNG', 'TIFF'])
@@ -98,7 +106,7 @@ def test_gif_and_webp(grey, form):
   options = {'lossless': True} if form == 'WEBP' else {}
   data = encoded(Image.fromarray(grey), form, **options)
   np.testing.assert_array_equal(images.decode(data), grey)
-  np.testing.assert_array_equal(images.decode(images.normalise(data)), grey)
+  np.testing.assert_array_equal(images.decode(ingested(data)), grey)
 
 
 @pytest.mark.parametrize('form', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
@@ -121,7 +129,7 @@ def test_images_are_turned_as_exif_says(colour, form, orientation):
     8: np.rot90(plain),
   }[orientation]
   np.testing.assert_array_equal(images.decode(data), turned)
-  kept = images.normalise(data)
+  kept = ingested(data)
   np.testing.assert_array_equal(images.decode(kept), turned)
   assert (kept == data) == (form in ('PNG', 'JPEG') and orientation == 1)
 
@@ -157,7 +165,7 @@ def test_transparency_takes_the_background():
       difference = images.decode(data) - expected
       assert np.abs(difference).max() <= 1.0
       np.testing.assert_array_equal(
-        images.decode(images.normalise(data)), images.decode(data)
+        images.decode(ingested(data)), images.decode(data)
       )
 
 
@@ -185,7 +193,7 @@ def test_palette_bilevel_and_low_depth(grey, colour):
   np.testing.assert_array_equal(
     images.decode(encoded(bits, 'PNG')), np.where(grey > 127, 255, 0)
   )
-  four = images.normalise(encoded(Image.fromarray(grey & 15), 'PNG', bits=4))
+  four = ingested(encoded(Image.fromarray(grey & 15), 'PNG', bits=4))
   with Image.open(io.BytesIO(four)) as image:
     assert image.tile[0].args == 'L'
 
@@ -198,18 +206,18 @@ def test_colour_key_is_background(grey):
   values = np.sort(grey[border & ~key])
   expected = np.where(key, values[len(values) // 2], grey)
   np.testing.assert_array_equal(images.decode(data), expected)
-  assert images.normalise(data) != data
+  assert ingested(data) != data
 
 
 def test_grey_stored_as_colour_has_the_digest_of_grey(grey):
   as_colour = encoded(Image.fromarray(grey).convert('RGB'), 'BMP')
   decoded = images.decode(as_colour)
   np.testing.assert_array_equal(decoded, grey)
-  assert images.digest(decoded) == images.digest(grey)
-  assert images.digest(grey) != images.digest(grey.reshape(14, 9))
+  assert digest(decoded) == digest(grey)
+  assert digest(grey) != digest(grey.reshape(14, 9))
   changed = grey.copy()
   changed[-1, -1] ^= 1
-  assert images.digest(grey) != images.digest(changed)
+  assert digest(grey) != digest(changed)
 
 
 @pytest.mark.parametrize('form', ['PNG', 'JPEG', 'TIFF', 'BMP'])
@@ -230,7 +238,7 @@ def test_truncated_is_refused(colour, form):
   ],
 )
 def test_no_image_is_refused(data, reason):
-  for function in (images.decode, images.normalise):
+  for function in (images.decode, images.ingest):
     with pytest.raises(ValueError, match=reason):
       function(data)
 
@@ -240,9 +248,9 @@ def test_decompression_bombs_are_refused(monkeypatch):
   bomb = encoded(Image.new('1', (30_000, 6_000)), 'PNG')
   for data in (bomb, encoded(Image.new('L', (101, 100)), 'PNG')):
     with pytest.raises(ValueError, match='million pixels'):
-      images.normalise(data)
+      images.ingest(data)
   fine = encoded(Image.new('L', (100, 100)), 'PNG')
-  assert images.normalise(fine) == fine
+  assert ingested(fine) == fine
 
 
 def test_large_images_are_refused_without_a_warning(tmp_path):
@@ -349,3 +357,13 @@ def test_crops_are_off_the_top_right_bottom_and_left(grey, colour):
   for crop in ((4, 0, 5, 0), (0, 7, 0, 7)):
     with pytest.raises(ValueError, match='14 x 9 px, of which data'):
       images.decode(data, crop=crop)
+
+
+def test_16_bits_from_white_to_black_are_refused(grey):
+  """PIL turns 8 bits over and leaves 16 as they are."""
+  stream = io.BytesIO()
+  deep = Image.fromarray(grey.astype(np.uint16))
+  deep.save(stream, 'TIFF', tiffinfo={262: 0})
+  for read in (images.decode, images.ingest):
+    with pytest.raises(ValueError, match='16 bits that count from white to'):
+      read(stream.getvalue())

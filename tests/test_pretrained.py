@@ -171,7 +171,9 @@ def test_a_pth_of_torch_gives_its_features(name, width, tmp_path):
   state = network.state_dict()
   assert state.keys() == torch_layout.weights(name, width).keys()
   torch.save(state, tmp_path / 'plain.pth')
-  # As a training framework saves it, under the network's own name.
+  # As a training framework saves it, under the network's own name, and with
+  # parameters that want gradients.
+  state |= dict(network.named_parameters())
   named = {f'module.encoder.{k}': v for k, v in state.items()}
   torch.save({'state_dict': named, 'epoch': 3}, tmp_path / 'nested.pt')
   model = _model(name, width)

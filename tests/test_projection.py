@@ -81,7 +81,7 @@ def test_few_rows_fall_back_to_pca_and_say_so():
 def test_no_rows_and_unequal_widths_are_bad_input():
   with pytest.raises(InputError, match='no rows'):
     planes.project({}, 'pca')
-  with pytest.raises(InputError, match=r'\[3, 6\] columns'):
+  with pytest.raises(InputError, match=r'have \[6, 3, 6\] dimensions'):
     planes.project({**SPLITS, 'test': split(4, 0, seed=0, dim=3)}, 'pca')
 
 
@@ -133,7 +133,7 @@ def test_analyse_writes_every_row_in_order(tmp_path, capsys):
   rows = SPLITS['test']._replace(label=np.int32([1] * 6 + [-1]))
   names = ('a', '$_<b>$', 'c')
   splits = {**SPLITS, 'test': rows._replace(class_names=names)}
-  run = Source('run', splits, tmp_path, {'citation': ''})
+  run = Source('$run^$', splits, tmp_path, {'citation': ''})
   run_analysis(projection, [run], tmp_path, method='pca')
   with (tmp_path / 'projection.csv').open(newline='') as file:
     found = list(csv.DictReader(file))

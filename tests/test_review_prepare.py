@@ -1,5 +1,7 @@
 """Starts a review again after its folder has changed."""
 
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -110,6 +112,19 @@ def test_images_added_and_removed_leave_every_decision(
   review = begin(root, out)
   assert len(embedded) == 2 and len(review.images.ids) == 20
   review._log.close()
+
+
+def test_files_whose_names_become_alike_are_all_written(tmp_path):
+  draw(tmp_path, {'a/b': DARK, 'a_b': BRIGHT})
+  lines = [
+    {'id': name, 'class': 'ant', 'status': outcome.VALIDATED}
+    for name in ('a/b.png', 'a_b.png')
+  ]
+  images = types.SimpleNamespace(root=tmp_path)
+  assert outcome.write_classes(tmp_path / 'out', images, lines) == (2, 0)
+  written = sorted((tmp_path / 'out/ant').iterdir())
+  assert len(written) == 2
+  assert {folders.read(path).mean() for path in written} == {DARK, BRIGHT}
 
 
 def picture(shade):

@@ -1,7 +1,9 @@
 """The review's answers, as a browser gets them."""
 
+import concurrent.futures
 import csv
 import json
+import time
 
 import numpy as np
 import pyarrow.parquet
@@ -240,6 +242,23 @@ def test_what_no_longer_is_so_is_removed(client, tmp_path, monkeypatch):
   assert 'No table for EcoTaxa: a name is too long' in answer['notes']
   rest -= {'occurrences.csv', 'ecotaxa_review.tsv'}
   assert {path.name for path in out.iterdir()} == rest
+
+
+def test_tables_are_written_by_one_browser_at_a_time(client, monkeypatch):
+  writing, met = [], []
+
+  def write(found, out):
+    writing.append(out)
+    met.append(len(writing))
+    time.sleep(0.1)
+    writing.pop()
+
+  monkeypatch.setattr(server.result, 'write', write)
+  ask = lambda _: post(client.application.test_client(), 'write', {})
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    answers = list(pool.map(ask, range(2)))
+  assert [answer.status_code for answer in answers] == [200, 200]
+  assert met == [1, 1]
 
 
 def test_class_folders_hold_what_is_validated_now(client, tmp_path):

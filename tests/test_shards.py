@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from analysis import embed
-from analysis.files import folders, inputs, shards
+from analysis.files import folders, inputs, outputs, shards
 from plankton_jax.data.sources import objects
 from plankton_jax.errors import InputError
 from tests import shades
@@ -222,7 +222,7 @@ def test_a_workdir_may_hold_shards(tmp_path):
   place = tmp_path / 'run/embeddings'
   (place / 'train.npz').unlink()
   train = run.splits['train']
-  make = lambda part: embed._columns(inputs.take(train, part))
+  make = lambda part: outputs.columns(inputs.take(train, part))
   header = {'class_names': ['dark', 'light'], 'step': 7}
   shards.write(
     place / 'train.parquet',

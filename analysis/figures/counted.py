@@ -136,7 +136,5 @@ def draw_spectra(lines: Sequence[Mapping[str, Any]]) -> plt.Figure:
   ax.set(
     xscale='log', yscale='log', xlabel='equivalent diameter (µm)', ylabel=y
   )
-  legend = figure.legend(loc='outside right upper')
-  for text in legend.get_texts():
-    text.set_parse_math(False)
+  style.literal(figure.legend(loc='outside right upper'))
   return figure

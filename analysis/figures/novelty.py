@@ -19,7 +19,7 @@ AXES = (
 
 
 def _column(found: Score) -> int:
-  """Gives each kind of score a column, and a dash."""
+  """Numbers the kind of a score: its column of AXES, and its DASHES."""
   ways = [openset.WHITENED, openset.CENTROID]
   return ways.index(found.by) if found.by in ways else len(ways)
 
@@ -31,7 +31,7 @@ def _percent(share: float, place: int) -> str:
 def draw_curves(found: Sequence[Score]) -> plt.Figure:
   """Draws ROC, OSCR and risk by source (colour) and score (dashes)."""
   sources = list(dict.fromkeys(f.source for f in found))
-  colours = dict(zip(sources, style.palette(len(sources)), strict=True))
+  colours = style.colours(sources)
   figure, grid = plt.subplots(1, 3, figsize=(10.5, 3.9), layout='constrained')
   panels = (
     ('roc', 'ROC', 'unseen images accepted', 'seen images accepted'),
@@ -64,8 +64,7 @@ def draw_curves(found: Sequence[Score]) -> plt.Figure:
   legend = figure.legend(
     handles, texts, loc='outside upper center', ncols=min(3, columns)
   )
-  for text in legend.get_texts():
-    text.set_parse_math(False)  # names may hold $
+  style.literal(legend)
   return figure
 
 

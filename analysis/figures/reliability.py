@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.figures import style
 from analysis.figures.style import plt
-from analysis.measures.calibration import BINS, Reliability
+from analysis.measures.calibration import BINS, Reliability, wilson
 
 EDGES = np.linspace(0.0, 1.0, BINS + 1)
 
@@ -26,16 +26,8 @@ def rows(ways: dict[str, Reliability]) -> list[dict[str, Any]]:
     }
     for way, found in ways.items()
     for i in np.flatnonzero(found.images)
-    for low, high in [interval(found.accuracy[i], found.images[i])]
+    for low, high in [wilson(found.accuracy[i], found.images[i])]
   ]
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-  """Computes Wilson's 95 % interval of a share of `count` images."""
-  from scipy import stats
-
-  right = round(share * count)
-  return tuple(stats.binomtest(right, count).proportion_ci(method='wilson'))
 
 
 def draw(ways: dict[str, Reliability]) -> plt.Figure:
@@ -54,7 +46,7 @@ def draw(ways: dict[str, Reliability]) -> plt.Figure:
     some = found.images > 0
     x, y = found.confidence[some], found.accuracy[some]
     pairs = zip(y, found.images[some], strict=True)
-    low, high = np.array([interval(*pair) for pair in pairs]).T
+    low, high = np.array([wilson(*pair) for pair in pairs]).T
     top.errorbar(
       x,
       y,

@@ -12,6 +12,7 @@ from analysis.files.inputs import Embeddings
 matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt  # after the backend is chosen
+from matplotlib.legend import Legend
 
 STYLE: dict[str, Any] = {
   'figure.dpi': 100,
@@ -60,10 +61,16 @@ def marks(sources: Iterable[Mapping[str, Embeddings]]) -> dict[str, str]:
 
 
 def colours(names: Iterable[str]) -> dict[str, Colour]:
-  """Gives each class a colour, and grey to points without label."""
+  """Gives each name a colour, and grey to points without label."""
   every = list(names)
   shades = palette(len(every))
   return {**dict(zip(every, shades, strict=True)), UNLABELLED: GREY}
+
+
+def literal(legend: Legend) -> None:
+  """Shows a legend's names as they are; Matplotlib takes $ for mathematics."""
+  for text in legend.get_texts():
+    text.set_parse_math(False)
 
 
 def heatmap(
@@ -82,10 +89,8 @@ def heatmap(
   scale = plt.get_cmap('YlGnBu').with_extremes(bad='0.9')
   image = ax.imshow(values, cmap=scale, vmin=limits[0], vmax=limits[1])
   size = 8 if len(columns) <= 20 else 7
-  look: dict[str, Any] = {
-    'fontsize': size,
-    'parse_math': False,
-  }  # they may hold $
+  # Names may hold $.
+  look: dict[str, Any] = {'fontsize': size, 'parse_math': False}
   ax.set_yticks(range(len(rows)), [*map(tables.short, rows)], **look)
   ax.set_xticks(
     range(len(columns)),
@@ -125,7 +130,9 @@ def heatmap_grid(
   0 classes leave a panel empty. The more classes, the smaller the squares.
   """
   counts = np.array(sizes)
-  squares = np.where(counts <= 12, 0.5, np.where(counts <= 20, 0.36, 0.17))
+  squares = np.select(
+    [counts <= 12, counts <= 20, counts <= 40], [0.5, 0.36, 0.17], 0.14
+  )
   sides = np.maximum(counts * squares, 1.2)  # inches
   across, down = sides.max(axis=0), sides.max(axis=1)
   label = 0.065 * max(map(len, names))  # at 8 points

@@ -72,11 +72,11 @@ class Source(NamedTuple):
 def read_embeddings(path: pathlib.Path) -> Embeddings:
   """Reads one embedding file, of our encoder or anyone's, and checks it.
 
-  It is an .npz of arrays, or a Parquet file or folder of shards of columns with
-  these names, `class` in place of `label`.
-  Of its arrays, `embedding` [N, D] alone is needed. `label` [N] are indices
-  into `class_names`, -1 for none, or the names themselves, '' for none; rows
-  are unlabelled without it. `id` [N] are unique; row numbers without it.
+  It is an .npz of arrays, or a Parquet file or folder of shards whose columns
+  have these names, with `class` in place of `label`. `embedding` [N, D] alone
+  is needed. `label` [N] are indices into `class_names`, -1 for none, or the
+  names themselves, '' for none; rows are unlabelled without it. `id` [N] are
+  unique; row numbers without it.
 
   Raises:
     InputError: the file does not exist or holds pickled objects, an array is
@@ -88,7 +88,7 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
 
 def is_embedding_file(path: str | pathlib.Path) -> bool:
   """Tells by its ending whether a path names embeddings, not images."""
-  return str(path).endswith(('.npz', '.parquet'))
+  return pathlib.Path(path).suffix in ('.npz', '.parquet')
 
 
 def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
@@ -114,7 +114,8 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
   if label.size and not -1 <= label.min() <= label.max() < len(names):
     raise InputError(f'{path}: a label has no name in class_names')
   label = label.astype(np.int32)  # not before: it would wrap around
-  ids = _text(path, found, 'id') if 'id' in found else _numbers(len(label))
+  numbers = np.arange(len(label)).astype(str)
+  ids = _text(path, found, 'id') if 'id' in found else numbers
   if ids.shape != label.shape:
     raise InputError(f'{path}: id {ids.shape} does not fit label')
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
@@ -202,10 +203,6 @@ def _text(
     raise InputError(f'{path}: {name} is no text ({error})') from None
 
 
-def _numbers(count: int) -> np.ndarray:
-  return np.arange(count).astype(str)
-
-
 def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:
   """Raises InputError unless both have the same number of dimensions."""
   dims = labelled.embedding.shape[1], new.embedding.shape[1]
@@ -252,6 +249,13 @@ def take(rows: Embeddings, which: np.ndarray) -> Embeddings:
   )
 
 
+def named(
+  class_names: Sequence[str], label: np.ndarray, unlabelled: str = ''
+) -> np.ndarray:
+  """Names the classes of labels [N], object [N]; -1 takes `unlabelled`."""
+  return np.array([*class_names, unlabelled], object)[label]
+
+
 def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
   """Selects the labelled rows to measure, with the notes of `labelled`.
 
@@ -274,22 +278,40 @@ def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
   Raises:
     InputError: splits differ in dimensions.
   """
-  dims = [rows.embedding.shape[1] for rows in splits.values()]
-  if len(set(dims)) > 1:
-    raise InputError(
-      f'{source}: {", ".join(splits)} have {dims} dimensions; embed all by one'
-      ' run'
-    )
+  check_widths(source, splits)
   parts = [
     (
       rows.embedding,
-      np.array([*rows.class_names, ''], object)[rows.label],
+      named(rows.class_names, rows.label),
       np.full(len(rows.id), split, object),
       rows.id.astype(object),
     )
     for split, rows in splits.items()
   ]
   return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def check_widths(source: str, splits: Mapping[str, Embeddings]) -> None:
+  """Raises InputError unless all splits have the same number of dimensions."""
+  dims = [rows.embedding.shape[1] for rows in splits.values()]
+  if len(set(dims)) > 1:
+    raise InputError(
+      f'{source}: {", ".join(splits)} have {dims} dimensions; embed all by one'
+      ' run'
+    )
+
+
+def numbered(rows: Rows) -> Embeddings:
+  """Numbers the classes of rows in order of their names; -1 for none."""
+  names, label = np.unique(rows.name.astype(str), return_inverse=True)
+  if len(names) and names[0] == '':
+    names, label = names[1:], label - 1
+  return Embeddings(
+    rows.embedding,
+    label.astype(np.int32),
+    rows.id.astype(str),
+    tuple(names.tolist()),
+  )
 
 
 def citations(sources: Sequence[Source]) -> list[str]:
@@ -314,6 +336,7 @@ def find(workdir: pathlib.Path, split: str) -> pathlib.Path:
 
 
 def _from_workdir(workdir: pathlib.Path) -> Source:
+  """Reads the embeddings and the config of one workdir."""
   if not (workdir / 'config.json').is_file():
     raise InputError(f'{workdir}: not a workdir (it holds no config.json)')
   splits = {
@@ -331,7 +354,11 @@ def _from_workdir(workdir: pathlib.Path) -> Source:
 
 
 def from_files(paths: Sequence[pathlib.Path]) -> Source:
-  """Reads embedding files as the splits of one source; see `read_splits`."""
+  """Reads embedding files as the splits of one source; see `read_splits`.
+
+  Raises:
+    InputError: a file cannot be read, or two splits have one name.
+  """
   splits: dict[str, Embeddings] = {}
   for path in paths:
     for name, rows in read_splits(path).items():

@@ -31,9 +31,8 @@ class NewImages(NamedTuple):
   skipped: Sequence[tuple[str, str]]  # (name, reason)
   # reason -> number of objects left out for it without a name
   left_aside: Mapping[str, int] = types.MappingProxyType({})
-  picture: Read | None = (
-    None  # by a row's id; None if only embeddings are given
-  )
+  # By a row's id; None if only embeddings are given.
+  picture: Read | None = None
   listed: tuple[Object, ...] = ()  # all that a table lists, predicted or not
   measures: Measures = NO_MEASURES  # of the rows, in their order, or none
 
@@ -205,6 +204,7 @@ def _of_objects(
   skipped: Sequence[tuple[str, str]],
   picture: Read | None,
 ) -> NewImages:
+  """Takes the objects whose rows are `kept`, with their embeddings."""
   items = objects.items or _described_by_name(objects.ids)
   return NewImages(
     pathlib.Path(objects.place).resolve().name,

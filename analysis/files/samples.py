@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.formats import darwin_core
 from plankton_jax.data.ecotaxa import read
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
@@ -44,9 +43,10 @@ def name_groups(
 
 def _tabled(item: Object, by: str) -> str:
   if by == 'day':
-    return darwin_core.moment(item._replace(time=''))
-  parts = (item.sample, item.acquisition) if by == 'acquisition' else ()
-  return '/'.join(parts) if parts else item.sample
+    return item._replace(time='').moment
+  if by == 'acquisition':
+    return f'{item.sample}/{item.acquisition}'
+  return item.sample
 
 
 def _matched(ids: Sequence[str], by: str) -> list[str]:

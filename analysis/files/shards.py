@@ -22,8 +22,8 @@ from plankton_jax.files import atomic
 MANY = 1_000_000  # rows of a file; more go into shards
 ROWS = 100_000  # of a shard
 UNFINISHED = '_unfinished.json'  # readers of folders leave out _names
-HEADER = b'plankton_jax'  # of what a file says besides its columns
-COLUMNS = ('id', 'class', 'embedding', 'split')  # that are read
+HEADER = b'plankton_jax'  # the key of our JSON in a schema's metadata
+COLUMNS = ('id', 'class', 'embedding', 'split')  # those that are read
 
 Columns = Mapping[str, Any]  # by name, [N] or [N, D] each
 
@@ -161,6 +161,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _schema(path: pathlib.Path) -> Any:
+  """Opens the schema of a file or folder.
+
+  Raises:
+    InputError: it is missing, unfinished or damaged.
+  """
   import pyarrow
   from pyarrow import parquet
 

@@ -5,9 +5,7 @@ Martin-Cabrera et al. 2022, 'Best practices and recommendations for plankton
 imaging data management', ask for images that a machine identified.
 """
 
-import datetime
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 from analysis.files.taxa import Path, Taxa, Taxon
@@ -15,9 +13,6 @@ from analysis.measures.predictions import Prediction
 from plankton_jax.data.sources.objects import Object
 
 FILE = 'occurrences.csv'
-# Spreadsheets write 20210503.0, and seconds with decimals.
-_DATE = re.compile(r'(\d{4})([-/.]?)(\d\d)\2(\d\d)(?:\.0)?')
-_TIME = re.compile(r'(\d{1,6})(?:\.0*)?|(\d{1,2}):(\d\d)(?::(\d\d)(?:\.\d*)?)?')
 NEEDED = ('eventDate', 'decimalLatitude', 'decimalLongitude')  # by OBIS
 
 
@@ -82,17 +77,15 @@ def occurrence(
   """
   taxon = taxa.of.get(name, Taxon())
   path = taxon.lineage if path is None else path
-  latitude, longitude = (
-    _degrees(item.latitude, 90.0),
-    _degrees(item.longitude, 180.0),
-  )
+  latitude = _degrees(item.latitude, 90.0)
+  longitude = _degrees(item.longitude, 180.0)
   return {
     'occurrenceID': id,
     'eventID': '/'.join(filter(None, (item.sample, item.acquisition))),
     'catalogNumber': item.object_id,
     'basisOfRecord': 'MachineObservation',
     'occurrenceStatus': 'present',
-    'eventDate': moment(item),
+    'eventDate': item.moment,
     'decimalLatitude': latitude,
     'decimalLongitude': longitude,
     'geodeticDatum': 'EPSG:4326' if latitude and longitude else '',
@@ -123,28 +116,6 @@ def remarks(lines: Sequence[dict[str, str]]) -> list[str]:
     if missing:
       found.append(f'{missing:,} of {len(lines):,} without {name}')
   return [f'{FILE}: {", ".join(found)}.'] if found else []
-
-
-def moment(item: Object) -> str:
-  """Formats date and time (UTC) by ISO 8601; '' if there is no such day.
-
-  Years come first and times are hhmmss or h:mm: of other forms, such as
-  10/11/12, nobody can tell which day they mean.
-  """
-  day, clock = _DATE.fullmatch(item.date), _TIME.fullmatch(item.time)
-  if not day or (item.time and not clock):
-    return ''
-  try:
-    date = datetime.date(int(day[1]), int(day[3]), int(day[4]))
-    if not clock:
-      return date.isoformat()
-    digits = clock[1] or ''.join(part or '00' for part in clock.groups()[1:])
-    digits = digits.zfill(6)
-    hours, minutes, seconds = digits[:2], digits[2:4], digits[4:]
-    time = datetime.time(int(hours), int(minutes), int(seconds))
-  except ValueError:
-    return ''
-  return f'{date.isoformat()}T{time.isoformat()}Z'
 
 
 def _degrees(text: str, most: float) -> str:

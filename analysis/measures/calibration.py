@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 BINS = 15  # of equal width, as in the paper
-WIDEST = 1e3  # the temperature, over or under the logits' own scale
-STEPS = 61  # of the grid between
+WIDEST = 1e3  # temperatures are at most so far off the logits' own scale
+STEPS = 61  # of the grid of temperatures
 
 
 class Reliability(NamedTuple):
@@ -84,3 +84,11 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
     means, shares = sums / images, hits / images
     error = float(np.sum(np.abs(hits - sums)) / np.float64(len(confidence)))
   return Reliability(images, means, shares, error)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+  """Computes Wilson's 95 % interval of a share of `count` images."""
+  from scipy import stats
+
+  right = round(share * count)
+  return tuple(stats.binomtest(right, count).proportion_ci(method='wilson'))

@@ -1,12 +1,13 @@
-"""Computes class centres, distances, votes of neighbours, and samples."""
+"""Computes class centres, distances, directions, votes and samples."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from plankton_jax.train import diverged
+from plankton_jax.errors import shorten_list
 
 SEED = 0
+NO_DIRECTION = 1e-6  # rows that are shorter have none
 LISTED = 3  # notes of one class each; of more classes, one note on all
 
 
@@ -15,6 +16,14 @@ def distances(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
   from sklearn.metrics import pairwise_distances
 
   return pairwise_distances(embedding.astype(np.float64), means)
+
+
+def directions(rows: np.ndarray) -> np.ndarray:
+  """Scales rows [N, D] to unit norm, float64; those at the origin become 0."""
+  rows = rows.astype(np.float64)
+  norms = np.linalg.norm(rows, axis=1, keepdims=True)
+  near = norms < NO_DIRECTION
+  return np.where(near, 0.0, rows / np.where(near, 1.0, norms))
 
 
 def centroids(
@@ -63,7 +72,7 @@ def alone(names: Sequence[str], where: str, so: str) -> list[str]:
   """
   if len(names) <= LISTED:
     return [f'{where}{name} has one image{so}' for name in names]
-  listed = diverged.shorten_list(names)
+  listed = shorten_list(names)
   return [f'{where}{len(names):,} classes have one image{so} ({listed})']
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from scipy import sparse
 from scipy.cluster import hierarchy
 
-from plankton_jax.neighbours import choice, search
+from analysis.measures import classes
+from plankton_jax.neighbours import choice
 
 DIMENSIONS = 32  # of PCA; of 16, 32 and 256 the least for the same groups
 SHIFTS = 3  # rounds in which rows move to the mean of their neighbours
@@ -40,7 +41,7 @@ class Groups(NamedTuple):
   density: np.ndarray  # [N] likeness to the nearest EDGES rows, in (0, 1]
   tree: np.ndarray  # [G − 1, 4] SciPy's linkage of the groups
   near: np.ndarray  # [N, CANDIDATES] rows near each row, int32
-  how: str = ''  # neighbours were found
+  how: str = ''  # the way of the search for neighbours
 
 
 def find(
@@ -67,7 +68,8 @@ def reduced(embedding: np.ndarray) -> np.ndarray:
   """Projects rows [N, D] on their first principal axes, at unit length."""
   centred = (embedding - embedding.mean(axis=0)).astype(np.float32)
   _, axes = np.linalg.eigh(centred.T @ centred)  # the largest last
-  return _unit(centred @ axes[:, ::-1][:, :DIMENSIONS])
+  first = centred @ axes[:, ::-1][:, :DIMENSIONS]
+  return classes.directions(first).astype(np.float32)
 
 
 def closest(
@@ -95,13 +97,8 @@ def shifted(points: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     mean = points.copy()
     for column in closest(points, candidates, NEAR)[1].T:
       mean += points[column]
-    points = _unit(mean)
+    points = classes.directions(mean).astype(np.float32)
   return points
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-  norm = np.linalg.norm(rows, axis=1, keepdims=True)
-  return (rows / np.maximum(norm, LEAST)).astype(np.float32)
 
 
 def graph(points: np.ndarray, candidates: np.ndarray) -> sparse.csr_array:
@@ -192,16 +189,6 @@ def branches(groups: Groups, count: int) -> np.ndarray:
   if len(groups.centres) < 2:
     return np.zeros(len(groups.centres), int)
   return hierarchy.fcluster(groups.tree, count, 'maxclust') - 1
-
-
-def attached(embedding: np.ndarray, groups: Groups) -> np.ndarray:
-  """Gives each row without a group the nearest one [N]; NONE without any."""
-  of = groups.of.copy()
-  left = np.flatnonzero(of == NONE)
-  if len(groups.centres) and left.size:
-    centres = groups.centres.astype(np.float32)
-    of[left] = search.nearest(embedding[left], centres, 1)[1][:, 0]
-  return of
 
 
 def agreement(groups: Groups, truth: np.ndarray) -> dict[str, float]:

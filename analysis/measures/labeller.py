@@ -43,12 +43,16 @@ class Labels(NamedTuple):
   limit: np.ndarray  # [N] distance beyond which the image is unknown; or inf
   rows: np.ndarray  # [N, K] the nearest rows of the gallery
   row_distance: np.ndarray  # [N, K]
-  how: str  # these were found
+  how: str  # the way of the search for these rows
 
   @property
   def arrays(self) -> tuple[np.ndarray, ...]:
-    """Returns what has N rows, in order."""
+    """Returns the fields that have an entry for each image, in order."""
     return self[:-1]
+
+  def take(self, rows: np.ndarray) -> 'Labels':
+    """Selects images."""
+    return Labels._make([*(array[rows] for array in self.arrays), self.how])
 
 
 def gallery(
@@ -85,13 +89,7 @@ def gallery(
     ids = np.array([example_id(examples, key) for key in examples.rows.id])
     splits['examples'] = examples.rows._replace(id=ids)
   every = inputs.together(source.name, splits)
-  names, label = np.unique(every.name.astype(str), return_inverse=True)
-  rows = Embeddings(
-    every.embedding,
-    label.astype(np.int32),
-    every.id.astype(str),
-    tuple(names.tolist()),
-  )
+  rows = inputs.numbered(every)
   return rows, np.flatnonzero(every.split != 'train'), notes
 
 
@@ -193,6 +191,13 @@ def label(
   limit = np.full(len(first), labeller.threshold)
   near = choice.nearest(embedding, labeller.gallery.embedding, count, way=way)
   return Labels(
-    *(first, sure, second, rest, distance, limit),
-    *(near.rows, near.distance, near.how),
+    first,
+    sure,
+    second,
+    rest,
+    distance,
+    limit,
+    near.rows,
+    near.distance,
+    near.how,
   )

@@ -14,7 +14,8 @@ import numpy as np
 from analysis.files.inputs import Embeddings
 
 BLOCK = 1024  # images whose distances to the whole gallery are in memory
-AGAIN = 10  # most steps of a fit that begins near its end
+STEPS = 500  # of a fit, at most
+AGAIN = 10  # of a fit that begins near its end, at most
 
 
 class Posterior(NamedTuple):
@@ -78,7 +79,7 @@ def fit(
   count = far.shape[1]
   unit = max(float(far.mean()), np.finfo(float).tiny)
   wanted = np.eye(count + 1)[true]
-  steps = AGAIN if start else 500
+  steps = AGAIN if start else STEPS
   if start is None:
     start = Posterior(10.0 / unit, np.append(np.zeros(count), -5.0))
 

@@ -34,9 +34,7 @@ class Neighbour(NamedTuple):
 class Prediction(NamedTuple):
   """One image."""
 
-  id: (
-    str  # of its record: the path below a folder, or sample/acquisition/object
-  )
+  id: str  # its record's: path below a folder, or sample/acquisition/object
   item: Object  # what its source says of it
   name: str  # class, or UNKNOWN
   confidence: float  # of the nearest class, if the image is of a known one

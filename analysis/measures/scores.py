@@ -18,10 +18,10 @@ DRAWS = 1000  # bootstrap resamplings
 HALVES = 20  # halves of the images, for measures of pairs
 LARGEST_HALF = 5000  # images; of more than twice as many, a smaller share
 MOST_CLUSTERED = 500_000  # images of a half times classes; no interval beyond
-STARTS = 5  # of k-means, the best of which counts; of more classes, only one
-SILHOUETTE_ROWS = 10_000  # more rows than this are sampled
-CLUSTERED_ROWS = 100_000  # likewise, for k-means
-QUERIES = 50_000  # likewise, to be ranked against all rows
+STARTS = 5  # of k-means, the best of which counts
+SILHOUETTE_ROWS = 10_000  # rows of silhouettes, sampled of more
+CLUSTERED_ROWS = 100_000  # rows of k-means, sampled of more
+QUERIES = 50_000  # rows that are ranked against all, sampled of more
 
 Interval = tuple[float, float, float]  # estimate, low, high
 UNKNOWN: Interval = (np.nan, np.nan, np.nan)

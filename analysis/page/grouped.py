@@ -1,6 +1,5 @@
 """Renders the page of groups: their most central images, like ones together."""
 
-import base64
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -70,8 +69,5 @@ def render(
       for some in sections.values()
     ],
     citation=inputs.citations([source])[0],
-    data={
-      'across': pictures.ACROSS,
-      'sheets': [base64.b64encode(sheet).decode() for sheet in sheets],
-    },
+    data=pictures.payload(sheets),
   )

@@ -1,8 +1,9 @@
 """Packs small pictures of many images on a few sheets."""
 
+import base64
 import io
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -44,6 +45,12 @@ def sheets(
       page.save(held, 'WEBP', quality=QUALITY, method=EFFORT)
       pages.append(held.getvalue())
   return pages
+
+
+def payload(pages: Sequence[bytes]) -> dict[str, Any]:
+  """Packs sheets for the JSON that pictures.js reads."""
+  encoded = [base64.b64encode(page).decode() for page in pages]
+  return {'across': ACROSS, 'sheets': encoded}
 
 
 def fit(image: np.ndarray) -> Image.Image:

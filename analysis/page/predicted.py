@@ -1,6 +1,5 @@
 """Renders the page of new images, least certain first, with neighbours."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +106,7 @@ def lists(
   places = {key: place for place, key in enumerate(keys)}
   return {
     'counts': {name: len(some) for name, some in split.items()},
-    'data': {
-      'across': pictures.ACROSS,
-      'sheets': [base64.b64encode(sheet).decode() for sheet in sheets],
-    },
+    'data': pictures.payload(sheets),
     **{name: [_nest(o, places) for o in some] for name, some in shown.items()},
   }
 
@@ -120,6 +116,7 @@ def _keys(one: Prediction) -> list[tuple[str, str]]:
 
 
 def _nest(one: Prediction, places: dict[tuple[str, str], int]) -> Row:
+  """Nests a prediction as the page shows it: headings, then pictures."""
   if one.known:
     details = f'{one.confidence:.2f}'
     if one.second:

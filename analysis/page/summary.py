@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from analysis.files.inputs import Source
+from plankton_jax.files import config_file
 
 LIBRARIES = (
   'jax',
@@ -170,20 +171,12 @@ def _novelty(names: Sequence[str], read: Read) -> list[Line]:
 
 def configuration(sources: Sequence[Source]) -> list[Line]:
   """Lists every field of the runs' configs, nested names joined by dots."""
-  flat = [dict(_flat(source.config or {})) for source in sources]
+  flat = [config_file.flatten(source.config or {}) for source in sources]
   fields = dict.fromkeys(field for one in flat for field in one)
   return [
     Line(field, [Cell(str(one.get(field, ''))) for one in flat])
     for field in fields
   ]
-
-
-def _flat(value: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-  for key, item in value.items():
-    if isinstance(item, dict):
-      yield from _flat(item, f'{prefix}{key}.')
-    else:
-      yield f'{prefix}{key}', item
 
 
 def versions() -> list[tuple[str, str]]:

@@ -29,9 +29,9 @@ PREPARE = flags.DEFINE_bool(
   'prepare', False, 'Embed, group and make thumbnails, then end.'
 )
 for name in (
-  *('workdir', 'encoder', 'images', 'pixel_um', 'pile', 'taxa', 'out'),
+  'workdir', 'encoder', 'images', 'pixel_um', 'pile', 'taxa', 'out',
   'acceptance',
-):
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 THREADS = 6

@@ -175,6 +175,8 @@ def write_classes(
       place.mkdir(parents=True, exist_ok=True)
       stem = line['id'].replace('/', '_')
       if images.root is not None:
+        if (place / stem).exists():  # of a/b.png and a_b.png, for example
+          stem = f'{number}_{stem}'
         shutil.copyfile(images.root / line['id'], place / stem)
       else:
         picture = np.squeeze(images.read(line['id']))

@@ -25,8 +25,8 @@ UNKNOWN = 'unknown'  # a decision that teaches no class
 BLOCK = 4096  # rows whose probabilities fit into a cache
 LINKS = 5  # nearest images that an image is linked with
 SPREAD = 0.9  # share of a row's chances that its links give
-ROUNDS = 10  # of spreading from the means' chances
-MORE = 4  # and from the chances before the last decisions
+ROUNDS = 10  # of spreading that begins with the means' chances
+MORE = 4  # of spreading that begins with the last prediction's chances
 MET = 2.0  # images by which a class counts as met before it is
 
 

@@ -8,6 +8,7 @@ import hmac
 import json
 import pathlib
 import struct
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def make_app(session: Session, token: str, out: pathlib.Path) -> 'flask.Flask':
 
   app = flask.Flask(__name__, static_folder=None)
   app.config['MAX_CONTENT_LENGTH'] = LARGEST
+  writing = threading.Lock()  # two browsers would write the same files
 
   @app.before_request
   def refuse_strangers() -> None:
@@ -179,16 +181,17 @@ def make_app(session: Session, token: str, out: pathlib.Path) -> 'flask.Flask':
     state, predicted = session.state(), session.fitted().predicted
     lines = outcome.rows(session.images, state, predicted, session.events())
     found = outcome.gather(session.images, lines)
-    result.write(found, out)
     notes = list(found.notes)
     written = [*found.tables, *(n for n, w in found.files.items() if w)]
-    if folders:
-      count, gone = outcome.write_classes(
-        out / 'classes', session.images, lines
-      )
-      written.append(f'classes ({count:,} images)')
-      if gone:
-        notes.append(f'{gone:,} images are no longer there: in no folder')
+    with writing:
+      result.write(found, out)
+      if folders:
+        count, gone = outcome.write_classes(
+          out / 'classes', session.images, lines
+        )
+        written.append(f'classes ({count:,} images)')
+        if gone:
+          notes.append(f'{gone:,} images are no longer there: in no folder')
     return {'folder': str(out), 'written': written, 'notes': notes}
 
   reads: dict[str, Callable[..., Any]] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
-LOST = 75  # the exit status where the same command goes on: EX_TEMPFAIL
+LOST = 75  # EX_TEMPFAIL: exit status if the same command would go on
 
 _ADDRESS = re.compile(r'.+:\d+')
 _HEARTBEAT = 30  # seconds without a sign of life until one counts as lost
@@ -83,6 +83,11 @@ def joined(
 def _join(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
+  """Starts JAX's runtime of several processes.
+
+  Raises:
+    InputError: a flag is out of range, or the others cannot be reached.
+  """
   import jax
 
   if coordinator is not None and not _ADDRESS.fullmatch(coordinator):

@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _train(config: dict[str, Any], workdir: pathlib.Path) -> None:
+  """Trains or rehearses in a process of the job."""
   # Imported late, as they bring in JAX, which --help does without.
   from plankton_jax.train import job
 

@@ -56,8 +56,8 @@ def make(
   """
   named = list(skipped)
   for row in split.dropped:
-    rare = 'of a class with too few images' if labels[row] < 0 else COPY
-    named.append((str(ids[row]), rare))
+    reason = 'of a class with too few images' if labels[row] < 0 else COPY
+    named.append((str(ids[row]), reason))
   left_out = collections.Counter(dict(left_aside))
   left_out.update(reason for _, reason in named)
   kept = {name: len(rows) for name, rows in split.rows.items()}
@@ -127,7 +127,7 @@ def table(
     _row('unseen', unseen, kept['unseen']),
   ]
   if split.rare:
-    ordered = sorted(split.rare.items(), key=lambda item: item[0])
+    ordered = sorted(split.rare.items())
     shown = ', '.join(
       f'{one_line(name)} ({why})' for name, why in ordered[:_SHOWN]
     )

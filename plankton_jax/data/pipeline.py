@@ -141,9 +141,8 @@ def load(
     cache_dir=cache,
   )
   selected = select.choose(selected, classes)
-  class_names, num_seen = used_classes.order(
-    selected.class_names, unseen_classes, seed
-  )
+  # Unknown names are refused before anything is decoded.
+  used_classes.order(selected.class_names, unseen_classes, seed)
   decoded = _decoded(
     selected,
     cache,
@@ -160,60 +159,22 @@ def load(
     raise InputError(
       f"{bad}: {reason}; remove it, or set data.on_bad_image='skip'"
     )
-  if isinstance(unseen_classes, int):
-    unseen_classes = _drawn(
-      workdir, selected.class_names, decoded.labels, unseen_classes, seed
-    )
-    class_names, num_seen = used_classes.order(
-      selected.class_names, unseen_classes, seed
-    )
-  position = {name: label for label, name in enumerate(class_names)}
-  relabel = [position[name] for name in selected.class_names]
-  labels = np.array(relabel, np.int32)[decoded.labels]
-
-  def make_split() -> splits.Split:
-    if own_split:
-      return splits.take(
-        labels,
-        decoded.digests,
-        [folder.side(id) for id in decoded.ids.tolist()],
-        class_names=class_names,
-        num_seen=num_seen,
-        rare=rare,
-      )
-    return splits.make(
-      labels,
-      decoded.digests,
-      decoded.ids,
-      class_names=class_names,
-      num_seen=num_seen,
-      fractions=fractions,
-      group_regex=group_regex,
-      rare=rare,
-      seed=seed,
-    )
-
-  split = split_file.reuse_or_make(
-    workdir / 'split.json',
-    decoded.ids,
-    make_split,
-    fingerprint=selected.fingerprint,
-    settings={
-      'unseen_classes': list(class_names[num_seen:]),
-      'seen_classes': list(class_names[:num_seen]),
-      'fractions': list(fractions),
-      'group_regex': group_regex,
-      'own_split': own_split,
-      'rare': rare,
-      'seed': seed,
-    },
+  labels, class_names, num_seen = _ordered(
+    workdir, selected.class_names, decoded.labels, unseen_classes, seed
   )
-  if own_split and (copies := splits.shared(decoded.digests, split)):
-    log.warning(
-      'data.own_split: %s images of val and test are in train, too: their'
-      ' measures are too good',
-      f'{copies:,}',
-    )
+  split = _split(
+    workdir,
+    decoded,
+    labels,
+    class_names,
+    num_seen,
+    fingerprint=selected.fingerprint,
+    fractions=fractions,
+    group_regex=group_regex,
+    own_split=own_split,
+    rare=rare,
+    seed=seed,
+  )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
@@ -242,6 +203,88 @@ def load(
     white or (decoded.white if decoded.white > 255 else 0),
     accounts,
   )
+
+
+def _ordered(
+  workdir: Path,
+  class_names: Sequence[str],
+  labels: np.ndarray,
+  unseen_classes: int | Sequence[str],
+  seed: int,
+) -> tuple[np.ndarray, tuple[str, ...], int]:
+  """Puts seen classes first, and relabels images [N] so.
+
+  Returns:
+    Labels int32 [N], the names in their order, and how many are seen.
+  """
+  if isinstance(unseen_classes, int):
+    unseen_classes = _drawn(workdir, class_names, labels, unseen_classes, seed)
+  ordered, num_seen = used_classes.order(class_names, unseen_classes, seed)
+  position = {name: label for label, name in enumerate(ordered)}
+  relabel = np.array([position[name] for name in class_names], np.int32)
+  return relabel[labels], ordered, num_seen
+
+
+def _split(
+  workdir: Path,
+  decoded: decoded_cache.Cache,
+  labels: np.ndarray,
+  class_names: Sequence[str],
+  num_seen: int,
+  *,
+  fingerprint: str,
+  fractions: Sequence[float],
+  group_regex: str,
+  own_split: bool,
+  rare: str,
+  seed: int,
+) -> splits.Split:
+  """Reads workdir/split.json, or makes the split and keeps it there."""
+
+  def make() -> splits.Split:
+    if own_split:
+      return splits.take(
+        labels,
+        decoded.digests,
+        [folder.side(id) for id in decoded.ids.tolist()],
+        class_names=class_names,
+        num_seen=num_seen,
+        rare=rare,
+      )
+    return splits.make(
+      labels,
+      decoded.digests,
+      decoded.ids,
+      class_names=class_names,
+      num_seen=num_seen,
+      fractions=fractions,
+      group_regex=group_regex,
+      rare=rare,
+      seed=seed,
+    )
+
+  split = split_file.reuse_or_make(
+    workdir / 'split.json',
+    decoded.ids,
+    make,
+    fingerprint=fingerprint,
+    settings={
+      'unseen_classes': list(class_names[num_seen:]),
+      'seen_classes': list(class_names[:num_seen]),
+      'fractions': list(fractions),
+      'group_regex': group_regex,
+      'own_split': own_split,
+      'rare': rare,
+      'seed': seed,
+    },
+  )
+  if own_split and (copies := splits.shared(decoded.digests, split)):
+    log.warning(
+      'data.own_split: %s images of val and test are in train, too: their'
+      ' measures are too good',
+      f'{copies:,}',
+    )
+  return split
 
 
 def _measures(
@@ -299,6 +342,7 @@ def _check(
   pixel_um: float,
   on_bad_image: str,
 ) -> None:
+  """Raises InputError unless the fields of images can be used."""
   for field, value, choices in (
     ('resize', resize, ('pad', 'stretch')),
     ('channels', channels, (1, 3)),
@@ -308,10 +352,11 @@ def _check(
       raise InputError(
         f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
       )
-  whole = all(isinstance(pixels, int) and pixels >= 0 for pixels in crop)
-  if len(crop) != 4 or not whole:
+  count = lambda x: isinstance(x, int) and x >= 0
+  listed = isinstance(crop, tuple | list) and len(crop) == 4
+  if not listed or not all(map(count, crop)):
     raise InputError(
-      f'data.crop={tuple(crop)} must be four counts of pixels: off the top,'
+      f'data.crop={crop!r} must be four counts of pixels: off the top,'
       ' right, bottom and left'
     )
   if not 0 <= pixel_um < math.inf:
@@ -328,9 +373,10 @@ def _decoded(
   white: int,
   **settings: Any,  # size, resize, channels, crop
 ) -> decoded_cache.Cache:
+  """Opens the decoded images in the cache, built first if they are missing."""
 
   def place(white: int) -> Path:
-    key = decoded_cache.key(selected.fingerprint, white=white, **settings)
+    key = decoded_cache.key(selected.cached, white=white, **settings)
     return cache_dir / 'decoded' / key
 
   directory = place(white)

@@ -66,6 +66,11 @@ def reuse_or_make(
 def _read(
   file: Path, ids: np.ndarray, fingerprint: str, settings: dict[str, Any]
 ) -> Split:
+  """Reads the split, for data and settings that are those of the file.
+
+  Raises:
+    InputError: the file is damaged, or of other data or settings.
+  """
   remedy = 'give a new --workdir'
   damaged = f'delete it or {remedy}'
   try:

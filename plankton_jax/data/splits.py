@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,16 +38,25 @@ def check(fractions: Sequence[float], group_regex: str, rare: str) -> None:
   if rare not in RARE:
     known = ', '.join(map(repr, RARE))
     raise InputError(f'data.rare={rare!r} must be one of {known}')
-  good = len(fractions) == 3 and all(0 < f < 1 for f in fractions)
-  if not good or abs(sum(fractions) - 1) > 1e-6:
-    raise InputError(
-      f'data.fractions={tuple(fractions)} must be three positive numbers '
-      '(train, val, test) that sum to 1'
-    )
+  check_fractions(fractions)
   try:
     re.compile(group_regex)
-  except re.error as error:
+  except (re.error, TypeError) as error:
     raise InputError(f'data.group_regex={group_regex!r}: {error}') from error
+
+
+def check_fractions(value: Any) -> None:
+  """Raises InputError unless a value is the three shares of a split."""
+  good = (
+    isinstance(value, tuple | list)
+    and len(value) == 3
+    and all(isinstance(share, float) and 0.0 < share < 1.0 for share in value)
+  )
+  if not good or abs(sum(value) - 1.0) > 1e-6:
+    raise InputError(
+      f'data.fractions={value!r} must be three positive numbers (train, val,'
+      ' test) that sum to 1'
+    )
 
 
 def make(

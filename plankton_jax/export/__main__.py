@@ -94,6 +94,7 @@ def _size(path: pathlib.Path) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
+  """Exports as the flags ask."""
   del argv
   workdir, format, out = (_required(flag) for flag in (WORKDIR, FORMAT, OUT))
   host.show_log(0)

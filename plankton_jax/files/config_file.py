@@ -87,8 +87,8 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
   """
   if not (workdir / 'config.json').exists():
     return
-  old = _flat(complete(read(workdir)))
-  new = _flat(_plain(complete(config)))
+  old = flatten(complete(read(workdir)))
+  new = flatten(_plain(complete(config)))
   changed = [
     f'{name if name.isprintable() else repr(name)}:'
     f' {old.get(name)!r} there, {new.get(name)!r} now'
@@ -146,10 +146,11 @@ def _plain(config: Config) -> Config:
   return json.loads(json.dumps(config))
 
 
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+  """Lists the fields of a config by their dotted names."""
   if not isinstance(tree, dict):
     return {prefix: tree}
   flat: dict[str, Any] = {}
   for name, value in tree.items():
-    flat |= _flat(value, f'{prefix}.{name}' if prefix else name)
+    flat |= flatten(value, f'{prefix}.{name}' if prefix else name)
   return flat

@@ -11,8 +11,6 @@ _TYPES = frozenset(
   {'F64', 'F32', 'F16', 'BOOL'}
   | {f'{sign}{bits}' for sign in 'IU' for bits in (8, 16, 32, 64)}
 )
-
-
 _ENDINGS = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.tar')
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from plankton_jax.neighbours import spaces
 from plankton_jax.neighbours.spaces import Space
 
-SAMPLE = 2**10  # Rows sampled at least,
-SHARE = 2**5  # and one in so many.
+SAMPLE = 2**10  # rows sampled, at least
+SHARE = 2**5  # one row in so many is sampled, if that is more
 MARGIN = 2.5  # Standard deviations of a sampled rank: one row in 160 fails.
 BATCH = 2**8
 GROUPS = 8  # of columns, for each that is nearest

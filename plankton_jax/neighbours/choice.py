@@ -174,6 +174,7 @@ def _parts(rows: np.ndarray, name: str) -> Iterator[slice]:
 
 
 def _plain(rows: np.ndarray) -> np.ndarray:
+  """Makes rows as FAISS takes them."""
   return np.ascontiguousarray(rows, np.float32)
 
 

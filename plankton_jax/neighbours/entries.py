@@ -85,6 +85,7 @@ def _decoded(
   tolerance: np.ndarray,
   bits: int,
 ) -> Nearest:
+  """Unpacks the keys of each query, sorted, to one `Nearest`."""
   lengths = [len(part) for part in parts]
   keys = np.concatenate(parts)
   return Nearest(

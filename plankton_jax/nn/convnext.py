@@ -188,7 +188,7 @@ class ConvNeXt(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    del train  # no layer of it counts batches
+    del train  # no layer behaves otherwise in training
     chex.assert_rank(images, 4)
     if min(images.shape[1:3]) < _SMALLEST:
       raise InputError(

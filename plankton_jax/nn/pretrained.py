@@ -145,6 +145,11 @@ def rename(weights: Weights, published: Published) -> Weights:
 
 
 def _read_with_torch(path: pathlib.Path) -> Weights:
+  """Reads a file that `torch.save` wrote, without running code in it.
+
+  Raises:
+    InputError: PyTorch is not installed, or the file holds no weights.
+  """
   try:
     import torch
   except ImportError:
@@ -162,7 +167,7 @@ def _read_with_torch(path: pathlib.Path) -> Weights:
   if not isinstance(found, dict):
     raise InputError(f'{path}: not a state_dict; save model.state_dict()')
   return {
-    name: value.float().numpy()
+    name: value.detach().float().numpy()
     for name, value in found.items()
     if isinstance(name, str) and torch.is_tensor(value)
   }

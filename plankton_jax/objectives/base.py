@@ -19,9 +19,9 @@ class Objective(NamedTuple):
 
   init: Callable  # key -> params
   loss: Callable  # (params, embeddings, batch, *, stage, key) -> loss, metrics
-  # The loss once the space has shrunk to a point, if that is one number.
+  # The loss of a space that has shrunk to a point; None if it varies.
   collapsed_loss: float | None = None
-  # The loss of validation, called alike, where it is not that of training.
+  # The loss of validation, with the same arguments; None takes `loss`.
   validation_loss: Callable | None = None
 
 

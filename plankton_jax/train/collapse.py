@@ -1,8 +1,8 @@
 """Tells a collapsed space from a hard batch, and says what to try.
 
 Hard mining often ends in a triplet loss that stays at its margin, or a space
-that shrinks to a point or a line: see Xuan, Stylianou, Liu and
-Pless 2020, Hard negative examples are hard, but useful, arXiv:2007.12749.
+that shrinks to a point or a line: see Xuan, Stylianou, Liu and Pless 2020, Hard
+negative examples are hard, but useful, arXiv:2007.12749.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ Whatever depends on the data, or on several fields, is checked where it is used.
 import math
 from typing import Any, NamedTuple
 
+from plankton_jax.data import splits
 from plankton_jax.errors import InputError
 from plankton_jax.files.config_file import Config
 
@@ -101,25 +102,13 @@ FIELDS: dict[str, Range | Choice] = {
   'optimizer.layer_decay': _SHARE,
 }
 
+_PROTOTYPES = {'scale': _POSITIVE, 'sample_prototypes': _SHARE}
 OBJECTIVES: dict[str, dict[str, Range | Choice]] = {
   'triplet': {'margin': Range(0)},
-  'arcface': {
-    'margin': _ANGLE,
-    'scale': _POSITIVE,
-    'sample_prototypes': _SHARE,
-  },
-  'subcenter_arcface': {
-    'centers': _COUNT,
-    'margin': _ANGLE,
-    'scale': _POSITIVE,
-    'sample_prototypes': _SHARE,
-  },
-  'cosface': {
-    'margin': Range(0, 2),
-    'scale': _POSITIVE,
-    'sample_prototypes': _SHARE,
-  },
-  'softmax': {'scale': _POSITIVE, 'sample_prototypes': _SHARE},
+  'arcface': {'margin': _ANGLE, **_PROTOTYPES},
+  'subcenter_arcface': {'centers': _COUNT, 'margin': _ANGLE, **_PROTOTYPES},
+  'cosface': {'margin': Range(0, 2), **_PROTOTYPES},
+  'softmax': {**_PROTOTYPES},
   'proxy_anchor': {'margin': Range(0, 1), 'scale': _POSITIVE},
   'supcon': {'temperature': _POSITIVE},
   'multi_similarity': {
@@ -159,20 +148,10 @@ def check(config: Config) -> None:
       value = value[part]
     if not allowed.holds(value):
       raise InputError(f'{field}={value!r} must be {allowed}')
-  _check_fractions(config['data']['fractions'])
+  splits.check_fractions(config['data']['fractions'])
   class_names('data.classes', config['data']['classes'])
   unseen_classes(config['data']['unseen_classes'])
   _check_measures(config['encoder']['measures'])
-
-
-def _check_fractions(value: Any) -> None:
-  share = Range(0, 1, without=(0, 1))
-  good = isinstance(value, tuple | list) and len(value) == 3
-  if not good or not all(map(share.holds, value)) or abs(sum(value) - 1) > 1e-6:
-    raise InputError(
-      f'data.fractions={value!r} must be three positive numbers (train, val,'
-      ' test) that sum to 1'
-    )
 
 
 def _check_measures(value: Any) -> None:

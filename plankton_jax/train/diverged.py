@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from plankton_jax.errors import DivergedError
+from plankton_jax.errors import DivergedError, shorten_list
 from plankton_jax.files import atomic
 
 _FILE = 'diverged.txt'  # of the workdir: the images of the step that diverged
@@ -73,9 +73,3 @@ def check_split(
 def forget(workdir: pathlib.Path) -> None:
   """Removes an earlier attempt's diverged.txt."""
   (workdir / _FILE).unlink(missing_ok=True)
-
-
-def shorten_list(names: Sequence[str]) -> str:
-  """Joins the first names: 'a.png, b.png, c.png and 61 more'."""
-  shown = ', '.join(names[:3])
-  return shown if len(names) <= 3 else f'{shown} and {len(names) - 3} more'

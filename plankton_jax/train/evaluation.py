@@ -37,8 +37,8 @@ def evaluate(
     experiment: the run's.
     data: the run's.
     split: to measure.
-    state: whose whitening is none yet, so that the objective sees the space
-      that it was trained in.
+    state: not whitened yet, so that the objective sees the space that it was
+      trained in.
     whitening: [D, D] of the embeddings that retrieval ranks; None for not.
 
   Returns:

@@ -107,6 +107,7 @@ def alone_on(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _take(file, workdir):
+  """Locks the open file, and writes into it who has the lock."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The training loop: the one place that reads a config, a clock and a disk."""
+"""Runs the training loop, the one place with a config, a clock and a disk."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from plankton_jax import host
 from plankton_jax.data import pipeline
-from plankton_jax.errors import DivergedError
+from plankton_jax.errors import DivergedError, shorten_list
 from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import measures, pretrained, transfer
@@ -72,12 +72,10 @@ def load_data(
     InputError: a field or file cannot be used.
   """
   data = dict(config['data'])
-  for field, read in (
-    ('classes', lambda names: config_check.class_names('data.classes', names)),
-    ('unseen_classes', config_check.unseen_classes),
-  ):
-    if field in data:  # configs of other versions may lack it
-      data[field] = read(data[field])
+  if 'classes' in data:  # configs of other versions may lack a field
+    data['classes'] = config_check.class_names('data.classes', data['classes'])
+  if 'unseen_classes' in data:
+    data['unseen_classes'] = config_check.unseen_classes(data['unseen_classes'])
   with write_errors.explained(
     pathlib.Path(config['data']['cache_dir']).expanduser()
   ):
@@ -190,18 +188,16 @@ def _start(
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
-  return sharding.replicate(experiment.mesh, fresh), Progress()
+  return sharding.place(experiment.mesh, fresh), Progress()
 
 
 def _restored(
   config: Config, experiment: Experiment, manager: Any, step: int
 ) -> tuple[TrainState, Progress]:
   abstract = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
-  state, meta = store.restore(
-    manager, abstract, step, sharding.replicated(experiment.mesh)
-  )
+  state, meta = store.restore(manager, abstract, step, experiment.mesh)
   return (
-    sharding.replicate(experiment.mesh, state),
+    sharding.place(experiment.mesh, state),
     progresses.from_meta(meta['progress']),
   )
 
@@ -337,6 +333,7 @@ def _explain_undefined(
 def _collapse(
   run: _Run, place: Place, recent: list[dict[str, float]]
 ) -> str | None:
+  """Says what collapsed since the last validation; None if nothing."""
   schedule = run.experiment.schedule
   return collapse.diagnose(
     recent,
@@ -478,7 +475,7 @@ def _announce(run: _Run, state: TrainState) -> None:
   elif seen := _seen_before(run):
     run.log.say(
       f'WARNING: encoder.pretrained={run.config["encoder"]["pretrained"]} was'
-      f' trained on {diverged.shorten_list(seen)}: as unseen classes they are'
+      f' trained on {shorten_list(seen)}: as unseen classes they are'
       ' measured too well'
     )
 

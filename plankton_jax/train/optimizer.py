@@ -45,10 +45,8 @@ def make(
     InputError: the schedule is unknown, a multiple negative, or the warm-up as
       long as the run.
   """
-  total, warmup = (
-    epochs * steps_per_epoch,
-    round(warmup_epochs * steps_per_epoch),
-  )
+  total = epochs * steps_per_epoch
+  warmup = round(warmup_epochs * steps_per_epoch)
   if warmup >= total:
     raise InputError(
       f'optimizer.warmup_epochs={warmup_epochs} leaves nothing of the'

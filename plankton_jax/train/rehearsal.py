@@ -113,12 +113,12 @@ def measure(
 ) -> Pace:
   """Compiles the first stage's training step and times it from a fresh state.
 
-  Stops after so many seconds, and after twenty steps.
-  The compiler's figure of memory is for one device; images stay on disk.
+  Stops after so many seconds, and after twenty steps. The compiler's figure of
+  memory is for one device; images stay on disk.
   """
   key = jax.random.key(config['seed'], impl='rbg')
   state = jax.jit(experiment.create)(key)
-  state = sharding.replicate(experiment.mesh, state)
+  state = sharding.place(experiment.mesh, state)
   stream = batches.training(
     data.images,
     data.labels,

@@ -63,7 +63,7 @@ def init_encoder(
   images = jnp.zeros((1, *image_shape), jnp.uint8)
   images = to_float(images, encoder.backbone.normalise)
   variables = encoder.init(_keys(key)[0], images, train=False)
-  # Without a norm that counts batches there are no statistics.
+  # A network without BatchNorm has no statistics.
   return {'batch_stats': {}, **variables}
 
 

@@ -50,7 +50,7 @@ def make_train_step(
     def embed(params, inputs, key):
       inputs = {name: repeated(x) for name, x in inputs.items()}
       augment_key = jax.random.split(key)[0]  # the other is the objective's
-      # The third beside the two, which draw what they did without measures.
+      # Folded in: the two keys that are split off stay as they are without it.
       measures_key = jax.random.fold_in(key, 2)
       embeddings, updated = apply_fn(
         {
@@ -63,7 +63,7 @@ def make_train_step(
         mutable=['batch_stats'],
         rngs={'measures': measures_key},
       )
-      # Without a norm that counts batches there are no statistics.
+      # A network without BatchNorm has no statistics.
       return embeddings, updated.get('batch_stats', {})
 
     def loss(params, embeddings):

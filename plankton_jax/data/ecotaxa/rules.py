@@ -10,39 +10,27 @@ from collections.abc import Iterator
 from plankton_jax.data.ecotaxa.table import STATES, TYPES, Table
 
 # Columns that EcoTaxa defines; all others are free.
-NUMBERS = frozenset(
-  (
-    *('img_rank', 'object_annotation_category_id', 'object_depth_max'),
-    *('object_depth_min', 'object_lat', 'object_lon'),
-  )
-)
-TEXTS = frozenset(
-  (
-    *(
-      'acq_id',
-      'acq_instrument',
-      'img_file_name',
-      'object_annotation_category',
-    ),
-    *('object_annotation_date', 'object_annotation_person_email'),
-    *('object_annotation_person_name', 'object_annotation_status'),
-    *('object_annotation_time', 'object_date', 'object_id', 'object_link'),
-    *('object_time', 'process_id', 'sample_dataportal_descriptor', 'sample_id'),
-  )
-)
+NUMBERS = frozenset({
+  'img_rank', 'object_annotation_category_id', 'object_depth_max',
+  'object_depth_min', 'object_lat', 'object_lon',
+})  # fmt: skip
+TEXTS = frozenset({
+  'acq_id', 'acq_instrument', 'img_file_name', 'object_annotation_category',
+  'object_annotation_date', 'object_annotation_person_email',
+  'object_annotation_person_name', 'object_annotation_status',
+  'object_annotation_time', 'object_date', 'object_id', 'object_link',
+  'object_time', 'process_id', 'sample_dataportal_descriptor', 'sample_id',
+})  # fmt: skip
 FREE_NUMBERS = 500  # columns object_* of a project that hold numbers
 FREE_TEXTS = {'object': 20, 'acq': 30, 'process': 30, 'sample': 30}
 TEXT_LENGTH = 250  # of a value in a free column
 NAME_LENGTH = 255  # of ids, image names and links
 
 _FILE = re.compile(r'ecotaxa.*\.(tsv|txt)')
-_LENGTHS = dict.fromkeys(
-  (
-    *('object_id', 'sample_id', 'acq_id', 'process_id', 'img_file_name'),
-    *('object_link', 'acq_instrument'),
-  ),
-  NAME_LENGTH,
-)
+_LENGTHS = dict.fromkeys((
+  'object_id', 'sample_id', 'acq_id', 'process_id', 'img_file_name',
+  'object_link', 'acq_instrument',
+), NAME_LENGTH)  # fmt: skip
 _RANGES = {'object_lat': 90.0, 'object_lon': 180.0}
 _PATTERNS = {
   'object_date': re.compile(r'\d{4}(-?)\d\d\1\d\d'),
@@ -78,6 +66,7 @@ def is_free(column: str) -> bool:
 
 
 def _columns(table: Table) -> Iterator[str]:
+  """Yields the problems of the header: names, and how many are free."""
   free: dict[tuple[str, str], int] = {}
   types = table.types or ('[t]',) * len(table.columns)
   for name in sorted(set(table.columns)):
@@ -129,6 +118,7 @@ def _values(table: Table, name: str, is_number: bool) -> Iterator[str]:
 
 
 def _rows(table: Table) -> Iterator[str]:
+  """Yields the problems of rows: ids, states, and samples of acquisitions."""
   ids = table.column('object_id')
   pictures = table.column('img_file_name')
   states = table.column('object_annotation_status')

@@ -13,12 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # another version are not reused.
 VERSION = 2
 
-EXTENSIONS = frozenset(
-  {
-    *('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp'),
-    *('.gif', '.webp'),
-  }
-)
+EXTENSIONS = frozenset({
+  '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp', '.gif',
+  '.webp',
+})  # fmt: skip
 FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
 
@@ -26,6 +24,7 @@ NO_CROP = (0, 0, 0, 0)
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _ORIENTATION = 0x0112  # in Exif
+_PHOTOMETRIC = 0x0106  # in TIFF
 
 # MAX_PIXELS refuses what PIL only warns of.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -165,19 +164,9 @@ def ingest(data: bytes) -> Normal:
   return Normal(_encode(image), 0, note)
 
 
-def normalise(data: bytes) -> bytes:
-  """Returns the bytes that `ingest` keeps."""
-  return ingest(data).data
-
-
 def encode(pixels: np.ndarray) -> bytes:
   """Encodes uint8 [H, W] or [H, W, 3], or uint16 [H, W], as PNG."""
   return _encode(Image.fromarray(pixels))
-
-
-def digest(pixels: np.ndarray) -> int:
-  """Hashes shape and pixels to 64 bits, equal for identical images."""
-  return Picture.of(Image.fromarray(pixels)).digest()
 
 
 def fit(
@@ -208,7 +197,17 @@ def _open(data: bytes) -> Image.Image:
   width, height = image.size
   if width * height > MAX_PIXELS:
     raise Image.DecompressionBombError(f'{width} x {height} px')
+  # PIL turns over such images of 8 bits alone.
+  if image.mode.startswith('I;16') and _from_white(image):
+    raise ValueError(
+      '16 bits that count from white to black: save it from black to white'
+    )
   return image
+
+
+def _from_white(image: Any) -> bool:
+  """Tells whether 0 is white in a TIFF, by its photometric interpretation."""
+  return getattr(image, 'tag_v2', {}).get(_PHOTOMETRIC) == 0
 
 
 def _is_plain(image: Any) -> bool:
@@ -233,6 +232,7 @@ def _note(image: Any) -> str:
 
 
 def _plain(image: Image.Image, white: int) -> Image.Image:
+  """Makes an opened image grey or RGB of 8 bits, upright and opaque."""
   image.load()
   if image.getexif().get(_ORIENTATION, 1) != 1:
     image = ImageOps.exif_transpose(image)

@@ -17,10 +17,8 @@ from tqdm import tqdm
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
-PATIENCE = 5  # attempts in a row without a byte
-PAUSE = (
-  2.0  # seconds before the second attempt; doubled before each further one
-)
+PATIENCE = 5  # attempts in a row without a byte, until it gives up
+PAUSE = 2.0  # seconds to wait after one, doubled for each without a byte
 
 _CHUNK = 2**20
 _LOST = (urllib.error.URLError, http.client.HTTPException, OSError)
@@ -152,9 +150,9 @@ def _version(answer: http.client.HTTPResponse) -> str:
   """Returns the server's tag of this version of the file, or ''."""
   tag = answer.headers.get('ETag', '')
   # Files with one weak tag may differ in their bytes.
-  return (
-    tag if tag[:2] != 'W/' and tag else answer.headers['Last-Modified'] or ''
-  )
+  if tag and not tag.startswith('W/'):
+    return tag
+  return answer.headers['Last-Modified'] or ''
 
 
 def _length(answer: http.client.HTTPResponse) -> int | None:

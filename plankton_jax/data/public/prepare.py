@@ -19,6 +19,7 @@ from plankton_jax.data.pixels import images
 from plankton_jax.data.public import taxa
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.data.sources import archives
+from plankton_jax.data.sources.files import is_image
 from plankton_jax.data.sources.source import Example, Source
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
@@ -92,7 +93,7 @@ def classes(final: Path) -> list[Row]:
 def scan(paths: Sequence[Path], layout: str) -> Contents:
   """Lists archives, without reading an image.
 
-  Ignores hidden files, `__MACOSX` and files other than images.
+  Ignores files other than images, hidden ones, and folders that systems make.
 
   Raises:
     InputError: an archive cannot be read, or holds no image where the layout
@@ -109,7 +110,7 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
     for table in tables.values():
       known |= taxa.parse(table, str(path))
     here: dict[str, str] = {}
-    keys = {name: _key(pattern, name) for name in names if _is_image(name)}
+    keys = {name: _key(pattern, name) for name in names if is_image(name)}
     elsewhere = [name for name, key in keys.items() if not key]
     if len(elsewhere) == len(keys):
       held = f'such as {names[0]}' if names else 'and is empty'
@@ -203,9 +204,3 @@ def _key(pattern: re.Pattern, name: str) -> str:
   """Returns class/file of an image; '' if its path does not fit the layout."""
   match = pattern.fullmatch(name)
   return f'{match["class"]}/{match["file"]}' if match else ''
-
-
-def _is_image(name: str) -> bool:
-  folders = name.split('/')
-  hidden = any(part.startswith('.') or part == '__MACOSX' for part in folders)
-  return not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS

@@ -180,6 +180,7 @@ def _members(path: Path) -> Iterator[tuple]:
 
 
 def _in_zip(path: Path) -> Iterator[tuple]:
+  """Yields what `_members` does of a zip archive."""
   with open_zip(path) as archive:
     for info in archive.infolist():
       # is_dir of Python 3.11 raises IndexError where there is no name.
@@ -191,6 +192,7 @@ def _in_zip(path: Path) -> Iterator[tuple]:
 
 
 def _in_tar(path: Path) -> Iterator[tuple]:
+  """Yields what `_members` does of a tar archive, read from start to end."""
   try:
     archive = tarfile.open(path, 'r:*')  # noqa: SIM115, closed below
   except _BROKEN as error:

@@ -1,5 +1,7 @@
 """Reads objects that need no label: to embed, to search, to predict."""
 
+import datetime
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +17,10 @@ from plankton_jax.data.pixels.images import (
   white_of,
 )
 from plankton_jax.data.sources.source import NO_MEASURES, Measures
+
+# Spreadsheets write 20210503.0, and seconds with decimals.
+_DATE = re.compile(r'(\d{4})([-/.]?)(\d\d)\2(\d\d)(?:\.0)?')
+_TIME = re.compile(r'(\d{1,6})(?:\.0*)?|(\d{1,2}):(\d\d)(?::(\d\d)(?:\.\d*)?)?')
 
 
 class Object(NamedTuple):
@@ -44,6 +50,28 @@ class Object(NamedTuple):
       part.replace('%', '%25').replace('/', '%2F')
       for part in (self.sample, self.acquisition, self.object_id)
     )
+
+  @property
+  def moment(self) -> str:
+    """Formats date and time (UTC) by ISO 8601; '' if there is no such day.
+
+    Years come first and times are hhmmss or h:mm: of other forms, such as
+    10/11/12, nobody can tell which day they mean.
+    """
+    day, clock = _DATE.fullmatch(self.date), _TIME.fullmatch(self.time)
+    if not day or (self.time and not clock):
+      return ''
+    try:
+      date = datetime.date(int(day[1]), int(day[3]), int(day[4]))
+      if not clock:
+        return date.isoformat()
+      digits = clock[1] or ''.join(part or '00' for part in clock.groups()[1:])
+      digits = digits.zfill(6)
+      hours, minutes, seconds = digits[:2], digits[2:4], digits[4:]
+      time = datetime.time(int(hours), int(minutes), int(seconds))
+    except ValueError:
+      return ''
+    return f'{date.isoformat()}T{time.isoformat()}Z'
 
 
 class Objects(NamedTuple):

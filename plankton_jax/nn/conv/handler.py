@@ -157,6 +157,7 @@ def register(name: str, function: Function) -> None:
 
 
 def _answer(extension, version):
+  """Writes XLA's own version, if it is ours, where XLA asks for it."""
   if version.major != _MAJOR:
     raise RuntimeError(f'interface {version.major} is not {_MAJOR}')
   pointer = ctypes.cast(extension, ctypes.POINTER(_MetadataExtension))
@@ -165,6 +166,7 @@ def _answer(extension, version):
 
 
 def _read(buffers):
+  """Yields XLA's buffers as `Buffer`s."""
   for i in range(buffers.count):
     item = buffers.items[i].contents
     shape = tuple(item.dims[: item.rank])

@@ -96,10 +96,8 @@ class Convolution:
     roles, kernel_layout = _PASSES[kind]
     layouts = (_images_layout(images, dtype), _images_layout(outputs, dtype))
     plan = _plan(kind, *layouts, _kernel_axes(kernel), strides, padding, dtype)
-    blocked, scratchpad = (
-      _layout(plan, kernel_layout),
-      _layout(plan, _SCRATCHPAD_LAYOUT),
-    )
+    blocked = _layout(plan, kernel_layout)
+    scratchpad = _layout(plan, _SCRATCHPAD_LAYOUT)
     dense = _dense_kernel_layout(kernel)
     self._images, self._outputs = map(_memory, layouts)
     self._kernel = _memory(dense)
