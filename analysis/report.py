@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
+
 from analysis import (
   audit,
   classifiers,
@@ -31,6 +33,12 @@ from analysis.page import html, lists, pictures, scatter, summary
 from plankton_jax import host
 from plankton_jax.cli import command as commands
 from plankton_jax.errors import InputError
+
+for flag in (
+  *('workdir', 'embeddings', 'out', 'acceptance', 'neighbours', 'taxa'),
+  *('method', 'split', 'include_self', 'grid', 'loss', 'scaling'),
+):
+  flags.declare_key_flag(flag)  # --help shows it
 
 Part = Callable[[Sequence[Source]], Result]
 # Parts that scripts show on the page instead of figures.

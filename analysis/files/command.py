@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -43,13 +44,17 @@ PIXEL_UM = flags.DEFINE_float(
   'pixel_um', None, "Side of a pixel of new images, micrometres [the run's]."
 )
 ACCEPTANCE = flags.DEFINE_float(
-  'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
+  'acceptance',
+  0.95,
+  'Share of images of known classes to name; the rest of them, and what lies as'
+  ' far from every class, is unknown.',
 )
 SEARCH = flags.DEFINE_enum(
   'search',
   'auto',
   choice.WAYS,
-  'How neighbours are found: exactly, or by an index of FAISS [by size].',
+  'How neighbours are found: exactly, or by an index of FAISS; auto chooses by'
+  ' their number.',
 )
 
 TAXA = flags.DEFINE_string(
@@ -134,4 +139,8 @@ def run(
     result.show(name, found)
     result.write(found, out)
 
+  # --help shows what every command takes; absl knows the one that is run by its
+  # path.
+  for flag in ('workdir', 'embeddings', 'out'):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
   command.run(main, fast=fast)
