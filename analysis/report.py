@@ -153,6 +153,9 @@ def gather(
       name: [html.figure(picture) for picture in one.pictures]
       for name, one in done.items()
     },
+    'confused': (found['confusions'].values.get('confusions.json') or {}).get(
+      'pairs', []
+    ),
     'albums': lists.albums(shown, by_source),
     'audits': lists.audits(doubtful, twins, by_source),
     'kinds': ranks.KINDS,

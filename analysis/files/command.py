@@ -16,7 +16,10 @@ from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice
 
 WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A finished workdir; repeat the flag to compare several.'
+  'workdir',
+  [],
+  'The folder of a finished run, or one that analysis.embed made; repeat the'
+  ' flag to compare several.',
 )
 EMBEDDINGS = flags.DEFINE_multi_string(
   'embeddings', [], 'An embedding file (.npz, .parquet) in place of a workdir.'
@@ -28,7 +31,9 @@ ENCODER = flags.DEFINE_string(
   ' is bundled, or a folder that plankton_jax.export wrote.',
 )
 OUT = flags.DEFINE_string(
-  'out', None, 'Folder for the results [first workdir/analysis].'
+  'out',
+  None,
+  "Folder for the results, or analysis.embed's file [first workdir/analysis].",
 )
 # What several commands ask for.
 IMAGES = flags.DEFINE_string(
@@ -138,6 +143,7 @@ def run(
     found = analyse(sources)
     result.show(name, found)
     result.write(found, out)
+    print(f'results are in {out.resolve()}')
 
   # --help shows what every command takes; absl knows the one that is run by its
   # path.
