@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.figures import style
 from analysis.figures.style import plt
-from analysis.files import command, inputs, tables
+from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import classes
 from plankton_jax.errors import InputError
@@ -109,14 +109,14 @@ def most_confused(found: Confusions, most: int) -> Confusions:
   )
 
 
-def pairs(found: Confusions, most: int) -> list[tables.Row]:
+def pairs(found: Confusions, most: int) -> list[dict[str, Any]]:
   """Lists the `most` pairs of a true and a predicted class met most often.
 
   Ties go to the larger share of the true class.
   """
   total = found.per_class['images']
   true, predicted = np.nonzero(found.counts)
-  lines = [
+  lines: list[dict[str, Any]] = [
     {
       'source': found.source,
       'by': found.method,
