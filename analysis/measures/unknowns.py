@@ -112,8 +112,13 @@ def fit_crosswise(
     held out, [S]; their squared distances to the means, [S, C]; and their
     distances.
   """
+  _, members, count = np.unique(label, return_inverse=True, return_counts=True)
+  # The k-th neighbour of a row is of its class with every part left out; beyond
+  # it the fits of a part and of all rows would not measure the same.
+  least = int(count.min())
+  least -= -(-least // FOLDS)
+  neighbours = int(np.clip(least - 1, 1, neighbours))
   seen = fit(embedding, label, None, neighbours=neighbours)
-  members, count = seen.space.members, seen.space.counts
   part = np.empty(len(label), int)
   for c in range(len(count)):
     part[members == c] = np.arange(count[c]) % FOLDS
