@@ -57,7 +57,7 @@ def measure(
   from sklearn import metrics
 
   present = np.union1d(true, predicted)
-  counts = np.zeros((len(present), len(present)), int)
+  counts = np.zeros((len(present), len(present)), np.int32)
   cells = np.searchsorted(present, true), np.searchsorted(present, predicted)
   np.add.at(counts, cells, 1)
   precision, recall, f1, support = metrics.precision_recall_fscore_support(
@@ -100,8 +100,8 @@ def most_confused(found: Confusions, most: int) -> Confusions:
 
   Accuracies remain those of all classes.
   """
-  mistakes = found.counts - np.diag(np.diag(found.counts))
-  keep = classes.first(mistakes.sum(axis=0) + mistakes.sum(axis=1), most)
+  given, had = found.counts.sum(axis=0), found.counts.sum(axis=1)
+  keep = classes.first(given + had - 2 * np.diag(found.counts), most)
   return found._replace(
     classes=tuple(found.classes[i] for i in keep),
     counts=found.counts[np.ix_(keep, keep)],

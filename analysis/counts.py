@@ -4,11 +4,14 @@
 an EcoTaxa export by sample; `--images=FOLDER --by=REGEX` those of a folder,
 whose files name their sample. Five methods are tried on validation images
 drawn in other shares than those of training; the one that errs least is
-trusted, and all come with intervals. Concentrations and size spectra are there
-where the table has what they need. docs/counts.md explains the methods.
+trusted, and all come with intervals. `--check=100` draws images of each sample
+for a person to check, and `--checked=FILE` corrects the counts by what was
+found. Concentrations and size spectra are there where the table has what they
+need. docs/counts.md explains the methods.
 """
 
 import functools
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,16 +19,32 @@ import numpy as np
 from absl import flags
 
 from analysis.figures import counted
-from analysis.files import command, inputs, new_images, samples
+from analysis.files import checks, command, inputs, new_images, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import counting, fitted, prevalence, tallies, thresholds
-from analysis.measures.counting import Estimate, Known, Placed, Shares, Space
+from analysis.measures import (
+  checked,
+  counting,
+  fitted,
+  prevalence,
+  tallies,
+  thresholds,
+)
+from analysis.measures.checked import Checks
+from analysis.measures.counting import (
+  Estimate,
+  Known,
+  Placed,
+  Quantifier,
+  Shares,
+  Space,
+)
 from analysis.measures.fitted import Fitted
 from analysis.measures.openset import UNKNOWN
+from analysis.measures.prevalence import Answers
 from analysis.measures.tallies import Sample, Unit
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 
 TRUST = flags.DEFINE_enum(
   'trust',
@@ -37,6 +56,12 @@ CHOOSE = flags.DEFINE_bool(
   'choose_acceptance', False, 'Set --acceptance by the error of the counts.'
 )
 DRAWS = flags.DEFINE_integer('draws', 100, 'Bootstrap draws of the intervals.')
+CHECK = flags.DEFINE_integer(
+  'check', None, 'Images of each sample to draw for a person to check.'
+)
+CHECKED = flags.DEFINE_string(
+  'checked', None, 'A table of id and class: images that a person checked.'
+)
 for name in (
   *('workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um'),
   *('out', 'acceptance'),
@@ -47,6 +72,8 @@ ACCEPTANCES = (0.8, 0.9, 0.95, 0.98, 0.99)  # that --choose_acceptance tries
 SIMULATED = 120  # samples that methods are tried on
 LARGEST = 500  # images of one of them, at most
 SHOWN = 20  # lines of counts in the terminal
+CHECKS = (25, 50, 100, 200)  # images of a sample that checking is tried with
+TO_CHECK = 'check.csv'
 
 Row = dict[str, Any]
 
@@ -62,6 +89,8 @@ class Asked(NamedTuple):
   trust: str | None = TRUST.default
   draws: int = DRAWS.default
   pixel_um: float | None = None  # of all new images; None takes the run's
+  check: int | None = None  # images of each sample to list
+  checked: str | None = None  # a table
 
 
 def fit(source: Source, acceptance: float) -> Fitted:
@@ -84,12 +113,25 @@ def fit(source: Source, acceptance: float) -> Fitted:
   return found
 
 
+class Apart(NamedTuple):
+  """Holds test images, and unknowns that the quantifier was not fitted to."""
+
+  quantifier: Quantifier
+  answers: Answers
+  true: np.ndarray
+
+
 def table(
-  found: Sequence[Sample], names: Sequence[str], *, methods: bool
+  found: Sequence[Sample],
+  names: Sequence[str],
+  *,
+  methods: bool,
+  checks: Mapping[str, Checks] | None = None,
 ) -> list[Row]:
   """Tabulates samples by class; concentrations if any is known.
 
-  `methods` adds a column of the method.
+  `methods` adds a column of the method, and `checks` one of the images of the
+  sample that were checked.
   """
   known = any(np.isfinite(one.per_m3).any() for one in found)
   lines = []
@@ -98,6 +140,10 @@ def table(
       line: Row = {'sample': one.name, 'class': name}
       if methods:
         line['method'] = one.method
+      if checks is not None:
+        line['checked'] = (
+          len(checks[one.name].rows) if one.name in checks else 0
+        )
       line |= {
         'objects': one.objects[c],
         'low': one.low[c],
@@ -134,18 +180,15 @@ def describe_methods(
   return lines
 
 
-def test(
-  space: Space,
-  fit: Fitted,
-  added: np.ndarray,
-  unseen: Embeddings | None,
-  *,
-  size: int,
-) -> Shares | None:
-  """Measures all methods on test images, and unknowns not fitted to.
+def hold_out(
+  space: Space, fit: Fitted, added: np.ndarray, unseen: Embeddings | None
+) -> Apart | None:
+  """Fits to validation images and answers test images.
+
+  Half of the kinds of unknowns are fitted to, and the others are met.
 
   Returns:
-    Bray-Curtis errors by method; None without test images.
+    None without test images.
   """
   if fit.held_out is None or fit.val is None:
     return None
@@ -165,14 +208,17 @@ def test(
     places.append(counting.place(space, met.embedding))
     true.append(np.full(len(met.label), len(fit.labeller.gallery.class_names)))
   placed = Placed(*map(np.concatenate, zip(*places, strict=True)))
-  return counting.errors_of(
+  return Apart(
     quantifier,
     counting.answer(quantifier.posterior, quantifier.limit, placed),
     np.concatenate(true),
-    draws=SIMULATED,
-    size=size,
-    rng=np.random.default_rng(counting.SEED),
   )
+
+
+def test(apart: Apart, *, size: int) -> Shares:
+  """Measures all methods on images apart: Bray-Curtis errors by method."""
+  rng = np.random.default_rng(counting.SEED)
+  return counting.errors_of(*apart, draws=SIMULATED, size=size, rng=rng)
 
 
 def choose_acceptance(known: Known, *, size: int) -> tuple[float, list[Row]]:
@@ -191,25 +237,26 @@ def tabulate_spectra(
   new: NewImages,
   units: Sequence[Unit],
   estimates: Sequence[Estimate],
-  chances: Sequence[np.ndarray],
-  prior: np.ndarray,
+  chance: np.ndarray,
   names: Sequence[str],
   method: str,
 ) -> list[Row]:
-  """Tabulates objects by sample, class and size; empty if sizes are unknown."""
+  """Tabulates objects by sample, class and size; empty if sizes are unknown.
+
+  `chance` [N, C] are the images' probabilities under the method's shares.
+  """
   size = tallies.diameters(columns(new))
   if size is None:
     return []
   edges = tallies.edges(size)
   volumes_known = any(np.isfinite(unit.per_m3) for unit in units)
   sums: dict[str, list[np.ndarray]] = {}
-  for unit, one, chance in zip(units, estimates, chances, strict=True):
-    share = one.shares[method]
+  for unit, one in zip(units, estimates, strict=True):
     found = tallies.spectrum(
       size[unit.rows],
       edges,
-      prevalence.adapt(chance, prior, share),
-      one.images * share,
+      chance[unit.rows],
+      one.images * one.shares[method],
     ).objects
     sums.setdefault(unit.sample, []).append(
       np.stack([found, unit.per_m3 * found])
@@ -271,6 +318,10 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   thresholds.check(asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
+  if asked.check is not None and asked.check < checked.FEWEST:
+    raise InputError(
+      f'--check={asked.check}: give {checked.FEWEST} images of a sample or more'
+    )
   fit_ = fit(source, asked.acceptance)
   assert fit_.val is not None
   new_images.check_groups(asked.images, asked.export, asked.by)
@@ -280,6 +331,11 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
   per_m3, notes = concentrations(new)
   units = tallies.split_units(groups, per_m3)
+  names = (*fit_.labeller.gallery.class_names, UNKNOWN)
+  given: dict[int, str] = {}
+  if asked.checked:
+    given, left_out = checks.read(pathlib.Path(asked.checked), new)
+    notes += left_out
 
   unseen, _ = inputs.labelled(source, 'unseen')
   if unseen is None:
@@ -301,26 +357,38 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   limit = fit_.labeller.threshold
   tried = counting.trial(known, acceptance, draws=SIMULATED, size=size)
   method = asked.trust or counting.best(tried)
-  tested = test(space, fit_, added, unseen, size=size)
+  apart = hold_out(space, fit_, added, unseen)
+  tested = None if apart is None else test(apart, size=size)
 
   placed = counting.place(space, new.rows.embedding)
   places = [placed.take(unit.rows) for unit in units]
   quantifier, estimates = counting.count(
     known, limit, places, draws=asked.draws
   )
-  names = (*fit_.labeller.gallery.class_names, UNKNOWN)
   every = tallies.tally(units, estimates)
-  trusted = [one for one in every if one.method == method]
-  chances = [
-    counting.answer(quantifier.posterior, limit, place).chance
-    for place in places
-  ]
-  lines = table(trusted, names, methods=False)
+  shown = [one for one in every if one.method == method]
+  chance = np.zeros((len(groups), len(names)))
+  label = np.zeros(len(groups), int)
+  for unit, place, one in zip(units, places, estimates, strict=True):
+    answers = counting.answer(quantifier.posterior, limit, place)
+    label[unit.rows] = answers.label
+    chance[unit.rows] = prevalence.adapt(
+      answers.chance, quantifier.errors.prior, one.shares[method]
+    )
   methods = describe_methods(tried, tested, method)
-  sized = tabulate_spectra(
-    new, units, estimates, chances, quantifier.errors.prior, names, method
-  )
-  said = describe_error(methods, size)
+  sized = tabulate_spectra(new, units, estimates, chance, names, method)
+  said = [describe_error(methods, size)]
+  of_sample: dict[str, Checks] | None = None
+  best = method
+  if given:
+    of_sample, more = checks.by_sample(given, groups, names)
+    best = checked.METHOD
+    chance = np.pad(chance, [(0, 0), (0, len(more) - len(names))])
+    shown = tallies.correct(shown, groups, chance, per_m3, of_sample)
+    said += describe_checks(of_sample, shown, more[len(names) :])
+    every = [*(tallies.widen(one, len(more)) for one in every), *shown]
+    names = more
+  lines = table(shown, names, methods=False, checks=of_sample)
   tables: dict[str, Sequence[Row]] = {
     'counts.csv': lines,
     'counts_by_method.csv': table(every, names, methods=True),
@@ -330,10 +398,22 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     tables['acceptance.csv'] = by_acceptance
   if sized:
     tables['spectra.csv'] = sized
+  brought = []
+  if apart is not None and (given or asked.check):
+    brought = try_checks(apart, method, size=size)
+    tables['checking.csv'] = brought
+  forms = {}
+  if asked.check:
+    predicted = [names[i] for i in label.tolist()]
+    forms[TO_CHECK] = checks.listed(new, groups, predicted, asked.check)
+    said.append(
+      f'{TO_CHECK} lists {len(forms[TO_CHECK]):,} images: fill in its column'
+      ' class, and give it as --checked'
+    )
   citations = inputs.citations(sources)
   figures = {
     'counts': Drawing(
-      functools.partial(counted.draw_counts, every, names, method), citations
+      functools.partial(counted.draw_counts, every, names, best), citations
     ),
     'methods': Drawing(
       functools.partial(counted.draw_methods, tried, tested, method), citations
@@ -345,11 +425,12 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   largest = sorted(lines, key=lambda line: -line['objects'])[:SHOWN]
   return Result(
-    [*fit_.notes, *notes, said],
+    [*fit_.notes, *notes, *said],
     [
       Shown('counts: Bray-Curtis error in simulated samples', methods),
+      *([Shown('counts: with checked images', brought)] if brought else []),
       Shown(
-        f'counts: the largest of {len(lines):,}, by {method}',
+        f'counts: the largest of {len(lines):,}, by {best}',
         largest,
         f'{len(groups):,} objects in {len(set(groups)):,} samples',
       ),
@@ -358,6 +439,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     {
       'counts.json': {
         'method': method,
+        'checked': len(given),
         'acceptance': acceptance,
         'bootstrap_draws': asked.draws,
         'simulated_images': size,
@@ -367,7 +449,51 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       }
     },
     figures,
+    forms=forms,
   )
+
+
+def try_checks(apart: Apart, method: str, *, size: int) -> list[Row]:
+  """Tabulates what checking images of a sample brings in simulated samples."""
+  found = checked.trial(
+    *apart,
+    method,
+    numbers=[number for number in CHECKS if number < size],
+    draws=SIMULATED,
+    size=size,
+  )
+  return [
+    {
+      'checked_images': one.images,
+      'error': one.corrected,
+      'error_of_these_alone': one.alone,
+      'intervals_that_hold': one.covered,
+      'width_of_an_interval': one.width,
+    }
+    for one in found
+  ]
+
+
+def describe_checks(
+  of_sample: Mapping[str, Checks],
+  found: Sequence[Sample],
+  added: Sequence[str],
+) -> list[str]:
+  """Says what was checked, and what could not be corrected by it."""
+  images = sum(len(one.rows) for one in of_sample.values())
+  notes = [f'{images:,} images of {len(of_sample):,} samples are checked']
+  few = [one.name for one in found if not tallies.enough(one, of_sample)]
+  if few:
+    notes.append(
+      f'{len(few):,} of {len(found):,} samples have fewer than'
+      f' {checked.FEWEST} checked images and are not corrected, as {few[0]}'
+    )
+  if added:
+    notes.append(
+      'counted from checked images alone, as no class is named so:'
+      f' {shorten_list(list(added))}'
+    )
+  return notes
 
 
 def describe_error(methods: Sequence[Row], size: int) -> str:
@@ -397,6 +523,8 @@ def asked(sources: Sequence[Source]) -> Result:
       TRUST.value,
       DRAWS.value,
       command.PIXEL_UM.value,
+      CHECK.value,
+      CHECKED.value,
     ),
   )
 

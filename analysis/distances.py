@@ -42,13 +42,20 @@ NEAREST = 20  # only each class's distances to so many others.
 
 
 class Panel(NamedTuple):
-  """One source's split: the classes that have rows, and their distances."""
+  """One source's split of C classes that have rows: what is shown of it.
+
+  The distances of all pairs of many classes would fill the memory.
+  """
 
   source: str
   split: str
-  classes: tuple[str, ...]
+  classes: tuple[str, ...]  # C
   counts: np.ndarray  # [C] images
-  means: np.ndarray  # [C, C] mean distance, NaN where there is no pair
+  separation: dict[str, float]  # of all classes
+  largest: np.ndarray  # [K] classes, the MOST_WHOLE with most images
+  means: np.ndarray  # [K, K] their mean distances, NaN where there is no pair
+  others: np.ndarray  # [C, M] the classes listed beside each
+  to_others: np.ndarray  # [C, M] mean distances to these
 
 
 def measure(
@@ -65,7 +72,8 @@ def measure(
     metric=metric,
     include_self=include_self,
   )
-  return present, counts, means * METRICS[metric].factor
+  means *= METRICS[metric].factor
+  return present, counts, means
 
 
 def separation(means: np.ndarray) -> dict[str, float]:
@@ -76,11 +84,31 @@ def separation(means: np.ndarray) -> dict[str, float]:
   """
   own = np.diag(means)
   own = own[np.isfinite(own)]
-  other = means[~np.eye(len(means), dtype=bool)]
+  others = ~np.eye(len(means), dtype=bool)
   within = float(own.mean()) if own.size else np.nan
-  between = float(other.mean()) if other.size else np.nan
+  between = float(means.mean(where=others)) if len(means) > 1 else np.nan
   ratio = between / within if within > 0 else np.nan
   return {'within': within, 'between': between, 'ratio': ratio}
+
+
+def make_panel(
+  source: str, split: str, rows: inputs.Embeddings, **measured: Any
+) -> Panel:
+  """Measures a split, as `measure` does, and keeps what is shown of it."""
+  present, counts, means = measure(rows, **measured)
+  keep = classes.first(counts, MOST_WHOLE)
+  others = listed(means)
+  return Panel(
+    source,
+    split,
+    tuple(rows.class_names[i] for i in present),
+    counts,
+    separation(means),
+    keep,
+    means[np.ix_(keep, keep)],
+    others,
+    np.take_along_axis(means, others, axis=1),
+  )
 
 
 def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
@@ -92,11 +120,15 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
     notes += missing
     for split, rows in splits.items():
       for metric, measured in panels.items():
-        present, counts, means = measure(
-          rows, metric=metric, include_self=include_self
+        measured.append(
+          make_panel(
+            source.name,
+            split,
+            rows,
+            metric=metric,
+            include_self=include_self,
+          )
         )
-        names = tuple(rows.class_names[i] for i in present)
-        measured.append(Panel(source.name, split, names, counts, means))
   if not panels['euclidean']:
     return Result(notes)
   if not include_self:
@@ -121,8 +153,10 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
       'split': panel.split,
       'metric': metric,
       'unit': METRICS[metric].unit,
-      **separation(panel.means),
-      **largest(panel, MOST_WHOLE)._asdict(),
+      **panel.separation,
+      'classes': [panel.classes[i] for i in panel.largest],
+      'counts': panel.counts[panel.largest],
+      'means': panel.means,
     }
     for metric, measured in panels.items()
     for panel in measured
@@ -154,19 +188,9 @@ def summary(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
         (panel.source, panel.split),
         {'source': panel.source, 'split': panel.split},
       )
-      for name, value in separation(panel.means).items():
+      for name, value in panel.separation.items():
         line[f'{METRICS[metric].name}: {name}'] = value
   return list(lines.values())
-
-
-def largest(panel: Panel, most: int) -> Panel:
-  """Keeps the `most` largest classes of a panel."""
-  keep = classes.first(panel.counts, most)
-  return panel._replace(
-    classes=tuple(panel.classes[i] for i in keep),
-    counts=panel.counts[keep],
-    means=panel.means[np.ix_(keep, keep)],
-  )
 
 
 def left_out(panel: Panel) -> list[str]:
@@ -187,17 +211,23 @@ def left_out(panel: Panel) -> list[str]:
   return notes
 
 
-def listed(means: np.ndarray) -> list[np.ndarray]:
+def listed(means: np.ndarray) -> np.ndarray:
   """Selects the classes to list beside each of C classes, by means [C, C].
 
   Selects all; of more than `MOST_WHOLE` only itself and the `NEAREST`.
+
+  Returns:
+    Classes [C, M], ascending.
   """
-  every = np.arange(len(means))
-  if len(means) <= MOST_WHOLE:
-    return [every] * len(means)
-  others = means.copy()
-  np.fill_diagonal(others, -np.inf)  # first of all
-  return [classes.first(-line, NEAREST + 1) for line in others]
+  count = len(means)
+  if count <= MOST_WHOLE:
+    return np.tile(np.arange(count), (count, 1))
+  found = np.empty((count, NEAREST + 1), int)
+  for own, line in enumerate(means):  # one at a time, as `means` may be large
+    far = line.copy()
+    far[own] = -np.inf
+    found[own] = np.sort(np.argpartition(far, NEAREST)[: NEAREST + 1])
+  return found
 
 
 def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
@@ -208,15 +238,22 @@ def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
       'split': panel.split,
       'metric': metric,
       'unit': METRICS[metric].unit,
-      'class': panel.classes[i],
+      'class': name,
       'other': panel.classes[j],
-      'mean': panel.means[i, j],
+      'mean': mean,
     }
     for metric, measured in panels.items()
     for panel in measured
-    for i, others in enumerate(listed(panel.means))
-    for j in others
+    for i, name in enumerate(panel.classes)
+    for j, mean in zip(panel.others[i], panel.to_others[i], strict=True)
   ]
+
+
+def drawn(panel: Panel) -> tuple[list[str], np.ndarray]:
+  """Selects what a figure has room for: class names and their means [K, K]."""
+  keep = classes.first(panel.counts[panel.largest], style.MOST_CLASSES)
+  names = [panel.classes[i] for i in panel.largest[keep]]
+  return names, panel.means[np.ix_(keep, keep)]
 
 
 def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
@@ -224,35 +261,30 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
 
   Ratios are of all classes, even if only the largest are drawn.
   """
-  ratios = [separation(panel.means)['ratio'] for panel in panels]
-  panels = [largest(panel, style.MOST_CLASSES) for panel in panels]
   sources = list(dict.fromkeys(panel.source for panel in panels))
   splits = list(dict.fromkeys(panel.split for panel in panels))
-  at = {(panel.source, panel.split): panel for panel in panels}
   label, unit, _ = METRICS[metric]
   digits = 0 if unit else 2
+  shown = {(panel.source, panel.split): drawn(panel) for panel in panels}
   figure, grid = style.heatmap_grid(
     [
-      [len(at[s, t].classes) if (s, t) in at else 0 for t in splits]
+      [len(shown[s, t][0]) if (s, t) in shown else 0 for t in splits]
       for s in sources
     ],
-    [name for panel in panels for name in panel.classes],
+    [name for names, _ in shown.values() for name in names],
   )
-  top = max(np.nanmax(panel.means, initial=0.0) for panel in panels)
-  for panel, ratio in zip(panels, ratios, strict=True):
+  top = max(np.nanmax(means, initial=0.0) for _, means in shown.values())
+  for panel in panels:
     ax = grid[sources.index(panel.source), splits.index(panel.split)]
+    names, means = shown[panel.source, panel.split]
     texts = [
       ['–' if np.isnan(mean) else f'{mean:.{digits}f}' for mean in line]
-      for line in panel.means
+      for line in means
     ]
     image = style.heatmap(
-      ax,
-      panel.means,
-      panel.classes,
-      panel.classes,
-      texts=texts,
-      limits=(0.0, top or 1.0),
+      ax, means, names, names, texts=texts, limits=(0.0, top or 1.0)
     )
+    ratio = panel.separation['ratio']
     text = 'n/a' if np.isnan(ratio) else f'{ratio:.2f}'
     ax.set_title(
       f'{panel.source}: {panel.split}\nbetween / within = {text}',

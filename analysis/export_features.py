@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
-from analysis.files import command
+from analysis.files import command, inputs
 from analysis.files.inputs import Source
 from analysis.files.result import Result
 from plankton_jax.data.ecotaxa import read
@@ -31,13 +31,8 @@ def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: two images share an id, or splits differ in dimensions.
   """
-  ids = np.concatenate([rows.id for rows in source.splits.values()])
-  dims = {rows.embedding.shape[1] for rows in source.splits.values()}
-  if len(dims) > 1:
-    raise InputError(
-      f'{source.name}: embeddings of {sorted(dims)} dimensions; embed all by'
-      ' one run'
-    )
+  every = inputs.together(source.name, source.splits)
+  ids = every.id.astype(str)
   config = source.config or {}
   if config.get('data', {}).get('source') == 'ecotaxa':
     ids = np.array([read.object_id(id) for id in ids])
@@ -48,8 +43,7 @@ def collect(source: Source) -> tuple[np.ndarray, np.ndarray]:
       f'{source.name}: several images have the id {double!r}; MorphoCluster'
       ' needs one an object'
     )
-  features = np.concatenate([r.embedding for r in source.splits.values()])
-  return ids, features.astype(np.float32)
+  return ids, every.embedding.astype(np.float32)
 
 
 def write(ids: np.ndarray, features: np.ndarray, path: pathlib.Path) -> None:

@@ -55,20 +55,14 @@ def usable(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
     The splits, and notes on those that are missing.
 
   Raises:
-    InputError: a split differs from train in dimensions.
+    InputError: splits differ in dimensions.
   """
   train, notes = inputs.labelled(source, 'train')
   if train is None:
     return {}, notes
   splits = {name: rows for name, rows in source.splits.items() if len(rows.id)}
   splits['train'] = train
-  for name, rows in splits.items():
-    dims = rows.embedding.shape[1], train.embedding.shape[1]
-    if dims[0] != dims[1]:
-      raise InputError(
-        f'{source.name}: {name} has {dims[0]} dimensions and train {dims[1]};'
-        ' embed both by one run'
-      )
+  inputs.check_widths(source.name, splits)
   notes += [
     f'{source.name} has no {name} images: {lost}'
     for name, lost in LOST.items()
@@ -101,13 +95,15 @@ def truth(
   if not {'test', 'unseen'} <= judged.keys():
     return None
   present = np.unique(train.label)
-  index = {name: i for i, name in enumerate(names(train, present))}
+  index = {
+    name: i for i, name in enumerate(inputs.named(train.class_names, present))
+  }
   unknown = len(index)
   true, nearest, distance = [], [], []
   for split in ('test', 'unseen'):
     rows = splits[split]
     known = rows.label >= 0
-    labels = names(rows, rows.label[known])
+    labels = inputs.named(rows.class_names, rows.label[known])
     true.append([index.get(name, unknown) for name in labels])
     nearest.append(np.searchsorted(present, judged[split].label[known]))
     distance.append(judged[split].distance[known])
@@ -181,7 +177,7 @@ def predictions(
   limit: float,
 ) -> list[Row]:
   """Tabulates the class predicted for each image, or that it is unknown."""
-  nearest = names(train, judged.label)
+  nearest = inputs.named(train.class_names, judged.label)
   accepted = judged.distance <= limit
   return [
     {
@@ -193,7 +189,7 @@ def predictions(
       'distance': judged.distance[i],
       'threshold': limit,
     }
-    for i, true in enumerate(names(rows, rows.label))
+    for i, true in enumerate(inputs.named(rows.class_names, rows.label))
   ]
 
 
@@ -248,8 +244,8 @@ def score(
       limit = thresholds.threshold(held_out, share)
     test = splits.get('test')
     if test is not None:
-      taken = names(train, judged['test'].label)
-      right = taken == names(test, test.label)
+      taken = inputs.named(train.class_names, judged['test'].label)
+      right = taken == inputs.named(test.class_names, test.label)
       seen = judged['test'], right.astype(bool)
     one = measure(source.name, by, limit, seen, judged.get('unseen'))
     one.measures.update(counts)

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
 from matplotlib.lines import Line2D
 
@@ -110,7 +109,7 @@ def _scatter(
   ax.set(xticks=[], yticks=[])
   ax.spines[:].set(visible=True, color='0.85')
   for split, found in panel.splits.items():
-    own = np.append(found.class_names, style.UNLABELLED)[found.label]
+    own = inputs.named(found.class_names, found.label, style.UNLABELLED)
     area, opacity = DOTS.get(split, DOTS['test'])
     x, y = panel.plane.xy[split].T
     ax.scatter(

@@ -3,9 +3,10 @@
   python -m benchmarks.discovery --workdir=DIR [--split=unseen]
 
 Rows of the table: the groups of analysis.discover; k-means, told how many
-classes there are; HDBSCAN on the embeddings as they are; and both kinds of
-groups on raw pixels, of which the first PIXELS principal components are taken,
-and on the embeddings of the encoder before its training.
+classes there are, and into MANY groups; HDBSCAN on the embeddings as they are;
+and all these on embeddings before their whitening, if there is one, on raw
+pixels, of which the first PIXELS principal components are taken, and on the
+embeddings of the encoder before its training.
 `pure` is the share of images in groups of which nine tenths are of one class.
 """
 
@@ -24,10 +25,12 @@ from analysis.measures.groups import Groups
 from plankton_jax import checkpoints, host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop
+from plankton_jax.nn import whitening
+from plankton_jax.train import loop, store
 
 SEED = 0
 PIXELS = 256  # principal components of the pixels
+MANY = 100  # groups of k-means where it is not told how many there are
 
 
 def define(values: flags.FlagValues) -> None:
@@ -57,11 +60,12 @@ def hdbscan(rows: np.ndarray) -> np.ndarray:
   return found.fit_predict(rows)
 
 
-def kmeans(rows: np.ndarray, classes: int) -> np.ndarray:
-  """Groups rows [N, D] into as many groups as there are classes."""
+def kmeans(rows: np.ndarray, count: int) -> np.ndarray:
+  """Groups rows [N, D] into so many groups, or one a row."""
   from sklearn.cluster import KMeans
 
-  return KMeans(classes, n_init=5, random_state=SEED).fit_predict(rows)
+  count = min(count, len(rows))
+  return KMeans(count, n_init=5, random_state=SEED).fit_predict(rows)
 
 
 def table(
@@ -77,6 +81,7 @@ def table(
     'discover': groups.find,
     'HDBSCAN': lambda rows: described(hdbscan(rows), rows),
     'k-means, right k': lambda rows: described(kmeans(rows, classes), rows),
+    f'k-means, {MANY}': lambda rows: described(kmeans(rows, MANY), rows),
   }
   return [
     {'groups by': way, 'of': space, **groups.agreement(find(rows), truth)}
@@ -104,6 +109,9 @@ def main(values: flags.FlagValues) -> None:
     'untrained encoder': untrained.embed(images, measures=measures),
     'raw pixels': pixels(images),
   }
+  matrix = store.load_whitening(workdir, encoder.step)
+  if matrix is not None:
+    spaces['not whitened'] = whitening.invert(matrix, spaces['embeddings'])
   lines = table(spaces, data.labels[at])
   found = Result(
     shown=[Shown(f'discovery: {len(images):,} images, {values.split}', lines)],

@@ -1,11 +1,14 @@
 """Counts the decisions by which a simulated person labels a run's images.
 
   python -m benchmarks.labelling --workdir=DIR [--piles=test,unseen] [--seeds=3]
+  python -m benchmarks.labelling --encoder=plankton --images=FOLDER
 
-The person knows the truth, and of every hundred images judges two wrongly. A
-decision is a click or a key: KEYS says what each costs; to look, to scroll and
-to point costs nothing. As the aim is 95 % precision, in every way the person
-leaves up to LEFT odd images in of all that one decision takes. Ways to label:
+The second begins without any class, on a folder of class folders; --images
+replaces the piles of a --workdir, too. The person knows the truth, and of
+every hundred images judges two wrongly. A decision is a click or a key (TAKE
+to NAME say what each thing costs); to look, to scroll and to point costs
+nothing. As the aim is 95 % precision, in every way the person leaves up to
+LEFT odd images in of all that one decision takes. Ways to label:
 
 - review: analysis.review, with its lists, line, keys for the likeliest classes
   and predictions that follow each decision
@@ -17,7 +20,11 @@ leaves up to LEFT odd images in of all that one decision takes. Ways to label:
 
 The person of review opens the list that the page shows first, names the odd
 ones in it by their digits, takes what is above the line, and passes over a list
-that gives fewer than LEAST images a decision. What is left is named one by one.
+that gives fewer than LEAST images a decision. Where no list is left, the page
+shows the images whose decision teaches most: of these the person names REFIT
+one by one, then goes on with the lists that promise more than before. Before
+that, it opens the lists that it passed over once more, for as many images as
+LESS says: they pay more than images one by one.
 """
 
 import logging
@@ -30,29 +37,41 @@ from absl import flags
 from scipy import sparse
 
 from analysis.figures.style import plt
-from analysis.files import inputs, result
+from analysis.files import inputs, pile, result
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import groups
 from analysis.review import choice, prepare, refit, store
-from analysis.review.choice import View
+from analysis.review.choice import Set, View
 from analysis.review.refit import Known, Predicted
 from analysis.review.store import Event
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
-TAKE, MARK, MOVE, SKIP = 1, 1, 1, 1  # keys or clicks
+TAKE, MARK, MOVE, SKIP, OPEN = 1, 1, 1, 1, 1  # keys or clicks
 NAME = 4  # N, two letters, Enter
 MISTAKES = 0.02  # share of images judged wrongly
 PAGE = 100  # images on a page of predictions
 LOOKED = 300  # images of a list that a person looks over at most
 LEFT = 0.05  # odd images that a person leaves in, of what a decision takes
-WORTH = 2.5  # images that one more decision on a list must give
-LEAST = 2.0  # images that a list gives a decision, or it is passed over
+GROWN = 1.2  # times more that a list passed over promises before it comes again
 SHARES = (0.5, 0.8, 0.9, 0.95)  # of all images, in the table
 DIGITS = 9  # classes that one key names
-REFIT = 20  # images named one by one between refits; in the page it is each
+REFIT = 20  # images named one by one before lists are looked at again
+
+
+class Demand(NamedTuple):
+  """Says what a person asks of a list."""
+
+  least: float  # images a decision, or it is passed over
+  worth: float  # images that one more decision must give
+  opened: int  # decisions to open it
+
+
+# The page opens lists by itself, but not again those that were passed over.
+# Least is more than images named one by one give.
+DEMANDS = (Demand(2.0, 2.5, 0), Demand(1.3, 1.3, OPEN))
 
 Step = tuple[int, np.ndarray, str]  # keys, rows and the name they get
 
@@ -83,6 +102,12 @@ class Curve(NamedTuple):
 def define(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   flags.DEFINE_string('workdir', None, 'An embedded run.', flag_values=values)
+  flags.DEFINE_string(
+    'encoder', None, 'An encoder in place of a run.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'images', None, 'Class folders in place of piles.', flag_values=values
+  )
   flags.DEFINE_list(
     'piles', ['test', 'unseen'], 'Splits, each labelled.', flag_values=values
   )
@@ -129,44 +154,44 @@ def review(task: Task, person: Person) -> Iterator[Step]:
     scale = task.known.temperature
     return refit.predict(task.white, of, scale, task.links, state, predicted)
 
-  passed: set[tuple[str, int, int]] = set()  # lists that did not pay
-  while True:
-    sets = [
-      one
-      for one in choice.sets(state, predicted)
-      if (one.kind, one.key, one.images) not in passed and one.likely >= LEAST
-    ]
-    if not sets:
-      break
-    one = sets[0]
-    view = (
-      choice.of_group(state, predicted, task.rows.embedding, one.key)
-      if one.kind == 'group'
-      else choice.of_class(state, predicted, one.key)
-    )
-    found = best(view, predicted, person)
-    if len(found.rows) + len(found.named) < LEAST * found.keys:
-      passed.add((one.kind, one.key, one.images))
-      yield SKIP, np.zeros(0, int), ''
-      continue
-    for row, name in found.named:
-      take([row], [], name)
-      yield 1, np.array([row]), name
-    take(found.rows.tolist(), found.odd.tolist(), found.name)
-    yield found.keys - len(found.named), found.rows, found.name
-    predicted = refitted()
+  def most_useful() -> tuple[Set, Demand] | None:
+    sets = choice.sets(state, predicted, task.rows.embedding)
+    for demand in DEMANDS:
+      for one in sets:
+        before = passed.get((one.kind, one.key, demand), 0.0)
+        if one.likely >= demand.least and one.likely > GROWN * before:
+          return one, demand
+    return None
 
-  # One by one, the surest first: each is named by a digit or by its name.
-  left = np.flatnonzero(state.label == store.UNDECIDED)
-  while len(left):
-    order = np.argsort(-predicted.confidence[left], kind='stable')
-    for row in left[order[:REFIT]].tolist():
-      (name,) = person.sees(np.array([row])).tolist()
-      likely = choice.likeliest(predicted, np.array([row]), DIGITS)
-      yield (1 if name in likely else NAME), np.array([row]), name
-      take([row], [], name)
+  # Lists that did not pay, by what they promised then.
+  passed: dict[tuple[str, int, Demand], float] = {}
+  while (state.label == store.UNDECIDED).any():
+    if chosen := most_useful():
+      one, demand = chosen
+      view = (
+        choice.of_group(state, predicted, task.rows.embedding, one.key)
+        if one.kind == 'group'
+        else choice.of_class(state, predicted, one.key)
+      )
+      found = best(view, predicted, person, demand)
+      if len(found.rows) + len(found.named) < demand.least * found.keys:
+        passed[one.kind, one.key, demand] = one.likely
+        yield SKIP, np.zeros(0, int), ''
+        continue
+      for row, name in found.named:
+        take([row], [], name)
+        yield 1, np.array([row]), name
+      take(found.rows.tolist(), found.odd.tolist(), found.name)
+      yield found.keys - len(found.named), found.rows, found.name
+    else:
+      yield OPEN, np.zeros(0, int), ''
+      unsure = choice.unsure(state, predicted, task.found.density, REFIT)
+      for row in unsure.rows.tolist():
+        (name,) = person.sees(np.array([row])).tolist()
+        likely = choice.likeliest(predicted, np.array([row]), DIGITS)
+        yield (1 if name in likely else NAME), np.array([row]), name
+        take([row], [], name)
     predicted = refitted()
-    left = np.flatnonzero(state.label == store.UNDECIDED)
 
 
 class Taken(NamedTuple):
@@ -179,8 +204,10 @@ class Taken(NamedTuple):
   named: list[tuple[int, str]]  # and those that get their own name
 
 
-def best(view: View, predicted: Predicted, person: Person) -> Taken:
-  """Puts the line where the list gives most beyond WORTH images a decision.
+def best(
+  view: View, predicted: Predicted, person: Person, demand: Demand
+) -> Taken:
+  """Puts the line where the list gives most beyond what decisions are worth.
 
   Another name than the suggested one costs no more if a digit stands for it. Of
   the odd ones above the line a few are left in; each of the others is named by
@@ -200,9 +227,10 @@ def best(view: View, predicted: Predicted, person: Person) -> Taken:
   digit = ~fits & np.array(likely, bool)
   places = np.arange(1, len(shown) + 1)
   worked = np.maximum(np.cumsum(~fits) - left_in(places), 0)
-  keys = TAKE + MARK * worked + MOVE * (places != view.line) + NAME * typed
+  keys = demand.opened + TAKE + MARK * worked
+  keys += MOVE * (places != view.line) + NAME * typed
   named = np.minimum(np.cumsum(digit), worked)
-  end = int(np.argmax(np.cumsum(fits) + named - WORTH * keys)) + 1
+  end = int(np.argmax(np.cumsum(fits) + named - demand.worth * keys)) + 1
   odd = np.flatnonzero(~fits[:end])
   odd = odd[np.argsort(digit[odd], kind='stable')]  # left in: the costly first
   odd = odd[len(odd) - worked[end - 1] :]
@@ -263,6 +291,7 @@ def by_class(task: Task, person: Person) -> Iterator[Step]:
         odd = page[(seen == name) & ~fits]
         if len(odd):
           yield MARK * len(odd) + NAME, odd, str(name)
+  yield from _singly(np.flatnonzero(predicted.first < 0), predicted, person)
 
 
 def file_by_file(task: Task, person: Person) -> Iterator[Step]:
@@ -282,9 +311,9 @@ def at_first(task: Task) -> Predicted:
 def _singly(
   rows: np.ndarray, predicted: Predicted, person: Person
 ) -> Iterator[Step]:
-  for row, name in zip(rows, person.sees(rows), strict=True):
-    right = name == predicted.names[predicted.first[row]]
-    yield (TAKE if right else NAME), np.array([row]), str(name)
+  guesses = np.array([*predicted.names, ''])[predicted.first[rows]]
+  for row, name, guess in zip(rows, person.sees(rows), guesses, strict=True):
+    yield (TAKE if name == guess else NAME), np.array([row]), str(name)
 
 
 WAYS: dict[str, Callable[[Task, Person], Iterator[Step]]] = {
@@ -340,14 +369,14 @@ def draw(found: dict[str, dict[str, list[Curve]]], run: str) -> plt.Figure:
     1, len(found), figsize=(4.6 * len(found), 4.0), squeeze=False,
     layout='constrained',
   )  # fmt: skip
-  for ax, (pile, ways) in zip(axes[0], found.items(), strict=True):
+  for ax, (name, ways) in zip(axes[0], found.items(), strict=True):
     for i, (way, curves) in enumerate(ways.items()):
       for k, one in enumerate(curves):
         ax.plot(one.keys, one.right, color=f'C{i}', lw=1.3, alpha=0.8,
                 label=way if k == 0 else None)  # fmt: skip
     total = next(iter(ways.values()))[0].labelled[-1]
     ax.axhline(0.9 * total, color='0.6', ls=':', lw=1)
-    ax.set_title(f'{run}, {pile}: {total:,} images', parse_math=False)
+    ax.set_title(f'{run}, {name}: {total:,} images', parse_math=False)
     ax.set_xlabel('decisions (clicks and keys)')
     ax.set_xlim(0, None)
     ax.set_ylim(0, 1.03 * total)
@@ -356,8 +385,8 @@ def draw(found: dict[str, dict[str, list[Curve]]], run: str) -> plt.Figure:
   return figure
 
 
-def task(source: Source, splits: Sequence[str], known: Known) -> Task:
-  """Makes the task to label some splits.
+def of_splits(source: Source, splits: Sequence[str]) -> Embeddings:
+  """Gathers the labelled images of some splits.
 
   Raises:
     InputError: a split is missing or holds no labelled image.
@@ -370,39 +399,70 @@ def task(source: Source, splits: Sequence[str], known: Known) -> Task:
     parts[name] = rows
   every = inputs.together(source.name, parts)
   names, label = np.unique(every.name.astype(str), return_inverse=True)
-  rows = Embeddings(
+  return Embeddings(
     every.embedding.astype(np.float32),
     label.astype(np.int32),
     every.id.astype(str),
     tuple(names.tolist()),
   )
+
+
+def of_folder(source: Source, path: str) -> Embeddings:
+  """Embeds the labelled images of class folders.
+
+  Raises:
+    InputError: there is no such folder, or no labelled image in it.
+  """
+  rows = pile.gather(source, images=path, splits=()).rows
+  rows = inputs.take(rows, np.flatnonzero(rows.label >= 0))
+  if not len(rows.id):
+    raise InputError(f'{path}: no image is in a class folder')
+  return rows
+
+
+def task(rows: Embeddings, known: Known) -> Task:
+  """Makes the task to label some images."""
   white = rows.embedding @ known.axes
   found = groups.find(rows.embedding)
   return Task(rows, white, known, found, refit.link(rows.embedding, found.near))
 
 
-def analyse(source: Source, piles: Sequence[str], seeds: int) -> Result:
+def analyse(
+  source: Source,
+  piles: Sequence[str],
+  seeds: int,
+  images: str | None = None,
+) -> Result:
   """Labels each pile in every way by `seeds` persons.
 
-  A pile is a split, or several joined by +.
+  A pile is a split, or several joined by +; or else there are `images`, a
+  folder of class folders. An encoder without a run begins without classes.
+
+  Raises:
+    InputError: there is no labelled image.
   """
-  size = next(iter(source.splits.values())).embedding.shape[1]
+  given = (
+    {pathlib.Path(images).name: of_folder(source, images)}
+    if images
+    else {name: of_splits(source, name.split('+')) for name in piles}
+  )
+  size = next(iter(given.values())).embedding.shape[1]
   known = prepare.known_classes(source, size, 0.95)
   found: dict[str, dict[str, list[Curve]]] = {}
-  for pile in piles:
-    made = task(source, pile.split('+'), known)
-    found[pile] = {
+  for name, rows in given.items():
+    made = task(rows, known)
+    found[name] = {
       way: [curve(made, way, seed) for seed in range(seeds)] for way in WAYS
     }
   lines = [
-    summary(pile, way, curves)
-    for pile, ways in found.items()
+    summary(name, way, curves)
+    for name, ways in found.items()
     for way, curves in ways.items()
   ]
   points = [
-    {'pile': pile, 'way': way, 'seed': seed, 'decisions': k, 'labelled': n,
+    {'pile': name, 'way': way, 'seed': seed, 'decisions': k, 'labelled': n,
      'right': r}
-    for pile, ways in found.items()
+    for name, ways in found.items()
     for way, curves in ways.items()
     for seed, one in enumerate(curves)
     for k, n, r in zip(*(part.tolist() for part in one), strict=True)
@@ -422,13 +482,21 @@ def analyse(source: Source, piles: Sequence[str], seeds: int) -> Result:
 def main(values: flags.FlagValues) -> None:
   """Runs the command."""
   host.show_log(logging.WARNING)
-  if not values.workdir:
-    raise InputError('--workdir is missing: the folder of an embedded run')
+  if bool(values.workdir) == bool(values.encoder):
+    raise InputError(
+      'give --workdir=DIR, an embedded run, or --encoder with --images'
+    )
+  if values.encoder and not values.images:
+    raise InputError('--images is missing: class folders for --encoder')
   if values.seeds < 1:
     raise InputError(f'--seeds={values.seeds}: give 1 or more')
-  workdir = pathlib.Path(values.workdir)
-  (source,) = inputs.from_workdirs([workdir])
-  found = analyse(source, values.piles, values.seeds)
+  if values.workdir:
+    workdir = pathlib.Path(values.workdir)
+    (source,) = inputs.from_workdirs([workdir])
+  else:
+    source = inputs.from_encoder(values.encoder)
+    workdir = pathlib.Path('runs', source.name)
+  found = analyse(source, values.piles, values.seeds, values.images)
   out = pathlib.Path(values.out or workdir / 'analysis' / 'labelling')
   result.show('labelling', found)
   result.write(found, out)

@@ -1,25 +1,30 @@
 """Measures memory and time against images, classes and batch, with a line.
 
   python -m benchmarks.scale \
-    [--only=search,index,batch,classes,sampled,devices] \
+    [--only=search,hnsw,ivfpq,batch,classes,sampled,sharded,devices,audit,...] \
     [--points=NUMBER,NUMBER] [--embeddings=FILE.npz] [--out=runs/scale]
 
 search: exact neighbours of 1,000 queries among so many embeddings of 128
-dimensions, beyond what is measured by the line. index: all neighbours by FAISS,
-with the recall. Rows are drawn, or those of a file, each repeated and moved by
-about the distance to its nearest row. The others run a training step: `batch`
-of so many images, `classes` with so many prototypes, `sampled` with a tenth of
-them in the loss, `devices` on so many virtual devices. Every point has a
-process of its own; time is of its processors, which is the same where others
-work beside.
+dimensions, beyond what is measured by the line. hnsw, ivfpq: all neighbours by
+an index of FAISS, with the recall. Rows are drawn, or those of a file, each
+repeated and moved by about the distance to its nearest row. Others run a
+training step: `batch` of so many images, `classes` with so many prototypes,
+`sampled` with a tenth of them in the loss, `sharded` with a share of them on
+each of eight virtual devices, `devices` on so many of these. The rest run an
+analysis of drawn embeddings of so many classes, of which a tenth is unseen.
+Every point has a process of its own; time is of its processors, which is the
+same where others work beside.
 """
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import pathlib
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -40,21 +45,39 @@ BLOCK = 2**16  # rows drawn at a time
 STEPS = 5  # that are timed together
 POINTS = {
   'search': (500_000, 1_000_000, 2_000_000),
-  'index': (50_000, 100_000, 200_000),
+  'hnsw': (50_000, 100_000, 200_000),
+  'ivfpq': (50_000, 100_000, 200_000),
   'batch': (64, 128, 256),
   'classes': (1000, 10_000, 100_000),
   'sampled': (1000, 10_000, 100_000),
+  'sharded': (10_000, 100_000),
   'devices': (1, 2, 4, 8),
 }
+# Analyses that embeddings of labelled images suffice for.
+ANALYSES = (
+  'distances',
+  'projection',
+  'gallery',
+  'classifiers',
+  'retrieval',
+  'confusions',
+  'novelty',
+  'audit',
+)
+CLASSES = (1000, 10_000)  # in these
+DEVICES = 8  # of `sharded`
 # The unit of each line's slope; of devices there is no line.
 EACH = {
   'search': 10**6,
-  'index': 10**6,
+  'hnsw': 10**6,
+  'ivfpq': 10**6,
   'batch': 1000,
   'classes': 1000,
   'sampled': 1000,
+  'sharded': 1000,
+  **dict.fromkeys(ANALYSES, 1000),
 }
-ASKED = {'search': 5_000_000, 'index': 5_000_000}  # extrapolated
+ASKED = dict.fromkeys(('search', 'hnsw', 'ivfpq'), 5_000_000)  # extrapolated
 Point = dict[str, Any]
 
 
@@ -87,16 +110,13 @@ def exact(count: int, file: str | None) -> Point:
   return {'seconds': time.process_time() - began, 'GiB': _peak()}
 
 
-def indexed(count: int, file: str | None) -> Point:
+def indexed(count: int, file: str | None, *, way: str) -> Point:
   """Finds the neighbours of all `count` rows by an index."""
   rows = draw(count, file)
-  found: Point = {}
-  for way in ('hnsw', 'ivfpq'):
-    began = time.process_time()
-    recall = choice.nearest(rows, None, NEIGHBOURS, way=way).recall
-    found[f'{way} seconds'] = time.process_time() - began
-    found[f'{way} recall'] = f'{recall:.1%}'
-  return found | {'GiB': _peak()}
+  began = time.process_time()
+  recall = choice.nearest(rows, None, NEIGHBOURS, way=way).recall
+  seconds = time.process_time() - began
+  return {'seconds': seconds, 'recall': f'{recall:.1%}', 'GiB': _peak()}
 
 
 def batch(count: int, file: str | None) -> Point:
@@ -117,6 +137,15 @@ def sampled(count: int, file: str | None) -> Point:
   return _memory(_step(128, count, 'arcface', sample_prototypes=0.1))
 
 
+def sharded(count: int, file: str | None) -> Point:
+  """Does so with all of them, of which each of some devices holds a share."""
+  del file
+  import jax
+
+  jax.config.update('jax_num_cpu_devices', DEVICES)
+  return _memory(_step(128, count, 'arcface'))
+
+
 def devices(count: int, file: str | None) -> Point:
   """Runs a step of 128 images on `count` virtual devices of this host."""
   del file
@@ -131,13 +160,67 @@ def devices(count: int, file: str | None) -> Point:
   }
 
 
+def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
+  """Draws embeddings of `count` classes and writes a file for each split.
+
+  A tenth is unseen. Every class has two images a split that it is in, but only
+  each third has one for validation.
+  """
+  rng = np.random.default_rng(0)
+  centres = rng.normal(size=(count, DIM)).astype(np.float32)
+  every = np.arange(count, dtype=np.int32)
+  seen, unseen = np.split(every, [count - count // 10])
+  pair = lambda classes: np.repeat(classes, 2)
+  paths = []
+  for split, label in {
+    'train': pair(seen),
+    'val': seen[::3],
+    'test': pair(seen),
+    'unseen': pair(unseen),
+  }.items():
+    rows = centres[label] + 1.2 * rng.standard_normal((len(label), DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    paths.append(folder / f'{split}.npz')
+    np.savez(
+      paths[-1],
+      embedding=rows.astype(np.float32),
+      label=label,
+      id=np.array([f'{split}/{i}.png' for i in range(len(label))]),
+      class_names=np.array([f'class_{i}' for i in every]),
+    )
+  return paths
+
+
+def analysed(count: int, file: str | None, *, name: str) -> Point:
+  """Runs an analysis of embeddings of `count` classes as a command."""
+  del file
+  with tempfile.TemporaryDirectory() as folder:
+    paths = save_classes(pathlib.Path(folder), count)
+    subprocess.run(
+      [
+        *(sys.executable, '-m', f'analysis.{name}', f'--out={folder}/out'),
+        *(f'--embeddings={path}' for path in paths),
+      ],
+      stdout=subprocess.DEVNULL,
+      check=True,
+    )
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return {
+    'seconds': used.ru_utime + used.ru_stime,
+    'GiB': _peak(resource.RUSAGE_CHILDREN),
+  }
+
+
 MEASURES: Mapping[str, Callable[[int, str | None], Point]] = {
   'search': exact,
-  'index': indexed,
+  'hnsw': functools.partial(indexed, way='hnsw'),
+  'ivfpq': functools.partial(indexed, way='ivfpq'),
   'batch': batch,
   'classes': classes,
   'sampled': sampled,
+  'sharded': sharded,
   'devices': devices,
+  **{name: functools.partial(analysed, name=name) for name in ANALYSES},
 }
 
 
@@ -147,7 +230,7 @@ class Step(NamedTuple):
   processors: float  # seconds
   wall: float  # seconds, of the fastest
   temporary: int  # bytes, of a device
-  state: int  # bytes
+  state: int  # likewise
 
 
 def _memory(found: Step) -> Point:
@@ -191,7 +274,8 @@ def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
     'valid': np.ones(images, bool),
   }
   key = jax.random.key(1, impl='rbg')
-  state, key = sharding.replicate(parts.mesh, (fresh, key))
+  state = sharding.place(parts.mesh, fresh)
+  key = sharding.replicate(parts.mesh, key)
   given = sharding.split(parts.mesh, given)
   compiled = parts.train_step.lower(state, given, key, stage=0).compile()
   need = compiled.memory_analysis()
@@ -205,14 +289,16 @@ def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
     processors=(time.process_time() - before) / STEPS,
     wall=min(wall),
     temporary=need.temp_size_in_bytes,
-    state=sum(x.nbytes for x in jax.tree.leaves(state)),
+    state=sum(
+      x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)
+    ),
   )
 
 
-def _peak() -> float:
-  """Returns the most memory that this process has held, GiB."""
+def _peak(of: int = resource.RUSAGE_SELF) -> float:
+  """Returns the most memory that this process, or a child, has held, GiB."""
   unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+  return resource.getrusage(of).ru_maxrss * unit / 2**30
 
 
 def fitted(points: Sequence[Point], field: str) -> np.ndarray:
@@ -268,7 +354,7 @@ def main(values: flags.FlagValues) -> None:
   spawn = multiprocessing.get_context('spawn')
   for name in values.only:
     points = []
-    for size in map(int, values.points or POINTS[name]):
+    for size in map(int, values.points or POINTS.get(name, CLASSES)):
       with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
         found = pool.submit(MEASURES[name], size, values.embeddings).result()
       points.append({'size': size, **found})

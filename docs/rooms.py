@@ -28,7 +28,7 @@ class Box(NamedTuple):
 _DATA, _MATHS, _TRAIN, _USE = '#dcecf7', '#e5f3df', '#fdeccf', '#ece3f5'
 
 BOXES = (
-  Box(0, 0, 'sources', ('folders, EcoTaxa, IFCB,', 'TFDS, drawn plankton'),
+  Box(0, 0, 'sources', ('folders, EcoTaxa, IFCB,', 'FlowCam, TFDS, drawn'),
       ('plankton_jax/data/sources', 'plankton_jax/data/ecotaxa',
        'plankton_jax/data/drawn'), _DATA),
   Box(1, 0, 'records', ('array_record, once', 'for each content'),

@@ -85,8 +85,9 @@ def class_means(
   diagonal is the mean over ordered pairs within the class, without each row's
   zero distance to itself unless `include_self`. A class without rows gives
   NaN throughout, a class of one row NaN on the diagonal (0 if `include_self`).
-  Computed in float64 (pairs are exact to about 1e-8), never N × N in memory.
-  As in `cosine`, a zero row is 1 and π/2 rad from every other.
+  Computed in float64 (pairs are exact to about 1e-8), never N × N in memory,
+  of which it takes twice that of its result. As in `cosine`, a zero row is 1
+  and π/2 rad from every other.
 
   Raises:
     InputError: the shapes do not fit, a row is not finite, a label is outside
@@ -114,11 +115,12 @@ def class_means(
     sums = _closed_form_sums(rows, labels, counts, metric)
   else:
     sums = _tiled_sums(rows, labels, num_classes, metric)
-  pairs = np.outer(counts, counts)
-  if not include_self:
-    pairs -= np.diag(counts)
-  means = np.full(pairs.shape, np.nan)
-  return np.divide(sums, pairs, out=means, where=pairs > 0)
+  for own, line in enumerate(sums):  # a class at a time, to need no more room
+    pairs = counts[own] * counts
+    if not include_self:
+      pairs[own] -= counts[own]
+    line /= np.where(pairs > 0, pairs, np.nan)
+  return sums
 
 
 def checked(
@@ -177,13 +179,15 @@ def _closed_form_sums(rows, labels, counts, metric):
   totals = np.zeros((counts.size, rows.shape[1]))
   np.add.at(totals, labels, rows)
   norms = np.bincount(labels, (rows * rows).sum(axis=1), counts.size)
-  gram = totals @ totals.T
+  sums = totals @ totals.T
   if metric == 'squared':  # Σ‖x − y‖² = n_y Σ‖x‖² + n_x Σ‖y‖² − 2 Σx·Σy
-    sums = np.outer(norms, counts) + np.outer(counts, norms) - 2.0 * gram
-  else:
-    sums = np.outer(counts, counts) - gram
-    sums -= np.diag(counts - norms)
-  return np.maximum(sums, 0.0)
+    sums *= -2.0
+    sums += np.outer(norms, counts)
+    sums += np.outer(counts, norms)
+  else:  # Σ1 − x·y = n_x n_y − Σx·Σy
+    np.subtract(np.outer(counts, counts), sums, out=sums)
+    sums[np.diag_indices_from(sums)] -= counts - norms
+  return np.maximum(sums, 0.0, out=sums)
 
 
 def _tiled_sums(rows, labels, num_classes, metric):

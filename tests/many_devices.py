@@ -3,6 +3,10 @@
 Run by test_sharding.py in a process of its own, which has eight devices.
 """
 
+import functools
+import pathlib
+import tempfile
+
 import chex
 import flax.linen as nn
 import jax
@@ -13,10 +17,12 @@ import optax
 from plankton_jax import augment, objectives
 from plankton_jax.errors import InputError
 from plankton_jax.nn.embedding import Embedder
-from plankton_jax.train import batches, sharding, state, step
+from plankton_jax.train import batches, sharding, state, step, store
 
 DEVICES, ROWS, STEPS, SIDE = 8, 24, 50, 8
 CLASSES = {'num_classes': 16, 'embedding_dim': 6}
+sharding.MANY_CLASSES = 16  # so that their prototypes are split
+FEW = CLASSES | {'num_classes': 15}
 STAGES = (('easy', 'semihard'), ('hard', 'hard'))
 TRIPLET = {'margin': 0.5, 'stages': STAGES}
 # Each with the views of an image and the stage.
@@ -33,7 +39,7 @@ CASES = {
     0,
   ),
   'arcface': (objectives.arcface(**CLASSES, scale=8.0), 1, 0),
-  'cosface': (objectives.cosface(**CLASSES, scale=8.0), 1, 0),
+  'cosface': (objectives.cosface(**FEW, scale=8.0), 1, 0),
   'subcenter': (objectives.subcenter_arcface(**CLASSES, scale=8.0), 1, 0),
   'proxy_anchor': (objectives.proxy_anchor(**CLASSES), 1, 0),
 }
@@ -108,7 +114,7 @@ def compare(name: str, mesh: jax.sharding.Mesh) -> None:
     image_shape=(SIDE, SIDE, 1),
   )
   # Steps donate their state, so that no two may share an array.
-  copied = lambda: sharding.replicate(mesh, jax.tree.map(jnp.copy, one))
+  copied = lambda: sharding.place(mesh, jax.tree.map(jnp.copy, one))
   eight, key = copied(), state.make_key(0, state.TRAIN)
   losses, worst = [], 0.0
   for i in range(STEPS):
@@ -130,9 +136,18 @@ def compare(name: str, mesh: jax.sharding.Mesh) -> None:
   assert np.ptp(losses) > 1e-3, losses
   largest = [float(jnp.abs(x).max()) for x in jax.tree.leaves(one.opt_state)]
   assert min(largest) > 1e-5, largest  # no gradient is 0
-  assert all(x.is_fully_replicated for x in jax.tree.leaves(eight))
+  _assert_placed(eight)
   print(f'{name}: losses over {STEPS} steps differ by {worst:.1e} at most')
   assert worst < 1e-5, name
+
+
+def _assert_placed(found):
+  """Checks that each device has a share of the prototypes, and all else."""
+  for path, x in jax.tree_util.tree_leaves_with_path(found):
+    many = "'objective'" in jax.tree_util.keystr(path) and len(x) != 15
+    share = x.addressable_shards[0].data.shape[:1] if x.ndim else ()
+    expected = (len(x) // DEVICES,) if many else x.shape[:1]
+    assert share == expected, (path, share)
 
 
 def _assert_close(found, want):
@@ -158,10 +173,41 @@ def compare_batches(mesh: jax.sharding.Mesh) -> None:
   assert [len(shard.data) for shard in shards] == [ROWS // DEVICES] * DEVICES
 
 
+def compare_restored(mesh: jax.sharding.Mesh) -> None:
+  """A checkpoint of one device is restored to eight, and theirs to four."""
+  objective, _, _ = CASES['arcface']
+  create = functools.partial(
+    state.create,
+    encoder=MODEL,
+    objective=objective,
+    tx=TX,
+    image_shape=(SIDE, SIDE, 1),
+  )
+  one = create(state.make_key(0, state.INIT))
+  four = jax.make_mesh(
+    (4,), ('batch',), axis_types=mesh.axis_types, devices=jax.devices()[:4]
+  )
+  saved, splits = one, {'train': np.arange(3)}
+  for step_, on in enumerate((mesh, four, None), 1):
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      store.open_manager(pathlib.Path(folder)) as manager,
+    ):
+      saved = saved.replace(step=jnp.int32(step_))
+      store.save(manager, saved, meta={}, splits=splits, measure=0.0)
+      manager.wait_until_finished()
+      saved, _ = store.restore(manager, jax.eval_shape(lambda: one), step_, on)
+    chex.assert_trees_all_equal(saved.params, one.params)
+    held = saved.params['objective']['prototypes'].addressable_shards
+    expected = [16 // on.size] * on.size if on else [16]
+    assert [len(shard.data) for shard in held] == expected
+
+
 def main() -> None:
   assert jax.device_count() == DEVICES
   mesh = sharding.make_mesh(ROWS)
   compare_batches(mesh)
+  compare_restored(mesh)
   for name in CASES:
     compare(name, mesh)
   try:

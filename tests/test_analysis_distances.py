@@ -1,5 +1,6 @@
 import csv
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy.spatial.distance import cdist
 
 from analysis import distances
 from analysis.figures import style
+from analysis.files import inputs
 from tests.analysis_runs import NAMES, blobs, empty, source
 from tests.analysis_runs import run as run_analysis
 
@@ -150,6 +152,32 @@ def test_of_very_many_classes_the_largest_are_kept(
   assert '<!-- class_290 -->' in picture and '<!-- class_299' not in picture
   within = np.diag(means)[[5, 290]].mean()
   assert panel['within'] == pytest.approx(within)
+
+
+@pytest.mark.parametrize('metric', ['angular', 'cosine'])
+def test_the_distances_of_many_classes_are_held_once(metric):
+  count = 1500
+  names = tuple(map(str, range(count)))
+  embedding = np.random.default_rng(0).normal(size=(count, 4))
+  rows = inputs.Embeddings(
+    embedding.astype(np.float32), np.arange(count), np.array(names), names
+  )
+  tracemalloc.start()
+  panel = distances.make_panel(
+    'run', 'test', rows, metric=metric, include_self=False
+  )
+  _, most = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  whole = 8 * count**2  # bytes
+  assert most < 3 * whole
+  assert sum(x.nbytes for x in panel if isinstance(x, np.ndarray)) < whole / 20
+  means = distances.measure(rows, metric=metric, include_self=False)[2]
+  between = means[~np.eye(count, dtype=bool)].mean()
+  assert panel.separation['between'] == pytest.approx(between, rel=1e-12)
+  assert panel.others[7].tolist() == sorted(
+    [7, *np.argsort(np.where(np.arange(count) == 7, np.inf, means[7]))[:20]]
+  )
+  np.testing.assert_array_equal(panel.to_others[7], means[7, panel.others[7]])
 
 
 def test_names_are_no_formulas(tmp_path):

@@ -320,5 +320,5 @@ def test_bad_input_is_one_line(tmp_path):
     run(tmp_path, big(), neighbours=0)
   with pytest.raises(InputError, match=r'--acceptance=1\.0'):
     run(tmp_path, big(), acceptance=1.0)
-  with pytest.raises(InputError, match='test has 7 dimensions and train 6'):
+  with pytest.raises(InputError, match=r'\[6, 6, 7, 6\] dimensions'):
     run(tmp_path, big(test=blobs([5, 5], dim=7)))

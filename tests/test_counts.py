@@ -370,7 +370,7 @@ def test_the_test_meets_kinds_of_unknowns_that_were_not_fitted_to(monkeypatch):
     seen['fitted'] = set(strange.label.tolist())
     return gather(space, val, added, strange)
 
-  def errors(quantifier, answers, true, **options):
+  def errors(quantifier, answers, true, *, draws, size, rng):
     seen['true'] = true
     return answers
 
@@ -378,7 +378,8 @@ def test_the_test_meets_kinds_of_unknowns_that_were_not_fitted_to(monkeypatch):
   monkeypatch.setattr(counting, 'errors_of', errors)
   unseen = one.splits['unseen']
   unseen = inputs.take(unseen, np.arange(30))  # 20 of a kind and 10
-  answers = counts.test(space, fit, np.array([]), unseen, size=9)
+  apart = counts.hold_out(space, fit, np.array([]), unseen)
+  answers = counts.test(apart, size=9)
   (met,) = {3, 4} - seen['fitted']
   rows = inputs.take(unseen, unseen.label == met)
   true = [*one.splits['test'].label, *[3] * len(rows.label)]

@@ -721,3 +721,16 @@ def test_a_table_with_commas_says_what_to_do(tmp_path):
   files = {'ecotaxa_1.tsv': b'img_file_name,object_id\na.png,a\n'}
   with pytest.raises(InputError, match="has ',': save it as tab-separated"):
     read.export(str(packing.tree(tmp_path, files)))
+
+
+def test_what_is_left_out_beforehand_is_accounted_for_anew(load, tmp_path):
+  """The records of the same images were written with another row left out."""
+  rows = [row(n) for n in range(24)]
+  packing.tree(tmp_path / 'images', whole(24))
+  table = tmp_path / 'images/ecotaxa_export_7.tsv'
+  for number, extra in enumerate(([], [row(30, object_id='')], [])):
+    table.write_bytes(tsv(rows + extra))
+    found = load(f'w{number}', source='ecotaxa', unseen_classes=())
+    assert found.accounts.read == 24 + len(extra)
+    assert sum(found.accounts.kept.values()) == 24
+    assert found.accounts.left_out == ({'no object_id': 1} if extra else {})

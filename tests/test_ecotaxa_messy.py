@@ -6,7 +6,16 @@ import numpy as np
 import packing
 import pytest
 
-from plankton_jax.data.ecotaxa import numbers, read, rules, table, write
+from plankton_jax.data.ecotaxa import (
+  annotations,
+  numbers,
+  read,
+  rules,
+  source,
+  table,
+  write,
+)
+from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.test_ecotaxa import COLUMNS, row, tsv
 
@@ -271,3 +280,143 @@ def test_images_that_no_row_names_are_counted(tmp_path):
 def test_only_dates_and_times_that_are_clear_are_read(date, time, expected):
   item = read.Object('o', 'o.png', date=date, time=time)
   assert item.moment == expected
+
+
+@pytest.mark.parametrize('none', ['nan', 'NA', 'None', 'NULL', '<NA>', '#N/A'])
+def test_words_for_no_value_are_no_taxon_state_or_id(tmp_path, none):
+  found = export(
+    tmp_path,
+    row(0, object_annotation_category=none),
+    row(1, object_annotation_category=none, object_annotation_status=none),
+    row(2, sample_id=none, acq_id=none, object_annotation_hierarchy=none),
+    row(3, object_id=none),
+    row(4, img_file_name=none),
+  )
+  assert [
+    (x.object_id, x.status, x.taxon, x.sample) for x in found.objects
+  ] == [
+    ('o02', 'validated', 'Ж', ''),
+    ('o01', 'unclassified', '', 'S1'),
+  ]
+  assert [reason for _, reason in found.skipped] == [
+    *('validated without a category', 'no object_id', 'no img_file_name'),
+  ]
+
+
+@pytest.mark.parametrize('rank', ['nan', 'inf', 'first'])
+def test_a_rank_that_is_no_number_is_the_lowest(tmp_path, rank):
+  found = export(
+    tmp_path,
+    row(0, img_rank=rank, img_file_name='a'),
+    row(0, img_rank=1, img_file_name='b'),
+  )
+  assert [item.image for item in found.objects] == ['a'] and found.further == 1
+
+
+def copies(tmp_path, *, changed=(), **annotation):
+  """A folder that holds an export and, zipped, the same with changes."""
+  rows = [row(n, img_file_name=f'{n}.png') for n in range(3)]
+  files = {f'{n}.png': packing.picture(n) for n in range(3)}
+  later = [row(n, img_file_name=f'{n}.png', **annotation) for n in range(3)]
+  other = files | {f'{n}.png': packing.picture(50 + n) for n in changed}
+  packing.tree(tmp_path / 'e', {'ecotaxa_a.tsv': tsv(rows)} | files)
+  table = {'ecotaxa_a.tsv': tsv(later)}
+  packing.pack_zip(tmp_path / 'e/a.zip', table | other)
+  return read.export(str(tmp_path / 'e'))
+
+
+def test_an_export_beside_its_archive_counts_once(tmp_path):
+  found = copies(tmp_path)
+  assert [x.id for x in found.objects] == [f'S{n}/A{n}/o0{n}' for n in range(3)]
+  assert found.repeated == 3 and not found.notes
+
+
+def test_of_two_copies_the_persons_word_counts(tmp_path):
+  found = copies(
+    tmp_path,
+    object_annotation_status='predicted',
+    object_annotation_category='other',
+  )
+  said = [(x.taxon, x.status) for x in found.objects]
+  taxa = ('Calanoida', 'other<living', 'Ж')
+  assert said == [(taxon, 'validated') for taxon in taxa]
+
+
+def test_a_copy_with_another_image_is_another_object(tmp_path):
+  found = copies(tmp_path, changed=[1])
+  assert len(found.objects) == 6 and found.repeated == 0
+  assert any('kept apart by their names' in note for note in found.notes)
+
+
+def test_the_row_names_of_r_are_no_values(tmp_path):
+  text = b'object_id\timg_file_name\n"1"\ta\ta.png\n"4"\tb\tb.png\n'
+  found = table.parse(text, '')
+  assert found.columns == ('', 'object_id', 'img_file_name')
+  assert list(found.column('img_file_name')) == ['a.png', 'b.png']
+  # Not where a row lacks its number, or one cell is too many.
+  for row_ in (b'x\ta\ta.png\n', b'a\ta.png\n', b'1\ta\tb\tc\n', b'2\tb\t\n'):
+    assert table.parse(text + row_, '').columns[0] == 'object_id'
+
+
+def test_a_place_without_a_table_says_what_it_holds(tmp_path):
+  files = {'i/0.png': packing.picture(0), '__MACOSX/x.tsv': b''}
+  place = packing.pack_zip(tmp_path / 'a.zip', files)
+  with pytest.raises(InputError, match='it holds 1 images: unpack them'):
+    read.export(str(place))
+  packing.tree(tmp_path / 'b', files | {'export_7.csv': b'a;b'})
+  with pytest.raises(
+    InputError, match=r'if export_7.csv is the table, save it'
+  ):
+    read.export(str(tmp_path / 'b'))
+
+
+def test_an_image_in_another_folder_is_named_and_not_taken(tmp_path):
+  found = export(
+    tmp_path,
+    *(
+      row(n, img_file_name=f'{n}{e}') for n, e in enumerate(('.png', '', '.x'))
+    ),
+    files=['deep/0.png', 'deep/1.png'],
+  )
+  for number in (0, 1):
+    with pytest.raises(ValueError, match=f'but deep/{number}.png: write this'):
+      found.files.read(found.objects[number].image)
+  with pytest.raises(ValueError, match=r'^no such file in the export$'):
+    found.files.read(found.objects[2].image)
+
+
+def test_no_annotation_at_all_is_not_told_to_choose_another(tmp_path):
+  columns = COLUMNS[:3]
+  bare = packing.tree(
+    tmp_path / 'a', {'ecotaxa.tsv': tsv([row(0)[:3]], columns)}
+  )
+  with pytest.raises(InputError, match='export it with its annotations, obj'):
+    source.from_export(str(bare), ('validated',), '')
+  half = packing.tree(
+    tmp_path / 'b', {'ecotaxa.tsv': tsv([row(0)[:4]], COLUMNS[:4])}
+  )
+  with pytest.raises(InputError, match='no column is object_annotation_categ'):
+    source.from_export(str(half), ('validated',), '')
+
+
+@pytest.mark.parametrize(
+  ('numbers', 'taxa'),
+  [
+    (('1', '2'), ['egg<part<cod', 'egg<part<eel']),
+    (('', ''), ['egg', 'egg']),  # perhaps one tree, before and after a change
+    (('1', '1'), ['egg', 'egg']),
+    (('1', ''), ['egg', 'egg']),
+  ],
+)
+def test_taxa_whose_parents_share_a_name_are_told_apart(numbers, taxa):
+  items = [
+    Object(f'{n}', '', 'validated', 'egg', f'living>{fish}>part>egg')
+    for n, fish in enumerate(('cod', 'eel'))
+  ]
+  items = [
+    item._replace(category_id=number)
+    for item, number in zip(items, numbers, strict=True)
+  ]
+  found, notes = annotations.by_parent(items)
+  assert [item.taxon for item in found] == taxa
+  assert bool(notes) == (taxa[0] != 'egg')

@@ -79,7 +79,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
     run_analysis(export_features, [given], tmp_path)
   given, _, _ = source()
   given.splits['test'] = source(dim=7)[0].splits['test']
-  with pytest.raises(InputError, match=r'embeddings of \[7, 60\] dimensions'):
+  with pytest.raises(InputError, match=r'run: .*\[60, 7\] dimensions'):
     run_analysis(export_features, [given], tmp_path)
   with pytest.raises(InputError, match='give one --workdir'):
     run_analysis(export_features, [source()[0]] * 2, tmp_path)

@@ -1,12 +1,15 @@
 """Listing, naming and hashing a tree of image files."""
 
+import io
 import os
 
 import numpy as np
+import packing
 import pytest
 from PIL import Image
 
-from plankton_jax.data.sources import folder
+from plankton_jax.data import select
+from plankton_jax.data.sources import folder, ifcb
 from plankton_jax.errors import InputError
 
 
@@ -95,6 +98,65 @@ def test_what_cannot_be_a_data_set_is_named(tmp_path):
   write(tmp_path / 'loose.png')
   with pytest.raises(InputError, match=r'loose.png lies in no class folder'):
     folder.scan_classes(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('files', 'message'),
+  [
+    (
+      ('x.HEIC', 'y.heic'),
+      r'but other files \(2 of .heic\): convert them to PNG',
+    ),
+    (('a.zip', 'b.7z'), r'\(1 of .zip, 1 of .7z\): unpack them$'),
+    (('odd.adc', 'odd.roi'), r'1 of .roi\): give IFCB bins, under their own'),
+    (('notes',), r'but other files \(1 of no ending\)$'),
+  ],
+)
+def test_files_that_are_no_images_are_named_with_the_remedy(
+  tmp_path, files, message
+):
+  packing.tree(tmp_path, dict.fromkeys(files, b''))
+  with pytest.raises(InputError, match=message):
+    folder.scan(str(tmp_path))
+
+
+def test_an_empty_class_says_what_its_folder_holds(tmp_path):
+  write(tmp_path / 'a/x.png')
+  packing.tree(tmp_path, {'b/x.heic': b'', 'b/c/y.heic': b''})
+  with pytest.raises(InputError, match=r'/b/c holds.* \(1 of .heic\): convert'):
+    folder.scan_classes(str(tmp_path))
+
+
+def test_splits_without_classes_are_no_classes(tmp_path):
+  for name in ('Train/1.png', 'test/2.png'):
+    write(tmp_path / name)
+  with pytest.raises(InputError, match='Train and test themselves: put them'):
+    folder.scan(str(tmp_path), class_level='auto')
+  assert folder.scan(str(tmp_path)).class_names == ('Train', 'test')
+
+
+@pytest.mark.parametrize('path', ['~no_such_user/x', 'a' * 5000])
+def test_places_that_cannot_be_are_one_line(path):
+  for read in (folder.scan, select.objects, ifcb.objects):
+    with pytest.raises(InputError, match=r'^data.path: ') as error:
+      read(path)
+    assert len(str(error.value)) < 200
+
+
+def test_16_bit_images_are_found_whatever_they_are_called(tmp_path):
+  deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+  for name, form in (('x.jpg', 'PNG'), ('y.bmp', 'TIFF')):
+    stream = io.BytesIO()
+    Image.fromarray(deep).save(stream, form)
+    (tmp_path / name).write_bytes(stream.getvalue())
+  listing = folder.scan(str(tmp_path))
+  assert folder.find_white(listing) == 4095
+  decoded = folder.decoded(
+    listing, size=8, resize='pad', channels=1, desc='test'
+  )
+  for one in decoded:
+    expected = np.floor(deep / 4095 * 255 + 0.5)
+    np.testing.assert_array_equal(one.pixels[..., 0], expected)
 
 
 def test_fingerprint_follows_names_and_contents(tmp_path):

@@ -13,7 +13,14 @@ from configs import frozen
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, programs
-from plankton_jax.nn import encoders, lora, transfer, transformer, whitening
+from plankton_jax.nn import (
+  encoders,
+  lora,
+  transfer,
+  transformer,
+  transformer_weights,
+  whitening,
+)
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, step
 from plankton_jax.train.state import INIT, init_encoder, make_key
@@ -60,7 +67,7 @@ def _config(make_config, path, *, epochs=2, **fields):
 def _expected(state, encoder, images):
   """Embeds by NumPy, with the head that was trained."""
   mean, std = (np.array(part) for part in transformer.IMAGENET)
-  sides = transformer.cubic_weights(3, 2, antialias=False)
+  sides = transformer_weights.cubic_weights(3, 2, antialias=False)
   grid = state['pos_embed'][0, 1:].reshape(3, 3, WIDTH)
   grid = np.einsum('ai,bj,ijd->abd', sides, sides, grid).reshape(1, 4, WIDTH)
   first = state['pos_embed'][:, :1]

@@ -11,7 +11,7 @@ from test_ecotaxa import tsv
 from test_pipeline import loader
 
 from plankton_jax.data import select
-from plankton_jax.data.sources import ifcb, objects
+from plankton_jax.data.sources import flowcam, ifcb, objects
 from plankton_jax.errors import InputError
 
 OLD, NEW = 'IFCB5_2012_028_081515', 'D20130526T095207_IFCB013'
@@ -290,3 +290,50 @@ def test_bins_and_tables_in_linked_folders_are_found(tmp_path):
   (tmp_path / 'export').mkdir()
   (tmp_path / 'export/link').symlink_to(tmp_path / 'table')
   assert select.objects(str(tmp_path / 'export')).ids == ('S0/A0/o00',)
+
+
+def test_bins_in_archives_are_read_there(tmp_path):
+  make(tmp_path / 'a', OLD, overlapping()[1])
+  make(tmp_path / 'a', NEW, [(1, 0, 0, pixels(0, (5, 9))), (2, 0, 0, EMPTY)])
+  plain = ifcb.objects(str(tmp_path / 'a'))
+  files = {f.name: f.read_bytes() for f in (tmp_path / 'a').iterdir()}
+  (tmp_path / 'b').mkdir()
+  packed = packing.pack_zip(
+    tmp_path / 'b/2012.zip', files | {f'.old/{OLD}.adc': b'', 'y.png': b''}
+  )
+  for place in (packed, packed.parent):
+    found = select.objects(str(place))
+    assert found.ids == plain.ids and not found.skipped
+    assert found.left_aside == plain.left_aside | {ifcb.BESIDE: 1}
+    for id, image in images(plain).items():
+      np.testing.assert_array_equal(images(found)[id], image)
+
+
+def test_an_empty_path_is_not_the_folder_at_hand():
+  for read in (ifcb.objects, flowcam.objects):
+    with pytest.raises(
+      InputError, match=r'^data.path is empty: name the place'
+    ):
+      read('')
+
+
+def test_damage_in_an_archive_of_bins_is_named(tmp_path):
+  make(tmp_path / 'a', OLD, [(1, 0, 0, pixels(0, (5, 9)))])
+  make(tmp_path / 'a', NEW, [(1, 0, 0, pixels(1, (7, 9)))])
+  packed = packing.pack_zip(
+    tmp_path / 'b.zip',
+    {f.name: f.read_bytes() for f in (tmp_path / 'a').iterdir()},
+  )
+  data = packed.read_bytes()
+  for bad in (
+    pixels(1, (7, 9)).tobytes(),
+    (tmp_path / f'a/{OLD}.adc').read_bytes(),
+  ):
+    data = data.replace(bad, bytes(len(bad)))
+  packed.write_bytes(data)
+  found = ifcb.objects(str(packed))
+  assert found.ids == (f'{NEW}_00001',) and found.total == 2
+  ((name, reason),) = found.skipped
+  assert name == OLD and reason.startswith('.adc: damaged in the archive (')
+  with pytest.raises(ValueError, match='damaged in the archive'):
+    found.read(0)

@@ -357,3 +357,13 @@ def test_crops_are_off_the_top_right_bottom_and_left(grey, colour):
   for crop in ((4, 0, 5, 0), (0, 7, 0, 7)):
     with pytest.raises(ValueError, match='14 x 9 px, of which data'):
       images.decode(data, crop=crop)
+
+
+def test_16_bits_from_white_to_black_are_refused(grey):
+  """PIL turns 8 bits over and leaves 16 as they are."""
+  stream = io.BytesIO()
+  deep = Image.fromarray(grey.astype(np.uint16))
+  deep.save(stream, 'TIFF', tiffinfo={262: 0})
+  for read in (images.decode, images.ingest):
+    with pytest.raises(ValueError, match='16 bits that count from white to'):
+      read(stream.getvalue())

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from absl import flags
 
+from analysis.files.inputs import Source
+from analysis.files.pile import Pile
 from analysis.measures import groups
 from analysis.review import refit
 from analysis.review.choice import View
@@ -10,6 +13,8 @@ from analysis.review.refit import Known, Predicted
 from benchmarks import discovery, labelling
 from plankton_jax.errors import InputError
 from tests import analysis_runs
+
+EAGER, PATIENT = labelling.DEMANDS
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def test_the_line_is_put_where_it_pays_most(careful):
   person = labelling.Person(truth, 0)
   view, both = View(np.arange(14), 6, 'ant'), likely(14, ('ant', 'bee'))
   # 6 ants by one key beat 10 images by three (take, name a bee, move the line).
-  found = labelling.best(view, both, person)
+  found = labelling.best(view, both, person, EAGER)
   assert (found.keys, found.rows.tolist(), found.name) == (
     1,
     [*range(6)],
@@ -48,17 +53,22 @@ def test_the_line_is_put_where_it_pays_most(careful):
   assert not found.named and not found.odd.size
   # From a line at 2 these are two keys, and one more has 4 images to give.
   short = view._replace(line=2)
-  found = labelling.best(short, both, person)
+  found = labelling.best(short, both, person, EAGER)
   assert (found.keys, found.named) == (3, [(6, 'bee')])
   assert found.rows.tolist() == [*range(6), 7, 8, 9] and not found.odd.size
   # A digit stands for another name; one that is not likely is typed.
-  assert labelling.best(view._replace(name='bee'), both, person).keys == 1
+  assert (
+    labelling.best(view._replace(name='bee'), both, person, EAGER).keys == 1
+  )
   other = labelling.best(
-    view._replace(name='bee'), likely(14, ('bee',)), person
+    view._replace(name='bee'), likely(14, ('bee',)), person, EAGER
   )
   assert other.keys == labelling.TAKE + labelling.NAME and other.name == 'ant'
+  # For less, one decision more takes seven images more.
+  found = labelling.best(view, both, person, PATIENT)
+  assert (found.keys, len(found.rows), len(found.named)) == (4, 9, 1)
   # An odd one for which no digit stands is marked, and has no name yet.
-  found = labelling.best(short, likely(14, ('ant',)), person)
+  found = labelling.best(short, likely(14, ('ant',)), person, EAGER)
   assert found.odd.tolist() in ([], [6]) and not found.named
 
 
@@ -66,10 +76,10 @@ def test_one_in_twenty_is_left_in(careful):
   truth = np.array(['ant'] * 19 + ['bee', 'ant', 'bee'] + ['ant'] * 18)
   view = View(np.arange(40), 40, 'ant')
   person = labelling.Person(truth, 0)
-  found = labelling.best(view, likely(40, ('ant', 'bee')), person)
+  found = labelling.best(view, likely(40, ('ant', 'bee')), person, EAGER)
   assert (found.keys, found.rows.tolist()) == (1, [*range(40)])
   truth[5] = 'cow'  # which no digit names: it stays, and a bee is named
-  found = labelling.best(view, likely(40, ('ant', 'bee')), person)
+  found = labelling.best(view, likely(40, ('ant', 'bee')), person, EAGER)
   assert (found.keys, len(found.rows)) == (2, 39)
   assert found.named in ([(19, 'bee')], [(21, 'bee')])
 
@@ -87,6 +97,49 @@ def test_every_way_labels_every_image_rightly(task, careful, way, monkeypatch):
   if way == 'file by file':
     # A key for each image of the two known classes, a name for the others.
     assert found.keys[-1] == 70 + 30 * labelling.NAME
+
+
+def test_without_a_class_groups_come_first_all_the_same(task, careful):
+  none = Known((), np.zeros((0, 6)), np.zeros(0, int), 0.2, np.eye(6))
+  blank = task._replace(known=none)
+  for way in labelling.WAYS:
+    found = labelling.curve(blank, way, seed=0)
+    assert found.labelled[-1] == 100
+    if way == 'review':
+      assert found.keys[-1] < 40 and found.labelled[1] > 5
+    elif way != 'groups once':
+      assert found.keys[-1] == 100 * labelling.NAME  # each is typed
+
+
+def test_where_no_list_pays_images_that_teach_are_named(
+  task, careful, monkeypatch
+):
+  monkeypatch.setattr(labelling, 'DEMANDS', ())
+  found = labelling.curve(task, 'review', seed=0)
+  # Five times the list is opened; of cats, the first ones are typed.
+  typed, rest = divmod(found.keys[-1] - 105, labelling.NAME - 1)
+  assert rest == 0 and 1 <= typed < labelling.REFIT
+  assert np.sum(np.diff(found.labelled) == 0) == 5
+
+
+def test_a_list_passed_over_comes_again_when_it_promises_more(
+  task, monkeypatch
+):
+  promised = iter([10.0, 11.0, 11.5, 12.1, *[0.0] * 9])
+  seen = []
+
+  def sets(state, predicted, embedding):
+    return [labelling.Set('group', 0, 'ant', 40, next(promised))]
+
+  def best(view, predicted, person, demand):
+    seen.append(demand.least)
+    return labelling.Taken(9, np.zeros(0, int), '', np.zeros(0, int), [])
+
+  monkeypatch.setattr(labelling.choice, 'sets', sets)
+  monkeypatch.setattr(labelling, 'best', best)
+  list(labelling.review(task, labelling.Person(task.truth, 0)))
+  # At 10, then at 11 for less, not at 11.5, and at 12.1.
+  assert seen == [2.0, 1.3, 2.0]
 
 
 def test_mistakes_are_as_many_as_said(task, monkeypatch):
@@ -124,6 +177,44 @@ def test_tables_and_figure_of_a_run(tmp_path):
     labelling.analyse(source, ['night'], seeds=1)
 
 
+def test_class_folders_are_labelled_from_nothing(tmp_path, monkeypatch):
+  rows = analysis_runs.blobs([12, 9], noise=0.1)
+  rows = rows._replace(label=np.where(rows.label == 1, -1, rows.label))
+  gathered = []
+
+  def gather(source, *, images, splits):
+    gathered.append(images)
+    return Pile('here', rows, None, (), ())
+
+  monkeypatch.setattr(labelling.pile, 'gather', gather)
+  source = Source('plankton', {}, None, None, encoder='an encoder')
+  found = labelling.analyse(source, [], seeds=1, images='there/here')
+  assert gathered == ['there/here']
+  line = found.tables['labelling.csv'][0]
+  assert (line['pile'], line['way']) == ('here', 'review')
+  assert line['decisions to 90%'] <= 12
+  rows = rows._replace(label=np.full(21, -1))
+  with pytest.raises(InputError, match='there/here: no image is in a class'):
+    labelling.analyse(source, [], seeds=1, images='there/here')
+
+
+@pytest.mark.parametrize(
+  ('given', 'match'),
+  [
+    ([], 'give --workdir=DIR'),
+    (['--workdir=a', '--encoder=b'], 'give --workdir=DIR'),
+    (['--encoder=plankton'], '--images is missing'),
+    (['--workdir=a', '--seeds=0'], '--seeds=0'),
+  ],
+)
+def test_flags_that_name_nothing_are_refused(given, match):
+  values = flags.FlagValues()
+  labelling.define(values)
+  values(['labelling', *given])
+  with pytest.raises(InputError, match=match):
+    labelling.main(values)
+
+
 def test_ways_to_group_are_compared_in_each_space():
   rows = analysis_runs.blobs([30, 20, 40], noise=0.05, dim=40)
   rng = np.random.default_rng(0)
@@ -132,7 +223,8 @@ def test_ways_to_group_are_compared_in_each_space():
     {'embeddings': rows.embedding, 'noise': noise}, rows.label
   )
   by = {(line['groups by'], line['of']): line for line in lines}
-  assert len(by) == 6
+  assert len(by) == 8
+  assert by['k-means, 100', 'noise']['groups'] == 90  # one a row
   for way in ('discover', 'HDBSCAN', 'k-means, right k'):
     assert by[way, 'embeddings']['pure'] > 0.9
     assert by[way, 'noise']['ami'] < 0.2

@@ -182,6 +182,23 @@ def test_a_file_of_taxa_as_spreadsheets_write_it(tmp_path, encoding, mark):
   assert taxa.read(path).of == {'ée': taxa.Taxon(('a', 'ée'))}
 
 
+def test_a_column_without_a_name_is_no_column_that_is_missing(tmp_path):
+  path = tmp_path / 'taxa.csv'
+  path.write_text(',taxon,lineage\n0,a,x>a\n7,b,x>b\n')  # pandas' index
+  assert taxa.read(path).of == {
+    name: taxa.Taxon(('x', name)) for name in ('a', 'b')
+  }
+
+
+@pytest.mark.parametrize('none', ['NA', 'NaN', '<NA>', 'NULL', '#N/A', 'none'])
+def test_words_for_no_value_are_none_in_every_column(tmp_path, none):
+  path = tmp_path / 'taxa.csv'
+  header = 'taxon|phylum|genus|category_id|scientific_name|aphia_id|rank\n'
+  rows = '|'.join(('a', 'P', *[none] * 5)), '|'.join((none, 'P', *[''] * 5))
+  path.write_text(header + '\n'.join(rows))
+  assert taxa.read(path).of == {'a': taxa.Taxon(('P',))}
+
+
 def test_columns_of_ranks_are_a_lineage(tmp_path):
   path = tmp_path / 'taxa.tsv'
   path.write_text(
@@ -209,6 +226,9 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'taxon,category_id\na,4x\n', "line 2: category_id '4x': no number"),
     (b'taxon,category_id\na,' + b'9' * 5000, 'line 2: category_id .*no number'),
     (b'taxon,aphia_id\na,x\n', "line 2: 'x' is neither an AphiaID"),
+    (b'taxon,lineage\n1,a,x>a\n', 'line 2: 3 cells for 2 columns: quote'),
+    (b'taxon,lineage\n\na,x\n\nb,x,y,b\n', 'line 5: 4 cells for 2 columns'),
+    (b'taxon,taxon,lineage\na,b,x\n', "column 'taxon' is there twice"),
     (b'taxon\n"a\n', 'no table of taxa'),
     (b'\x1f\x8btaxon', 'no table of taxa'),
     (b'PK\3\4', 'it is an Excel workbook or a zip archive: save it as CSV'),

@@ -81,7 +81,7 @@ def test_few_rows_fall_back_to_pca_and_say_so():
 def test_no_rows_and_unequal_widths_are_bad_input():
   with pytest.raises(InputError, match='no rows'):
     planes.project({}, 'pca')
-  with pytest.raises(InputError, match=r'\[3, 6\] columns'):
+  with pytest.raises(InputError, match=r'have \[6, 3, 6\] dimensions'):
     planes.project({**SPLITS, 'test': split(4, 0, seed=0, dim=3)}, 'pca')
 
 

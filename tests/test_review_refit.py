@@ -159,9 +159,35 @@ def test_without_any_class_nothing_is_predicted():
   of = refit.means(none, ROWS, state)
   found = refit.predict(ROWS, of, 1.0, refit.link(ROWS, NEAR), state)
   assert set(found.first.tolist()) == {-1} and not found.confidence.any()
-  assert choice.sets(state, found) == [
-    choice.Set('group', g, '', n, 0.0) for g, n in enumerate((4, 5, 5, 5))
+  for one in choice.sets(state, found, ROWS):
+    assert one.name == '' and one.images == np.sum(GROUP[1:] == one.key)
+
+
+def test_before_any_class_large_groups_of_like_images_come_first(monkeypatch):
+  angles = np.array([*[0, 60, -60, 30, -30, 0] * 2, *[90, 95] * 4, *[0.0] * 3])
+  rows = np.stack([np.cos(angles * np.pi / 180), np.sin(angles * np.pi / 180)])
+  rows = rows.T.astype(np.float32)
+  state = store.fold([], np.repeat([0, 1, 2], [12, 8, 3]))
+  nothing = flat([0] * 23, [0.0] * 23)
+  found = choice.sets(state, nothing._replace(first=np.full(23, -1)), rows)
+  assert [(one.key, one.images) for one in found] == [(1, 8), (0, 12), (2, 3)]
+  # The mean cosine to the own mean: of the first group that is (1 + 1 + 2 cos
+  # 60° + 2 cos 30°) / 6, of unit rows the length of their mean.
+  cohesion = [
+    math.cos(math.radians(2.5)),
+    (2 + 2 * 0.5 + 2 * math.sqrt(0.75)) / 6,
+    1.0,
   ]
+  for one, alike in zip(found, cohesion, strict=True):
+    assert one.likely == pytest.approx(one.images * alike**4, rel=1e-5)
+  # A class that is known tells more than looks do.
+  known = flat([0] * 23, [*[0.9] * 12, *[0.0] * 11])
+  known = known._replace(first=np.where(known.confidence > 0.0, 0, -1))
+  first = choice.sets(state, known, rows)[0]
+  assert (first.key, first.name) == (0, 'ant')
+  assert first.likely == pytest.approx(12 * 0.9)
+  monkeypatch.setattr(choice, 'MOST', 5)  # what one decision takes at most
+  assert choice.sets(state, nothing, rows)[0].likely <= 5.0
 
 
 def test_a_row_refused_by_every_class_has_none():
@@ -192,6 +218,7 @@ def test_the_most_useful_sets_come_first():
     flat(
       [0, 0, 0, 1, 1, 1, 1, 1], [0.95, 0.95, 0.6, 0.95, 0.4, 0.4, 0.4, 0.95]
     ),
+    ROWS[:8],
   )
   assert [(one.kind, one.key, one.name, one.images) for one in found] == [
     ('class', 1, 'bee', 5),
@@ -207,13 +234,13 @@ def test_the_most_useful_sets_come_first():
 def test_sets_are_of_groups_worth_showing_and_at_most_so_many(monkeypatch):
   state = taken(group=np.array([-1, -1, -1, 0, 0, 0, 0, 1, 1]))
   predicted = flat([0] * 7 + [1] * 2, [0.95] * 7 + [0.5] * 2)
-  keys = lambda: [(o.kind, o.key) for o in choice.sets(state, predicted)]
+  keys = lambda: [(o.kind, o.key) for o in choice.sets(state, predicted, ROWS)]
   assert keys() == [('class', 0), ('group', 0), ('class', 1)]
   monkeypatch.setattr(choice, 'LISTED', 2)
   assert keys() == [('class', 0), ('group', 0)]
   # Of four rows only as many count as one decision takes.
   monkeypatch.setattr(choice, 'MOST', 2)
-  likely = {one.kind: one.likely for one in choice.sets(state, predicted)}
+  likely = {one.kind: one.likely for one in choice.sets(state, predicted, ROWS)}
   assert likely == pytest.approx({'class': 1.9, 'group': 1.9})
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from absl import flags
 
+from analysis.files import inputs
 from benchmarks import scale
+from plankton_jax import distances
 from plankton_jax.errors import InputError
 from tests.analysis_runs import blobs, save
 
@@ -39,6 +41,28 @@ def test_rows_are_drawn_about_as_far_apart_as_a_files(tmp_path, monkeypatch):
   assert 0.5 < np.median(moved) / np.median(gaps.min(axis=1)) < 2.0
 
 
+def test_classes_are_drawn_as_a_run_splits_them(tmp_path):
+  source = inputs.from_files(scale.save_classes(tmp_path, 30))
+  counts = {
+    split: np.bincount(rows.label, minlength=30).tolist()
+    for split, rows in source.splits.items()
+  }
+  assert counts == {
+    'train': 27 * [2] + 3 * [0],
+    'val': 9 * [1, 0, 0] + 3 * [0],
+    'test': 27 * [2] + 3 * [0],
+    'unseen': 27 * [0] + 3 * [2],
+  }
+  means = distances.class_means(
+    source.splits['train'].embedding,
+    source.splits['train'].label,
+    27,
+    metric='cosine',
+  )
+  between = means[~np.eye(27, dtype=bool)]
+  assert np.diag(means).mean() < between.mean() - 0.2
+
+
 def test_a_point_has_a_process_and_a_table(tmp_path, capsys):
   values = flags.FlagValues()
   scale.define(values)
@@ -49,5 +73,7 @@ def test_a_point_has_a_process_and_a_table(tmp_path, capsys):
     (tmp_path / 'search.csv').read_text().startswith('of,kind,size,seconds')
   )
   values['only'].value = ['speed']
-  with pytest.raises(InputError, match='--only takes search, index, batch, cl'):
+  with pytest.raises(
+    InputError, match='--only takes search, hnsw, ivfpq, batch'
+  ):
     scale.main(values)

@@ -15,7 +15,7 @@ from timm_layout import converted, draw_images
 
 from plankton_jax import augment
 from plankton_jax.errors import InputError
-from plankton_jax.nn import pretrained, transformer
+from plankton_jax.nn import pretrained, transformer, transformer_weights
 
 TINY = {'depth': 2, 'heads': 2, 'patch': 4, 'registers': 0, 'epsilon': 1e-6}
 WIDTH, SIDE = 16, 12
@@ -129,16 +129,16 @@ def test_turned_products_depend_on_the_distance_alone():
 def test_antialiased_weights_are_those_of_jax(old, new):
   # Its cubic kernel is the same, a = -1/2; an image of one pixel at a time.
   want = jax.image.resize(jnp.eye(old), (new, old), 'cubic', antialias=True)
-  got = transformer.cubic_weights(old, new, antialias=True)
+  got = transformer_weights.cubic_weights(old, new, antialias=True)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_plain_cubic_weights_by_hand():
   near, far = 19 / 32, -3 / 32  # of a = -3/4, half a pixel and one and a half
-  got = transformer.cubic_weights(4, 2, antialias=False)
+  got = transformer_weights.cubic_weights(4, 2, antialias=False)
   want = [[far + near, near, far, 0], [0, far, near, near + far]]
   np.testing.assert_allclose(got, want)
-  same = transformer.cubic_weights(3, 3, antialias=False)
+  same = transformer_weights.cubic_weights(3, 3, antialias=False)
   np.testing.assert_allclose(same, np.eye(3))
 
 
@@ -146,7 +146,7 @@ def test_positions_of_another_size_are_resized_along_both_sides():
   model = _model()
   weights = _weights(model, side=16)  # 4 x 4 patches, 3 x 3 here
   found = converted(model, weights, SIDE)['params']['tokens']
-  sides = transformer.cubic_weights(4, 3, antialias=True)
+  sides = transformer_weights.cubic_weights(4, 3, antialias=True)
   grid = weights['pos_embed'][0, 1:].reshape(4, 4, WIDTH)
   for row in range(3):
     for column in range(3):

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figures import style  # noqa: F401  (sets the style)
 from analysis.figures.style import plt
 from analysis.files import tables
 

@@ -130,7 +130,9 @@ def heatmap_grid(
   0 classes leave a panel empty. The more classes, the smaller the squares.
   """
   counts = np.array(sizes)
-  squares = np.where(counts <= 12, 0.5, np.where(counts <= 20, 0.36, 0.17))
+  squares = np.select(
+    [counts <= 12, counts <= 20, counts <= 40], [0.5, 0.36, 0.17], 0.14
+  )
   sides = np.maximum(counts * squares, 1.2)  # inches
   across, down = sides.max(axis=0), sides.max(axis=1)
   label = 0.065 * max(map(len, names))  # at 8 points

@@ -40,7 +40,7 @@ IMAGES = flags.DEFINE_string(
   'images', None, 'A folder of images, labelled or not.'
 )
 EXPORT = flags.DEFINE_string(
-  'export', None, 'An EcoTaxa export, a table, or IFCB bins, in place.'
+  'export', None, 'An EcoTaxa export, a table, IFCB bins or FlowCam runs.'
 )
 BY = flags.DEFINE_string(
   'by', 'sample', 'Groups: sample, acquisition, day, or a regex of ids.'

@@ -149,6 +149,8 @@ def embed_objects(
     InputError: none can be read.
   """
   place = pathlib.Path(found.place)
+  if not found.ids and found.skipped:
+    raise source.none_readable(place, found.skipped)
   if not found.ids:
     raise InputError(f'{place} holds no object that can be read')
   white = white or find_white(encoder, found)

@@ -114,7 +114,8 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
   if label.size and not -1 <= label.min() <= label.max() < len(names):
     raise InputError(f'{path}: a label has no name in class_names')
   label = label.astype(np.int32)  # not before: it would wrap around
-  ids = _text(path, found, 'id') if 'id' in found else _numbers(len(label))
+  numbers = np.arange(len(label)).astype(str)
+  ids = _text(path, found, 'id') if 'id' in found else numbers
   if ids.shape != label.shape:
     raise InputError(f'{path}: id {ids.shape} does not fit label')
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
@@ -202,10 +203,6 @@ def _text(
     raise InputError(f'{path}: {name} is no text ({error})') from None
 
 
-def _numbers(count: int) -> np.ndarray:
-  return np.arange(count).astype(str)
-
-
 def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:
   """Raises InputError unless both have the same number of dimensions."""
   dims = labelled.embedding.shape[1], new.embedding.shape[1]
@@ -252,6 +249,13 @@ def take(rows: Embeddings, which: np.ndarray) -> Embeddings:
   )
 
 
+def named(
+  class_names: Sequence[str], label: np.ndarray, unlabelled: str = ''
+) -> np.ndarray:
+  """Names the classes of labels [N], object [N]; -1 takes `unlabelled`."""
+  return np.array([*class_names, unlabelled], object)[label]
+
+
 def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
   """Selects the labelled rows to measure, with the notes of `labelled`.
 
@@ -274,22 +278,40 @@ def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:
   Raises:
     InputError: splits differ in dimensions.
   """
-  dims = [rows.embedding.shape[1] for rows in splits.values()]
-  if len(set(dims)) > 1:
-    raise InputError(
-      f'{source}: {", ".join(splits)} have {dims} dimensions; embed all by one'
-      ' run'
-    )
+  check_widths(source, splits)
   parts = [
     (
       rows.embedding,
-      np.array([*rows.class_names, ''], object)[rows.label],
+      named(rows.class_names, rows.label),
       np.full(len(rows.id), split, object),
       rows.id.astype(object),
     )
     for split, rows in splits.items()
   ]
   return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def check_widths(source: str, splits: Mapping[str, Embeddings]) -> None:
+  """Raises InputError unless all splits have the same number of dimensions."""
+  dims = [rows.embedding.shape[1] for rows in splits.values()]
+  if len(set(dims)) > 1:
+    raise InputError(
+      f'{source}: {", ".join(splits)} have {dims} dimensions; embed all by one'
+      ' run'
+    )
+
+
+def numbered(rows: Rows) -> Embeddings:
+  """Numbers the classes of rows in order of their names; -1 for none."""
+  names, label = np.unique(rows.name.astype(str), return_inverse=True)
+  if len(names) and names[0] == '':
+    names, label = names[1:], label - 1
+  return Embeddings(
+    rows.embedding,
+    label.astype(np.int32),
+    rows.id.astype(str),
+    tuple(names.tolist()),
+  )
 
 
 def citations(sources: Sequence[Source]) -> list[str]:

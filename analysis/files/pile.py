@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from absl import flags
 
 from analysis.files import folders, inputs, originals
@@ -79,19 +78,11 @@ def gather(
   )
   if not len(rows.id):
     raise InputError(f'{source.name}: {", ".join(wanted)} hold no image')
-  names, label = np.unique(rows.name.astype(str), return_inverse=True)
-  if names[0] == '':  # of rows without a label, which become -1
-    names, label = names[1:], label - 1
-  every = Embeddings(
-    rows.embedding,
-    label.astype(np.int32),
-    rows.id.astype(str),
-    tuple(names.tolist()),
-  )
   notes = []
   read = None
   try:
     read = originals.reader(source)
   except InputError as error:
     notes.append(f'no pictures: {error}')
-  return Pile(f'{source.name}: {", ".join(wanted)}', every, read, (), notes)
+  name = f'{source.name}: {", ".join(wanted)}'
+  return Pile(name, inputs.numbered(rows), read, (), notes)

@@ -55,6 +55,8 @@ class Result(NamedTuple):
   files: Mapping[str, Writer | None] = {}
   # Files whose path is printed once they are written, each with a remark.
   announced: Mapping[str, str] = {}
+  # CSV files that a person fills in, by name: one that is there stays.
+  forms: Mapping[str, Sequence[Row]] = {}
 
 
 def show(name: str, result: Result) -> None:
@@ -76,6 +78,12 @@ def write(result: Result, out: pathlib.Path) -> dict[str, Picture]:
   out.mkdir(parents=True, exist_ok=True)
   for name, rows in result.tables.items():
     tables.write_csv(out / _plain(name), rows)
+  for name, rows in result.forms.items():
+    path = out / _plain(name)
+    if path.exists():
+      print(f'{path} is there already and stays: move it for a new one')
+    else:
+      tables.write_csv(path, rows)
   for name, value in result.values.items():
     tables.write_json(out / _plain(name), value)
   for name, writer in result.files.items():

@@ -1,18 +1,14 @@
 """Reads what is known of taxa: lineages, and their numbers elsewhere."""
 
-import csv
-import gzip
-import io
 import pathlib
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from analysis.files import tables
 from analysis.files.inputs import Source
-from plankton_jax.data.ecotaxa import table
 from plankton_jax.data.sources.objects import Object
-from plankton_jax.data.sources.source import describe, one_line
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
 RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
@@ -71,12 +67,12 @@ def read(path: pathlib.Path) -> Taxa:
   several rows, if they say the same.
 
   Raises:
-    InputError: it cannot be read, lacks the column, or contradicts itself.
+    InputError: it cannot be read, lacks the column, has a column in use twice
+      or a row of more cells than columns, or contradicts itself.
   """
-  rows = _rows(path)
-  header = list(rows[0]) if rows else []
+  header, rows = tables.read_csv(path, 'taxa')
   columns = {
-    field: next((name for name in names if name in header), '')
+    field: next((name for name in names if name in header), None)
     for field, names in _COLUMNS.items()
   }
   if not columns['taxon']:
@@ -84,11 +80,14 @@ def read(path: pathlib.Path) -> Taxa:
       f'{path}: no column taxon (it has'
       f' {one_line(", ".join(header)) or "no rows"})'
     )
+  for name in (*columns.values(), *RANKS):
+    if name and header.count(name) > 1:
+      raise InputError(f'{path}: column {name!r} is there twice')
   ranks = tuple(name for name in RANKS if name in header)
   found: dict[str, Taxon] = {}
-  for line, row in enumerate(rows, 2):
+  for line, row in rows:
     cells = {
-      field: row.get(column, '').strip() for field, column in columns.items()
+      field: row[column] if column else '' for field, column in columns.items()
     }
     name = cells['taxon']
     if not name:
@@ -96,10 +95,7 @@ def read(path: pathlib.Path) -> Taxa:
     if columns['lineage']:
       lineage = split_lineage(cells['lineage'])
     else:
-      lineage = _by_rank([(rank, row[rank].strip()) for rank in ranks])
-    for field in ('category_id', 'name_id'):  # R and pandas write NA and nan
-      if cells[field].lower() in ('na', 'nan', 'none', 'null'):
-        cells[field] = ''
+      lineage = _by_rank([(rank, row[rank]) for rank in ranks])
     number = parse_number(cells['category_id'])
     if number is None and cells['category_id']:
       raise InputError(
@@ -200,36 +196,6 @@ def split_lineage(text: str) -> tuple[str, ...]:
   separator = next((mark for mark in _SEPARATORS if mark in text), '>')
   parts = (part.strip() for part in text.split(separator))
   return tuple(part for part in parts if part not in ('', '#'))
-
-
-def _rows(path: pathlib.Path) -> list[dict[str, str]]:
-  """Reads all rows, by column in lower case."""
-  try:
-    data = path.expanduser().read_bytes()
-    if data.startswith(b'\x1f\x8b'):
-      data = gzip.decompress(data)
-    if kind := table.kind_of(data):
-      raise InputError(f'{path}: it is {kind}: save it as CSV')
-    text = table.decode(data).replace('\0', '')
-    # Blank lines, of blanks or separators, may precede the header.
-    lines = re.split('\r\n|\n|\r', text)
-    first = next((line for line in lines if line.strip(' ,;\t')), '')
-    mark = max('\t;,', key=first.count)
-    found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
-    filled = (row for row in found if any(map(str.strip, row)))
-    header = [name.strip().lower() for name in next(filled, [])]
-    return [
-      dict(zip(header, [*row, *[''] * len(header)], strict=False))
-      for row in found
-      if any(row)
-    ]
-  except (
-    OSError,
-    EOFError,
-    zlib.error,
-    csv.Error,
-  ) as error:
-    raise InputError(f'{path}: no table of taxa ({describe(error)})') from None
 
 
 def _by_rank(cells: Sequence[tuple[str, str]]) -> tuple[str, ...]:

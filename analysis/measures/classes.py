@@ -1,4 +1,4 @@
-"""Computes class centres, distances, votes of neighbours, and samples."""
+"""Computes class centres, distances, directions, votes and samples."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import numpy as np
 from plankton_jax.errors import shorten_list
 
 SEED = 0
+NO_DIRECTION = 1e-6  # rows that are shorter have none
 LISTED = 3  # notes of one class each; of more classes, one note on all
 
 
@@ -15,6 +16,14 @@ def distances(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
   from sklearn.metrics import pairwise_distances
 
   return pairwise_distances(embedding.astype(np.float64), means)
+
+
+def directions(rows: np.ndarray) -> np.ndarray:
+  """Scales rows [N, D] to unit norm, float64; those at the origin become 0."""
+  rows = rows.astype(np.float64)
+  norms = np.linalg.norm(rows, axis=1, keepdims=True)
+  near = norms < NO_DIRECTION
+  return np.where(near, 0.0, rows / np.where(near, 1.0, norms))
 
 
 def centroids(

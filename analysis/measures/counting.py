@@ -322,8 +322,8 @@ def errors_of(
   for i in range(draws):
     rows = draw(true, EVENNESS[i % len(EVENNESS)], size, rng)
     truth = np.bincount(true[rows], minlength=classes) / len(rows)
-    drawn = Answers(*(part[rows] for part in answers))
-    for name, share in estimate(quantifier, drawn).items():
+    drawn = estimate(quantifier, answers.take(rows))
+    for name, share in drawn.items():
       found[name].append(float(prevalence.bray_curtis(share, truth)))
   return {name: np.array(values) for name, values in found.items()}
 

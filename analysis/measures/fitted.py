@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import calibration, labeller, thresholds, unknowns
@@ -67,7 +68,7 @@ def mistaken(fitted: Labeller, rows: Embeddings) -> dict[str, int]:
 
   Empty if there are none, or if a row's class is not known.
   """
-  names = np.array([*rows.class_names, ''], object)[rows.label]
+  names = inputs.named(rows.class_names, rows.label)
   strange = ~np.isin(names, [*fitted.gallery.class_names, ''])
   if not strange.any():
     return {}

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import sparse
 from scipy.cluster import hierarchy
 
+from analysis.measures import classes
 from plankton_jax.neighbours import choice
 
 DIMENSIONS = 32  # of PCA; of 16, 32 and 256 the least for the same groups
@@ -67,7 +68,8 @@ def reduced(embedding: np.ndarray) -> np.ndarray:
   """Projects rows [N, D] on their first principal axes, at unit length."""
   centred = (embedding - embedding.mean(axis=0)).astype(np.float32)
   _, axes = np.linalg.eigh(centred.T @ centred)  # the largest last
-  return _unit(centred @ axes[:, ::-1][:, :DIMENSIONS])
+  first = centred @ axes[:, ::-1][:, :DIMENSIONS]
+  return classes.directions(first).astype(np.float32)
 
 
 def closest(
@@ -95,13 +97,8 @@ def shifted(points: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     mean = points.copy()
     for column in closest(points, candidates, NEAR)[1].T:
       mean += points[column]
-    points = _unit(mean)
+    points = classes.directions(mean).astype(np.float32)
   return points
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-  norm = np.linalg.norm(rows, axis=1, keepdims=True)
-  return (rows / np.maximum(norm, LEAST)).astype(np.float32)
 
 
 def graph(points: np.ndarray, candidates: np.ndarray) -> sparse.csr_array:

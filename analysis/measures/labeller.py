@@ -89,13 +89,7 @@ def gallery(
     ids = np.array([example_id(examples, key) for key in examples.rows.id])
     splits['examples'] = examples.rows._replace(id=ids)
   every = inputs.together(source.name, splits)
-  names, label = np.unique(every.name.astype(str), return_inverse=True)
-  rows = Embeddings(
-    every.embedding,
-    label.astype(np.int32),
-    every.id.astype(str),
-    tuple(names.tolist()),
-  )
+  rows = inputs.numbered(every)
   return rows, np.flatnonzero(every.split != 'train'), notes
 
 

@@ -84,11 +84,7 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
   """
   if not splits:
     raise InputError('the embedding files hold no rows')
-  widths = {rows.embedding.shape[1] for rows in splits.values()}
-  if len(widths) > 1:
-    raise InputError(
-      f'the splits have {sorted(widths)} columns: embed all by one run'
-    )
+  inputs.check_widths('projection', splits)
   on = ['train'] if 'train' in splits else list(splits)
   fitted = np.concatenate([splits[split].embedding for split in on])
   how = f'fitted on {" + ".join(on)} ({len(fitted)} rows)'

@@ -22,6 +22,10 @@ class Answers(NamedTuple):
   label: np.ndarray  # [N] the class each is counted as
   chance: np.ndarray  # [N, C] probabilities
 
+  def take(self, rows: np.ndarray) -> 'Answers':
+    """Selects images."""
+    return Answers(self.label[rows], self.chance[rows])
+
 
 class Errors(NamedTuple):
   """Holds a classifier's errors on images whose class is known.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.measures import counting, prevalence
+from analysis.measures import checked, counting, prevalence
+from analysis.measures.checked import Checks
 from analysis.measures.counting import Estimate
 
 EXACT = 1e-6  # a bound so near a whole number of images is that number
@@ -107,6 +108,61 @@ def tally(units: Sequence[Unit], estimates: Sequence[Estimate]) -> list[Sample]:
         parts += [value, *outward(low, high, min(factors))]
       found.append(Sample(name, method, images, *parts))
   return found
+
+
+def correct(
+  found: Sequence[Sample],
+  groups: np.ndarray,
+  chance: np.ndarray,
+  each: np.ndarray,
+  checks: Mapping[str, Checks],
+) -> list[Sample]:
+  """Corrects samples by the images of them that a person checked.
+
+  One without `enough` of them stays as it is. Intervals are widened to whole
+  images, as in `tally`.
+
+  Args:
+    found: by the method that `chance` follows.
+    groups: [N] the sample of each image.
+    chance: [N, C] probabilities; C may be more than that of `found`, by classes
+      that nobody predicts.
+    each: [N] objects per m³ that an image stands for.
+    checks: by sample.
+  """
+  rows = {one.name: np.flatnonzero(groups == one.name) for one in found}
+  corrected = [one.name for one in found if enough(one, checks)]
+  weight = checked.weigh((chance[rows[n]], checks[n]) for n in corrected)
+  made = []
+  for one in found:
+    if one.name not in corrected:
+      wide = widen(one, chance.shape[1])
+      made.append(wide._replace(method=checked.METHOD))
+      continue
+    own = rows[one.name]
+    parts: list[np.ndarray] = []
+    for factor in (np.ones(len(own)), each[own]):
+      value, low, high = checked.correct(
+        chance[own], checks[one.name], weight, factor
+      )
+      parts += [value, *outward(low, high, float(factor.min()))]
+    made.append(Sample(one.name, checked.METHOD, one.images, *parts))
+  return made
+
+
+def enough(one: Sample, checks: Mapping[str, Checks]) -> bool:
+  """Tells whether FEWEST images of a sample are checked, or all of them."""
+  return one.name in checks and len(checks[one.name].rows) >= min(
+    checked.FEWEST, one.images
+  )
+
+
+def widen(one: Sample, classes: int) -> Sample:
+  """Adds classes without objects, up to so many."""
+  added = np.zeros(classes - len(one.objects))
+  # 0 per m³, too, but NaN where the volume is not known.
+  wide = (np.append(part, part.sum() * added) for part in one[3:])
+  return Sample(one.name, one.method, one.images, *wide)
 
 
 def outward(

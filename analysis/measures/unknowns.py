@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.measures import whitened
+from analysis.measures import classes, whitened
 from analysis.measures.openset import Judged
 from analysis.measures.whitened import Whitened
 from plankton_jax.neighbours import search
@@ -28,7 +28,6 @@ BLOCK = 8192  # rows in float64 at a time
 # Labelled rows among which neighbours are sought: the time is that by the
 # number of images, and more rows hardly change the density.
 MOST = 20_000
-NO_DIRECTION = 1e-6  # whitened rows that are shorter have none
 # Added to both distances of a ratio; directions are up to 2 apart.
 APART = 1e-3
 # Least standard deviations of the three: one that hardly varies among held-out
@@ -79,7 +78,7 @@ def fit(
   if len(sample) > MOST:
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(sample, MOST, replace=False))
-  directions = _directions(space.rows[sample]).astype(np.float32)
+  directions = classes.directions(space.rows[sample]).astype(np.float32)
   distance, _ = search.nearest(directions, None, neighbours)
   reach = distance if distance.size else np.zeros((len(sample), 1))
   seen = Seen(space, sample, directions, reach, neighbours, np.array(LEAST))
@@ -144,12 +143,12 @@ def fit_crosswise(
 def distances(seen: Seen, embedding: np.ndarray) -> Distances:
   """Computes the distances of embeddings [N, D]."""
   space = seen.space
-  means = _directions(space.means)
+  means = classes.directions(space.means)
   members, far, angles, directions = [], [], [], []
   for start in range(0, len(embedding), BLOCK):
     rows = whitened.whiten(space, embedding[start : start + BLOCK])
     to_means = whitened.squared(space, rows)
-    unit = _directions(rows)
+    unit = classes.directions(rows)
     members.append(to_means.argmin(axis=1))
     far.append(np.sqrt(to_means.min(axis=1)))
     angles.append(1.0 - (unit @ means.T).max(axis=1))
@@ -180,9 +179,9 @@ def distances_without(
   space = seen.space
   which, own_means = whitened.means_without(space, which)
   to_means = whitened.squared_without(space, which, own_means)
-  unit = _directions(space.rows[which])
-  cosines = unit @ _directions(space.means).T
-  own = np.sum(unit * _directions(own_means), axis=1)
+  unit = classes.directions(space.rows[which])
+  cosines = unit @ classes.directions(space.means).T
+  own = np.sum(unit * classes.directions(own_means), axis=1)
   cosines[np.arange(len(which)), space.members[which]] = own
   nearest = to_means.argmin(axis=1)
   return (
@@ -195,14 +194,6 @@ def distances_without(
       _density(seen, unit.astype(np.float32), nearest, which),
     ),
   )
-
-
-def _directions(rows: np.ndarray) -> np.ndarray:
-  """Scales rows [N, D] to unit norm; those at the origin become 0."""
-  rows = rows.astype(np.float64)
-  norms = np.linalg.norm(rows, axis=1, keepdims=True)
-  near = norms < NO_DIRECTION
-  return np.where(near, 0.0, rows / np.where(near, 1.0, norms))
 
 
 def _density(

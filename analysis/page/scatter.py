@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from analysis.figures import style
-from analysis.files.inputs import Embeddings, Source
+from analysis.files import inputs
+from analysis.files.inputs import Source
 from analysis.measures import planes
 from plankton_jax.neighbours import search
 
@@ -49,7 +50,11 @@ def place(source: Source, xy: np.ndarray) -> Points:
     keep = np.random.default_rng(SEED).choice(len(xy), MOST, replace=False)
     keep.sort()
   distance, rows = search.nearest(embedding[keep], None, NEAREST)
-  name = [str(n) for found in splits.values() for n in named(found)]
+  name = [
+    str(one)
+    for found in splits.values()
+    for one in inputs.named(found.class_names, found.label, style.UNLABELLED)
+  ]
   split = [s for s, found in splits.items() for _ in found.id]
   ids = [str(key) for found in splits.values() for key in found.id]
   return Points(
@@ -61,12 +66,6 @@ def place(source: Source, xy: np.ndarray) -> Points:
     distance,
     planes.count(source) - len(keep),
   )
-
-
-def named(found: Embeddings) -> np.ndarray:
-  """Names the class of each row; label -1 takes the last name."""
-  names = np.array([*found.class_names, style.UNLABELLED], object)
-  return names[found.label]
 
 
 def payload(

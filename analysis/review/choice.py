@@ -18,6 +18,9 @@ SURE = 0.9  # mean confidence of the rows above the line of a class
 FEWEST = 3  # rows of a set worth showing as one
 LISTED = 400  # sets
 PREDICTED = 3.0  # weight of alike predictions; alike images have 1
+# The power of a group's cohesion that stands for the share of its images that
+# are of one class, where no class is known yet.
+ALIKE = 4.0
 
 
 class Set(NamedTuple):
@@ -27,7 +30,7 @@ class Set(NamedTuple):
   key: int  # number of the group, or index into the predictions' names
   name: str  # the suggested class, or ''
   images: int
-  likely: float  # images above its line that the suggested name would fit
+  likely: float  # images above its line that one name would fit
 
 
 class View(NamedTuple):
@@ -38,18 +41,27 @@ class View(NamedTuple):
   name: str  # suggested
 
 
-def sets(state: State, predicted: Predicted) -> list[Set]:
-  """Lists groups and predicted classes, the most useful decision first."""
+def sets(
+  state: State, predicted: Predicted, embedding: np.ndarray
+) -> list[Set]:
+  """Lists groups and predicted classes, the most useful decision first.
+
+  That is by how many images one decision would likely settle: those that the
+  suggested name fits or, of a group for which no class is known, its size by a
+  power of its cohesion.
+  """
   left = np.flatnonzero(state.label == UNDECIDED)
   found = [
-    *_groups(state, predicted, left),
+    *_groups(state, predicted, embedding, left),
     *_classes(predicted, left),
   ]
   found.sort(key=lambda one: -one.likely)
   return found[:LISTED]
 
 
-def _groups(state: State, predicted: Predicted, left: np.ndarray) -> list[Set]:
+def _groups(
+  state: State, predicted: Predicted, embedding: np.ndarray, left: np.ndarray
+) -> list[Set]:
   """Lists the groups with enough undecided rows `left`."""
   rows = left[state.group[left] >= 0]
   order = np.argsort(state.group[rows], kind='stable')
@@ -61,10 +73,17 @@ def _groups(state: State, predicted: Predicted, left: np.ndarray) -> list[Set]:
       continue
     name, agreed = suggestion(predicted, some)
     share = agreed / len(some)
+    if not name:
+      share = _cohesion(embedding[some]) ** ALIKE
     found.append(
       Set('group', int(group), name, len(some), share * min(len(some), MOST))
     )
   return found
+
+
+def _cohesion(rows: np.ndarray) -> float:
+  """Computes the mean cosine of unit rows [M, D] to their mean."""
+  return float(np.linalg.norm(rows.mean(axis=0)))
 
 
 def _classes(predicted: Predicted, left: np.ndarray) -> list[Set]:

@@ -132,7 +132,7 @@ class Session:
   def sets(self) -> list[Set]:
     """Lists groups and predicted classes, the most useful first."""
     predicted = self.fitted().predicted
-    return choice.sets(self.state(), predicted)
+    return choice.sets(self.state(), predicted, self.images.embedding)
 
   def view(self, kind: str, key: str) -> View:
     """Orders the images of a set, a decided name, or the unsure ones.

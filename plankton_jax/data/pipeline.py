@@ -352,10 +352,11 @@ def _check(
       raise InputError(
         f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
       )
-  whole = all(isinstance(pixels, int) and pixels >= 0 for pixels in crop)
-  if len(crop) != 4 or not whole:
+  count = lambda x: isinstance(x, int) and x >= 0
+  listed = isinstance(crop, tuple | list) and len(crop) == 4
+  if not listed or not all(map(count, crop)):
     raise InputError(
-      f'data.crop={tuple(crop)} must be four counts of pixels: off the top,'
+      f'data.crop={crop!r} must be four counts of pixels: off the top,'
       ' right, bottom and left'
     )
   if not 0 <= pixel_um < math.inf:
@@ -375,7 +376,7 @@ def _decoded(
   """Opens the decoded images in the cache, built first if they are missing."""
 
   def place(white: int) -> Path:
-    key = decoded_cache.key(selected.fingerprint, white=white, **settings)
+    key = decoded_cache.key(selected.cached, white=white, **settings)
     return cache_dir / 'decoded' / key
 
   directory = place(white)

@@ -83,7 +83,10 @@ class Records(Sequence[Record]):
     for number, own in itertools.groupby(rows, split_of):
       start, split = self._starts[number - 1], self._splits[number - 1]
       places = [row - start for row in own]
-      found = self._sources[number - 1].__getitems__(places)
+      source = self._sources[number - 1]
+      # Several are read by threads, which take longer to start than one record.
+      several = len(places) > 1
+      found = source.__getitems__(places) if several else [source[places[0]]]
       for place, fields in zip(places, found, strict=True):
         id = fields.get('id', f'{split}/{place}')
         id = id.decode() if isinstance(id, bytes) else str(id)

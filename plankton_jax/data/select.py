@@ -11,8 +11,8 @@ import numpy as np
 
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder, ifcb
-from plankton_jax.data.sources.files import walk
+from plankton_jax.data.sources import flowcam, folder, ifcb
+from plankton_jax.data.sources.files import expanded, walk
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
 from plankton_jax.errors import InputError
@@ -37,7 +37,8 @@ class Selected(NamedTuple):
   """A source whose records are written only on demand."""
 
   class_names: tuple[str, ...]
-  fingerprint: str
+  fingerprint: str  # of the images and their classes
+  cached: str  # names records and caches, which list what is left out, too
   records: Callable[[], Read]
   read: int  # objects that the source read, kept or not
   left_aside: Mapping[str, int]  # reason -> objects left out without a name
@@ -103,8 +104,8 @@ def objects(
 ) -> Objects:
   """Opens anything that holds images, labelled or not, as objects.
 
-  Takes an IFCB bin or a folder of them, an EcoTaxa export, zipped or not, one
-  of its tables, or any folder of images.
+  Takes an IFCB bin, a folder or zip archive of them, runs of a FlowCam, an
+  EcoTaxa export, zipped or not, one of its tables, or any folder of images.
 
   Args:
     path: the place.
@@ -123,7 +124,7 @@ def objects(
 def described(
   path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
 ) -> Objects | None:
-  """Opens IFCB bins or an EcoTaxa export, which say something of each object.
+  """Opens what says something of each object: bins, lists, or an export.
 
   Takes the arguments of `objects`. Returns None for any other place, such as a
   folder of images, which it does not list.
@@ -134,15 +135,18 @@ def described(
   from plankton_jax.data.ecotaxa import files
   from plankton_jax.data.ecotaxa import source as ecotaxa
 
-  place = Path(path).expanduser()
-  if place.is_file() and not ifcb.is_bin(place):
+  place = expanded(path, field)
+  inside = [*walk(place)] if place.is_dir() else [place]
+  if any(map(ifcb.is_bin, inside)) or ifcb.is_archive(place):
+    return ifcb.objects(path, field=field)
+  if any(map(flowcam.is_list, inside)):
+    return flowcam.objects(path, field=field)
+  if place.is_file() or any(map(files.is_table, inside)):
     return ecotaxa.objects(path, image_rank, field=field)
-  inside = [*walk(place)]
-  if place.is_file() or any(map(ifcb.is_bin, inside)):
-    return ifcb.objects(path)
-  if any(map(files.is_table, inside)):
-    return ecotaxa.objects(path, image_rank, field=field)
-  if any(file.suffix.lower() == '.zip' for file in inside):
+  zipped = [file for file in inside if file.suffix.lower() == '.zip']
+  if any(map(ifcb.is_archive, zipped)):
+    return ifcb.objects(path, field=field)
+  if zipped:
     # It may hold an export, or anything else.
     try:
       return ecotaxa.objects(path, image_rank, field=field)
@@ -160,7 +164,6 @@ def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
   kept = classes.choose(selected.class_names, wanted)
   if not wanted:
     return selected
-  content = repr((selected.fingerprint, kept)).encode()
 
   def read() -> Read:
     everything = selected.records()
@@ -169,9 +172,14 @@ def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
 
   return selected._replace(
     class_names=kept,
-    fingerprint=hashlib.blake2b(content, digest_size=16).hexdigest(),
+    fingerprint=_digest((selected.fingerprint, kept)),
+    cached=_digest((selected.cached, kept)),
     records=read,
   )
+
+
+def _digest(content: tuple) -> str:
+  return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
 
 
 def group_regex(source: str, group_by: str, regex: str) -> str:
@@ -225,7 +233,10 @@ class _Chosen(Sequence['Record']):
 
 
 def _from_source(source: Source, cache_dir: Path) -> Selected:
-  directory = cache_dir / 'records' / f'{source.fingerprint}-{images.VERSION}'
+  cached = source.fingerprint
+  if source.skipped:
+    cached = _digest((cached, source.skipped))
+  directory = cache_dir / 'records' / f'{cached}-{images.VERSION}'
 
   def read() -> Read:
     from plankton_jax.data import records
@@ -244,6 +255,7 @@ def _from_source(source: Source, cache_dir: Path) -> Selected:
   return Selected(
     source.class_names,
     source.fingerprint,
+    cached,
     read,
     source.read,
     source.left_aside,
@@ -258,7 +270,8 @@ def _from_tfds(name: str, data_dir: str) -> Selected:
   skipped = records.skipped(Path(builder.data_dir))
   return Selected(
     records.class_names(builder),
-    records.fingerprint(builder),
+    fingerprint := records.fingerprint(builder),
+    fingerprint,
     lambda: Read(
       records.Records(builder),
       skipped,

@@ -41,7 +41,7 @@ def check(fractions: Sequence[float], group_regex: str, rare: str) -> None:
   check_fractions(fractions)
   try:
     re.compile(group_regex)
-  except re.error as error:
+  except (re.error, TypeError) as error:
     raise InputError(f'data.group_regex={group_regex!r}: {error}') from error
 
 

@@ -102,25 +102,13 @@ FIELDS: dict[str, Range | Choice] = {
   'optimizer.layer_decay': _SHARE,
 }
 
+_PROTOTYPES = {'scale': _POSITIVE, 'sample_prototypes': _SHARE}
 OBJECTIVES: dict[str, dict[str, Range | Choice]] = {
   'triplet': {'margin': Range(0)},
-  'arcface': {
-    'margin': _ANGLE,
-    'scale': _POSITIVE,
-    'sample_prototypes': _SHARE,
-  },
-  'subcenter_arcface': {
-    'centers': _COUNT,
-    'margin': _ANGLE,
-    'scale': _POSITIVE,
-    'sample_prototypes': _SHARE,
-  },
-  'cosface': {
-    'margin': Range(0, 2),
-    'scale': _POSITIVE,
-    'sample_prototypes': _SHARE,
-  },
-  'softmax': {'scale': _POSITIVE, 'sample_prototypes': _SHARE},
+  'arcface': {'margin': _ANGLE, **_PROTOTYPES},
+  'subcenter_arcface': {'centers': _COUNT, 'margin': _ANGLE, **_PROTOTYPES},
+  'cosface': {'margin': Range(0, 2), **_PROTOTYPES},
+  'softmax': {**_PROTOTYPES},
   'proxy_anchor': {'margin': Range(0, 1), 'scale': _POSITIVE},
   'supcon': {'temperature': _POSITIVE},
   'multi_similarity': {

@@ -72,12 +72,10 @@ def load_data(
     InputError: a field or file cannot be used.
   """
   data = dict(config['data'])
-  for field, read in (
-    ('classes', lambda names: config_check.class_names('data.classes', names)),
-    ('unseen_classes', config_check.unseen_classes),
-  ):
-    if field in data:  # configs of other versions may lack it
-      data[field] = read(data[field])
+  if 'classes' in data:  # configs of other versions may lack a field
+    data['classes'] = config_check.class_names('data.classes', data['classes'])
+  if 'unseen_classes' in data:
+    data['unseen_classes'] = config_check.unseen_classes(data['unseen_classes'])
   with write_errors.explained(
     pathlib.Path(config['data']['cache_dir']).expanduser()
   ):
@@ -190,18 +188,16 @@ def _start(
   fresh = jax.jit(experiment.create)(make_key(config['seed'], INIT))
   if path := config['encoder']['pretrained']:
     fresh = with_pretrained(fresh, encoder=experiment.model, path=path)
-  return sharding.replicate(experiment.mesh, fresh), Progress()
+  return sharding.place(experiment.mesh, fresh), Progress()
 
 
 def _restored(
   config: Config, experiment: Experiment, manager: Any, step: int
 ) -> tuple[TrainState, Progress]:
   abstract = jax.eval_shape(experiment.create, make_key(config['seed'], INIT))
-  state, meta = store.restore(
-    manager, abstract, step, sharding.replicated(experiment.mesh)
-  )
+  state, meta = store.restore(manager, abstract, step, experiment.mesh)
   return (
-    sharding.replicate(experiment.mesh, state),
+    sharding.place(experiment.mesh, state),
     progresses.from_meta(meta['progress']),
   )
 

@@ -118,7 +118,7 @@ def measure(
   """
   key = jax.random.key(config['seed'], impl='rbg')
   state = jax.jit(experiment.create)(key)
-  state = sharding.replicate(experiment.mesh, state)
+  state = sharding.place(experiment.mesh, state)
   stream = batches.training(
     data.images,
     data.labels,

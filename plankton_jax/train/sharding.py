@@ -3,6 +3,10 @@
 The step is written for the whole batch, so that norms, mining and losses see
 all of it for any number of devices and of processes; a single device needs no
 mesh. A process reads and holds only what its own devices take of a batch.
+
+Of the prototypes of MANY_CLASSES or more, and of their moments, each device
+holds its share of the classes. The step does not say so: the compiler splits
+the products with them, and adds up what the devices found.
 """
 
 from typing import Any
@@ -14,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from plankton_jax.errors import InputError
 
+MANY_CLASSES = 10_000
 _SHARE = 0.25  # share of a device's memory; a step's temporaries need the rest
 
 
@@ -93,18 +98,54 @@ def replicate(mesh: jax.sharding.Mesh | None, tree: Any) -> Any:
   return _put(mesh, tree, PartitionSpec())
 
 
+def place(mesh: jax.sharding.Mesh | None, state: Any) -> Any:
+  """Puts a training state on the devices, each array as `describe` says."""
+  if mesh is None:
+    return jax.device_put(state)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: _put(mesh, x, _spec(mesh, path, x)), state
+  )
+
+
+def describe(mesh: jax.sharding.Mesh | None, state: Any) -> Any:
+  """Describes the arrays of a state, and where each of them is to be.
+
+  Args:
+    mesh: from `make_mesh`; None for one device.
+    state: a tree of arrays or of their shapes, or a part of one.
+
+  Returns:
+    Shapes with shardings: the prototypes of many classes are split by class,
+    if the devices divide their number; of all else each device has a copy.
+  """
+
+  def described(path, x):
+    where: jax.sharding.Sharding = jax.sharding.SingleDeviceSharding(
+      jax.local_devices()[0]
+    )
+    if mesh is not None:
+      where = NamedSharding(mesh, _spec(mesh, path, x))
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  return jax.tree_util.tree_map_with_path(described, state)
+
+
+def _spec(
+  mesh: jax.sharding.Mesh, path: tuple[Any, ...], x: Any
+) -> PartitionSpec:
+  """Tells how an array of the state is split; `path` holds its keys."""
+  keys = [getattr(key, 'key', None) for key in path]
+  by_class = 'objective' in keys and x.ndim > 1 and x.shape[0] >= MANY_CLASSES
+  if by_class and x.shape[0] % mesh.size == 0:
+    return PartitionSpec('batch')
+  return PartitionSpec()
+
+
 def gather(mesh: jax.sharding.Mesh | None, tree: Any) -> Any:
   """Gives a process all rows, where its devices hold only some of them."""
   if mesh is None or len(mesh.local_devices) == mesh.size:
     return tree
   return multihost_utils.process_allgather(tree, tiled=True)
-
-
-def replicated(mesh: jax.sharding.Mesh | None) -> jax.sharding.Sharding:
-  """Describes an array of which every device holds a whole copy."""
-  if mesh is None:
-    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return NamedSharding(mesh, PartitionSpec())
 
 
 def _put(mesh, tree, spec):
@@ -114,8 +155,10 @@ def _put(mesh, tree, spec):
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
 
-  def place(x):  # every process has all of x, and puts its own share
+  def put(x):  # every process has all of x, and puts its own share
+    if getattr(x, 'sharding', None) == sharding:
+      return x  # as one that was restored, of which it may have a share only
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
-  return jax.tree.map(place, tree)
+  return jax.tree.map(put, tree)

@@ -18,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic, weight_file, write_errors
+from plankton_jax.train import sharding
 from plankton_jax.train.state import TrainState
 
 _WHITENING = 'whitening.safetensors'  # in the workdir
@@ -138,7 +139,7 @@ def restore(
   manager: ocp.CheckpointManager,
   abstract: TrainState,
   step: int,
-  sharding: jax.sharding.Sharding | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Restores a step's state, shaped as `abstract`, and its meta.
 
@@ -146,13 +147,12 @@ def restore(
     manager: from `open_manager`.
     abstract: the state's shapes.
     step: of the checkpoint, which any number of processes may have saved.
-    sharding: of every array; None for the first device.
+    mesh: of the devices that are to hold the state; None for one.
 
   Raises:
     InputError: the checkpoint is damaged.
   """
-  sharding = sharding or _one_device()
-  target = _placed(abstract, sharding)
+  target = sharding.describe(mesh, abstract)
   optimizer = {'opt_state': target.opt_state}
   with damage_named(_folder(manager, step)):
     saved = manager.item_metadata(step).optimizer.tree
@@ -165,7 +165,7 @@ def restore(
           {'params': target.params, 'batch_stats': target.batch_stats}
         ),
         optimizer=ocp.args.StandardRestore(
-          _placed(saved, sharding) if more else optimizer
+          sharding.describe(mesh, saved) if more else optimizer
         ),
         meta=ocp.args.JsonRestore(),
       ),
@@ -195,7 +195,7 @@ def restore_model(
     found = manager.restore(
       step,
       args=ocp.args.Composite(
-        model=ocp.args.StandardRestore(_placed(saved, _one_device())),
+        model=ocp.args.StandardRestore(sharding.describe(None, saved)),
         meta=ocp.args.JsonRestore(),
       ),
     )
@@ -243,13 +243,6 @@ def _folder(manager: ocp.CheckpointManager, step: int) -> pathlib.Path:
   return pathlib.Path(manager.directory) / str(step)
 
 
-def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Describes every array with where it is to be."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-  )
-
-
 def _by_path(tree: Any) -> dict[str, Any]:
   """Lists the leaves, named alike before and after they are saved."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -258,7 +251,3 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
-def _one_device() -> jax.sharding.Sharding:
-  return jax.sharding.SingleDeviceSharding(jax.devices()[0])

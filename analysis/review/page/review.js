@@ -8,6 +8,7 @@ const byId = (id) => document.getElementById(id);
 const STEP = 10; // tiles by which the line moves
 const POLL = 2000; // ms between questions for others' decisions
 const SPECIAL = {u: 'unknown', a: 'artefact', l: 'not living'};
+const GROWN = 1.2; // a set passed over comes again when it promises so much more
 
 let about = {images: 0, seq: 0}; // of the review
 let now; // names, classes, labels and predictions
@@ -17,7 +18,7 @@ let line = 0; // how many tiles are about to be taken
 let focus = 0; // place of the tile that keys act on
 let marked = new Set(); // rows
 let nearest = []; // classes of the tile in focus, for the keys 1 to 9
-const passed = new Map(); // sets skipped -> how many images they had then
+const passed = new Map(); // sets skipped -> how many images were likely then
 let joining = false; // whether the next group clicked is joined to this one
 let busy = Promise.resolve(); // decisions are sent one after the other
 
@@ -207,7 +208,8 @@ const placeNow = () => sets.findIndex(
 const passKey = (one) => `${one.kind} ${setKey(one)}`;
 
 async function next() { // the most useful that nobody here has passed over
-  const one = sets.find((set) => passed.get(passKey(set)) !== set.images);
+  const one = sets.find(
+    (set) => set.likely > GROWN * (passed.get(passKey(set)) ?? -1));
   if (one) await open(one.kind, setKey(one));
   else await open('unsure', '');
 }
@@ -215,7 +217,7 @@ async function next() { // the most useful that nobody here has passed over
 async function step(by) { // along the list; what is left behind is passed over
   const place = placeNow();
   const one = sets[Math.max(0, Math.min(place + by, sets.length - 1))];
-  if (by > 0 && place >= 0) passed.set(passKey(sets[place]), sets[place].images);
+  if (by > 0 && place >= 0) passed.set(passKey(sets[place]), sets[place].likely);
   if (one) await open(one.kind, setKey(one));
 }
 

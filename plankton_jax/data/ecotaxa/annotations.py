@@ -2,7 +2,7 @@
 
 import collections
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from plankton_jax.data.sources.objects import Object
 
@@ -53,45 +53,65 @@ def by_parent(
   """Names taxa of one name but several parents as EcoTaxa does: name<parent.
 
   A name whose objects all have one category id is left alone, as are objects
-  without a lineage.
+  without a lineage. Where parents have one name, too, but category ids differ,
+  more of the lineage follows: name<parent<grandparent.
 
   Returns:
     The objects, and a note on each such name.
   """
-  parents: dict[str, set[str]] = collections.defaultdict(set)
+  lineages: dict[str, set[tuple[str, ...]]] = collections.defaultdict(set)
   numbers: dict[str, set[str]] = collections.defaultdict(set)
   for item in items:
     if item.lineage:
-      parents[item.taxon].add(_parent(item))
+      lineages[item.taxon].add(_above(item))
     numbers[item.taxon].add(item.category_id)
-  several = {
-    name: sorted(found)
-    for name, found in parents.items()
-    if name and '<' not in name and len(found - {''}) > 1
-    if len(numbers[name]) > 1 or numbers[name] == {''}
+  depths = {
+    name: _depth(found - {()}, numbers[name])
+    for name, found in lineages.items()
+    if name and '<' not in name
   }
-  if not several:
+  if not any(depths.values()):
     return tuple(items), []
-  return tuple(
-    item._replace(taxon=f'{item.taxon}<{_parent(item)}')
-    if item.taxon in several and _parent(item)
-    else item
-    for item in items
-  ), list(_describe(several))
+
+  def named(item: Object) -> str:
+    return '<'.join((item.taxon, *_above(item)[: depths.get(item.taxon, 0)]))
+
+  several: dict[str, set[str]] = collections.defaultdict(set)
+  for item in items:
+    if depths.get(item.taxon) and _above(item):
+      several[item.taxon].add(named(item))
+  return tuple(item._replace(taxon=named(item)) for item in items), list(
+    _describe(several)
+  )
 
 
-def _parent(item: Object) -> str:
-  """Reads the name above a taxon in its lineage, root>...>taxon.
+def _depth(lineages: Collection[tuple[str, ...]], numbers: set[str]) -> int:
+  """Counts the names above a taxon that tell its lineages apart; 0 for none.
 
-  Returns '' if the lineage has no such name, or ends in another taxon.
+  Lineages also change from one export to the next: they count beyond the parent
+  only where the category ids differ.
+  """
+  if len(lineages) < 2 or (len(numbers) == 1 and numbers != {''}):
+    return 0
+  most = max(map(len, lineages)) if len(numbers - {''}) > 1 else 1
+  for depth in range(1, most + 1):
+    if len({above[:depth] for above in lineages}) > 1:
+      return depth
+  return 0
+
+
+def _above(item: Object) -> tuple[str, ...]:
+  """Reads the names above a taxon in its lineage, the nearest first.
+
+  Returns () if the lineage, root>...>taxon, has none, or ends in another taxon.
   """
   path = [tidy(name) for name in item.lineage.split('>') if name.strip()]
-  if len(path) < 2 or path[-1].casefold() != item.taxon.casefold():
-    return ''
-  return path[-2]
+  if not path or path[-1].casefold() != item.taxon.casefold():
+    return ()
+  return tuple(path[-2::-1]) if len(path) > 1 else ()
 
 
 def _describe(several: Mapping[str, Iterable[str]]) -> Iterable[str]:
-  for name, parents in several.items():
-    shown = ', '.join(f'{name}<{parent}' for parent in parents if parent)
+  for name, taxa in several.items():
+    shown = ', '.join(sorted(taxa))
     yield f'{name} stands for several taxa, which are kept apart: {shown}'

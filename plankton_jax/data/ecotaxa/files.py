@@ -1,5 +1,6 @@
 """Opens the files of an EcoTaxa export, in folders and zip archives."""
 
+import functools
 import hashlib
 import os
 import posixpath
@@ -14,12 +15,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plankton_jax.data.sources import archives
-from plankton_jax.data.sources.files import PACKED, is_clutter, is_image, walk
+from plankton_jax.data.sources.files import (
+  PACKED,
+  expanded,
+  is_clutter,
+  is_image,
+  walk,
+)
 from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
 # Names that its importer looks for, though in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
+_TABLES = ('.tsv', '.txt', '.csv', '.xlsx', '.gz')  # endings of others
 _TWICE = 'another file of this name comes later in the archive, and is read'
 
 _DEEPEST = 3  # zip archives inside each other
@@ -60,7 +68,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   """
   if not path:
     raise InputError(f'{field} is empty: name the EcoTaxa export')
-  place = Path(path).expanduser()
+  place = expanded(path, field)
   skipped: list[tuple[str, str]] = []
   if is_table(place):
     found = _unique(_of_folder(place.parent, skipped), skipped)
@@ -79,20 +87,20 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     )
   tables = (place.name,) if is_table(place) else _tables(found)
   if not tables:
-    book = 'xl/workbook.xml' in found
-    remedy = '; it is an Excel workbook: save it as tab-separated text'
     raise InputError(
-      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt'
-      f'{remedy if book else ""}'
+      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt{_instead(found)}'
     )
   alike = _alike(found)
+  stems = functools.cache(lambda: _stems(filter(is_image, found)))
 
   def find(name: str) -> str:
     if name in found:
       return name
     others = alike.get(_fold(name), ())
     if not others:
-      raise ValueError(_GONE)
+      near = stems().get(_stem(name))
+      there = f', but {near}: write this into img_file_name' if near else ''
+      raise ValueError(f'{_GONE}{there}')
     if len(others) > 1:
       raise ValueError(f'{_GONE}, but several alike: {", ".join(others[:3])}')
     return others[0]
@@ -248,6 +256,19 @@ def _counter(mark: str) -> Callable[[], bytes]:
   return lambda: mark.encode()
 
 
+def _instead(names: Iterable[str]) -> str:
+  """Says what a place without a table holds, and the remedy; '' if nothing."""
+  seen = [name for name in names if not is_clutter(name.split('/'))]
+  if 'xl/workbook.xml' in seen:
+    return '; it is an Excel workbook: save it as tab-separated text'
+  for name in seen:
+    if posixpath.splitext(name)[1].lower() in _TABLES:
+      return f'; if {name} is the table, save it so, tab-separated'
+  if count := sum(map(is_image, seen)):
+    return f'; it holds {count:,} images: unpack them, and give their folder'
+  return ''
+
+
 def _tables(names: Iterable[str]) -> tuple[str, ...]:
   return tuple(
     sorted(
@@ -267,6 +288,18 @@ def _fold(name: str) -> str:
   """
   name = urllib.parse.unquote(name)
   return unicodedata.normalize('NFC', name).casefold()
+
+
+def _stem(name: str) -> str:
+  return _fold(posixpath.splitext(posixpath.basename(name))[0])
+
+
+def _stems(names: Iterable[str]) -> dict[str, str]:
+  """Finds the first file of each name, whatever its folder and ending."""
+  found: dict[str, str] = {}
+  for name in names:
+    found.setdefault(_stem(name), name)
+  return found
 
 
 def _alike(names: Iterable[str]) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.ecotaxa import rules
-from plankton_jax.data.ecotaxa.table import Table
+from plankton_jax.data.ecotaxa.table import NO_VALUE, Table
 from plankton_jax.data.sources.source import one_line
 
 # Columns that give a pixel's side, and their factor to micrometres.
@@ -27,7 +27,6 @@ _VOLUMES = (
 )
 _MILLILITRES = re.compile(r'[\s_]*ml$', re.IGNORECASE)  # a unit in the cell
 _LEAST_UM = 0.2  # a smaller pixel is given in millimetres
-_NONE = ('', 'nan', 'na')  # in lower case: cells without a value
 
 # One decimal comma. In front of just three digits it may part thousands.
 _COMMA = re.compile(r'([+-]?\d*),(\d+)((?:[eE][+-]?\d+)?)')
@@ -80,7 +79,7 @@ def read(found: Table) -> Numbers:
     bad = [
       row
       for row in np.flatnonzero(~good).tolist()
-      if cells[row].lower() not in _NONE
+      if cells[row].lower() not in NO_VALUE
     ]
     note(name, cells, bad, 'positive number')
     if not good.any():
@@ -122,7 +121,7 @@ def floats(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
   found = np.full(len(values), np.nan)
   bad = []
   for row, value in enumerate(points(values)):
-    if value.lower() in _NONE:
+    if value.lower() in NO_VALUE:
       continue
     try:
       if '_' in value:  # which Python would read over

@@ -1,6 +1,8 @@
 """Reads the objects of an EcoTaxa export: taxon, state, sample, acquisition."""
 
 import contextlib
+import hashlib
+import math
 import posixpath
 import re
 import urllib.parse
@@ -96,9 +98,10 @@ def export(
 
   Of an object with several images, the one with the lowest or highest
   `img_rank` is kept, or the one of a given rank if it has that, else the
-  lowest; the others are counted. Tables that give one id to different images
-  of one rank come from different projects; their objects are told apart by
-  their tables' names.
+  lowest; the others are counted. Copies of an export, such as an archive beside
+  what was unpacked of it, count once. Tables that give one id to different
+  images of one rank come from different projects; their objects are told apart
+  by their tables' names.
 
   Raises:
     InputError: there is no export, no table can be read, or one table gives an
@@ -129,7 +132,8 @@ def export(
         rows.append(_Row(name, line, at, rank, item))
   if len(unread) == len(opened.tables):
     raise unread[0]
-  rows, apart = _kept_apart(rows)
+  notes += _unnamed(opened, rows)
+  rows, apart = _kept_apart(_joined(opened, rows))
   if apart:
     notes.append(
       'ids of different objects are equal in these tables, which are kept'
@@ -157,7 +161,6 @@ def export(
     further += id in best
     if id not in best or _before(row.rank, best[id].rank, image_rank):
       best[id] = row
-  notes += _unnamed(opened, rows)
   notes += _settle(best, said)
   chosen = [best[id] for id in sorted(best)]
   objects, apart_by_parent = annotations.by_parent([r.item for r in chosen])
@@ -216,10 +219,12 @@ def _objects(
   columns = zip(
     found.lines,
     numbers.points(found.column('img_rank')),
-    *map(found.column, ('object_id', 'img_file_name')),
+    *(_known(found, name) for name in ('object_id', 'img_file_name')),
     *(_field(found, field) for field in _COLUMNS),
     strict=True,
   )
+  (column,) = _COLUMNS['taxon']
+  nowhere = '' if column in found.columns else f', as no column is {column}'
   for line, rank, key, image, status, taxon, *others in columns:
     status = status.lower() or UNCLASSIFIED
     status = _LETTERS.get(status, status)
@@ -227,7 +232,7 @@ def _objects(
       missing = 'img_file_name' if key else 'object_id'
       yield line, 0.0, f'no {missing}'
     elif status in STATES and not taxon:
-      yield line, 0.0, f'{status} without a category'
+      yield line, 0.0, f'{status} without a category{nowhere}'
     else:
       try:
         where = files.beside(name, image)
@@ -241,13 +246,21 @@ def _field(found: table.Table, field: str) -> Sequence[str]:
   """Lists an object's field, from the first of its columns that is there."""
   names = _COLUMNS[field]
   there = [name for name in names if name in found.columns]
-  values = found.column(there[0] if there else names[0])
+  values = _known(found, there[0] if there else names[0])
   if field in _TAXA:
     clean = {value: annotations.tidy(value) for value in set(values)}
     return [clean[value] for value in values]
   if field in _POINTS:
     return numbers.points(values, small=field in _DEGREES)
   return values
+
+
+def _known(found: table.Table, name: str) -> Sequence[str]:
+  """Lists a column's values; '' for words that mean none, such as NaN."""
+  return [
+    '' if value.lower() in table.NO_VALUE else value
+    for value in found.column(name)
+  ]
 
 
 def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
@@ -257,6 +270,25 @@ def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
     images = alike.setdefault((row.item.id, row.rank), {})
     images.setdefault(row.item.image, row)
   return [list(rows.values()) for rows in alike.values() if len(rows) > 1]
+
+
+def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
+  """Gives rows of one id and rank one image, if theirs are copies."""
+  known: dict[bytes, str] = {}  # content -> the first image of a collision
+  first: dict[str, str] = {}  # image -> the one that it is a copy of
+  for alike in _collisions(rows):
+    known.clear()
+    for row in alike:
+      image = row.item.image
+      with contextlib.suppress(ValueError):
+        content = hashlib.blake2b(opened.read(image)).digest()
+        first[image] = known.setdefault(content, image)
+  return [
+    row._replace(
+      item=row.item._replace(image=first.get(row.item.image, row.item.image))
+    )
+    for row in rows
+  ]
 
 
 def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], set[str]]:
@@ -342,6 +374,7 @@ def _before(rank: float, other: float, wanted: str | int) -> bool:
 
 def _number(rank: str) -> float:
   try:
-    return float(rank or 0)
+    number = float(rank or 0)
   except ValueError:
     return 0.0
+  return number if math.isfinite(number) else 0.0

@@ -54,9 +54,16 @@ def from_export(
     if export.skipped:
       name, reason = export.skipped[0]
       held += f'; {len(export.skipped)} left out, as {name}: {reason}'
+    remedy = 'set data.labelled_status'
+    if not counts:
+      remedy = 'no row can be used'
+    elif not any(item.taxon for item in export.objects):
+      remedy = (
+        'export it with its annotations, object_annotation_status and'
+        ' object_annotation_category'
+      )
     raise InputError(
-      f'{place}: no object is {" or ".join(labelled_status)} ({held}): set'
-      ' data.labelled_status'
+      f'{place}: no object is {" or ".join(labelled_status)} ({held}): {remedy}'
     )
   if group_by and not any(getattr(item, group_by) for item in chosen):
     raise InputError(

@@ -3,7 +3,7 @@
 import codecs
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from plankton_jax.data.sources.source import one_line
@@ -11,6 +11,9 @@ from plankton_jax.errors import InputError
 
 TYPES = ('[t]', '[f]')  # of text and of numbers
 STATES = ('validated', 'predicted', 'dubious')  # of annotation
+# Cells without a value, in lower case, as R, pandas, databases and spreadsheets
+# write them.
+NO_VALUE = frozenset(('', 'na', 'n/a', '#n/a', 'nan', '<na>', 'none', 'null'))
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _TYPE = re.compile(r'\[\w*\]')  # EcoTaxa's two, and others that people write
@@ -64,7 +67,8 @@ def parse(data: bytes, place: str) -> Table:
 
   A row with more values than columns is left out as bad, as is a header that
   comes again, of tables that were joined. A quote that opens a cell and never
-  closes is a character like others; that line is noted.
+  closes is a character like others; that line is noted. Row names, for which R
+  writes no column name, are an unnamed column.
 
   Raises:
     InputError: it is empty or no table.
@@ -79,6 +83,8 @@ def parse(data: bytes, place: str) -> Table:
       f'{place}: no tab-separated header in the first line'
       f'{_mistake(data, first)}'
     )
+  if _has_row_names(lines_of_text[top + 1 :], len(columns)):
+    columns = ('', *columns)
   types: tuple[str, ...] = ()
   rows: list[tuple[str, ...]] = []
   lines: list[int] = []
@@ -120,6 +126,18 @@ def _top(lines: Sequence[str]) -> int:
     if line.strip() and not line.lower().startswith(_SEPARATOR):
       return at
   return 0
+
+
+def _has_row_names(lines: Iterable[str], width: int) -> bool:
+  """Tells whether every row begins with a number more than the header has."""
+
+  def has(line: str) -> bool:
+    cells = line.split('\t')
+    numbered = cells[0].strip('"').isdecimal() and bool(cells[-1].strip())
+    return len(cells) == width + 1 and numbered
+
+  filled = (line for line in lines if line.strip())
+  return has(next(filled, '')) and all(map(has, filled))
 
 
 def kind_of(data: bytes) -> str:

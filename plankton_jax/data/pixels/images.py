@@ -24,6 +24,7 @@ NO_CROP = (0, 0, 0, 0)
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _ORIENTATION = 0x0112  # in Exif
+_PHOTOMETRIC = 0x0106  # in TIFF
 
 # MAX_PIXELS refuses what PIL only warns of.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -196,7 +197,17 @@ def _open(data: bytes) -> Image.Image:
   width, height = image.size
   if width * height > MAX_PIXELS:
     raise Image.DecompressionBombError(f'{width} x {height} px')
+  # PIL turns over such images of 8 bits alone.
+  if image.mode.startswith('I;16') and _from_white(image):
+    raise ValueError(
+      '16 bits that count from white to black: save it from black to white'
+    )
   return image
+
+
+def _from_white(image: Any) -> bool:
+  """Tells whether 0 is white in a TIFF, by its photometric interpretation."""
+  return getattr(image, 'tag_v2', {}).get(_PHOTOMETRIC) == 0
 
 
 def _is_plain(image: Any) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from plankton_jax.data.pixels import images
+from plankton_jax.errors import InputError
 
 # Endings of archives that a user is told to unpack; zip has readers.
 PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
@@ -26,6 +27,24 @@ def is_image(name: str) -> bool:
   """Tells by a path's ending whether it is an image, and not clutter."""
   ending = os.path.splitext(name)[1].lower()
   return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
+
+
+def expanded(path: str, field: str) -> Path:
+  """Puts the home folder in place of a leading ~.
+
+  Raises:
+    InputError: the path is empty or longer than any can be, or there is no such
+      home; the message names the field.
+  """
+  if not path:
+    raise InputError(f'{field} is empty: name the place of the images')
+  try:
+    place = Path(path).expanduser()
+    place.exists()
+  except (RuntimeError, OSError, ValueError) as error:
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise InputError(f'{field}: {path[:80]!r}: {reason}') from None
+  return place
 
 
 def walk(root: Path) -> Iterator[Path]:

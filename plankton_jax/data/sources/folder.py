@@ -16,7 +16,13 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources.files import PACKED, is_clutter
+from plankton_jax.data.sources import flowcam
+from plankton_jax.data.sources.files import (
+  PACKED,
+  expanded,
+  is_clutter,
+  walk,
+)
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import (
   Example,
@@ -40,7 +46,20 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
-_DEEP = ('.png', '.tif', '.tiff')  # files that may hold 16-bit images
+# How files begin that may hold 16-bit images, whatever they are called.
+_DEEP = (b'\x89PNG', b'II*\0', b'MM\0*')
+# What to do with files that are not read as images, by their endings.
+_REMEDIES = (
+  (
+    'give IFCB bins, under their own names, as --export',
+    ('.roi', '.adc', '.hdr'),
+  ),
+  ('unpack them', ('.zip', *PACKED)),
+  (
+    'convert them to PNG',
+    ('.heic', '.heif', '.avif', '.jp2', '.j2k', '.pgm', '.ppm', '.raw', '.dng'),
+  ),
+)
 _YEAR = re.compile(r'(18|19|20)\d\d')
 
 
@@ -76,18 +95,18 @@ def scan(
 
   Raises:
     InputError: there is no such folder, no image in it, or the level is
-      unknown.
+      unknown; or, by 'auto', images lie in folders train and test themselves.
   """
   if class_level not in LEVELS:
     known = ', '.join(map(repr, LEVELS))
     raise InputError(f'data.class_level={class_level!r} must be one of {known}')
   if not path:
     raise InputError(f'{field} is empty: name the folder of images')
-  root = Path(path).expanduser()
+  root = expanded(path, field)
   if not root.is_dir():
     packed = root.suffix.lower() in ('.zip', *PACKED) and root.is_file()
     remedy = ': unpack it, or open it as an EcoTaxa export' if packed else ''
-    raise InputError(f'{field}: {root} is not a folder{remedy}')
+    raise InputError(f'{field}: {one_line(root)} is not a folder{remedy}')
   found: list[str] = []
   empty: list[str] = []
   others: collections.Counter[str] = collections.Counter()
@@ -103,10 +122,13 @@ def scan(
   if not found:
     raise InputError(
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
+      f'{_instead(others, "")}'
     )
+  _refuse_collages(root, ids, others, field)
   classes = [name.rpartition('/')[0] for name in ids]
   understood, doubts = '', []
   if class_level == 'auto':
+    _refuse_splits(root, classes)
     above, understood = _recognise(classes)
     classes = ['/'.join(name.split('/')[above:]) for name in classes]
     doubts += _repeated(classes)
@@ -151,9 +173,11 @@ def scan_classes(
       'move the images into one folder per class'
     )
   if listing.empty:
+    folder = listing.root / listing.empty[0]
+    others = collections.Counter(file.suffix.lower() for file in walk(folder))
+    otherwise = 'remove the folder or put the images of its class there'
     raise InputError(
-      f'{one_line(listing.root / listing.empty[0])} holds no image: '
-      'remove the folder or put the images of its class there'
+      f'{one_line(folder)} holds no image{_instead(others, otherwise)}'
     )
   return listing
 
@@ -264,10 +288,10 @@ def find_white(listing: Listing) -> int:
   """Finds the white of all 16-bit images of a listing by their depth."""
 
   def deepest(name: str) -> int:
-    if os.path.splitext(name)[1].lower() not in _DEEP:
-      return 0
     try:
-      return images.deepest((listing.root / name).read_bytes())
+      with open(listing.root / name, 'rb') as file:
+        start = file.read(4)
+        return images.deepest(start + file.read()) if start in _DEEP else 0
     except OSError:
       return 0
 
@@ -299,6 +323,16 @@ def _fitted(
   return fitted.tobytes(), picture.image.height, picture.image.width
 
 
+def _instead(others: Mapping[str, int], otherwise: str) -> str:
+  """Says which files there are that are no images, and the remedy."""
+  counts = collections.Counter(others).most_common(3)
+  shown = ', '.join(f'{count:,} of {ending}' for ending, count in counts)
+  held = f', but other files ({shown})' if shown else ''
+  found = (do for ending, _ in counts for do, of in _REMEDIES if ending in of)
+  remedy = next(found, otherwise)
+  return f'{held}: {remedy}' if remedy else held
+
+
 def _recognise(classes: Sequence[str]) -> tuple[int, str]:
   """Finds folders on top that are no classes: splits or years.
 
@@ -325,6 +359,33 @@ def _recognise(classes: Sequence[str]) -> tuple[int, str]:
     if len(tops) > 1:
       break
   return 0, ''
+
+
+def _refuse_collages(
+  root: Path, ids: Sequence[str], others: Mapping[str, int], field: str
+) -> None:
+  """Raises InputError if an image is a FlowCam's collage of many particles."""
+  if '.lst' not in others:
+    return
+  there = {root / id for id in ids}
+  for file in walk(root):
+    if flowcam.is_list(file) and (held := flowcam.collages(file) & there):
+      raise InputError(
+        f'{field}: {one_line(min(held))} is a collage of many particles, as'
+        f' {file.name} says: give --export={root} to cut them out, or export'
+        ' them singly from VisualSpreadsheet to sort them into class folders'
+      )
+
+
+def _refuse_splits(root: Path, classes: Sequence[str]) -> None:
+  """Raises InputError if all images lie in folders such as train and test."""
+  names = {name.rpartition('/')[2].lower() for name in classes}
+  if len(names) > 1 and names <= _SIDES.keys():
+    raise InputError(
+      f'{root}: images lie in {" and ".join(sorted({*classes}))} themselves:'
+      " put them in one folder a class there; data.class_level='path' takes"
+      ' these for classes'
+    )
 
 
 def _no_classes(tops: Sequence[str]) -> str:

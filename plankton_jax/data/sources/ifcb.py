@@ -4,22 +4,27 @@ Reads two generations, recognised by the names of their bins. Those of the
 first, IFCBn_YYYY_DDD_HHMMSS, may cut a cell into two adjacent regions of a
 trigger, which are stitched; those of the second, DYYYYMMDDTHHMMSS_IFCBnnn, do
 not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
+Bins in zip archives are read there, two files in memory at most.
 """
 
 import collections
 import datetime
+import errno
 import functools
+import glob
+import io
 import math
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import files
+from plankton_jax.data.sources import archives, files
 from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
@@ -67,10 +72,32 @@ class Region(NamedTuple):
   offset: int  # bytes in the .roi
 
 
+Open = Callable[[], BinaryIO]  # raises OSError, or ValueError with the reason
+
+
+class Bin(NamedTuple):
+  """A bin, wherever its files lie."""
+
+  name: str
+  place: str  # relative, without ending
+  files: Mapping[str, Open]  # by their endings in lower case
+
+  def open(self, ending: str) -> BinaryIO:
+    """Opens one of its files.
+
+    Raises:
+      OSError: it is missing, or cannot be read.
+      ValueError: it is damaged in an archive, and how.
+    """
+    if ending not in self.files:
+      raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return self.files[ending]()
+
+
 class Cell(NamedTuple):
   """One region, or two to be stitched."""
 
-  bin: Path  # without ending
+  bin: Bin
   regions: tuple[Region, ...]
 
   @property
@@ -79,44 +106,61 @@ class Cell(NamedTuple):
     return f'{self.bin.name}_{self.regions[0].number:05d}'
 
 
-def is_bin(path: Path) -> bool:
+def is_bin(path: PurePath) -> bool:
   """Tells by its name whether a file belongs to a bin."""
   known = any(form.name.fullmatch(path.stem) for form in _FORMATS)
   return known and path.suffix.lower() in ('.adc', '.hdr', '.roi')
 
 
-def objects(path: str) -> Objects:
-  """Lists the cells of a bin, named by any of its files, or of a folder's bins.
+def is_archive(path: Path) -> bool:
+  """Tells whether a file is a zip archive of bins."""
+  if not path.is_file() or not archives.is_zip(path):
+    return False
+  try:
+    names = archives.listing(path).names
+  except InputError:
+    return False
+  return any(is_bin(name) for name in map(PurePosixPath, names))
+
+
+def objects(path: str, *, field: str = 'data.path') -> Objects:
+  """Lists the cells of a bin, named by any of its files, or of many bins.
+
+  These lie in a folder, in a zip archive, or in archives in a folder.
 
   Raises:
     InputError: there is no bin.
   """
-  place = Path(path).expanduser()
-  every = [*files.walk(place)] if place.is_dir() else [place]
-  parts = collections.Counter(
-    file.with_suffix('') for file in every if is_bin(file)
-  )
+  place = files.expanded(path, field)
+  every = dict(_files(place))
+  parts: dict[str, dict[str, Open]] = collections.defaultdict(dict)
+  for name in sorted(every):  # .ADC before .adc, which counts
+    file = PurePosixPath(name)
+    if is_bin(file):
+      stem = file.with_suffix('').as_posix()
+      parts[stem][file.suffix.lower()] = every[name]
   if not parts:
     raise InputError(f'{place} holds no IFCB bin (.adc, .hdr and .roi)')
-  bins: dict[str, Path] = {}
+  bins: dict[str, Bin] = {}
   skipped: list[tuple[str, str]] = []
-  for bin in sorted(parts, key=lambda bin: (-parts[bin], bin)):
+  for stem in sorted(parts, key=lambda stem: (-len(parts[stem]), stem)):
+    bin = Bin(PurePosixPath(stem).name, stem, parts[stem])
     first = bins.setdefault(bin.name, bin)
-    if first != bin:
-      name, other = (x.relative_to(place).as_posix() for x in (bin, first))
-      skipped.append((name, f'a copy of {other}'))
+    if first is not bin:
+      skipped.append((stem, f'a copy of {first.place}'))
   cells: list[Cell] = []
   left_aside = dict.fromkeys((EMPTY, STITCHED, BESIDE), 0)
-  left_aside[BESIDE] = sum(files.is_image(file.name) for file in every)
-  for bin in sorted(bins.values()):
+  left_aside[BESIDE] = sum(map(files.is_image, every))
+  for _, bin in sorted(bins.items()):
     try:
       regions = list(_regions(bin, skipped))
-    except OSError as error:
+    except (OSError, ValueError) as error:
       skipped.append((bin.name, f'.adc: {describe(error)}'))
       continue
     filled = [region for region in regions if region.width * region.height]
     left_aside[EMPTY] += len(regions) - len(filled)
-    own = [Cell(bin, pair) for pair in _pairs(filled, _format(bin).stitches)]
+    stitches = _format(bin.name).stitches
+    own = [Cell(bin, pair) for pair in _pairs(filled, stitches)]
     left_aside[STITCHED] += len(filled) - len(own)
     cells += own
   return Objects(
@@ -138,8 +182,8 @@ def pixels(cell: Cell) -> np.ndarray:
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: the file ends too early, and where; or two regions stitched
-      are too large.
+    ValueError: the file is damaged or ends too early, and where; or two regions
+      stitched are too large.
   """
   left = min(region.x for region in cell.regions)
   top = min(region.y for region in cell.regions)
@@ -149,7 +193,7 @@ def pixels(cell: Cell) -> np.ndarray:
     raise ValueError(f'{width} x {height} px of two regions: too large')
   image = np.zeros((height, width), np.uint8)
   known = np.zeros((height, width), bool)
-  with _file(cell.bin, '.roi').open('rb') as file:
+  with cell.bin.open('.roi') as file:
     end = file.seek(0, os.SEEK_END)
     for region in cell.regions:
       area = region.width * region.height
@@ -187,14 +231,14 @@ def pixel_um(header: str) -> float:
 
 def _measures(cells: list[Cell]) -> Measures:
   """Gathers the pixel's side of each cell, if a header gives any."""
-  of_bin: dict[Path, float] = {}
-  for bin in dict.fromkeys(cell.bin for cell in cells):
+  of_bin: dict[str, float] = {}
+  for bin in {cell.bin.name: cell.bin for cell in cells}.values():
     try:
-      text = _file(bin, '.hdr').read_text(encoding='latin-1')
-    except OSError:
+      text = _text(bin, '.hdr')
+    except (OSError, ValueError):
       text = ''
-    of_bin[bin] = pixel_um(text)
-  values = np.array([[of_bin[cell.bin]] for cell in cells], np.float32)
+    of_bin[bin.name] = pixel_um(text)
+  values = np.array([[of_bin[cell.bin.name]] for cell in cells], np.float32)
   if not np.isfinite(values).any():
     return NO_MEASURES
   return Measures(('pixel_um',), tuple(cell.id for cell in cells), values)
@@ -202,16 +246,16 @@ def _measures(cells: list[Cell]) -> Measures:
 
 def _item(cell: Cell) -> Object:
   """Describes a cell: its bin is the sample, whose name tells the time."""
-  date, time = _moment(cell.bin)
+  date, time = _moment(cell.bin.name)
   return Object(
     cell.id, f'{cell.id}.png', sample=cell.bin.name, date=date, time=time
   )
 
 
-def _moment(bin: Path) -> tuple[str, str]:
+def _moment(bin: str) -> tuple[str, str]:
   """Reads date and time (UTC) from a bin's name; '' if it has no such day."""
   form = _format(bin)
-  found = form.name.fullmatch(bin.name)
+  found = form.name.fullmatch(bin)
   assert found
   try:
     moment = datetime.datetime.strptime(found[1], form.moment)
@@ -227,14 +271,14 @@ def _read(cells: list[Cell], row: int) -> bytes:
     raise ValueError(f'.roi: {describe(error)}') from error
 
 
-def _regions(bin: Path, skipped: list[tuple[str, str]]) -> Iterator[Region]:
+def _regions(bin: Bin, skipped: list[tuple[str, str]]) -> Iterator[Region]:
   """Yields the regions of an .adc, with and without pixels.
 
   A line of fewer columns than the first region's was cut off.
   """
-  first, columns = _format(bin).x, 0
-  text = _file(bin, '.adc').read_text(encoding='latin-1')
-  for number, line in enumerate(text.splitlines(), start=1):
+  first, columns = _format(bin.name).x, 0
+  lines = _text(bin, '.adc').splitlines()
+  for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
     values = line.split(',')
@@ -282,12 +326,65 @@ def _beside(mask: np.ndarray) -> np.ndarray:
   return wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
 
-def _format(bin: Path) -> _Format:
-  return next(form for form in _FORMATS if form.name.fullmatch(bin.name))
+def _format(bin: str) -> _Format:
+  return next(form for form in _FORMATS if form.name.fullmatch(bin))
 
 
-def _file(bin: Path, ending: str) -> Path:
-  """Finds a bin's file, whose extension may be in capitals."""
-  path = bin.with_name(bin.name + ending)
-  capital = bin.with_name(bin.name + ending.upper())
-  return capital if capital.exists() and not path.exists() else path
+def _text(bin: Bin, ending: str) -> str:
+  with bin.open(ending) as file:
+    return file.read().decode('latin-1')
+
+
+def _files(place: Path) -> Iterator[tuple[str, Open]]:
+  """Yields (name below the place, function that opens it) of every file.
+
+  Those of zip archives follow, as of folders of the archives' names; beside a
+  file of a bin, its others.
+  """
+  if is_archive(place):
+    yield from _archived(place)
+    return
+  every: Iterable[Path] = files.walk(place)
+  root = place
+  if not place.is_dir():
+    root = place.parent
+    every = sorted(root.glob(f'{glob.escape(place.stem)}.*'))
+  for file in every:
+    name = file.relative_to(root).as_posix()
+    yield name, _opener(file)
+    if file.suffix.lower() == '.zip' and is_archive(file):
+      for inner, opened in _archived(file):
+        yield f'{name}/{inner}', opened
+
+
+def _opener(file: Path) -> Open:
+  return lambda: file.open('rb')
+
+
+def _archived(path: Path) -> Iterator[tuple[str, Open]]:
+  """Yields the files of a zip archive as `_files` does.
+
+  The last two files read are kept, so that a .roi is unpacked once for all of
+  its cells.
+  """
+  archive = archives.open_zip(path)
+  inside = {
+    archives.tidy(info.filename): info
+    for info in archive.infolist()
+    if not info.filename.endswith('/')
+  }
+  lock = threading.Lock()
+
+  @functools.lru_cache(maxsize=2)
+  def unpack(name: str) -> bytes:
+    if reason := archives.zip_refusal(inside[name]):
+      raise ValueError(reason)
+    return archives.read_zipped(archive, inside[name])
+
+  def opened(name: str) -> BinaryIO:
+    with lock:
+      return io.BytesIO(unpack(name))
+
+  for name in inside:
+    if not files.is_clutter(name.split('/')):
+      yield name, functools.partial(opened, name)

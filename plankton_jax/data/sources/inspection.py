@@ -1,7 +1,7 @@
 """Lists the contents and the faults of a folder of labelled images."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -48,68 +48,39 @@ def inspect(path: str) -> Inspection:
   except (OSError, RuntimeError, ValueError) as error:
     # The last two: a `~name` without a home, and an impossible path.
     return Inspection([], [], [f'{path}: {describe(error)}'])
-  read = workers.in_order(
-    lambda name: _read(listing, name), listing.ids, desc='inspect'
-  )
-  found, broken = {}, list(listing.skipped)
-  for name, result in zip(listing.ids, read, strict=True):
-    if isinstance(result, str):
-      broken.append((name, result))
-    else:
-      found[name] = result
+  found, broken = _read_all(listing)
   labels = dict(zip(listing.ids, listing.labels.tolist(), strict=True))
-  loose = [name for name in listing.ids if labels[name] < 0]
   copies = _copies(found)
   within = [c for c in copies if len({labels[name] for name in c}) == 1]
   across = [c for c in copies if len({labels[name] for name in c}) > 1]
-  counts = collections.Counter(labels[name] for name in found)
   distinct = collections.defaultdict(set)
   for name, image in found.items():
     distinct[labels[name]].add(image.digest)
   independent = {
     name: len(distinct[i]) for i, name in enumerate(listing.class_names)
   }
-  problems = [
-    *_listed('files cannot be read', [f'{n}: {why}' for n, why in broken]),
-    *_listed('images lie in no class folder', loose),
-    *_listed('folders hold no image', list(listing.empty)),
-    *_listed(
-      'images stand in several classes', [' = '.join(c) for c in across]
-    ),
-  ]
-  if sum(count >= _FEWEST for count in independent.values()) < 2:
-    problems.append(
-      f'at least two classes of {_FEWEST} different images are needed, one'
-      ' folder each'
-    )
-  notes = [
-    *listing.doubts,
-    *classes.doubts(listing.class_names),
-    *_listed(
-      f'classes have fewer than {_FEWEST} different images, too few to train'
-      ' on (data.rare)',
-      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
-    ),
-    *_listed(
-      'images have copies in their class', [' = '.join(c) for c in within]
-    ),
-    *_listed(
-      f'classes have fewer than {_FEW} different images',
-      [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
-    ),
-  ]
-  contents = _contents(listing.class_names, counts, list(found.values()))
-  if listing.understood:
-    contents.insert(1, listing.understood)
-  contents += [
-    f'{count:,} files of {ending} were left aside'
-    for ending, count in listing.others.items()
-  ]
+  counts = collections.Counter(labels[name] for name in found)
   return Inspection(
-    contents,
-    notes,
-    problems,
+    _contents(listing, counts, list(found.values())),
+    _notes(listing, within, independent),
+    _problems(listing, broken, across, independent),
   )
+
+
+def _read_all(
+  listing: folder.Listing,
+) -> tuple[dict[str, _Image], list[tuple[str, str]]]:
+  """Reads every image; lists names and reasons of those that cannot be."""
+  found, broken = {}, list(listing.skipped)
+  read = workers.in_order(
+    lambda name: _read(listing, name), listing.ids, desc='inspect'
+  )
+  for name, result in zip(listing.ids, read, strict=True):
+    if isinstance(result, str):
+      broken.append((name, result))
+    else:
+      found[name] = result
+  return found, broken
 
 
 def _read(listing: folder.Listing, name: str) -> _Image | str:
@@ -130,12 +101,13 @@ def _copies(found: dict[str, _Image]) -> list[list[str]]:
 
 
 def _contents(
-  class_names: Sequence[str],
-  counts: Mapping[int, int],
-  found: list[_Image],
+  listing: folder.Listing, counts: Mapping[int, int], found: list[_Image]
 ) -> list[str]:
   """Counts the images of each class, and describes their sizes."""
+  class_names = listing.class_names
   lines = [f'{len(found):,} images in {len(class_names)} classes']
+  if listing.understood:
+    lines.append(listing.understood)
   if found:
     sides = np.array([max(image.height, image.width) for image in found])
     low, middle, high = np.percentile(sides, [0, 50, 100])
@@ -143,11 +115,67 @@ def _contents(
       f'longer side {low:.0f} to {high:.0f} px, median {middle:.0f} px'
     )
   by_size = sorted(enumerate(class_names), key=lambda c: (-counts[c[0]], c[1]))
-  return lines + [f'{counts[i]:>9,}  {name}' for i, name in by_size]
+  lines += [f'{counts[i]:>9,}  {name}' for i, name in by_size]
+  return lines + [
+    f'{count:,} files of {ending} were left aside'
+    for ending, count in listing.others.items()
+  ]
+
+
+def _problems(
+  listing: folder.Listing,
+  broken: list[tuple[str, str]],
+  across: list[list[str]],
+  independent: Mapping[str, int],
+) -> list[str]:
+  """Lists what would stop a run, lose images or contradict labels."""
+  loose = [
+    name
+    for name, label in zip(listing.ids, listing.labels, strict=True)
+    if label < 0
+  ]
+  problems = [
+    *_listed('files cannot be read', [f'{n}: {why}' for n, why in broken]),
+    *_listed('images lie in no class folder', loose),
+    *_listed('folders hold no image', list(listing.empty)),
+    *_listed(
+      'images stand in several classes', [' = '.join(c) for c in across]
+    ),
+  ]
+  if sum(count >= _FEWEST for count in independent.values()) < 2:
+    problems.append(
+      f'at least two classes of {_FEWEST} different images are needed, one'
+      ' folder each'
+    )
+  return problems
+
+
+def _notes(
+  listing: folder.Listing,
+  within: list[list[str]],
+  independent: Mapping[str, int],
+) -> list[str]:
+  """Lists what a run copes with, but its owner should know."""
+  return [
+    *listing.doubts,
+    *classes.doubts(listing.class_names),
+    *_listed(
+      f'classes have fewer than {_FEWEST} different images, too few to train'
+      ' on (data.rare)',
+      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
+    ),
+    *_listed(
+      'images have copies in their class', [' = '.join(c) for c in within]
+    ),
+    *_listed(
+      f'classes have fewer than {_FEW} different images',
+      [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
+    ),
+  ]
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
-  """Yields one line that counts the names and gives a few, if there are any."""
+  """Makes a line that counts the names and gives a few, if there are any."""
   if not names:
     return []
   more = ', ...' if len(names) > _SHOWN else ''
