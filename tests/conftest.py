@@ -6,6 +6,12 @@ from configs import smoke
 from plankton_jax.files import encoder_folder
 from tests import tiny_encoder
 
+# The files of tests that take longest, in that order.
+LONGEST = (
+  'commands', 'processes', 'end_to_end', 'sharding', 'accelerator', 'wheel',
+  'faults', 'export', 'pretrained',
+)  # fmt: skip
+
 
 @pytest.fixture(scope='session')
 def caches(tmp_path_factory):
@@ -43,6 +49,12 @@ def make_config(caches):
     return config.to_dict()
 
   return make
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first, so that no worker begins one at the end."""
+  order = {f'test_{name}': i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_addoption(parser):
