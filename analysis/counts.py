@@ -324,6 +324,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   fit_ = fit(source, asked.acceptance)
   assert fit_.val is not None
+  new_images.check_groups(asked.images, asked.export, asked.by)
   encoder = new_images.encoder_for(source, asked.images)
   new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   inputs.check_dimensions(fit_.labeller.gallery, new.rows)
