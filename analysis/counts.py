@@ -381,7 +381,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   of_sample: dict[str, Checks] | None = None
   best = method
   if given:
-    of_sample, more = checks.by_sample(given, groups, names)
+    of_sample, more = checked.by_sample(given, groups, names)
     best = checked.METHOD
     chance = np.pad(chance, [(0, 0), (0, len(more) - len(names))])
     shown = tallies.correct(shown, groups, chance, per_m3, of_sample)
