@@ -218,7 +218,7 @@ def test_evaluation_ignores_padding_and_changes_nothing():
 def test_evaluation_takes_a_loss_of_its_own_if_there_is_one():
   objective = objectives.Objective(
     init=lambda key: {},
-    loss=None,
+    loss=lambda *_, **__: (jnp.float32(5.0), {'count': 1}),
     validation_loss=lambda *_, **__: (jnp.float32(3.0), {'count': 1}),
   )
   eval_step = step.make_eval_step(
