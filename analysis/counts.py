@@ -283,6 +283,7 @@ def gather(source: Source, gallery: Embeddings, asked: Asked) -> Objects:
     InputError: nothing can be read, an image has no sample, or its embedding
       is not of the gallery's dimensions.
   """
+  new_images.check_groups(asked.images, asked.export, asked.by)
   encoder = new_images.encoder_for(source, asked.images)
   new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   inputs.check_dimensions(gallery, new.rows)
@@ -351,7 +352,7 @@ def correct(found: Counts, objects: Objects, chance: np.ndarray) -> Counts:
   `chance` [N, C] are the images' probabilities under the method's shares.
   """
   before = len(found.names)
-  of_sample, names = checks.by_sample(
+  of_sample, names = checked.by_sample(
     objects.given, objects.groups, found.names
   )
   chance = np.pad(chance, [(0, 0), (0, len(names) - before)])

@@ -6,6 +6,12 @@ from configs import smoke
 from plankton_jax.files import encoder_folder
 from tests import tiny_encoder
 
+# The files of tests that take longest, in that order.
+LONGEST = (
+  'commands', 'processes', 'end_to_end', 'sharding', 'accelerator', 'wheel',
+  'faults', 'export', 'pretrained',
+)  # fmt: skip
+
 
 @pytest.fixture(scope='session')
 def caches(tmp_path_factory):
@@ -43,6 +49,29 @@ def make_config(caches):
     return config.to_dict()
 
   return make
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+  """Lets all runs of a test's one config share the parts of the first run.
+
+  They trace and compile the same programs, which takes longer than their steps.
+  """
+  from plankton_jax.train import experiment, loop  # which take long to import
+
+  assembled = []
+
+  def assemble(config, data):
+    assembled[:] = assembled or [experiment.assemble(config, data)]
+    return assembled[0]
+
+  monkeypatch.setattr(loop, 'assemble', assemble)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first, so that no worker begins one at the end."""
+  order = {f'test_{name}': i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_addoption(parser):
