@@ -35,7 +35,7 @@ def matmul(*, side: int) -> Job:
   """Multiplies matrices: the best that float32 arithmetic reaches here."""
   x = jnp.asarray(inputs.square(side))
   product = jax.jit(functools.partial(jnp.dot, precision='highest'))
-  return _blocking(lambda: product(x, x)), {
+  return each(lambda: product(x, x), jax.block_until_ready), {
     'flops': 2 * side**3,
     'backend': jax.default_backend(),
   }
@@ -79,7 +79,7 @@ def mining(*, batch: int, positive: str, negative: str) -> Job:
   }
   if negative == 'hard':  # without a semi-hard one the peer drops the anchor
     facts['checks'] = {'loss': float(compiled(x, rows)[0][0])}
-  return _blocking(lambda: compiled(x, rows)), facts
+  return each(lambda: compiled(x, rows), jax.block_until_ready), facts
 
 
 def retrieve(*, rows: int, classes: int, tail: float = 0.0) -> Job:
@@ -274,15 +274,6 @@ def first_step(*, folder: str) -> Job:
       run.wait()
 
   return each(call), {}
-
-
-def _blocking(call):
-  def run(count):
-    for _ in range(count):
-      result = call()
-    jax.block_until_ready(result)
-
-  return run
 
 
 def _config(width, side):

@@ -46,12 +46,18 @@ def channel() -> Callable[[Any], None]:
   return lambda value: print(json.dumps(value), file=answers, flush=True)
 
 
-def each(call: Callable[[], Any]) -> Callable[[int], None]:
-  """Makes `run(n)` of work that is done when it returns."""
+def each(
+  call: Callable[[], Any], wait: Callable[[Any], Any] = lambda result: None
+) -> Callable[[int], None]:
+  """Makes `run(n)`, which calls `call` n times and waits for the last result.
+
+  `wait(result)` returns when it is done; by default it is already.
+  """
 
   def run(count):
     for _ in range(count):
-      call()
+      result = call()
+    wait(result)
 
   return run
 

@@ -60,6 +60,7 @@ class Worker:
       thread.start()
 
   def tell(self, message: dict[str, Any]) -> None:
+    """Writes a message to the process."""
     with contextlib.suppress(BrokenPipeError):  # `hear` reports that it ended
       self._process.stdin.write(json.dumps(message) + '\n')
       self._process.stdin.flush()
@@ -81,6 +82,7 @@ class Worker:
     return json.loads(line)
 
   def close(self) -> None:
+    """Kills the process."""
     self._process.kill()
     self._process.wait()
     for thread in self._threads:

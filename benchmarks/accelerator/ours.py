@@ -40,14 +40,15 @@ def matmul(*, side: int, kind: str) -> Job:
     x = x.astype(jnp.bfloat16)
   precision = 'highest' if kind == 'float32' else 'default'
   product = jax.jit(functools.partial(jnp.dot, precision=precision))
-  return blocking(lambda: product(x, x)), {'flops': 2 * side**3}
+  run = each(lambda: product(x, x), jax.block_until_ready)
+  return run, {'flops': 2 * side**3}
 
 
 def copy(*, mebibytes: int) -> Job:
   """Reads and writes a large array."""
   x = jnp.ones(mebibytes << 18, jnp.float32)
   call = jax.jit(lambda x: x + 1.0)
-  return blocking(lambda: call(x)), {'bytes': 2 * x.nbytes}
+  return each(lambda: call(x), jax.block_until_ready), {'bytes': 2 * x.nbytes}
 
 
 def mining(*, batch: int, dim: int, policy: str) -> Job:
@@ -62,7 +63,7 @@ def mining(*, batch: int, dim: int, policy: str) -> Job:
     lambda x, rows: objective.loss({}, x, rows, stage=0), has_aux=True
   )
   compiled = jax.jit(function).lower(x, rows).compile()
-  return blocking(lambda: compiled(x, rows)), {
+  return each(lambda: compiled(x, rows), jax.block_until_ready), {
     'flops': 2 * batch**2 * dim,
     'checks': {'loss': float(compiled(x, rows)[0][0])},
   } | training.peak(compiled)
@@ -96,17 +97,6 @@ def neighbours(*, rows: int, dim: int, count: int) -> Job:
     'flops': 2 * rows**2 * dim,
     'checks': {'mean_index': float(found.mean() / rows)},
   }
-
-
-def blocking(call):
-  """Makes `run(n)` of work that continues after it returns."""
-
-  def run(count):
-    for _ in range(count):
-      result = call()
-    jax.block_until_ready(result)
-
-  return run
 
 
 JOBS = {

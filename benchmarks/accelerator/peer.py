@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import inputs, torch_network
 from benchmarks.accelerator.worker import Job, serve
+from benchmarks.serve import each
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')
@@ -15,6 +16,7 @@ BLOCK = 2**28  # distances of a tile
 
 
 def describe() -> Job:
+  """Describes the device, and the software on it."""
   return None, {
     'versions': {
       'torch': torch.__version__,
@@ -167,14 +169,14 @@ def retrieve(*, rows: int, dim: int, classes: int) -> Job:
       hits = (of[columns] == of[block][:, None]) & (ranks <= own)
       precision = hits.cumsum(1) / ranks
       use = own[:, 0] > 0
-      each = torch.stack(
+      scores = torch.stack(
         [
           (of[columns[:, 0]] == of[block]).double(),
           hits.sum(1) / own[:, 0].double(),
           (precision * hits).sum(1) / own[:, 0].double(),
         ]
       )
-      sums += torch.where(use, each, 0.0).sum(1)
+      sums += torch.where(use, scores, 0.0).sum(1)
     means = (sums / (relevant > 0).sum()).tolist()
     names = ('recall_at_1', 'r_precision', 'map_at_r')
     found.update(zip(names, means, strict=True))
@@ -240,14 +242,7 @@ def _has_metric_learning():
 
 def blocking(call):
   """Makes `run(n)` of work that continues after it returns."""
-
-  def run(count):
-    for _ in range(count):
-      call()
-    if CUDA:
-      torch.cuda.synchronize()
-
-  return run
+  return each(call, lambda result: torch.cuda.synchronize() if CUDA else None)
 
 
 def measured(call) -> Job:
@@ -261,6 +256,7 @@ def measured(call) -> Job:
 
 
 def release() -> None:
+  """Forgets compiled programs, and gives the device its memory back."""
   torch._dynamo.reset()
   if CUDA:
     torch.cuda.empty_cache()

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks import inputs, operations
 from benchmarks.accelerator import published
 from benchmarks.accelerator.worker import Job
+from benchmarks.serve import each
 from plankton_jax import augment
 from plankton_jax.nn import encoders
 from plankton_jax.train import batches, experiment
@@ -105,13 +106,10 @@ def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
     .compile()
   )
 
-  def run(count):
-    for _ in range(count):
-      found = compiled(params, variables['batch_stats'], images)
-    found.block_until_ready()
-
+  call = lambda: compiled(params, variables['batch_stats'], images)
   # Of all poses: the encoder is counted as it is.
-  return run, operations.count(config['encoder'], side, batch) | peak(compiled)
+  facts = operations.count(config['encoder'], side, batch) | peak(compiled)
+  return each(call, jax.block_until_ready), facts
 
 
 def augmentation(*, side: int, batch: int) -> Job:
@@ -123,11 +121,7 @@ def augmentation(*, side: int, batch: int) -> Job:
     .compile()
   )
 
-  def run(count):
-    for _ in range(count):
-      found = compiled(key(), images)
-    found.block_until_ready()
-
+  run = each(lambda: compiled(key(), images), jax.block_until_ready)
   # Bytes are read once and floats written once.
   return run, {'bytes': 5 * images.size} | peak(compiled)
 
