@@ -14,7 +14,7 @@ Curricula are for runs of 35 epochs; shorter runs shrink them.
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ class Table(NamedTuple):
   shared: Mapping[str, Any] = MappingProxyType({})
 
   def recipes(self) -> dict[str, Recipe]:
+    """Makes the recipe of each variant."""
     return {
       name: Recipe(self.file, {**self.shared, **overrides})
       for name, overrides in self.variants.items()
@@ -57,6 +58,7 @@ class Configs(NamedTuple):
   files: tuple[str, ...]
 
   def recipes(self) -> dict[str, Recipe]:
+    """Makes a recipe of each file."""
     return {file: Recipe(file, {}) for file in self.files}
 
 
@@ -316,9 +318,8 @@ def _row(fields) -> str:
   return '| ' + ' | '.join(str(field) for field in fields) + ' |'
 
 
-def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
+def main(values: flags.FlagValues) -> int:
   """Trains what is not finished, prints the tables; 1 if a run failed."""
-  del argv  # flags only
   options = parse(values)
   path = options.out / 'ablation.md'
   ground = recipes.ground(options, values.encoder)
@@ -375,7 +376,7 @@ if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
   command.run(
-    main,
+    lambda argv: main(flags.FLAGS),
     fast=True,
     interrupted='interrupted; the same command goes on where it was',
   )

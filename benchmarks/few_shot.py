@@ -191,11 +191,8 @@ def shown(found: Mapping[str, Measured]) -> list[dict[str, str]]:
   ]
 
 
-def main(
-  argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS
-) -> None:
+def main(values: flags.FlagValues) -> None:
   """Measures each encoder; prints and writes the table."""
-  del argv  # flags only
   if not values.path or not values.encoders:
     raise InputError('--path=FOLDER and --encoders=NAME,... are needed')
   if not all(k.isdigit() and int(k) for k in values.shots) or values.draws < 1:
@@ -226,4 +223,4 @@ def main(
 
 if __name__ == '__main__':
   define(flags.FLAGS)
-  command.run(main, fast=True)
+  command.run(lambda argv: main(flags.FLAGS), fast=True)

@@ -221,9 +221,8 @@ def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
   ]
 
 
-def main(argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS) -> int:
+def main(values: flags.FlagValues) -> int:
   """Trains what is not finished, prints the table; 1 if a run failed."""
-  del argv  # flags only
   options, chosen = parse(values)
   if any(who.peer for who in chosen.values()):
     contest.need(values.peer_python, 'torch, pytorch_metric_learning')
@@ -259,7 +258,7 @@ if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
   command.run(
-    main,
+    lambda argv: main(flags.FLAGS),
     fast=True,
     interrupted='interrupted; the same command goes on where it was',
   )

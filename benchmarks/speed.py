@@ -59,7 +59,7 @@ def groups(
     large: 100,000 rows instead of 20,000 in retrieval and distances.
   """
   if backend != 'cpu':
-    return {}  # rows for accelerators go here; the host's say nothing there
+    return {}  # of an accelerator benchmarks.accelerator has its own rows
   rows = 100_000 if large else 20_000
   return {
     'step': [
@@ -338,11 +338,8 @@ def measure(options: Options, folder: pathlib.Path) -> list[dict[str, Any]]:
   return table
 
 
-def main(
-  argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS
-) -> None:
+def main(values: flags.FlagValues) -> None:
   """Measures, prints the table and warns if others ran meanwhile."""
-  del argv  # flags only
   options = parse(values)
   contest.need(options.peer_python, PEERS)
   options.out.mkdir(parents=True, exist_ok=True)
@@ -364,4 +361,4 @@ def main(
 
 if __name__ == '__main__':
   define(flags.FLAGS)
-  command.run(main)
+  command.run(lambda argv: main(flags.FLAGS))

@@ -201,11 +201,8 @@ Kernels are kept as float16 and computed with as float32.
 """
 
 
-def main(
-  argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS
-) -> None:
+def main(values: flags.FlagValues) -> None:
   """Trains, exports and writes the card."""
-  del argv  # flags only
   options = parse(values)
   host.show_log(0)
   images = options.workdir / 'images'
@@ -218,7 +215,7 @@ def main(
 if __name__ == '__main__':
   define(flags.FLAGS)
   command.run(
-    main,
+    lambda argv: main(flags.FLAGS),
     fast=True,
     interrupted='interrupted; the same command goes on where it was',
   )

@@ -187,11 +187,8 @@ def define(values: flags.FlagValues) -> None:
   )
 
 
-def main(
-  argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS
-) -> None:
+def main(values: flags.FlagValues) -> None:
   """Scores every draw; prints and writes the table."""
-  del argv  # flags only
   if not values.embeddings:
     raise InputError('--embeddings=FILE.npz is missing')
   source = inputs.from_files([pathlib.Path(p) for p in values.embeddings])
@@ -221,4 +218,4 @@ def main(
 
 if __name__ == '__main__':
   define(flags.FLAGS)
-  command.run(main, fast=True)
+  command.run(lambda argv: main(flags.FLAGS), fast=True)

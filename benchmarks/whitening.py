@@ -103,11 +103,8 @@ def define(values: flags.FlagValues) -> None:
   )
 
 
-def main(
-  argv: Sequence[str], *, values: flags.FlagValues = flags.FLAGS
-) -> None:
+def main(values: flags.FlagValues) -> None:
   """Measures every run and writes the table."""
-  del argv  # flags only
   host.show_log(0)
   if not values.workdirs:
     raise InputError('--workdirs is missing; see --help')
@@ -127,4 +124,4 @@ def main(
 
 if __name__ == '__main__':
   define(flags.FLAGS)
-  command.run(main, fast=True)
+  command.run(lambda argv: main(flags.FLAGS), fast=True)

@@ -187,7 +187,7 @@ def test_missing_peers_end_in_a_line(tmp_path, capsys):
   peer = f'--peer_python={tmp_path / "none"}'
   values = flagged.parse(speed, peer, f'--out={tmp_path}')
   with pytest.raises(SystemExit) as end, command.errors_as_lines():
-    speed.main([], values=values)
+    speed.main(values)
   assert end.value.code == 2
   assert 'requirements-bench.txt' in capsys.readouterr().err
 

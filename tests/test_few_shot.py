@@ -95,7 +95,7 @@ def test_the_command_prints_and_writes_a_line_an_encoder(
   out = tmp_path / 'out'
   asked = [f'--path={images}', '--encoders=a,b', '--shots=1,2', '--draws=2']
   values = flagged.parse(few_shot, *asked, f'--out={out}')
-  few_shot.main([], values=values)
+  few_shot.main(values)
   said = capsys.readouterr().out
   assert '6 images of 2 unseen classes' in said
   with (out / 'few_shot.csv').open() as file:
@@ -105,4 +105,4 @@ def test_the_command_prints_and_writes_a_line_an_encoder(
   for wrong in (['--shots=0'], ['--encoders='], ['--draws=0']):
     bad = flagged.parse(few_shot, *asked, *wrong)
     with pytest.raises(InputError):
-      few_shot.main([], values=bad)
+      few_shot.main(bad)

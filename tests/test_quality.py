@@ -167,7 +167,7 @@ def test_the_whole_table(tmp_path, monkeypatch, capsys):
   given = ['--contestants=peer.softmax,softmax', '--unseen=1', '--citation=Me']
   places = [f'--path={tmp_path}', f'--out={tmp_path / "out"}']
   values = flagged.parse(quality, *places, *given)
-  assert quality.main([], values=values) == 1
+  assert quality.main(values) == 1
   said = capsys.readouterr()
   assert 'failed: softmax, seed 2: no paper' in said.err
   assert said.out.rstrip().endswith('Me')

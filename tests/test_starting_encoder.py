@@ -45,7 +45,7 @@ def test_it_trains_exports_and_writes_the_card(tmp_path, caches):
     '--leave_out=copepod', f'--workdir={tmp_path / "run"}',
     f'--fields={fields}', f'--notes={tmp_path / "notes.md"}',
   ]  # fmt: skip
-  starting_encoder.main([], values=_options(*argv))
+  starting_encoder.main(_options(*argv))
   encoder = checkpoints.load_encoder(out)
   assert encoder.class_names == ('chain', 'pluteus', 'vase')
   assert encoder.config['citation'] == base.PLANKTONSET
@@ -61,7 +61,7 @@ def test_it_trains_exports_and_writes_the_card(tmp_path, caches):
     assert said in text, said
   assert str(tmp_path) not in text.replace(str(caches), '')
   with pytest.raises(InputError, match='exists; choose a new --out'):
-    starting_encoder.main([], values=_options(*argv))
+    starting_encoder.main(_options(*argv))
 
 
 def test_folders_are_gathered_once_and_no_class_twice(tmp_path):

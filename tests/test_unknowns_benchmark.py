@@ -14,7 +14,7 @@ from tests.analysis_runs import blobs, save
 
 
 def run(*arguments):
-  unknowns.main([], values=flagged.parse(unknowns, *arguments))
+  unknowns.main(flagged.parse(unknowns, *arguments))
 
 
 def gathered(counts=(60, 50, 40, 30, 30)):

@@ -14,7 +14,7 @@ from tests import flagged
 
 
 def _main(*argv):
-  benchmark.main([], values=flagged.parse(benchmark, *argv))
+  benchmark.main(flagged.parse(benchmark, *argv))
 
 
 def test_the_run_s_own_power_has_its_row(make_config, tmp_path, capsys):
