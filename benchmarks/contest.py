@@ -143,14 +143,21 @@ class Worker:
   errors: IO[str]
 
   def measure(self) -> float:
+    """Has the job timed; returns the seconds of a call."""
     self.tell('again')
     return self.hear()['seconds']
 
   def tell(self, line: str) -> None:
+    """Writes a line to the process."""
     self.process.stdin.write(line + '\n')
     self.process.stdin.flush()
 
   def hear(self) -> dict[str, Any]:
+    """Reads the next answer.
+
+    Raises:
+      InputError: the process ended instead.
+    """
     line = self.process.stdout.readline()
     if line:
       return json.loads(line)

@@ -156,6 +156,7 @@ def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
 
 
 def main(work: pathlib.Path, final: pathlib.Path, python: str) -> None:
+  """Trains the cell of a folder, and writes its result."""
   spec = json.loads((work / 'spec.json').read_text())
   try:
     if spec['peer']:

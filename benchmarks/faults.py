@@ -322,7 +322,8 @@ def chain(
 
 
 def main(argv: Sequence[str]) -> int:
-  del argv
+  """Kills chains and compares their ends; returns 1 after any fault."""
+  del argv  # flags only
   host.show_log(logging.WARNING)
   out, rng = pathlib.Path(RUNS.value), np.random.default_rng(MOMENTS.value)
   whole = out / 'whole'

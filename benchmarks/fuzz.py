@@ -65,7 +65,7 @@ def run(reader: Reader, cases: Iterator[bytes]) -> Result:
 
 
 def refusal(reader: Reader, data: bytes) -> str:
-  """The one line that a case is refused with; '' if it is read.
+  """Reads a case; returns the line it is refused with, '' if it is read.
 
   Raises:
     Exception: whatever the reader raised but an InputError of one line.
@@ -84,7 +84,7 @@ def refusal(reader: Reader, data: bytes) -> str:
 
 
 def cases(reader: Reader, seed: int) -> Iterator[bytes]:
-  """The seed, damaged seeds and hostile files in turn, without end."""
+  """Yields the seed, then damaged seeds and hostile files, without end."""
   rng = np.random.default_rng(seed)
   whole = reader.seed()
   yield from (whole, b'', b'\0', fuzz_values.nested_json())
@@ -94,9 +94,9 @@ def cases(reader: Reader, seed: int) -> Iterator[bytes]:
 
 
 def within(items: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-  """The items until the time is over, which the first of them begins.
+  """Yields items until the time is over, which begins after the first.
 
-  It may take long: some readers need a network for their first file.
+  The first may take long: some readers make an encoder as their seed.
   """
   first = next(items)
   end = time.monotonic() + seconds
@@ -105,7 +105,8 @@ def within(items: Iterator[bytes], seconds: float) -> Iterator[bytes]:
 
 
 def main(argv: Sequence[str]) -> int:
-  del argv
+  """Feeds a reader, keeps faulty inputs; returns 1 if there are any."""
+  del argv  # flags only
   if not READER.value:
     raise InputError(f'--reader is missing: one of {", ".join(READERS)}')
   logging.disable(logging.ERROR)
@@ -130,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _guided(reader: Reader, seconds: float) -> int:
-  """atheris, which ends the process at the first fault."""
+  """Lets atheris choose cases; it ends the process at the first fault."""
   try:
     import atheris
   except ImportError:
@@ -155,7 +156,7 @@ def _guided(reader: Reader, seconds: float) -> int:
 
 
 def _fault(error: Exception) -> str:
-  """The innermost line of ours, and the error."""
+  """Names the innermost line of ours, and the error."""
   root = os.fspath(pathlib.Path(__file__).parents[1])
   frames = [
     f'{os.path.relpath(frame.filename, root)}:{frame.lineno}'

@@ -159,7 +159,8 @@ def _config(steps: int, place: pathlib.Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-  del argv
+  """Trains and watches; returns 1 if anything grew or was compiled late."""
+  del argv  # flags only
   from plankton_jax.train import experiment, loop
 
   place = pathlib.Path(PLACE.value)

@@ -36,6 +36,7 @@ class Images:
     self._mean, self._std = train.mean(), train.std()
 
   def rows(self, split: str) -> np.ndarray:
+    """Reads which rows are in a split."""
     return np.load(self._work / f'{split}_rows.npy')
 
   def batch(self, rows: np.ndarray) -> torch.Tensor:
@@ -90,6 +91,7 @@ def objective(
 
 @torch.inference_mode()
 def embedded(model: ResNet18, images: Images, split: str) -> np.ndarray:
+  """Embeds the images of a split, float32 [N, D]."""
   model.eval()
   rows = images.rows(split)
   starts = range(0, len(rows), EMBED_BATCH)
@@ -134,6 +136,7 @@ def epochs(
 
 
 def main() -> None:
+  """Trains as the command line's JSON says, and answers what it is told."""
   spec = json.loads(sys.argv[1])
   answer = channel()
   config, work = spec['config'], pathlib.Path(spec['work'])

@@ -35,6 +35,7 @@ ROOMS = (
   'analysis.page',
   'analysis.review',
   'analysis',
+  'benchmarks',
 )
 
 
@@ -53,7 +54,7 @@ def imports():
   """Lists what each module imports of ours, at its top or in a function."""
   paths = {
     name_of(path): path
-    for folder in ('plankton_jax', 'analysis', 'configs')
+    for folder in ('plankton_jax', 'analysis', 'configs', 'benchmarks')
     for path in (ROOT / folder).rglob('*.py')
   }
   del paths['plankton_jax']  # its names are imported on demand
