@@ -63,3 +63,26 @@ def test_a_failure_in_the_thread_reaches_the_loop(mapped):
   stream = batches.training(*mapped, ROWS, broken, range(2), None)
   with pytest.raises(OSError, match='the disk is gone'):
     next(stream)
+
+
+@pytest.mark.parametrize(
+  ('processes', 'fits', 'chosen'),
+  [(1, True, 'resident'), (1, False, 'streamed'), (2, True, 'streamed')],
+)
+def test_images_stay_on_the_device_of_one_process_if_they_fit(
+  processes, fits, chosen, mapped, monkeypatch
+):
+  made = []
+  monkeypatch.setattr(batches.jax, 'process_count', lambda: processes)
+  monkeypatch.setattr(sharding, 'fits_on_device', lambda size: fits)
+  for name in ('resident', 'streamed'):
+
+    def make(*given, name=name):
+      made.append(name)
+      return lambda at: {}
+
+    monkeypatch.setattr(batches, name, make)
+  assert (
+    list(batches.training(*mapped, ROWS, _plan, range(2), None)) == [{}] * 2
+  )
+  assert made == [chosen]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from analysis import counts
-from analysis.files import checks, inputs, new_images, samples
+from analysis.files import checks, inputs, new_images, result, samples
 from analysis.measures import checked, counting, prevalence, tallies
 from analysis.measures.checked import Checks
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
-from tests.analysis_runs import NAMES, blobs, run, save, source
+from tests.analysis_runs import NAMES, blobs, save, source
 
 SIZE = 300
 
@@ -227,7 +227,7 @@ def test_checked_images_are_read_from_a_list_or_an_export(tmp_path, text):
   assert len(notes) == 2 and 'have no class' in notes[0]
   assert '1 rows are of other images' in notes[1]
   groups = samples.name_groups(items().rows.id, 'sample', items().items)
-  by, names = checks.by_sample(found, groups, ('ant', 'bee', 'unknown'))
+  by, names = checked.by_sample(found, groups, ('ant', 'bee', 'unknown'))
   assert names == ('ant', 'bee', 'unknown', 'sponge')
   assert {k: [part.tolist() for part in v] for k, v in by.items()} == {
     't1': [[0], [0]],
@@ -260,7 +260,7 @@ def read(path):
 
 @pytest.fixture(scope='module')
 def corrected(tmp_path_factory):
-  """One run that draws a list, and one that takes it filled in."""
+  """A run that draws a list, and takes 15 images of each sample as checked."""
   folder = tmp_path_factory.mktemp('checked')
   one = source(
     train=blobs([30, 30, 30], noise=0.5, seed=1),
@@ -277,42 +277,47 @@ def corrected(tmp_path_factory):
     np.concatenate([r.embedding for r in rows]),
     np.full(80, -1), np.array(ids), NAMES,
   )  # fmt: skip
-  truth = dict(zip(ids, np.concatenate([r.label for r in rows]), strict=True))
+  names = [NAMES[label] for r in rows for label in r.label]
+  lines = [f'{ids[i]},{names[i]}' for i in [*range(15), *range(30, 45)]]
+  filled = folder / 'filled.csv'
+  filled.write_text('\n'.join(['id,class', *lines]))
   path = str(save(folder / 'new.npz', new))
-  asked = counts.Asked(path, by='^(s.)', draws=2, check=15)
-  out = folder / 'out'
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(counts, 'SIMULATED', 6)
     patch.setattr(counting, 'HALVES', 1)
-    run(counts, [one], out, asked=asked)
-    lines = read(out / 'check.csv')
-    filled = folder / 'filled.csv'
-    with filled.open('w', newline='') as file:
-      writer = csv.DictWriter(file, fieldnames=list(lines[0]))
-      writer.writeheader()
-      writer.writerows(
-        line | {'class': NAMES[truth[line['id']]]} for line in lines
-      )
-    (out / 'check.csv').write_text('mine')  # as if it had been filled in
-    asked = asked._replace(checked=str(filled))
-    found = run(counts, [one], out, asked=asked)
-  return found, lines, out, truth
+    found = counts.analyse(
+      [one],
+      counts.Asked(path, by='^(s.)', draws=2, check=15, checked=str(filled)),
+    )
+  figures = {'counts': found.figures['counts']}
+  result.write(found._replace(figures=figures), folder)
+  return found, folder, ids
 
 
-def test_the_list_to_check_is_drawn_by_sample_and_never_overwritten(corrected):
-  _, lines, out, truth = corrected
+def test_the_list_to_check_is_drawn_by_sample(corrected):
+  _, folder, every = corrected
+  lines = read(folder / 'check.csv')
   assert [line['sample'] for line in lines] == ['s1'] * 15 + ['s2'] * 15
   ids = [line['id'] for line in lines]
-  assert len(set(ids)) == 30 and set(ids) <= set(truth)
+  assert len(set(ids)) == 30 and set(ids) <= set(every)
   own = [int(id.partition('/')[2]) for id in ids[:15]]
   assert max(own) > 15  # not the first of a sample
   assert {line['class'] for line in lines} == {''}
   assert {line['predicted'] for line in lines} <= {*NAMES[:3], 'unknown'}
-  assert (out / 'check.csv').read_text() == 'mine'
+
+
+def test_a_list_that_is_there_is_never_overwritten(tmp_path, capsys):
+  made = result.Result(forms={'check.csv': [{'id': 'a', 'class': ''}]})
+  result.write(made, tmp_path)
+  assert read(tmp_path / 'check.csv') == [{'id': 'a', 'class': ''}]
+  (tmp_path / 'check.csv').write_text('mine')
+  result.write(made, tmp_path)
+  assert (tmp_path / 'check.csv').read_text() == 'mine'
+  assert 'is there already and stays' in capsys.readouterr().out
 
 
 def test_counts_follow_what_was_checked(corrected):
-  found, _, out, _ = corrected
+  found, out, _ = corrected
   lines = read(out / 'counts.csv')
   by = {(line['sample'], line['class']): line for line in lines}
   assert {line['checked'] for line in lines} == {'15'}

@@ -19,6 +19,7 @@ from configs import smoke
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders, resnet
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, optimizer, store
 from plankton_jax.train.frozen import split
@@ -148,6 +149,21 @@ def test_what_is_not_there_is_named(tmp_path):
     checkpoints.load_encoder(tmp_path, step=1)
 
 
+def test_a_run_keeps_its_name_and_an_encoder_its_step(
+  bundled, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  at = lambda step=None: checkpoints._read(pathlib.Path('tiny'), step)['step']
+  assert at() == at(7) == 7
+  with pytest.raises(InputError, match=r'^tiny: no checkpoint of step 3; it h'):
+    at(3)
+  _save(tmp_path / 'tiny', [])  # a folder without a checkpoint is a run, too
+  with pytest.raises(InputError, match=r'of step None; kept are \[\]'):
+    at()
+  shutil.copytree(tmp_path / 'bundled' / 'tiny', 'tiny', dirs_exist_ok=True)
+  assert at() == 7  # exported into the folder itself
+
+
 @pytest.mark.parametrize(
   ('change', 'named'),
   [
@@ -269,15 +285,26 @@ def test_untrained_is_what_the_run_began_from(
       'encoder__stem': 'imagenet',
       'encoder__pretrained': str(weights),
     }
+  else:
+    fields |= {'data__channels': 3, 'encoder__size': True}
   config = make_config(**fields)
   want = _first_state(config, tmp_path / 'stopped', monkeypatch)
-  # A checkpoint of anything else: only the config counts.
-  workdir = tmp_path / 'run'
-  _save_run(workdir, config, _state(1))
-  found = checkpoints.untrained_encoder(workdir).variables
+  # A checkpoint of anything else: only the config, which may be of an older
+  # version, and the images' own statistics count.
+  workdir, saved = tmp_path / 'run', _state(1)
+  sizes = {name: want[1][name] for name in want[1].keys() & {MEASURES}}
+  assert len(sizes) == (begun == 'random')
+  saved = saved.replace(batch_stats=saved.batch_stats | sizes)
+  saved.params['objective'] = {'prototypes': jnp.ones((2, 8))}
+  del config['encoder']['lora_alpha']
+  _save_run(workdir, config, saved)
+  untrained = checkpoints.untrained_encoder(workdir)
+  found = untrained.variables
   chex.assert_trees_all_equal(
     (found['params']['encoder'], found['batch_stats']), want
   )
+  assert not found['params']['objective']
+  assert (untrained.step, untrained.class_names) == (0, ('a', 'b'))
   if begun == 'pretrained':
     weights.unlink()
     with pytest.raises(InputError, match='no such file'):

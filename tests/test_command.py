@@ -41,8 +41,20 @@ def test_a_refused_write_is_a_line(capsys, tmp_path):
   assert said.startswith(f'error: {tmp_path}: permission denied; choose')
 
 
+def test_the_home_of_nobody_is_a_line(capsys):
+  with pytest.raises(SystemExit) as ended, command.errors_as_lines():
+    pathlib.Path('~no_such_user/x').expanduser()
+  assert ended.value.code == 2
+  assert capsys.readouterr().err.startswith('error: a path begins with ~ and')
+
+
 @pytest.mark.parametrize(
-  'fault', [ValueError('x'), OSError(errno.EIO, 'Input/output error')]
+  'fault',
+  [
+    ValueError('x'),
+    OSError(errno.EIO, 'Input/output error'),
+    RuntimeError('x'),
+  ],
 )
 def test_our_own_faults_keep_their_traceback(fault):
   with pytest.raises(type(fault)), command.errors_as_lines():

@@ -148,18 +148,46 @@ def test_the_last_batch_is_padded_and_masked():
 
 
 def test_each_metric_weighs_the_rows_that_it_is_a_mean_of():
+  rows = [(1.0, 2, 1), (3.0, 6, 1), (9.0, 0, 0)]
+  names = ('loss', 'd_ap', 'spread', 'effective_rank')
   metrics = [
-    {'loss': 1.0, 'd_ap': 1.0, 'spread': 1.0, 'count': 2, 'loss_count': 1},
-    {'loss': 3.0, 'd_ap': 3.0, 'spread': 3.0, 'count': 6, 'loss_count': 1},
-    {'loss': 9.0, 'd_ap': 9.0, 'spread': 9.0, 'count': 0, 'loss_count': 0},
+    {**dict.fromkeys(names, x), 'count': count, 'loss_count': kept}
+    for x, count, kept in rows
   ]
   found = evaluation.average(metrics, np.array([8, 8, 4]))
   assert found == {
     'loss': 2.0,
     'd_ap': 2.5,
     'spread': pytest.approx(3.4),
+    'effective_rank': pytest.approx(3.4),
     'count': 8.0,
   }
+
+
+def test_counts_are_logged_as_anchors_of_triplets_alone():
+  values = {'loss': 1.0, 'count': 5.0, 'loss_count': 3.0}
+  assert evaluation.as_logged(values) == {'loss': 1.0}
+  mined = values | {'d_ap': 0.5}
+  want = {'loss': 1.0, 'd_ap': 0.5, 'anchors': 5.0}
+  assert evaluation.as_logged(mined) == want
+
+
+def test_processes_go_on_with_the_first_one_s_measures(
+  make_config, monkeypatch
+):
+  data = _data(LABELS)
+  made, state, _, _ = _run(make_config(batch__size=SIZE), data)
+  asked = []
+
+  def from_first(what, value):
+    asked.append((what, value.keys()))
+    return 'of the first'
+
+  monkeypatch.setattr(evaluation.job, 'from_first', from_first)
+  state = state.replace(step=7)
+  assert evaluation.evaluate(made, data, 'val', state) == 'of the first'
+  ((what, names),) = asked
+  assert what == 'val at step 7' and 'map_at_r' in names
 
 
 def test_without_pairs_what_needs_them_is_undefined(make_config):

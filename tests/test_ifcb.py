@@ -11,7 +11,7 @@ from test_ecotaxa import tsv
 from test_pipeline import loader
 
 from plankton_jax.data import select
-from plankton_jax.data.sources import ifcb, objects
+from plankton_jax.data.sources import flowcam, ifcb, objects
 from plankton_jax.errors import InputError
 
 OLD, NEW = 'IFCB5_2012_028_081515', 'D20130526T095207_IFCB013'
@@ -299,7 +299,7 @@ def test_bins_in_archives_are_read_there(tmp_path):
   files = {f.name: f.read_bytes() for f in (tmp_path / 'a').iterdir()}
   (tmp_path / 'b').mkdir()
   packed = packing.pack_zip(
-    tmp_path / 'b/2012.zip', files | {'__MACOSX/x.png': b'', 'y.png': b''}
+    tmp_path / 'b/2012.zip', files | {f'.old/{OLD}.adc': b'', 'y.png': b''}
   )
   for place in (packed, packed.parent):
     found = select.objects(str(place))
@@ -307,6 +307,14 @@ def test_bins_in_archives_are_read_there(tmp_path):
     assert found.left_aside == plain.left_aside | {ifcb.BESIDE: 1}
     for id, image in images(plain).items():
       np.testing.assert_array_equal(images(found)[id], image)
+
+
+def test_an_empty_path_is_not_the_folder_at_hand():
+  for read in (ifcb.objects, flowcam.objects):
+    with pytest.raises(
+      InputError, match=r'^data.path is empty: name the place'
+    ):
+      read('')
 
 
 def test_damage_in_an_archive_of_bins_is_named(tmp_path):

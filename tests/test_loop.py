@@ -117,8 +117,15 @@ def _run(heard, config=CONFIG, data=None, **parts):
 
 
 def _state(step=0):
-  params = {'encoder': {'kernel': jnp.ones((3, 4))}, 'objective': {}}
+  params = {'encoder': {'a': jnp.ones((3, 4))}, 'objective': {'b': jnp.ones(5)}}
   return TrainState(jnp.int32(step), params, {'n': jnp.int8(1)}, ())
+
+
+class _Late(float):
+  """A loss that the device is still computing."""
+
+  def is_ready(self):
+    return False
 
 
 def _train(heard, monkeypatch, *, start=0, losses=(4, 3, 2, 1), **config):
@@ -129,7 +136,7 @@ def _train(heard, monkeypatch, *, start=0, losses=(4, 3, 2, 1), **config):
 
   def train_step(state, batch, key, *, stage):
     seen.append((batch, stage, jax.random.key_data(key).tolist()))
-    metrics = {'loss': jnp.float32(10 + batch), **VALUES}
+    metrics = {'loss': _Late(10 + batch), **VALUES}
     return state.replace(step=state.step + 1), metrics
 
   def evaluate(experiment, data, split, state):
@@ -351,7 +358,7 @@ def test_the_test_is_of_the_best_checkpoint(best, heard, monkeypatch):
 
 def test_a_checkpoint_s_bytes_are_those_of_its_arrays():
   made = SimpleNamespace(create=lambda key: _state())
-  assert loop._checkpoint_bytes(CONFIG, made) == 4 + 3 * 4 * 4 + 1
+  assert loop._checkpoint_bytes(CONFIG, made) == 4 + (12 + 5) * 4 + 1
 
 
 def test_the_log_knows_the_run_and_other_processes_write_none(

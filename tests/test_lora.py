@@ -89,6 +89,9 @@ def test_a_layer_and_its_merged_kernel_are_pefts():
   assert found['fc'].keys() == {'kernel', 'bias'}
   np.testing.assert_allclose(found['fc']['kernel'], merged.T, rtol=1e-6)
   np.testing.assert_array_equal(found['fc']['bias'], params['bias'])
+  assert found['fc']['kernel'].dtype == np.float32
+  half = lora.Dense(4, adapter=ADAPTER, dtype=jnp.bfloat16)
+  assert half.apply({'params': params}, x).dtype == jnp.bfloat16
 
 
 def test_a_fresh_adapter_is_drawn_and_adds_nothing():

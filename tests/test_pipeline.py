@@ -212,6 +212,12 @@ def test_the_seed_decides(root, load):
     InputError, match=r"unseen_classes = \['d'\], not \['a'\]"
   ):
     load('w1', seed=3, unseen_classes=('a',))
+  with pytest.raises(
+    InputError, match=r'data fractions = \[0.5, 0.25, 0.25\],'
+  ):
+    load('w1', seed=3, fractions=(0.5, 0.3, 0.2))
+  with pytest.raises(InputError, match='data rare = gallery, not drop'):
+    load('w1', seed=3, rare='drop')
 
 
 @pytest.mark.parametrize(
@@ -223,6 +229,9 @@ def test_the_seed_decides(root, load):
     ({'resize': 'crop'}, "data.resize='crop' must be 'pad' or 'stretch'"),
     ({'channels': 2}, 'data.channels=2 must be 1 or 3'),
     ({'size': 0}, 'data.size=0'),
+    ({'white': -1}, 'data.white=-1 must be 1 to 65535, or 0'),
+    ({'pixel_um': float('inf')}, 'data.pixel_um=inf must be positive, or 0'),
+    ({'source': 'tfds', 'own_split': True}, "own_split needs data.source='f"),
     ({'on_bad_image': 'ask'}, "data.on_bad_image='ask' must be"),
     ({'fractions': (0.5, 0.5)}, 'data.fractions'),
     ({'group_regex': '['}, 'data.group_regex'),
@@ -479,13 +488,18 @@ def test_unseen_classes_are_drawn_from_those_with_enough_images(
   for letter in 'ac':
     for file in sorted((root / letter).iterdir())[3:]:
       file.unlink()
+  for file in sorted((root / 'd').iterdir())[4:]:  # four are enough
+    file.unlink()
   (root / 'e').mkdir()
   for i in range(40, 48):
     Image.fromarray(pixels(i)).save(root / f'e/{i}.png')
+  drawn = set()
   for seed in range(6):
     data = load(f'work{seed}', unseen_classes=1, seed=seed)
     unseen = {i[0] for i in ids(data, 'unseen')}
-    assert len(unseen) == 1 and unseen < set('bde')
+    assert len(unseen) == 1
+    drawn |= unseen
+  assert drawn == set('bde')
   # A split that was drawn otherwise before is kept.
   file = tmp_path / 'old/split.json'
   load('old', unseen_classes=('a',))
@@ -531,6 +545,7 @@ def test_drawn_images(load, tmp_path):
   assert sorted(data.class_names) == list(plankton.CLASS_NAMES)
   assert data.num_seen == len(plankton.CLASS_NAMES) - 3
   assert len(data.images) == 4 * len(plankton.CLASS_NAMES)
+  assert data.white == 0  # none is of 16 bits
   name = str(data.ids[5])
   drawn = plankton.draw(name.split('/')[0], int(name[-6:]), seed=2)
   np.testing.assert_array_equal(data.originals.read(name), drawn)

@@ -99,7 +99,7 @@ def test_queries_with_too_few_candidates_are_sought_exactly(monkeypatch):
   wanted, order = nearest_loop(rows, None, 300)
   np.testing.assert_array_equal(found, order)
   # Some cells hold enough, others do not; no row is its own neighbour.
-  _, some, _ = choice.nearest(rows, None, 66, way='ivfpq')
+  _, some, *_ = choice.nearest(rows, None, 66, way='ivfpq')
   assert (some != np.arange(600)[:, None]).all()
   np.testing.assert_allclose(distance, wanted, rtol=1e-12)
 

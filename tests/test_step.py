@@ -125,6 +125,56 @@ def test_the_key_and_the_step_draw_the_augmentation():
   assert loss(jax.random.key(1)) != loss(jax.random.key(1), at=5)
 
 
+def test_a_step_s_keys_and_update_are_its_own():
+  seen = []
+
+  def augment_images(key, images):
+    seen.append(key)
+    return images
+
+  def apply_fn(variables, images, measures, *, train, mutable, rngs):
+    assert train and mutable == ['batch_stats']
+    seen.append(rngs['measures'])
+    return measures @ variables['params']['Dense_0']['kernel'], {}
+
+  def loss(params, embeddings, rows, *, stage, key):
+    keys = [jax.random.key_data(each) for each in (*seen, key)]
+    return jnp.sum(embeddings), {'keys': jnp.stack(keys)}
+
+  tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5, momentum=0.9))
+  train_step = step.make_train_step(
+    apply_fn=apply_fn,
+    backbone=MODEL.backbone,
+    augment=augment_images,
+    tx=tx,
+    objective=objectives.Objective(lambda key: {}, loss),
+    views=1,
+    chunk=0,
+  )
+  weights = np.arange(6.0).reshape(2, 3)
+  kernel = jnp.asarray(weights, jnp.float32)
+  params = {'encoder': {'Dense_0': {'kernel': kernel}}, 'objective': {}}
+  current = state.TrainState(jnp.int32(4), params, {}, tx.init(params))
+  measures = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)
+  batch = _batch(2) | {'measures': measures}
+  gradient = np.repeat(measures.sum(axis=0)[:, None], 3, axis=1)
+  moment, key = 0.0, jax.random.key(1)
+  for number in (4, 5):
+    current, metrics = train_step(current, batch, key, stage=0)
+    own = jax.random.fold_in(key, number)
+    first, second = jax.random.split(own)
+    wanted = (first, jax.random.fold_in(own, 2), second)
+    np.testing.assert_array_equal(
+      metrics['keys'], [jax.random.key_data(each) for each in wanted]
+    )
+    moment = 0.9 * moment + gradient + 0.1 * weights
+    weights = weights - 0.5 * moment
+    norm = np.linalg.norm(gradient)  # of the loss, not of the update
+    np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-6)
+  found = current.params['encoder']['Dense_0']['kernel']
+  np.testing.assert_allclose(found, weights, rtol=1e-5)
+
+
 def test_two_views_are_the_rows_twice_each_augmented_by_itself():
   def loss(params, embeddings, batch, *, stage, key=None):
     found, metrics = TRIPLET.loss(
@@ -168,7 +218,7 @@ def test_evaluation_ignores_padding_and_changes_nothing():
 def test_evaluation_takes_a_loss_of_its_own_if_there_is_one():
   objective = objectives.Objective(
     init=lambda key: {},
-    loss=None,
+    loss=lambda *_, **__: (jnp.float32(5.0), {'count': 1}),
     validation_loss=lambda *_, **__: (jnp.float32(3.0), {'count': 1}),
   )
   eval_step = step.make_eval_step(
@@ -211,3 +261,4 @@ def test_spread_against_numpy(padding):
 def test_spread_of_a_collapsed_batch_is_zero_and_finite():
   found = step.spread(jnp.ones((8, 4)), jnp.ones(8, bool))
   assert found == {'spread': 0.0, 'effective_rank': 0.0}
+  assert step.spread(jnp.eye(4), jnp.zeros(4, bool)) == found

@@ -33,9 +33,11 @@ def expanded(path: str, field: str) -> Path:
   """Puts the home folder in place of a leading ~.
 
   Raises:
-    InputError: there is no such home, or the path is longer than any can be;
-      the message names the field.
+    InputError: the path is empty or longer than any can be, or there is no such
+      home; the message names the field.
   """
+  if not path:
+    raise InputError(f'{field} is empty: name the place of the images')
   try:
     place = Path(path).expanduser()
     place.exists()
