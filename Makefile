@@ -13,8 +13,8 @@ RUN ?= runs/demo
 # A plain `torch` is several GB of CUDA on Linux. CI sets PIP_EXTRA_INDEX_URL to
 # PyTorch's own index, which has CPU builds of this release.
 TORCH ?= torch==2.13.0
-# One worker more than there are cores, as some tests wait. tests/conftest.py puts
-# the longest files first.
+# One worker more than there are cores, as some tests wait; tests/conftest.py
+# puts the longest files first.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile \
   --no-loadscope-reorder

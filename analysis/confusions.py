@@ -18,6 +18,7 @@ from analysis.measures import classes
 from plankton_jax.errors import InputError
 
 HEAD, CENTROID = 'head', 'nearest centroid'
+PAIRS = 10  # confusions that are listed
 MOST_WHOLE = 200  # the most classes whose matrix is written whole
 
 
@@ -108,6 +109,32 @@ def most_confused(found: Confusions, most: int) -> Confusions:
   )
 
 
+def pairs(found: Confusions, most: int) -> list[dict[str, Any]]:
+  """Lists the `most` pairs of a true and a predicted class met most often.
+
+  Ties go to the larger share of the true class.
+  """
+  total = found.per_class['images']
+  true, predicted = np.nonzero(found.counts)
+  lines: list[dict[str, Any]] = [
+    {
+      'source': found.source,
+      'by': found.method,
+      'true': found.classes[i],
+      'predicted': found.classes[j],
+      'images': int(found.counts[i, j]),
+      'share of the true class': float(found.counts[i, j] / total[i]),
+    }
+    for i, j in zip(true, predicted, strict=True)
+    if i != j
+  ]
+  lines.sort(
+    key=lambda line: (line['images'], line['share of the true class']),
+    reverse=True,
+  )
+  return lines[:most]
+
+
 def left_out(found: Confusions) -> list[str]:
   """Says what the figure and the JSON file leave out, if classes are many."""
   return [
@@ -195,10 +222,14 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     for f in found
     for i, name in enumerate(f.classes)
   ]
+  confused = [line for f in found for line in pairs(f, PAIRS)]
   drawn = [one.confusions[0] for one in classified if one.confusions]
   return Result(
     notes,
-    [Shown('confusions: test images', summary)],
+    [
+      Shown('confusions: test images', summary),
+      *([Shown('confusions: the most frequent', confused)] if confused else []),
+    ],
     {
       'confusions.csv': per_class,
       'confusions_mistakes.csv': [
@@ -208,6 +239,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     {
       'confusions.json': {
         'summary': summary,
+        'pairs': confused,
         'matrices': [most_confused(f, MOST_WHOLE)._asdict() for f in found],
       }
     },

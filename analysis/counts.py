@@ -324,6 +324,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   fit_ = fit(source, asked.acceptance)
   assert fit_.val is not None
+  new_images.check_groups(asked.images, asked.export, asked.by)
   encoder = new_images.encoder_for(source, asked.images)
   new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   inputs.check_dimensions(fit_.labeller.gallery, new.rows)
@@ -380,7 +381,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   of_sample: dict[str, Checks] | None = None
   best = method
   if given:
-    of_sample, more = checks.by_sample(given, groups, names)
+    of_sample, more = checked.by_sample(given, groups, names)
     best = checked.METHOD
     chance = np.pad(chance, [(0, 0), (0, len(more) - len(names))])
     shown = tallies.correct(shown, groups, chance, per_m3, of_sample)

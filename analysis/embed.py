@@ -48,6 +48,9 @@ SHARD = flags.DEFINE_integer(
   lower_bound=0,
 )
 
+for name in ('workdir', 'encoder', 'images', 'out', 'pixel_um'):
+  flags.declare_key_flag(name)  # --help shows it
+
 # Shares of train, val and test where nothing is trained: enough of val for the
 # thresholds of classes.
 _FRACTIONS = (0.6, 0.2, 0.2)

@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
+
 from analysis import (
   audit,
   classifiers,
@@ -31,6 +33,12 @@ from analysis.page import html, lists, pictures, scatter, summary
 from plankton_jax import host
 from plankton_jax.cli import command as commands
 from plankton_jax.errors import InputError
+
+for flag in (
+  *('workdir', 'embeddings', 'out', 'acceptance', 'neighbours', 'taxa'),
+  *('method', 'split', 'include_self', 'grid', 'loss', 'scaling'),
+):
+  flags.declare_key_flag(flag)  # --help shows it
 
 Part = Callable[[Sequence[Source]], Result]
 # Parts that scripts show on the page instead of figures.
@@ -145,6 +153,9 @@ def gather(
       name: [html.figure(picture) for picture in one.pictures]
       for name, one in done.items()
     },
+    'confused': (found['confusions'].values.get('confusions.json') or {}).get(
+      'pairs', []
+    ),
     'albums': lists.albums(shown, by_source),
     'audits': lists.audits(doubtful, twins, by_source),
     'kinds': ranks.KINDS,

@@ -342,6 +342,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   if train is None:
     raise InputError(f'{source.name}: no labelled train images')
   given = bool(asked.images or asked.export)
+  new_images.check_groups(asked.images, asked.export, asked.by)
   notes: list[str] = []
   lines: list[Row] = []
   try:

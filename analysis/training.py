@@ -79,7 +79,9 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
       notes.append(f'{source.name} needs a workdir: skipped')
       continue
     if not path.is_file():
-      notes.append(f'{source.name} has no metrics.jsonl: skipped')
+      notes.append(
+        f'{source.name} has no metrics.jsonl (not trained here): skipped'
+      )
       continue
     log, broken = read(path)
     if broken:

@@ -40,8 +40,8 @@ def use_fast_settings() -> None:
   new = dict(wanted.items() - os.environ.items())
   if not new:
     return
-  named = ' '.join(f'{name}={value}' for name, value in sorted(new.items()))
-  print(f'restarting with {named} (faster)', file=sys.stderr)
+  named = ', '.join(sorted(new))
+  print(f'restarting with {named} set, for speed', file=sys.stderr)
   sys.stderr.flush()
   os.chdir(_STARTED_IN)
   os.execve(sys.executable, _command_line(), wanted)

@@ -20,6 +20,9 @@ import pyarrow.parquet  # noqa: F401
 import sklearn.svm  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 
+import plankton_jax.checkpoints
+import plankton_jax.train.loop  # noqa: F401
+
 
 def run(argv: list[str]) -> int:
   """Runs `python ARGV...` in this process and returns its exit status."""

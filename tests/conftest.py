@@ -51,6 +51,23 @@ def make_config(caches):
   return make
 
 
+@pytest.fixture
+def traced_once(monkeypatch):
+  """Lets all runs of a test's one config share the parts of the first run.
+
+  They trace and compile the same programs, which takes longer than their steps.
+  """
+  from plankton_jax.train import experiment, loop  # which take long to import
+
+  assembled = []
+
+  def assemble(config, data):
+    assembled[:] = assembled or [experiment.assemble(config, data)]
+    return assembled[0]
+
+  monkeypatch.setattr(loop, 'assemble', assemble)
+
+
 def pytest_collection_modifyitems(items):
   """Puts the longest files first, so that no worker begins one at the end."""
   order = {f'test_{name}': i for i, name in enumerate(LONGEST)}

@@ -84,6 +84,20 @@ def test_head_labels_follow_the_class_names(tmp_path, monkeypatch):
   assert notes == [] and confusions.by_head(source(), test) == (None, [])
 
 
+def test_pairs_are_those_met_most_often():
+  counts = np.array([[5, 2, 0], [2, 0, 0], [1, 3, 9]])
+  images = {'images': np.array([7, 2, 13])}
+  found = confusions.Confusions(
+    'run', 'head', NAMES, counts, 0.5, 0.5, 0.5, images
+  )
+  told = [
+    (p['true'], p['predicted'], p['images'], p['share of the true class'])
+    for p in confusions.pairs(found, 3)
+  ]
+  a, b, c = NAMES[:3]
+  assert told == [(c, b, 3, 3 / 13), (b, a, 2, 1.0), (a, b, 2, 2 / 7)]
+
+
 def test_analyse_with_and_without_a_head(tmp_path, monkeypatch, capsys):
   runs = [source(name, workdir=tmp_path / name) for name in ('head', 'triplet')]
   heads = {
@@ -148,6 +162,11 @@ def test_of_very_many_classes_the_most_confused_are_kept(
   assert 'the figure shows the 30 most confused of 250 classes' in told
   found = json.loads((tmp_path / 'confusions.json').read_text())
   assert found['summary'][0]['accuracy'] == pytest.approx(248 / 250)
+  pairs = [(p['true'], p['predicted'], p['images']) for p in found['pairs']]
+  assert sorted(pairs) == [
+    ('class_249', 'class_3', 1), ('class_3', 'class_249', 1)
+  ]  # fmt: skip
+  assert 'confusions: the most frequent' in told
   (matrix,) = found['matrices']
   assert len(matrix['classes']) == 200 == len(matrix['per_class']['recall'])
   assert matrix['classes'][3] == 'class_3'

@@ -113,6 +113,29 @@ def test_examples_take_part_in_the_threshold_each_left_out():
   assert len(apart.label) == 40
 
 
+def test_a_few_examples_alone_let_new_images_through():
+  # Fewer rows than dimensions: the whitening knows each of them.
+  rng = np.random.default_rng(0)
+  centres = rng.normal(size=(7, 64))
+
+  def draw(classes, count):
+    label = np.repeat(np.arange(classes), count).astype(np.int32)
+    rows = centres[label] + 0.3 * rng.normal(size=(len(label), 64))
+    ids = np.array([f'{i}' for i in range(len(label))])
+    return Embeddings(rows.astype(np.float32), label, ids, tuple('abcdefg'))
+
+  few = draw(6, 6)
+  fitted = fit(few, examples=np.arange(36))
+  new = draw(7, 60)
+  labels = labeller.label(fitted, new.embedding, count=1)
+  known = labels.distance <= labels.limit
+  assert np.mean(known[new.label < 6]) > 0.85
+  assert np.mean(known[new.label == 6]) < 0.1
+  alone = draw(6, 1)
+  nothing = fit(alone, examples=np.arange(6))
+  assert nothing.threshold == np.inf and nothing.temperature == 1.0
+
+
 def test_without_validation_images_nothing_is_unknown():
   fitted = fit(blobs([5, 5]))
   assert fitted.temperature == 1.0 and fitted.threshold == np.inf

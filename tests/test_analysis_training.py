@@ -171,7 +171,7 @@ def test_analyse_skips_what_has_no_log(tmp_path, capsys):
   run_analysis(training, [source('files'), bare, hollow], tmp_path)
   assert capsys.readouterr().out.splitlines() == [
     'training: files needs a workdir: skipped',
-    'training: bare has no metrics.jsonl: skipped',
+    'training: bare has no metrics.jsonl (not trained here): skipped',
     f'training: {hollow.workdir}/metrics.jsonl holds no training step: skipped',
   ]
   assert not list(tmp_path.glob('training*'))

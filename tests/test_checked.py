@@ -227,7 +227,7 @@ def test_checked_images_are_read_from_a_list_or_an_export(tmp_path, text):
   assert len(notes) == 2 and 'have no class' in notes[0]
   assert '1 rows are of other images' in notes[1]
   groups = samples.name_groups(items().rows.id, 'sample', items().items)
-  by, names = checks.by_sample(found, groups, ('ant', 'bee', 'unknown'))
+  by, names = checked.by_sample(found, groups, ('ant', 'bee', 'unknown'))
   assert names == ('ant', 'bee', 'unknown', 'sponge')
   assert {k: [part.tolist() for part in v] for k, v in by.items()} == {
     't1': [[0], [0]],

@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from analysis import counts
-from analysis.files import inputs, samples
+from analysis.files import inputs, new_images, samples
 from analysis.measures import (
   counting,
   fitted,
@@ -465,6 +465,14 @@ def test_groups_are_of_the_table_or_of_the_ids():
     samples.name_groups(['a/1.png', 'b.png'], 'sample')
   with pytest.raises(InputError, match='no regular expression'):
     samples.name_groups(['a'], '(')
+
+
+def test_images_without_a_sample_are_told_of_before_any_is_embedded(tmp_path):
+  (tmp_path / 'a.png').touch()  # not read
+  (tmp_path / 'tow1_b.png').touch()
+  with pytest.raises(InputError, match=r"1 of 2 .* as a\.png; .* --by='"):
+    new_images.check_groups(str(tmp_path), None, r'^(tow\d+)_')
+  new_images.check_groups(str(tmp_path), None, r'^(tow\d+|.)')
 
 
 def test_bad_input_is_told_in_one_line(tmp_path):

@@ -119,7 +119,7 @@ def test_a_head_is_trained_on_a_body_that_stays(make_config, tmp_path):
 
 
 def test_adapters_are_trained_resumed_merged_and_begun_from(
-  make_config, tmp_path, monkeypatch
+  make_config, tmp_path, monkeypatch, traced_once
 ):
   state, path = _weights(), tmp_path / 'a.safetensors'
   safetensors.numpy.save_file(state, path)

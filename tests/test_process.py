@@ -95,7 +95,7 @@ def _without_times(workdir):
 
 
 def test_a_run_saves_before_sigterm_ends_it_and_resumes_bitwise_equal(
-  make_config, tmp_path, capfd, monkeypatch
+  make_config, tmp_path, capfd, monkeypatch, traced_once
 ):
   config = make_config(epochs=2, data__fractions=(0.5, 0.25, 0.25))
   whole = loop.train_and_evaluate(config, tmp_path / 'whole')
@@ -111,13 +111,12 @@ def test_a_run_saves_before_sigterm_ends_it_and_resumes_bitwise_equal(
   # At the first step, between validations and at one.
   for at in (1, per_epoch + 1, per_epoch + 3):
     signalled.append(at)
-    monkeypatch.setattr(log.Log, 'write', write_and_signal)
-    with pytest.raises(SystemExit) as left:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+      patch.setattr(log.Log, 'write', write_and_signal)
       loop.train_and_evaluate(config, tmp_path / 'ended')
     assert left.value.code == 143
     said = capfd.readouterr().err
     assert 'SIGTERM: saved step' in said and 'the same command' in said
-    monkeypatch.undo()
   again = loop.train_and_evaluate(config, tmp_path / 'ended')
   for got, want in zip(*map(jax.tree.leaves, (again, whole)), strict=True):
     np.testing.assert_array_equal(got, want)

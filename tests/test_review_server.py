@@ -253,7 +253,7 @@ def test_tables_are_written_by_one_browser_at_a_time(client, monkeypatch):
     time.sleep(0.1)
     writing.pop()
 
-  monkeypatch.setattr(server.result, 'write', write)
+  monkeypatch.setattr(outcome.result, 'write', write)
   ask = lambda _: post(client.application.test_client(), 'write', {})
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     answers = list(pool.map(ask, range(2)))

@@ -9,7 +9,6 @@ import numpy as np
 
 from analysis.files import tables
 from analysis.files.new_images import NewImages
-from analysis.measures.checked import Checks
 from plankton_jax.data.ecotaxa.table import TYPES
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
@@ -113,32 +112,6 @@ def read(
   if strange:
     notes.append(f'{path}: {strange:,} rows are of other images, left out')
   return found, notes
-
-
-def by_sample(
-  found: dict[int, str], groups: np.ndarray, names: Sequence[str]
-) -> tuple[dict[str, Checks], tuple[str, ...]]:
-  """Splits checked images by sample.
-
-  Args:
-    found: class by row, as `read` returns them.
-    groups: [N] the sample of each image.
-    names: of the classes.
-
-  Returns:
-    The checks of each sample that has any, whose rows count within the sample,
-    and the names with those that a person added.
-  """
-  every = (*names, *sorted(set(found.values()) - set(names)))
-  at = {name: i for i, name in enumerate(every)}
-  rows = np.array(sorted(found), int)
-  true = np.array([at[found[row]] for row in rows.tolist()], int)
-  checks = {}
-  for name in np.unique(groups[rows]):
-    own = np.flatnonzero(groups == name)
-    mine = groups[rows] == name
-    checks[str(name)] = Checks(np.searchsorted(own, rows[mine]), true[mine])
-  return checks, every
 
 
 def _places(new: NewImages) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -15,7 +16,10 @@ from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice
 
 WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A finished workdir; repeat the flag to compare several.'
+  'workdir',
+  [],
+  'The folder of a finished run, or one that analysis.embed made; repeat the'
+  ' flag to compare several.',
 )
 EMBEDDINGS = flags.DEFINE_multi_string(
   'embeddings', [], 'An embedding file (.npz, .parquet) in place of a workdir.'
@@ -27,7 +31,9 @@ ENCODER = flags.DEFINE_string(
   ' is bundled, or a folder that plankton_jax.export wrote.',
 )
 OUT = flags.DEFINE_string(
-  'out', None, 'Folder for the results [first workdir/analysis].'
+  'out',
+  None,
+  "Folder for the results, or analysis.embed's file [first workdir/analysis].",
 )
 # What several commands ask for.
 IMAGES = flags.DEFINE_string(
@@ -43,13 +49,17 @@ PIXEL_UM = flags.DEFINE_float(
   'pixel_um', None, "Side of a pixel of new images, micrometres [the run's]."
 )
 ACCEPTANCE = flags.DEFINE_float(
-  'acceptance', 0.95, 'Share of seen images that the thresholds let through.'
+  'acceptance',
+  0.95,
+  'Share of images of known classes to name; the rest of them, and what lies as'
+  ' far from every class, is unknown.',
 )
 SEARCH = flags.DEFINE_enum(
   'search',
   'auto',
   choice.WAYS,
-  'How neighbours are found: exactly, or by an index of FAISS [by size].',
+  'How neighbours are found: exactly, or by an index of FAISS; auto chooses by'
+  ' their number.',
 )
 
 TAXA = flags.DEFINE_string(
@@ -133,5 +143,10 @@ def run(
     found = analyse(sources)
     result.show(name, found)
     result.write(found, out)
+    print(f'results are in {out.resolve()}')
 
+  # --help shows what every command takes; absl knows the one that is run by its
+  # path.
+  for flag in ('workdir', 'embeddings', 'out'):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
   command.run(main, fast=fast)

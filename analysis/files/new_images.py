@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from analysis.files import folders, inputs
+from analysis.files import folders, inputs, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data import select
@@ -58,6 +58,15 @@ def check(images: str | None, export: str | None) -> None:
       '--images and --export exclude each other, unless --images=FILE.npz holds'
       " the embeddings of the export's objects"
     )
+
+
+def check_groups(images: str | None, export: str | None, by: str) -> None:
+  """Raises InputError unless `by` finds a group in the names of a folder.
+
+  Called before images are embedded, which takes a while.
+  """
+  if images and not export and not _is_embedded(images):
+    samples.name_groups(folder.scan(images, field='--images').ids, by)
 
 
 def _is_embedded(images: str | None) -> bool:

@@ -36,7 +36,8 @@ def name_groups(
   if missing:
     raise InputError(
       f'--by={by}: {len(missing):,} of {len(ids):,} images have no such group,'
-      f' as {missing[0]}; give a regex that finds the sample in each id'
+      f' as {missing[0]}; give a regex that finds the sample in each id, as'
+      " --by='^([^/_]+)' where its name ends at the first / or _"
     )
   return np.array(found, dtype=np.str_)
 

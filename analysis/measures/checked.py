@@ -43,6 +43,32 @@ class Corrected(NamedTuple):
   high: np.ndarray
 
 
+def by_sample(
+  found: dict[int, str], groups: np.ndarray, names: Sequence[str]
+) -> tuple[dict[str, Checks], tuple[str, ...]]:
+  """Splits checked images by sample.
+
+  Args:
+    found: class by row.
+    groups: [N] the sample of each image.
+    names: of the classes.
+
+  Returns:
+    The checks of each sample that has any, whose rows count within the sample,
+    and the names with those that a person added.
+  """
+  every = (*names, *sorted(set(found.values()) - set(names)))
+  at = {name: i for i, name in enumerate(every)}
+  rows = np.array(sorted(found), int)
+  true = np.array([at[found[row]] for row in rows.tolist()], int)
+  checks = {}
+  for name in np.unique(groups[rows]):
+    own = np.flatnonzero(groups == name)
+    mine = groups[rows] == name
+    checks[str(name)] = Checks(np.searchsorted(own, rows[mine]), true[mine])
+  return checks, every
+
+
 def weigh(samples: Iterable[tuple[np.ndarray, Checks]]) -> float:
   """Chooses how much probabilities count, from 0 to 1, for the least variance.
 

@@ -129,15 +129,21 @@ def fit(
   """Fits temperature and threshold on images outside of the centres.
 
   These are the validation images and the gallery's rows `examples` [R], each
-  left out of its own class. Without any of them nothing is fitted.
+  left out of its own class. Where the gallery is examples alone, a part of them
+  at a time is left out of the whole fit. Without any of them nothing is fitted.
   """
-  seen = unknowns.fit(
-    gallery.embedding,
-    gallery.label,
-    None if val is None else val.embedding,
-    neighbours=NEIGHBOURS,
-  )
-  rows, distance, found = unknowns.distances_without(seen, examples)
+  if val is None and len(examples) == len(gallery.label):
+    seen, rows, distance, found = unknowns.fit_crosswise(
+      gallery.embedding, gallery.label, neighbours=NEIGHBOURS
+    )
+  else:
+    seen = unknowns.fit(
+      gallery.embedding,
+      gallery.label,
+      None if val is None else val.embedding,
+      neighbours=NEIGHBOURS,
+    )
+    rows, distance, found = unknowns.distances_without(seen, examples)
   novelty = unknowns.score(seen, found).distance
   true = gallery.label[rows]
   if val is not None:

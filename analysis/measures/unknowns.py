@@ -33,6 +33,7 @@ APART = 1e-3
 # Least standard deviations of the three: one that hardly varies among held-out
 # images, as an angle in few dimensions, would outweigh the others.
 LEAST = (0.5, 0.05, 0.05)
+FOLDS = 5  # parts of the labelled rows, each held out in turn
 
 
 class Distances(NamedTuple):
@@ -92,6 +93,51 @@ def _scale(found: Distances) -> np.ndarray:
   if not len(found.label):
     return np.array(LEAST)
   return np.maximum(np.std(found[1:], axis=1), LEAST)
+
+
+def fit_crosswise(
+  embedding: np.ndarray, label: np.ndarray, *, neighbours: int
+) -> tuple[Seen, np.ndarray, np.ndarray, Distances]:
+  """Fits the score where all that is known are the labelled rows [N, D].
+
+  Each class is dealt out to `FOLDS` parts; the rows of a part are judged by a
+  fit to the others, as new images will be. (To leave a row out of its mean is
+  not enough: the whitening knows it, and with fewer rows than dimensions makes
+  it far nearer to its class than a new image.) Rows alone in their class are
+  never held out.
+
+  Returns:
+    The fit to all rows, with the scale of the held out ones; the rows that were
+    held out, [S]; their squared distances to the means, [S, C]; and their
+    distances.
+  """
+  _, members, count = np.unique(label, return_inverse=True, return_counts=True)
+  # The k-th neighbour of a row is of its class with every part left out; beyond
+  # it the fits of a part and of all rows would not measure the same.
+  least = int(count.min())
+  least -= -(-least // FOLDS)
+  neighbours = int(np.clip(least - 1, 1, neighbours))
+  seen = fit(embedding, label, None, neighbours=neighbours)
+  part = np.empty(len(label), int)
+  for c in range(len(count)):
+    part[members == c] = np.arange(count[c]) % FOLDS
+  part[count[members] == 1] = -1
+  held_out, to_means, found = [], [], []
+  for own in range(FOLDS):
+    rest = part != own
+    rows = np.flatnonzero(~rest)
+    others = fit(embedding[rest], label[rest], None, neighbours=neighbours)
+    white = whitened.whiten(others.space, embedding[rows])
+    held_out.append(rows)
+    to_means.append(whitened.squared(others.space, white))
+    found.append(distances(others, embedding[rows]))
+  every = Distances(*map(np.concatenate, zip(*found, strict=True)))
+  return (
+    seen._replace(scale=_scale(every)),
+    np.concatenate(held_out),
+    np.concatenate(to_means),
+    every,
+  )
 
 
 def distances(seen: Seen, embedding: np.ndarray) -> Distances:

@@ -52,6 +52,7 @@ def render(
     images=len(found),
     notes=notes,
     added=examples is not None,
+    examples_alone=source.encoder is not None,
     classes=classes,
     ranks=ranks,
     measures=measures,
