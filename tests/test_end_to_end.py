@@ -74,7 +74,9 @@ def finished(tmp_path_factory, caches):
   import conftest
 
   make_config = conftest.make_config.__wrapped__(caches)
-  config = make_config(curriculum=smoke.get_config().curriculum)
+  config = make_config(
+    curriculum=smoke.get_config().curriculum, optimizer__schedule='cosine'
+  )
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
   return workdir, config, loop.train_and_evaluate(config, workdir)
 
@@ -258,7 +260,10 @@ def test_a_changed_config_is_refused_with_the_fields_that_differ(
 ):
   workdir, config, _ = finished
   changed = make_config(
-    epochs=4, objective__margin=0.25, curriculum=config['curriculum']
+    epochs=4,
+    objective__margin=0.25,
+    curriculum=config['curriculum'],
+    optimizer__schedule='cosine',
   )
   with pytest.raises(InputError) as error:
     loop.train_and_evaluate(changed, workdir)

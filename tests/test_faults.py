@@ -10,10 +10,11 @@ from benchmarks import faults, fuzz_readers
 
 @pytest.fixture
 def smallest(caches, monkeypatch):
-  """The smallest run, whose programs are compiled once for all runs here."""
+  """The smallest run, whose programs are compiled once for all tests."""
   for name, value in {
     'epochs': 2,
     'data.per_class': 8,
+    'optimizer.schedule': 'constant',
     'compilation_cache_dir': caches / 'compiled',
   }.items():
     monkeypatch.setitem(faults.FLAGS, name, value)

@@ -12,13 +12,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def _launch(caches, *flags, cwd):
-  """A run of one epoch of the smallest encoder."""
+  """A run of one epoch of the smallest encoder, whose programs others share."""
   command = [
     sys.executable, ROOT / 'launch.py', f'--config={ROOT}/configs/smoke.py',
     '--config.epochs=1', "--config.curriculum=((0,'easy','semihard'),)",
     '--config.validations_per_epoch=1', '--config.data.per_class=16',
     '--config.data.size=16', '--config.batch.size=18',
     '--config.encoder.width=4', '--config.encoder.embedding_dim=8',
+    '--config.optimizer.schedule=constant',
     f'--config.data.cache_dir={caches}/data',
     f'--config.compilation_cache_dir={caches}/compiled', *flags,
   ]  # fmt: skip

@@ -27,10 +27,11 @@ SMALL = {
   'validations_per_epoch': 1,
   'data.per_class': 8,
   'data.size': 16,
-  'batch.size': 16,
+  'batch.size': 18,
   'encoder.name': 'resnet10',
   'encoder.width': 4,
   'encoder.embedding_dim': 8,
+  'optimizer.schedule': 'constant',
 }
 
 
