@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -11,6 +12,17 @@ LONGEST = (
   'commands', 'processes', 'end_to_end', 'sharding', 'accelerator', 'wheel',
   'faults', 'export', 'pretrained',
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def restore_log():
+  """Undoes what a command that a test calls sets for the whole process."""
+  own = logging.getLogger('plankton_jax')
+  handlers, level, propagate = [*own.handlers], own.level, own.propagate
+  yield
+  own.handlers[:] = handlers
+  own.setLevel(level)
+  own.propagate = propagate
 
 
 @pytest.fixture(scope='session')

@@ -183,7 +183,9 @@ def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
 
   told = run('analysis.predict', f'--images={tmp_path}/new')
   out = workdir / 'analysis' / 'predict'
-  assert told.strip().endswith('MB)') and str(out) in told
+  *_, page, place = told.splitlines()
+  assert page == f'{out}/predictions.html (0.1 MB)'
+  assert place == f'results are in {out}'
   with (out / 'predictions.csv').open() as file:
     rows = list(csv.DictReader(file))
   train = inputs.read_embeddings(workdir / 'embeddings/train.npz')

@@ -54,6 +54,7 @@ def page(tmp_path_factory):
     images=len(found),
     notes=[HOSTILE],
     added=True,
+    examples_alone=False,
     classes=[],
     ranks=[],
     measures={'acceptance': 0.95, 'temperature': 0.3, 'threshold': 4.0},
