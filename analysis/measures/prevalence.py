@@ -136,7 +136,7 @@ def unmix(observed: np.ndarray, columns: np.ndarray) -> np.ndarray:
   found, _ = optimize.nnls(
     np.vstack([columns, np.full(columns.shape[1], weight)]),
     np.append(observed, weight),
-    maxiter=100 * columns.shape[1],  # three a class, its own, are too few at times
+    maxiter=100 * columns.shape[1],  # its own three a class may not do
   )
   return found / found.sum()
 
