@@ -32,10 +32,6 @@ demo: .venv/ready
 # What launch.py sets for itself, so that no test is started twice.
 test test-peers test-lowest: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test test-peers test-lowest: export OMP_WAIT_POLICY ?= passive
-# Tests compile far more than they compute: code that is quick to make.
-test test-peers test-lowest: \
-  export XLA_FLAGS ?= --xla_backend_optimization_level=0 \
-    --xla_cpu_use_fusion_emitters=false
 # What one test compiled, others and their processes need not compile again.
 test test-peers test-lowest: \
   export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/compiled

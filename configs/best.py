@@ -14,7 +14,4 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = scratch.get_config(preset)
   base.begin_from_plankton(config)
   config.epochs = 60
-  # After so long, images of a class differ in few directions.
-  config.encoder.whitening = 0.75
-  config.optimizer.learning_rate = 1e-3
   return config
