@@ -57,9 +57,9 @@ CHECKED = flags.DEFINE_string(
   'checked', None, 'A table of id and class: images that a person checked.'
 )
 for name in (
-  *('workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um'),
-  *('out', 'acceptance'),
-):
+  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
+  'acceptance',
+):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 20  # lines of counts in the terminal

@@ -35,9 +35,9 @@ from plankton_jax.cli import command as commands
 from plankton_jax.errors import InputError
 
 for flag in (
-  *('workdir', 'embeddings', 'out', 'acceptance', 'neighbours', 'taxa'),
-  *('method', 'split', 'include_self', 'grid', 'loss', 'scaling'),
-):
+  'workdir', 'embeddings', 'out', 'acceptance', 'neighbours', 'taxa', 'method',
+  'split', 'include_self', 'grid', 'loss', 'scaling',
+):  # fmt: skip
   flags.declare_key_flag(flag)  # --help shows it
 
 Part = Callable[[Sequence[Source]], Result]

@@ -397,14 +397,7 @@ def of_splits(source: Source, splits: Sequence[str]) -> Embeddings:
     if rows is None:
       raise InputError(notes[0])
     parts[name] = rows
-  every = inputs.together(source.name, parts)
-  names, label = np.unique(every.name.astype(str), return_inverse=True)
-  return Embeddings(
-    every.embedding.astype(np.float32),
-    label.astype(np.int32),
-    every.id.astype(str),
-    tuple(names.tolist()),
-  )
+  return inputs.numbered(inputs.together(source.name, parts))
 
 
 def of_folder(source: Source, path: str) -> Embeddings:

@@ -177,7 +177,7 @@ def epoch(
   data = _data(_mapped(rows, side))
   run = experiment.assemble(config.to_dict(), data)
   key = jax.random.key(0, impl='rbg')
-  state = sharding.replicate(run.mesh, jax.jit(run.create)(key))
+  state = sharding.place(run.mesh, jax.jit(run.create)(key))
   train = data.splits['train']
   resident = batches.streamed(data.images, data.labels, train, run.mesh)(
     run.sampler(0)

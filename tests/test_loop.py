@@ -1,4 +1,4 @@
-"""What the loop logs, says and saves, on a run without a network."""
+"""Tests what the loop logs, says and saves, on a run without a network."""
 
 import contextlib
 import math
@@ -65,7 +65,7 @@ def heard(monkeypatch):
 
 @pytest.fixture
 def saved(heard, monkeypatch):
-  """What was saved, by its step."""
+  """Returns what was saved, by its step."""
   saves = {}
 
   def save(manager, state, **fields):

@@ -1,4 +1,4 @@
-"""What is wrong and what to do, in full: the lines no other test spells out."""
+"""Spells out whole lines of what is wrong and what to do."""
 
 import pathlib
 

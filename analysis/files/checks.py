@@ -16,9 +16,11 @@ from plankton_jax.errors import InputError
 SEED = 0
 
 # Columns of a table of checked images; the first that is there counts.
-_ID = ('id', 'object_id')
-_CLASS = ('class', 'object_annotation_category')
-_STATUS = ('status', 'object_annotation_status')
+_COLUMNS = {
+  'id': ('id', 'object_id'),
+  'class': ('class', 'object_annotation_category'),
+  'status': ('status', 'object_annotation_status'),
+}
 _VALIDATED = 'validated'
 
 
@@ -71,16 +73,9 @@ def read(
       or none for any of these images.
   """
   header, rows = tables.read_csv(path, 'checked images')
-  identity, named, status = (
-    next((name for name in names if name in header), '')
-    for names in (_ID, _CLASS, _STATUS)
-  )
-  for column, names in ((identity, _ID), (named, _CLASS)):
-    if not column:
-      raise InputError(
-        f'{path}: no column {names[0]} (it has'
-        f' {one_line(", ".join(header)) or "no rows"})'
-      )
+  columns = tables.find_columns(path, header, _COLUMNS, ['id', 'class'])
+  identity, named, status = columns['id'], columns['class'], columns['status']
+  assert identity and named
   place = _places(new)
   found: dict[int, str] = {}
   blank = strange = 0

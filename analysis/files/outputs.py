@@ -78,10 +78,9 @@ def _measures(measures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def columns(rows: inputs.Embeddings) -> dict[str, Any]:
   """Makes the columns of a Parquet file: id, class ('' without), embedding."""
-  names = [*rows.class_names, '']
   return {
     'id': [str(key) for key in rows.id],
-    'class': [names[label] for label in rows.label],
+    'class': inputs.named(rows.class_names, rows.label).tolist(),
     'embedding': rows.embedding.astype(np.float32),
   }
 

@@ -79,6 +79,39 @@ def read_csv(
     ) from None
 
 
+def find_columns(
+  path: pathlib.Path,
+  header: Sequence[str],
+  names: Mapping[str, Sequence[str]],
+  needed: Sequence[str],
+) -> dict[str, str | None]:
+  """Finds the columns of a person's table, which may have several names.
+
+  Args:
+    path: the table's.
+    header: as `read_csv` returns it.
+    names: of each field's column; the first that is there counts.
+    needed: fields that must be there.
+
+  Returns:
+    The column of each field; None where it has none.
+
+  Raises:
+    InputError: a column that is needed is missing.
+  """
+  found = {
+    field: next((name for name in known if name in header), None)
+    for field, known in names.items()
+  }
+  for field in needed:
+    if found[field] is None:
+      raise InputError(
+        f'{path}: no column {names[field][0]} (it has'
+        f' {one_line(", ".join(header)) or "no rows"})'
+      )
+  return found
+
+
 def plain(value: Any) -> Any:
   """Converts NumPy scalars and arrays to JSON values; NaN to null."""
   if isinstance(value, np.ndarray):

@@ -71,15 +71,7 @@ def read(path: pathlib.Path) -> Taxa:
       or a row of more cells than columns, or contradicts itself.
   """
   header, rows = tables.read_csv(path, 'taxa')
-  columns = {
-    field: next((name for name in names if name in header), None)
-    for field, names in _COLUMNS.items()
-  }
-  if not columns['taxon']:
-    raise InputError(
-      f'{path}: no column taxon (it has'
-      f' {one_line(", ".join(header)) or "no rows"})'
-    )
+  columns = tables.find_columns(path, header, _COLUMNS, ['taxon'])
   for name in (*columns.values(), *RANKS):
     if name and header.count(name) > 1:
       raise InputError(f'{path}: column {name!r} is there twice')

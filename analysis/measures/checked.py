@@ -134,7 +134,7 @@ def correct(
 
 
 class Trial(NamedTuple):
-  """What checking so many images of a sample brought in simulated samples."""
+  """Says what checking so many images brings in simulated samples."""
 
   images: int
   alone: float  # mean Bray-Curtis error of counts from checked images alone

@@ -59,30 +59,28 @@ def by_parent(
   Returns:
     The objects, and a note on each such name.
   """
+  every = [_above(item) for item in items]
   lineages: dict[str, set[tuple[str, ...]]] = collections.defaultdict(set)
   numbers: dict[str, set[str]] = collections.defaultdict(set)
-  for item in items:
-    if item.lineage:
-      lineages[item.taxon].add(_above(item))
+  for item, above in zip(items, every, strict=True):
+    if above:
+      lineages[item.taxon].add(above)
     numbers[item.taxon].add(item.category_id)
   depths = {
-    name: _depth(found - {()}, numbers[name])
+    name: _depth(found, numbers[name])
     for name, found in lineages.items()
     if name and '<' not in name
   }
-  if not any(depths.values()):
-    return tuple(items), []
-
-  def named(item: Object) -> str:
-    return '<'.join((item.taxon, *_above(item)[: depths.get(item.taxon, 0)]))
-
   several: dict[str, set[str]] = collections.defaultdict(set)
-  for item in items:
-    if depths.get(item.taxon) and _above(item):
-      several[item.taxon].add(named(item))
-  return tuple(item._replace(taxon=named(item)) for item in items), list(
-    _describe(several)
-  )
+  renamed = []
+  for item, above in zip(items, every, strict=True):
+    depth = depths.get(item.taxon, 0)
+    if depth and above:
+      taxon = '<'.join((item.taxon, *above[:depth]))
+      several[item.taxon].add(taxon)
+      item = item._replace(taxon=taxon)
+    renamed.append(item)
+  return tuple(renamed), list(_describe(several))
 
 
 def _depth(lineages: Collection[tuple[str, ...]], numbers: set[str]) -> int:

@@ -66,9 +66,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   Raises:
     InputError: it is none of these, or holds no table.
   """
-  if not path:
-    raise InputError(f'{field} is empty: name the EcoTaxa export')
-  place = expanded(path, field)
+  place = expanded(path, field, 'the EcoTaxa export')
   skipped: list[tuple[str, str]] = []
   if is_table(place):
     found = _unique(_of_folder(place.parent, skipped), skipped)

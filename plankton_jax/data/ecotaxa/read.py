@@ -274,10 +274,9 @@ def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
 
 def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
   """Gives rows of one id and rank one image, if theirs are copies."""
-  known: dict[bytes, str] = {}  # content -> the first image of a collision
   first: dict[str, str] = {}  # image -> the one that it is a copy of
   for alike in _collisions(rows):
-    known.clear()
+    known: dict[bytes, str] = {}  # content -> the first image of this one
     for row in alike:
       image = row.item.image
       with contextlib.suppress(ValueError):

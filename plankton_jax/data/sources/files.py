@@ -29,15 +29,17 @@ def is_image(name: str) -> bool:
   return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
-def expanded(path: str, field: str) -> Path:
+def expanded(
+  path: str, field: str, what: str = 'the place of the images'
+) -> Path:
   """Puts the home folder in place of a leading ~.
 
   Raises:
     InputError: the path is empty or longer than any can be, or there is no such
-      home; the message names the field.
+      home; the message names the field, and `what` it takes.
   """
   if not path:
-    raise InputError(f'{field} is empty: name the place of the images')
+    raise InputError(f'{field} is empty: name {what}')
   try:
     place = Path(path).expanduser()
     place.exists()

@@ -100,9 +100,7 @@ def scan(
   if class_level not in LEVELS:
     known = ', '.join(map(repr, LEVELS))
     raise InputError(f'data.class_level={class_level!r} must be one of {known}')
-  if not path:
-    raise InputError(f'{field} is empty: name the folder of images')
-  root = expanded(path, field)
+  root = expanded(path, field, 'the folder of images')
   if not root.is_dir():
     packed = root.suffix.lower() in ('.zip', *PACKED) and root.is_file()
     remedy = ': unpack it, or open it as an EcoTaxa export' if packed else ''

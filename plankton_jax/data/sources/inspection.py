@@ -45,8 +45,7 @@ def inspect(path: str) -> Inspection:
     return Inspection([], [], [str(error)])
   except RecursionError:
     return Inspection([], [], [f'{path}: folders are nested too deeply'])
-  except (OSError, RuntimeError, ValueError) as error:
-    # The last two: a `~name` without a home, and an impossible path.
+  except OSError as error:
     return Inspection([], [], [f'{path}: {describe(error)}'])
   found, broken = _read_all(listing)
   labels = dict(zip(listing.ids, listing.labels.tolist(), strict=True))
