@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import labeller, unknowns, whitened
+from analysis.measures import classes, labeller, unknowns, whitened
 from tests.analysis_runs import blobs
 
 NO_EXAMPLES = np.arange(0)
@@ -21,9 +21,9 @@ def joined(*parts):
   return Embeddings(*map(np.concatenate, columns), parts[0].class_names)
 
 
-@pytest.mark.parametrize('block', [8192, 4])
+@pytest.mark.parametrize('block', [classes.ENTRIES, 20])
 def test_labels_match_loops(monkeypatch, block):
-  monkeypatch.setattr(labeller, 'BLOCK', block)
+  monkeypatch.setattr(classes, 'ENTRIES', block)
   gallery, val = blobs([9, 1, 6], seed=1), blobs([40, 30, 30], seed=2)
   new = blobs([4, 4, 4, 4], noise=0.5, seed=3).embedding
   fitted = fit(gallery, val)
@@ -101,7 +101,7 @@ def test_examples_take_part_in_the_threshold_each_left_out():
   wide = blobs([40], first=3, noise=0.6, seed=4)
   rows = np.arange(150, 190)
   fitted = fit(joined(train, wide), val, rows)
-  _, _, apart = unknowns.distances_without(fitted.seen, rows)
+  _, apart = unknowns.distances_without(fitted.seen, rows)
   both = np.concatenate(
     [
       unknowns.judge(fitted.seen, val.embedding).distance,
