@@ -317,9 +317,7 @@ def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
     processors=(time.process_time() - before) / STEPS,
     wall=min(wall),
     temporary=need.temp_size_in_bytes,
-    state=sum(
-      x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)
-    ),
+    state=sharding.bytes_on_device(state),
   )
 
 

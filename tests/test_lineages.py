@@ -7,7 +7,7 @@ import pytest
 
 from analysis import taxonomy
 from analysis.files import taxa
-from analysis.measures import lineages
+from analysis.measures import classes, lineages
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests import packing
@@ -285,7 +285,9 @@ def test_taxa_of_objects_and_of_a_file_complete_each_other():
   assert taxa.merge(taxa.NONE, found) == found
 
 
-def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
+def test_a_run_is_measured_by_the_lineages_of_its_own_export(
+  tmp_path, monkeypatch
+):
   files = {'images/a.png': b''}
   rows = [
     (f'images/{n}.png', f'o{n}', 'validated', name, f'living>{kind}>{name}')
@@ -324,6 +326,11 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
   (measures,) = found.values['taxonomy.json']
   assert measures['taxonomic_distance'] == pytest.approx(np.mean(wrong))
   assert (tmp_path / 'out/taxonomy.png').stat().st_size > 10_000
+  monkeypatch.setattr(classes, 'ENTRIES', 6 * 9)  # nine images of 6 dimensions
+  blocks = taxonomy.analyse([run], sure=0.8)
+  assert blocks.tables['taxonomy.csv'] == [
+    pytest.approx(line, nan_ok=True) for line in lines
+  ]
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
   assert '$run^$: no taxa of its export' in told and 'no lineages' in told

@@ -150,14 +150,14 @@ def fit(
       neighbours=NEIGHBOURS,
     )
     rows, found = unknowns.distances_without(seen, examples)
-    rows = rows[calibration.sample(len(rows), len(gallery.class_names))]
+    rows = rows[calibration.sample(len(rows), len(seen.space.classes))]
     distance = whitened.squared_without(
       seen.space, *whitened.means_without(seen.space, rows)
     )
   novelty = unknowns.score(seen, found).distance
   true = gallery.label[rows]
   if val is not None:
-    some = calibration.sample(len(val.label), len(gallery.class_names))
+    some = calibration.sample(len(val.label), len(seen.space.classes))
     distance = np.concatenate([squared(seen, val.embedding[some]), distance])
     held_out = unknowns.judge(seen, val.embedding).distance
     novelty = np.concatenate([held_out, novelty])
