@@ -10,7 +10,7 @@ from plankton_jax.errors import shorten_list
 SEED = 0
 ENTRIES = 2**22  # float64 values of a block of rows by columns, 32 MiB
 NO_DIRECTION = 1e-6  # rows that are shorter have none
-MOST_SHOWN = 120  # in a figure, which is then a few thousand pixels wide
+MOST_SHOWN = 96  # in a figure, which is then a few thousand pixels wide
 FEW_SHOWN = 60  # of more, as some are left out in any case
 LISTED = 3  # notes of one class each; of more classes, one note on all
 
