@@ -204,9 +204,9 @@ def asked(sources: Sequence[Source]) -> Result:
     )
   pixel_um = command.PIXEL_UM.value
   if command.IMAGES.value:
-    listing = folder.scan(command.IMAGES.value, field='--images')
+    images = folder.scan(command.IMAGES.value, field='--images').images
     source = folders.collect(
-      source, folders.encoder(source), listing, 'images', pixel_um
+      source, folders.encoder(source), images, 'images', pixel_um
     )
   return analyse(
     [source],

@@ -71,9 +71,9 @@ def read_bin(data: bytes, folder: pathlib.Path) -> None:
   for ending, content in zip(('adc', 'hdr', 'roi'), files, strict=True):
     (folder / f'{stem}.{ending}').write_bytes(content)
   found = ifcb.objects(str(folder))
-  for row in range(len(found.ids)):
+  for id in found.ids:
     try:
-      images.decode(found.read(row))
+      images.decode(found.read(id))
     except ValueError as error:  # the reason that skipped.txt gives
       values.one_line(error)
   for _, reason in found.skipped:

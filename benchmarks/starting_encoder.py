@@ -101,14 +101,14 @@ def gather(paths: Sequence[str], place: pathlib.Path) -> None:
   """
   wanted: dict[str, pathlib.Path] = {}
   for path in paths:
-    listing = folder.scan_classes(path, field='--path')
-    for name in sorted({name.split('/')[0] for name in listing.class_names}):
+    images = folder.scan_classes(path, field='--path').images
+    for name in sorted({name.split('/')[0] for name in images.class_names}):
       if name in wanted:
         raise InputError(
           f'--path: {wanted[name].parent} and {path} both have a class {name};'
           ' rename one'
         )
-      wanted[name] = listing.root.resolve() / name
+      wanted[name] = pathlib.Path(images.place).resolve() / name
   place.mkdir(parents=True, exist_ok=True)
   for link in place.iterdir():
     if link.name not in wanted or link.resolve() != wanted[link.name]:

@@ -609,9 +609,10 @@ def test_pictures_are_cropped_and_scaled_as_the_encoder_sees_them(tmp_path):
   path = tmp_path / 'new/deep.png'
   path.parent.mkdir()
   Image.fromarray(deep).save(path)
+  place = str(path.parent)
   for found in (
-    new_images.from_folder(encoder, str(path.parent)),
-    new_images.from_source(encoder, str(path.parent)),
+    new_images.gather(encoder, place, None),
+    new_images.gather(encoder, None, place),
   ):
     np.testing.assert_array_equal(
       found.picture('deep.png'), np.full((4, 9), 255)
@@ -622,5 +623,5 @@ def test_pictures_are_cropped_and_scaled_as_the_encoder_sees_them(tmp_path):
   # Without a white in the config it is that of all images, not of each.
   encoder.config['data'] |= {'white': 0}
   Image.fromarray(deep // 4).save(path.parent / 'dim.png')
-  found = new_images.from_folder(encoder, str(path.parent))
+  found = new_images.gather(encoder, place, None)
   np.testing.assert_array_equal(found.picture('dim.png'), np.full((4, 9), 64))

@@ -149,8 +149,8 @@ def _of_folder(
   before: Stored,
 ) -> Gathered:
   """Embeds the images of a folder that no start before did."""
-  listing = folder.scan(path, field='--images')
-  present, decided = set(listing.ids), set(before.ids)
+  listed = folder.scan(path, field='--images').images
+  present, decided = set(listed.ids), set(before.ids)
   if decided and not present & decided:
     raise InputError(
       f'{kept.parent / store.FILE} holds decisions on {len(decided):,} other'
@@ -158,11 +158,9 @@ def _of_folder(
     )
   old = _load(kept)
   known = set(old.ids)
-  missing = [i for i, key in enumerate(listing.ids) if key not in known]
+  missing = [i for i, key in enumerate(listed.ids) if key not in known]
   if missing:
-    part = listing._replace(
-      ids=tuple(listing.ids[i] for i in missing), labels=listing.labels[missing]
-    )
+    part = listed.take(missing)
     encoder = folders.encoder(source)
     try:
       new = folders.embed(encoder, part, pixel_um=pixel_um, white=old.white)

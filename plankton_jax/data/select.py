@@ -118,7 +118,7 @@ def objects(
   found = described(path, image_rank, field=field)
   if found is not None:
     return found
-  return folder.objects(folder.scan(path, field=field))
+  return folder.scan(path, field=field).images
 
 
 def described(

@@ -3,13 +3,14 @@
 import collections
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.ecotaxa import read
-from plankton_jax.data.pixels import images
-from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import Example, Source
+from plankton_jax.data.sources.objects import Object, Objects, to_source
+from plankton_jax.data.sources.source import Source
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -79,45 +80,30 @@ def from_export(
     left_aside['further image of an object'] = export.further
   if export.repeated:
     left_aside['row that repeats another one'] = export.repeated
-  class_names = tuple(sorted({item.taxon for item in chosen}))
-  label = {name: i for i, name in enumerate(class_names)}
-
-  def load(row: int) -> Example:
-    item = chosen[row]
-    try:
-      normal = images.ingest(export.files.read(item.image))
-    except ValueError as error:
-      return Example(item.id, label[item.taxon], None, str(error))
-    return Example(
-      item.id,
-      label[item.taxon],
-      normal.data,
-      deepest=normal.deepest,
-      note=normal.note,
-    )
-
+  labels, class_names = _labels(chosen, labelled_status)
+  found = Objects(
+    place=str(place),
+    ids=tuple(item.id for item in chosen),
+    read=_reader(export),
+    labels=labels,
+    skipped=export.skipped,
+    class_names=class_names,
+    left_aside=left_aside,
+    measures=export.measures,
+  )
   state = hashlib.blake2b(digest_size=16)
   digests = workers.in_order(
     lambda item: export.files.digest(item.image), chosen, desc='read'
   )
   for item, content in zip(chosen, digests, strict=True):
     state.update(f'{item.id}\0{item.taxon}\0'.encode() + content + b'\0')
-  return Source(
-    place=str(place),
-    fingerprint=state.hexdigest(),
-    class_names=class_names,
-    examples=lambda: workers.in_order(load, range(len(chosen)), desc='ingest'),
-    total=len(chosen),
-    skipped=export.skipped,
-    left_aside=left_aside,
-    measures=export.measures,
-  )
+  return to_source(found, state.hexdigest())
 
 
 def objects(
   path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
 ) -> Objects:
-  """Takes every object of an export, annotated or not.
+  """Takes every object of an export; labels those that are validated.
 
   Raises:
     InputError: there is no export.
@@ -129,15 +115,38 @@ def objects(
     'further image of an object': export.further,
     'row that repeats another one': export.repeated,
   }
+  labels, class_names = _labels(export.objects, ('validated',))
   return Objects(
     place=str(export.files.place),
     ids=tuple(item.id for item in export.objects),
-    read=lambda row: export.files.read(export.objects[row].image),
+    read=_reader(export),
+    labels=labels,
     skipped=export.skipped,
+    class_names=class_names,
     left_aside={reason: n for reason, n in counts.items() if n},
     measures=export.measures,
     items=export.objects,
   )
+
+
+def _labels(
+  items: Sequence[Object], states: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Labels the objects in these states by their taxa, others -1.
+
+  Returns:
+    Labels int32 [N], and the taxa.
+  """
+  taxa = [item.taxon if item.status in states else '' for item in items]
+  names = tuple(sorted({*taxa} - {''}))
+  index = {name: i for i, name in enumerate(names)} | {'': -1}
+  return np.array([index[taxon] for taxon in taxa], np.int32), names
+
+
+def _reader(export: read.Export) -> Callable[[str], bytes]:
+  """Makes a function from an object's id to the bytes of its image."""
+  image = {item.id: item.image for item in export.objects}
+  return lambda id: export.files.read(image[id])
 
 
 def describe(export: read.Export) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives, files
-from plankton_jax.data.sources.objects import Object, Objects
+from plankton_jax.data.sources.objects import Object, Objects, unlabelled
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
 
@@ -166,7 +166,8 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
   return Objects(
     place=str(place),
     ids=tuple(cell.id for cell in cells),
-    read=functools.partial(_read, cells),
+    read=functools.partial(_read, {cell.id: cell for cell in cells}),
+    labels=unlabelled(len(cells)),
     skipped=tuple(skipped),
     left_aside={reason: n for reason, n in left_aside.items() if n},
     items=tuple(_item(cell) for cell in cells),
@@ -264,9 +265,9 @@ def _moment(bin: str) -> tuple[str, str]:
   return f'{moment:%Y%m%d}', f'{moment:%H%M%S}'
 
 
-def _read(cells: list[Cell], row: int) -> bytes:
+def _read(cells: Mapping[str, Cell], id: str) -> bytes:
   try:
-    return images.encode(pixels(cells[row]))
+    return images.encode(pixels(cells[id]))
   except OSError as error:
     raise ValueError(f'.roi: {describe(error)}') from error
 
