@@ -31,7 +31,7 @@ from plankton_jax.data import select
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError, shorten_list
-from plankton_jax.files import config_file, encoder_folder
+from plankton_jax.files import config_file, encoder_folder, home
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
@@ -180,7 +180,7 @@ def make_workdir(
   kept = {name: encoder.config['data'][name] for name in _PIXELS}
   chosen = {
     'source': 'ecotaxa' if annotated else 'folder',
-    'path': str(pathlib.Path(images).expanduser().resolve()),
+    'path': str(home.expand(images).resolve()),
     'unseen_classes': 0,
     'fractions': list(_FRACTIONS),
     'pixel_um': pixel_um or 0.0,

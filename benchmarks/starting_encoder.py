@@ -25,7 +25,7 @@ from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card
-from plankton_jax.files import encoder_folder
+from plankton_jax.files import encoder_folder, home
 from plankton_jax.files.config_file import Config
 from plankton_jax.train import log, loop
 
@@ -80,9 +80,7 @@ def parse(values: flags.FlagValues) -> Options:
   for name in ('path', 'out'):
     if not values[name].value:
       raise InputError(f'--{name} is missing; see --help')
-  workdir, out = (
-    pathlib.Path(p).expanduser() for p in (values.workdir, values.out)
-  )
+  workdir, out = map(home.expand, (values.workdir, values.out))
   if out.exists():
     raise InputError(f'{out} exists; choose a new --out')
   if values.notes and not pathlib.Path(values.notes).is_file():

@@ -22,7 +22,7 @@ from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, home
 
 TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
 
@@ -80,7 +80,7 @@ def images(
   kept: pathlib.Path | None = None
   root: pathlib.Path | None = None
   if folder_:
-    root = pathlib.Path(folder_).expanduser()
+    root = home.expand(folder_)
     name, read = root.resolve().name, _reader(root)
     kept = _kept_file(source, pixel_um, out)
     found = _of_folder(source, folder_, pixel_um, kept, before)

@@ -18,6 +18,7 @@ from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def load(
     )
   group_regex = select.group_regex(source, group_by, group_regex)
   splits.check(fractions, group_regex, rare)
-  workdir, cache = Path(workdir), Path(cache_dir).expanduser()
+  workdir, cache = Path(workdir), home.expand(cache_dir)
   selected = select.source(
     source=source,
     path=path,

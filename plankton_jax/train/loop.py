@@ -14,7 +14,7 @@ import numpy as np
 from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, shorten_list
-from plankton_jax.files import config_file, write_errors
+from plankton_jax.files import config_file, home, write_errors
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES
@@ -76,9 +76,7 @@ def load_data(
     data['classes'] = config_check.class_names('data.classes', data['classes'])
   if 'unseen_classes' in data:
     data['unseen_classes'] = config_check.unseen_classes(data['unseen_classes'])
-  with write_errors.explained(
-    pathlib.Path(config['data']['cache_dir']).expanduser()
-  ):
+  with write_errors.explained(home.expand(config['data']['cache_dir'])):
     return config_file.build(
       pipeline.load,
       config | {'data': data},

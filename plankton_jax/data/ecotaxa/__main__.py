@@ -11,6 +11,7 @@ from pathlib import Path
 from plankton_jax.cli import command
 from plankton_jax.data.ecotaxa import files, read, rules, source, table
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 
 def show_export(path: str) -> None:
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
   """Shows the named export or checks the table; returns 1 if it has errors."""
   if len(argv) != 2:
     raise InputError('name one EcoTaxa export, or one table to import')
-  path = Path(argv[1]).expanduser()
+  path = home.expand(argv[1])
   if path.is_file() and path.suffix in ('.tsv', '.txt'):
     return 1 if check_table(path) else 0
   show_export(argv[1])

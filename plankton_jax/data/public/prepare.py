@@ -22,7 +22,7 @@ from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.files import is_image
 from plankton_jax.data.sources.source import Example, Source
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, home
 
 Row = dict[str, str]
 
@@ -39,7 +39,7 @@ class Contents(NamedTuple):
 def prepared_at(name: str, data_dir: str) -> Path:
   """Returns the folder of a prepared set; a root of '' is TFDS's own folder."""
   root = Path(data_dir) if data_dir else records.default_root()
-  return root.expanduser() / name / records.VERSION
+  return home.expand(root) / name / records.VERSION
 
 
 def prepare(

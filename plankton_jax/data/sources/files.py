@@ -6,6 +6,7 @@ from pathlib import Path
 
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 # Endings of archives that a user is told to unpack; zip has readers.
 PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
@@ -41,9 +42,11 @@ def expanded(
   if not path:
     raise InputError(f'{field} is empty: name {what}')
   try:
-    place = Path(path).expanduser()
+    place = home.expand(path)
     place.exists()
-  except (RuntimeError, OSError, ValueError) as error:
+  except InputError as error:
+    raise InputError(f'{field}: {error}') from None
+  except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise InputError(f'{field}: {path[:80]!r}: {reason}') from None
   return place
