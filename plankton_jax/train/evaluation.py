@@ -7,7 +7,7 @@ import numpy as np
 
 from plankton_jax import retrieval
 from plankton_jax.nn import whitening as whitenings
-from plankton_jax.train import batches, diverged, job, sharding
+from plankton_jax.train import batches, failures, job, sharding
 from plankton_jax.train.experiment import Experiment
 from plankton_jax.train.state import TrainState
 
@@ -58,7 +58,7 @@ def evaluate(
   finite = np.isfinite(embeddings).all(axis=1)
   losses = np.array([values['loss'] for values in metrics])
   finite &= np.repeat(np.isfinite(losses), size)[: len(rows)]
-  diverged.check_split(split, finite, data.ids[rows], int(state.step))
+  failures.check_split(split, finite, data.ids[rows], int(state.step))
   sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
   kept = min(len(rows), _RETRIEVAL_IMAGES)
   if whitening is not None:

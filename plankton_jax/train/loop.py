@@ -20,9 +20,8 @@ from plankton_jax.nn import measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
-  collapse,
   config_check,
-  diverged,
+  failures,
   job,
   sharding,
   store,
@@ -162,7 +161,7 @@ def _first_log(
   if not job.is_first():
     return Quiet()
   config_file.write(config, workdir)
-  diverged.forget(workdir)
+  failures.forget(workdir)
   store.forget_whitening(workdir)
   return Log(
     workdir,
@@ -292,7 +291,7 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
 
   logged = []
   for place, metrics in steps:
-    diverged.check_step(
+    failures.check_step(
       metrics,
       place.step,
       image_names,
@@ -333,7 +332,7 @@ def _collapse(
 ) -> str | None:
   """Says what collapsed since the last validation; None if nothing."""
   schedule = run.experiment.schedule
-  return collapse.diagnose(
+  return failures.diagnose_collapse(
     recent,
     collapsed_loss=run.experiment.objective.collapsed_loss,
     embedding_dim=run.config['encoder']['embedding_dim'],
