@@ -148,10 +148,10 @@ def vary_published(rng: Rng) -> bytes:
 
 
 def read_published(data: bytes, folder: pathlib.Path) -> None:
-  from plankton_jax.data.public import taxa as reader
+  from plankton_jax.data.public import prepare
 
   del folder
-  for key, taxon in reader.parse(data, 'archive.tar').items():
+  for key, taxon in prepare.parse_taxa(data, 'archive.tar').items():
     if not all(isinstance(text, str) for text in (key, *taxon)):
       raise AssertionError('a cell of a table that is no text')
 
