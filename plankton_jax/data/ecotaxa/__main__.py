@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plankton_jax.cli import command
-from plankton_jax.data.ecotaxa import files, read, rules, source, table
+from plankton_jax.data.ecotaxa import (
+  annotations,
+  files,
+  read,
+  rules,
+  source,
+  table,
+)
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
 
@@ -18,7 +25,7 @@ def show_export(path: str) -> None:
   """Prints an export's objects by state and class, and those left out."""
   export = read.export(path)
   print(f'{export.files.place}: {source.describe(export)}')
-  states = [*read.STATES, read.UNCLASSIFIED]
+  states = [*table.STATES, annotations.UNCLASSIFIED]
   counts = collections.Counter((i.taxon, i.status) for i in export.objects)
   lineage = {item.taxon: item.lineage for item in export.objects}
   width = max((len(taxon) for taxon in lineage), default=0)

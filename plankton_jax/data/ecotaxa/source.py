@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from plankton_jax.data import workers
-from plankton_jax.data.ecotaxa import read
+from plankton_jax.data.ecotaxa import read, table
 from plankton_jax.data.sources.objects import Object, Objects, to_source
 from plankton_jax.data.sources.source import Source
 from plankton_jax.errors import InputError
@@ -26,7 +26,7 @@ def from_export(
 
   Args:
     path: a zip archive or a folder.
-    labelled_status: states, of `read.STATES`.
+    labelled_status: states, of `table.STATES`.
     group_by: a key of `read.GROUPS` that the objects must have, or ''.
     image_rank: as in `read.export`.
 
@@ -39,9 +39,9 @@ def from_export(
       "data.labelled_status must be a tuple of states, such as ('validated',)"
     )
   for status in labelled_status:
-    if status not in read.STATES:
+    if status not in table.STATES:
       raise InputError(
-        f'data.labelled_status: {status!r} is none of {", ".join(read.STATES)}'
+        f'data.labelled_status: {status!r} is none of {", ".join(table.STATES)}'
       )
   export = read.export(path, image_rank)
   place = export.files.place
