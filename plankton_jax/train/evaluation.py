@@ -1,5 +1,6 @@
 """Measures a split by the objective and by retrieval."""
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -144,6 +145,16 @@ def average(
   return {name: mean(name) for name in metrics[0] if name in names} | {
     'count': float(sum(values['count'] for values in metrics))
   }
+
+
+def describe(values: dict[str, float]) -> str:
+  """Describes a split's measures in a line, without those not defined."""
+  names = ('loss', 'accuracy', 'd_ap', 'd_an', 'recall_at_1', 'map_at_r')
+  return '  '.join(
+    f'{name} {values[name]:.4f}'
+    for name in names
+    if name in values and not math.isnan(values[name])
+  )
 
 
 def as_logged(values: dict[str, float]) -> dict[str, float]:
