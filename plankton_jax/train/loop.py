@@ -230,7 +230,7 @@ def _announce(run: _Run, state: TrainState) -> None:
   inputs = run.experiment.measures
   if inputs is not None and run.experiment.model.size:
     in_um = bool(state.batch_stats[MEASURES]['in_um'])
-    run.log.say(measures.unit(inputs[data.splits['train']], in_um))
+    run.log.say(measures.unit(inputs[data.splits['train']], in_um=in_um))
   if step := int(state.step):
     run.log.say(
       f'resuming {run.workdir} at step {step} of {schedule.total_steps}'

@@ -45,41 +45,23 @@ def from_export(
       )
   export = read.export(path, image_rank)
   place = export.files.place
-  counts = collections.Counter(item.status for item in export.objects)
   log.info('EcoTaxa export %s: %s', place, describe(export))
   for note in export.notes:
     log.warning('%s', note)
   chosen = [item for item in export.objects if item.status in labelled_status]
   if not chosen:
-    held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
-    if export.skipped:
-      name, reason = export.skipped[0]
-      held += f'; {len(export.skipped)} left out, as {name}: {reason}'
-    remedy = 'set data.labelled_status'
-    if not counts:
-      remedy = 'no row can be used'
-    elif not any(item.taxon for item in export.objects):
-      remedy = (
-        'export it with its annotations, object_annotation_status and'
-        ' object_annotation_category'
-      )
-    raise InputError(
-      f'{place}: no object is {" or ".join(labelled_status)} ({held}): {remedy}'
-    )
+    raise _none_labelled(export, labelled_status)
   if group_by and not any(getattr(item, group_by) for item in chosen):
     raise InputError(
       f'{place}: no object names its {group_by}: export it with samples and'
       " acquisitions, or set data.group_by=''"
     )
-  left_aside = {
+  counts = collections.Counter(item.status for item in export.objects)
+  unlabelled = {
     f'{status} (data.labelled_status)': count
     for status, count in sorted(counts.items())
     if status not in labelled_status
   }
-  if export.further:
-    left_aside['further image of an object'] = export.further
-  if export.repeated:
-    left_aside['row that repeats another one'] = export.repeated
   labels, class_names = _labels(chosen, labelled_status)
   found = Objects(
     place=str(place),
@@ -88,7 +70,7 @@ def from_export(
     labels=labels,
     skipped=export.skipped,
     class_names=class_names,
-    left_aside=left_aside,
+    left_aside=unlabelled | _left_aside(export),
     measures=export.measures,
   )
   state = hashlib.blake2b(digest_size=16)
@@ -111,10 +93,6 @@ def objects(
   export = read.export(path, image_rank, field=field)
   for note in export.notes:
     log.warning('%s', note)
-  counts = {
-    'further image of an object': export.further,
-    'row that repeats another one': export.repeated,
-  }
   labels, class_names = _labels(export.objects, ('validated',))
   return Objects(
     place=str(export.files.place),
@@ -123,10 +101,42 @@ def objects(
     labels=labels,
     skipped=export.skipped,
     class_names=class_names,
-    left_aside={reason: n for reason, n in counts.items() if n},
+    left_aside=_left_aside(export),
     measures=export.measures,
     items=export.objects,
   )
+
+
+def _none_labelled(
+  export: read.Export, labelled_status: Sequence[str]
+) -> InputError:
+  """Builds the error for an export without an object in the given states."""
+  counts = collections.Counter(item.status for item in export.objects)
+  held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
+  if export.skipped:
+    name, reason = export.skipped[0]
+    held += f'; {len(export.skipped)} left out, as {name}: {reason}'
+  remedy = 'set data.labelled_status'
+  if not counts:
+    remedy = 'no row can be used'
+  elif not any(item.taxon for item in export.objects):
+    remedy = (
+      'export it with its annotations, object_annotation_status and'
+      ' object_annotation_category'
+    )
+  return InputError(
+    f'{export.files.place}: no object is {" or ".join(labelled_status)}'
+    f' ({held}): {remedy}'
+  )
+
+
+def _left_aside(export: read.Export) -> dict[str, int]:
+  """Counts what is left out of an export without a name, by the reason."""
+  counts = {
+    'further image of an object': export.further,
+    'row that repeats another one': export.repeated,
+  }
+  return {reason: count for reason, count in counts.items() if count}
 
 
 def _labels(

@@ -52,6 +52,18 @@ def expanded(
   return place
 
 
+def read(path: Path) -> bytes:
+  """Reads a file.
+
+  Raises:
+    ValueError: it cannot be read, and why, without its name.
+  """
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ValueError(error.strerror or str(error)) from error
+
+
 def walk(root: Path) -> Iterator[Path]:
   """Yields every file below a folder, a folder's files in order.
 

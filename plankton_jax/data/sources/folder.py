@@ -20,10 +20,11 @@ from plankton_jax.data.sources.files import (
   PACKED,
   expanded,
   is_clutter,
+  read,
   walk,
 )
 from plankton_jax.data.sources.objects import Objects, to_source
-from plankton_jax.data.sources.source import Source, describe, one_line
+from plankton_jax.data.sources.source import Source, one_line
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -197,11 +198,8 @@ def fingerprint(found: Objects) -> str:
 
 
 def _read(root: Path, id: str) -> bytes:
-  """Reads one file below a folder; see `Objects.read`."""
-  try:
-    return (root / id).read_bytes()
-  except OSError as error:
-    raise ValueError(describe(error)) from error
+  """Reads one file below a folder; pickled, unlike a lambda."""
+  return read(root / id)
 
 
 def _name_classes(

@@ -159,7 +159,7 @@ def find(place: Path) -> Objects | None:
     filled = [region for region in regions if region.width * region.height]
     left_aside[EMPTY] += len(regions) - len(filled)
     stitches = _format(bin.name).stitches
-    own = [Cell(bin, pair) for pair in _pairs(filled, stitches)]
+    own = [Cell(bin, pair) for pair in _pairs(filled, stitches=stitches)]
     left_aside[STITCHED] += len(filled) - len(own)
     cells += own
   return Objects(
@@ -302,7 +302,7 @@ def _regions(bin: Bin, skipped: list[tuple[str, str]]) -> Iterator[Region]:
 
 
 def _pairs(
-  regions: list[Region], stitches: bool
+  regions: list[Region], *, stitches: bool
 ) -> Iterator[tuple[Region, ...]]:
   """Joins adjacent regions of one trigger that overlap, two at a time."""
   row = 0

@@ -11,9 +11,9 @@ from plankton_jax.data.pixels.images import Picture
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import describe
+from plankton_jax.data.splits import FEWEST
 from plankton_jax.errors import InputError
 
-_FEWEST = 4  # two to train on, one to validate and one to test
 _FEW = 20  # below it a class's measures say little
 _SHOWN = 5  # names given of a kind
 
@@ -143,9 +143,9 @@ def _problems(
       'images stand in several classes', [' = '.join(c) for c in across]
     ),
   ]
-  if sum(count >= _FEWEST for count in independent.values()) < 2:
+  if sum(count >= FEWEST for count in independent.values()) < 2:
     problems.append(
-      f'at least two classes of {_FEWEST} different images are needed, one'
+      f'at least two classes of {FEWEST} different images are needed, one'
       ' folder each'
     )
   return problems
@@ -161,16 +161,16 @@ def _notes(
     *listing.doubts,
     *classes.doubts(listing.images.class_names),
     *_listed(
-      f'classes have fewer than {_FEWEST} different images, too few to train'
+      f'classes have fewer than {FEWEST} different images, too few to train'
       ' on (data.rare)',
-      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
+      [f'{n} ({k})' for n, k in independent.items() if k < FEWEST],
     ),
     *_listed(
       'images have copies in their class', [' = '.join(c) for c in within]
     ),
     *_listed(
       f'classes have fewer than {_FEW} different images',
-      [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
+      [f'{n} ({k})' for n, k in independent.items() if FEWEST <= k < _FEW],
     ),
   ]
 
