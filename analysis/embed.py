@@ -130,21 +130,19 @@ def embed_folder(
   index = {name: at for at, name in enumerate(names)} | {'': -1}
   rows = shards.size(len(found.ids), shard) if out.suffix == '.parquet' else 0
   white = folders.find_white(encoder, found)
+  every = range(len(found.ids))
 
   def embed(part: slice) -> outputs.Part:
-    own = folders.part(found, part) if rows else found
-    options: dict[str, Any] = {
-      'pixel_um': pixel_um,
-      'white': white,
-      'some': not rows,
-    }
-    if isinstance(own, folder.Listing):
-      embedded = folders.embed(encoder, own, **options)
-      return outputs.Part(embedded.rows, embedded.measures)
-    embedded, kept = folders.embed_objects(encoder, own, **options)
-    label = np.array([index[taxa[part][row]] for row in kept], np.int32)
-    found_rows = embedded.rows._replace(label=label, class_names=names)
-    return outputs.Part(found_rows, embedded.measures)
+    chosen = every[part]
+    own = folders.part(found, chosen) if rows else found
+    made = folders.embed(
+      encoder, own, pixel_um=pixel_um, white=white, some=not rows
+    )
+    if objects is None:
+      return outputs.Part(made.rows, made.measures)
+    label = np.array([index[taxa[chosen[row]]] for row in made.kept], np.int32)
+    labelled = made.rows._replace(label=label, class_names=names)
+    return outputs.Part(labelled, made.measures)
 
   if rows:
     for name, reason in found.skipped:
@@ -152,7 +150,7 @@ def embed_folder(
     whole_stamp = folders.stamp(found) if objects is not None else ''
 
     def stamp(part: slice) -> str:
-      own = whole_stamp or folders.stamp(folders.part(found, part))
+      own = whole_stamp or folders.stamp(folders.part(found, every[part]))
       return f'{own} {white}'  # which all images decide together
 
     outputs.write_shards(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.files import folders, inputs, pile, taxa
+from analysis.files import folders, inputs, originals, pile, taxa
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
 from analysis.formats import darwin_core
@@ -34,7 +34,7 @@ def embedded(monkeypatch):
   asked = []
 
   def embed(encoder, listing, *, pixel_um, white=0, desc='embed'):
-    shades = [folders.read(listing.root / key).mean() for key in listing.ids]
+    shades = [originals.read(listing.root / key).mean() for key in listing.ids]
     if not any(shades):
       raise InputError('no image can be read')
     asked.append((list(listing.ids), pixel_um))
@@ -124,7 +124,7 @@ def test_files_whose_names_become_alike_are_all_written(tmp_path):
   assert outcome.write_classes(tmp_path / 'out', images, lines) == (2, 0)
   written = sorted((tmp_path / 'out/ant').iterdir())
   assert len(written) == 2
-  assert {folders.read(path).mean() for path in written} == {DARK, BRIGHT}
+  assert {originals.read(path).mean() for path in written} == {DARK, BRIGHT}
 
 
 def picture(shade):

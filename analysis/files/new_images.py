@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from analysis.files import folders, inputs, samples
+from analysis.files import folders, inputs, originals, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data import select
@@ -127,7 +127,7 @@ def from_folder(
     _described_by_name(found.rows.id.tolist()),
     found.skipped,
     {f'file of {ending}': n for ending, n in listing.others.items()},
-    lambda id: folders.read(found.root / id, encoder, found.white),
+    originals.reader_of(listing, encoder, found.white),
   )
 
 
@@ -143,16 +143,9 @@ def from_source(
     InputError: it is none of these, or holds no readable image.
   """
   objects = open_source(path, encoder.config['data'].get('image_rank'))
-  embedded, kept = folders.embed_objects(
-    encoder, objects, pixel_um=pixel_um, desc='predict'
-  )
-  row = {id: at for at, id in enumerate(objects.ids)}
-
-  def picture(id: str) -> np.ndarray:
-    data = objects.read(row[id])
-    return folders.decode(data, encoder, embedded.white)
-
-  return _of_objects(objects, kept, embedded.rows, embedded.skipped, picture)
+  found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
+  picture = originals.reader_of(objects, encoder, found.white)
+  return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
 
 
 def from_files(embeddings: str, path: str | None) -> NewImages:

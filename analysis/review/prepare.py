@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 import plankton_jax
-from analysis.files import folders, inputs, new_images, pile, taxa
+from analysis.files import folders, inputs, new_images, originals, pile, taxa
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.files.taxa import Taxa
@@ -242,7 +242,7 @@ def _keep(path: pathlib.Path, found: Gathered) -> None:
 
 
 def _reader(root: pathlib.Path) -> Read:
-  return lambda key: folders.read(root / key)
+  return lambda key: originals.read(root / key)
 
 
 def _kept_file(
