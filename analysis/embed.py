@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from analysis.files import folders, inputs, outputs, shards
+from analysis.files import folders, inputs, originals, outputs, shards
 from analysis.files.command import ENCODER, IMAGES, OUT, PIXEL_UM, WORKDIR
 from configs import base
 from plankton_jax import host
@@ -121,7 +121,7 @@ def embed_folder(
   items = () if objects is None else objects.items
   taxa = [item.taxon if item.status == 'validated' else '' for item in items]
   names = tuple(sorted(set(taxa) - {''}))
-  found: folders.Images
+  found: originals.Listed
   if objects is None:
     found = folder.scan(images, field='--images')
     names = found.class_names

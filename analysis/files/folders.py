@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.files import inputs, originals
 from analysis.files.inputs import Embeddings, Source
-from analysis.files.originals import Images
+from analysis.files.originals import Listed
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import folder, objects, source
 from plankton_jax.data.sources.files import walk
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
 BLOCK = 1024  # images decoded at a time, before they are embedded and freed
 
 
-def part(found: Images, rows: Sequence[int]) -> Images:
+def part(found: Listed, rows: Sequence[int]) -> Listed:
   """Selects some rows of what is to be embedded, in this order.
 
   What is skipped stays with the whole.
@@ -39,7 +39,7 @@ def part(found: Images, rows: Sequence[int]) -> Images:
   )
 
 
-def stamp(found: Images) -> str:
+def stamp(found: Listed) -> str:
   """Digests size and time of the files that hold some images.
 
   An export or bins count as a whole, with all files at their place.
@@ -96,7 +96,7 @@ def encoder(source: Source) -> 'Encoder':
 
 def embed(
   encoder: 'Encoder',
-  found: Images,
+  found: Listed,
   *,
   pixel_um: float | None = None,
   desc: str = 'embed',
@@ -122,7 +122,7 @@ def embed(
     InputError: none can be read.
   """
   if not found.ids and not found.skipped:
-    raise InputError(f'{_place(found)} holds no object that can be read')
+    raise InputError(f'{root_of(found)} holds no object that can be read')
   white = white or find_white(encoder, found)
   how = {**_fields(encoder), 'white': white, 'crop': originals.crop_of(encoder)}
   known: Mapping[str, np.ndarray] = {}
@@ -136,13 +136,16 @@ def embed(
     decoded = objects.decoded(found, **how, desc=desc)
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
   skipped = [*found.skipped, *made.unread]
-  _name_skipped(_place(found), skipped, bool(made.kept) or not some)
+  _name_skipped(root_of(found), skipped, bool(made.kept) or not some)
   ids = np.array([found.ids[row] for row in made.kept])
   rows = Embeddings(made.embedding, label[made.kept], ids, names)
-  return Embedded(_place(found), rows, skipped, white, made.measures, made.kept)
+  return Embedded(
+    root_of(found), rows, skipped, white, made.measures, made.kept
+  )
 
 
-def _place(found: Images) -> pathlib.Path:
+def root_of(found: Listed) -> pathlib.Path:
+  """Returns where images lie."""
   if isinstance(found, folder.Listing):
     return found.root
   return pathlib.Path(found.place)
@@ -274,7 +277,7 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
   return {name: data[name] for name in ('size', 'resize', 'channels')}
 
 
-def find_white(encoder: 'Encoder', found: Images) -> int:
+def find_white(encoder: 'Encoder', found: Listed) -> int:
   """Finds the white of 16-bit images: the run's, or by all of them."""
   if known := originals.white_of(encoder):
     return known

@@ -15,7 +15,7 @@ from plankton_jax.errors import InputError
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
-Images = folder.Listing | Objects
+Listed = folder.Listing | Objects
 Read = Callable[[str], np.ndarray]  # id -> uint8 [H, W] or [H, W, 3]
 
 
@@ -47,7 +47,7 @@ def reader(source: Source) -> Read:
 
 
 def reader_of(
-  found: Images, encoder: 'Encoder | None' = None, white: int = 0
+  found: Listed, encoder: 'Encoder | None' = None, white: int = 0
 ) -> Read:
   """Returns a function: id -> image of a folder or of objects, as `read` does.
 
@@ -58,6 +58,8 @@ def reader_of(
   rows = {key: row for row, key in enumerate(found.ids)}
 
   def read_object(key: str) -> np.ndarray:
+    if key not in rows:
+      raise InputError(f'{found.place}: {key} is not among its images')
     try:
       return _decode(found.read(rows[key]), encoder, white)
     except ValueError as error:
