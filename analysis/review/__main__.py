@@ -50,7 +50,6 @@ def open_session(out: pathlib.Path) -> Session:
   sources, _ = analyses.given(untrained=True)
   source = analyses.one_run(sources, 'review')
   thresholds.check(analyses.ACCEPTANCE.value)
-  table = analyses.TAXA.value
   images = prepare.images(
     source,
     folder_=analyses.IMAGES.value,
@@ -59,7 +58,7 @@ def open_session(out: pathlib.Path) -> Session:
     splits=pile.SPLITS.value,
     acceptance=analyses.ACCEPTANCE.value,
     pixel_um=analyses.PIXEL_UM.value,
-    listed=taxa.read(pathlib.Path(table)) if table else taxa.NONE,
+    listed=taxa.given(analyses.TAXA.value),
     out=out,
   )
   return Session(images, Store(out / store.FILE, images.ids, images.group))
