@@ -359,12 +359,10 @@ def known_classes(source: Source, size: int, acceptance: float) -> Known:
   if source.workdir is None:
     axes = np.eye(size, dtype=np.float32)
     return Known((), np.zeros((0, size)), np.zeros(0, int), TEMPERATURE, axes)
-  gallery, rows, _ = labeller.gallery(source, None)
-  val, _ = labeller.split(source, 'val', gallery.class_names)
-  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
+  fitted, _ = labeller.of_run(source, acceptance)
   space = fitted.seen.space
   return Known(
-    gallery.class_names,
+    fitted.gallery.class_names,
     space.means + space.origin @ space.map,
     space.counts,
     fitted.temperature,
