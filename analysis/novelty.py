@@ -71,11 +71,6 @@ def usable(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
   return splits, notes
 
 
-def names(rows: Embeddings, label: np.ndarray) -> np.ndarray:
-  """Names the classes [N] of labels [N]; -1 gives an empty name."""
-  return np.array([*rows.class_names, ''], object)[label]
-
-
 class Truth(NamedTuple):
   """Test and unseen images, to compare counts of classes on."""
 

@@ -73,17 +73,15 @@ class Measured(NamedTuple):
 
 def measure(fit: Fitted, rows: Embeddings) -> Measured:
   """Measures a labeller on rows that are labelled by its classes."""
-  squared = labeller.squared(fit.labeller.seen, rows.embedding)
-  right = squared.argmin(axis=1) == rows.label
-  sure = calibration.softmax(-squared, fit.labeller.temperature).max(axis=1)
+  tested = fitted.test(fit.labeller, rows, fit.trained).measures
   unknown = np.nan
   if np.isfinite(fit.labeller.threshold):
     distance = unknowns.judge(fit.labeller.seen, rows.embedding).distance
     unknown = float(np.mean(distance > fit.labeller.threshold))
   return Measured(
-    len(right),
-    float(right.mean()),
-    calibration.reliability(sure, right).error,
+    tested['test_images'],
+    tested['accuracy'],
+    tested['calibration_error'],
     unknown,
   )
 

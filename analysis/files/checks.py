@@ -1,4 +1,8 @@
-"""Lists images for a person to check, and reads what the person found."""
+"""Lists images for a person to check, and reads what the person found.
+
+`analysis.counts --check` writes the list; a person fills it in, or decides on
+its images on the page of `analysis.review --check`.
+"""
 
 import collections
 import pathlib
@@ -54,6 +58,32 @@ def listed(
       for row in sorted(drawn.tolist())
     ]
   return lines
+
+
+def drawn(path: pathlib.Path, ids: Sequence[str]) -> list[int]:
+  """Finds the images that a table of `listed` names, in the table's order.
+
+  Returns:
+    Their places among the `ids` of all images.
+
+  Raises:
+    InputError: it cannot be read, has no column id or no row, or names an image
+      that is not there.
+  """
+  header, rows = tables.read_csv(path, 'images to check')
+  column = tables.find_columns(path, header, _COLUMNS, ['id'])['id']
+  assert column
+  place = {key: at for at, key in enumerate(ids)}
+  names = list(dict.fromkeys(row[column] for _, row in rows))
+  missing = [name for name in names if name not in place]
+  if missing or not names:
+    example = f', such as {one_line(missing[0])}' if missing else ''
+    raise InputError(
+      f'{path}: {len(missing):,} of its {len(names):,} images are not among'
+      f' the {len(ids):,} there{example}: give the --images or --export that'
+      ' analysis.counts drew them from'
+    )
+  return [place[name] for name in names]
 
 
 def read(

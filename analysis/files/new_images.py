@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from analysis.files import folders, inputs, samples
+from analysis.files import folders, inputs, originals, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data import select
@@ -118,31 +118,13 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    rank = encoder.config['data'].get('image_rank')
-    return from_objects(encoder, open_source(export, rank), pixel_um)
-  if listed is None:
+    listed = open_source(export, encoder.config['data'].get('image_rank'))
+  elif listed is None:
     assert images is not None
     listed = folder.scan(images, field='--images').images
-  return from_objects(encoder, listed, pixel_um)
-
-
-def from_objects(
-  encoder: 'Encoder', objects: Objects, pixel_um: float | None = None
-) -> NewImages:
-  """Embeds the images of a folder or an export; `pixel_um` as in `gather`.
-
-  Raises:
-    InputError: none can be read.
-  """
-  found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
-
-  def picture(id: str) -> np.ndarray:
-    try:
-      return folders.decode(objects.read(id), encoder, found.white)
-    except ValueError as error:
-      raise InputError(f'{objects.place}/{id}: {error}') from None
-
-  return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
+  found = folders.embed(encoder, listed, pixel_um=pixel_um, desc='predict')
+  picture = originals.reader_of(listed, encoder, found.white)
+  return _of_objects(listed, found.kept, found.rows, found.skipped, picture)
 
 
 def from_files(embeddings: str, path: str | None) -> NewImages:
@@ -150,7 +132,7 @@ def from_files(embeddings: str, path: str | None) -> NewImages:
 
   Args:
     embeddings: an embedding file, whose labels are not read.
-    path: as `from_source` takes it, if there is more than embeddings. Its
+    path: as `open_source` takes it, if there is more than embeddings. Its
       objects are found by the file's ids: the whole id of a record, such as
       sample/acquisition/object, or the object's own.
 

@@ -57,6 +57,11 @@ class Taxa(NamedTuple):
 NONE = Taxa({})
 
 
+def given(path: str | None) -> Taxa:
+  """Reads the table that --taxa names, as `read` does; none without a path."""
+  return read(pathlib.Path(path)) if path else NONE
+
+
 def read(path: pathlib.Path) -> Taxa:
   """Reads a table of taxa: CSV or tab-separated, may be gzipped.
 

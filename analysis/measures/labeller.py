@@ -158,6 +158,20 @@ def fit(
   return Labeller(gallery, seen, scale, limit)
 
 
+def of_run(source: Source, acceptance: float) -> tuple[Labeller, list[str]]:
+  """Fits the classes of a run's labelled images, without test or examples.
+
+  Returns:
+    The labeller, and notes on what is left out.
+
+  Raises:
+    InputError: there are no labelled train images.
+  """
+  rows, added, notes = gallery(source, None)
+  val, missing = split(source, 'val', rows.class_names)
+  return fit(rows, added, val, acceptance=acceptance), notes + missing
+
+
 def squared(seen: Seen, embedding: np.ndarray) -> np.ndarray:
   """Computes squared distances to the centres, [N, D] -> [N, C]."""
   rows = whitened.whiten(seen.space, embedding)

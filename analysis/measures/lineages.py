@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.files.taxa import Path, Taxa
+from analysis.measures import labeller
+from analysis.measures.fitted import Fitted
 from plankton_jax.errors import InputError
-
-Path = tuple[str, ...]  # from the root to a node
 
 
 class Tree(NamedTuple):
@@ -204,6 +205,67 @@ def measure(
     'named': _mean(~left),
     'named_accuracy': _mean(good[~left]),
   }
+
+
+class Ranks(NamedTuple):
+  """How sure a labeller is at each rank; all empty without"""
+
+  tree: Tree | None = None
+  limits: Sequence[float] = ()  # of the levels; empty without val images
+  lines: Sequence[Mapping[str, Any]] = ()  # of the levels, by test images
+  measures: Mapping[str, Any] = {}
+  remarks: Sequence[str] = ()
+
+
+def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
+  """Sets the thresholds of ranks on val images, and tests them on test images.
+
+  `sure` is the share of right names to reach at a rank.
+  """
+  names = fitted.labeller.gallery.class_names
+  known_as = {name: taxon.lineage for name, taxon in known.of.items()}
+  tree = grow(names, known_as, known.ranks)
+  if tree is None:
+    return Ranks()
+  if fitted.val is None:
+    return Ranks(tree, remarks=['No val images: names are not backed off.'])
+  limits = calibrate(
+    tree,
+    labeller.probabilities(fitted.labeller, fitted.val.embedding),
+    fitted.val.label,
+    sure,
+  )
+  lacking = [name for name in names if not known_as.get(name)]
+  remarks = []
+  if lacking:
+    more = ', ...' if len(lacking) > 5 else ''
+    remarks.append(
+      f'{len(lacking)} classes have no lineage: {", ".join(lacking[:5])}{more}.'
+    )
+  if fitted.held_out is None:
+    return Ranks(tree, limits, remarks=remarks)
+  lines, measures = measure(
+    tree,
+    labeller.probabilities(fitted.labeller, fitted.held_out.embedding),
+    fitted.held_out.label,
+    limits,
+  )
+  return Ranks(tree, limits, lines, measures, remarks)
+
+
+def place_images(
+  ranks: Ranks, fitted: Fitted, embedding: np.ndarray
+) -> list[Placed]:
+  """Gives each row [N, D] its lowest sure node; nothing without thresholds."""
+  if ranks.tree is None or not ranks.limits:
+    return []
+  found: list[Placed] = []
+  for start in range(0, len(embedding), labeller.BLOCK):
+    chance = labeller.probabilities(
+      fitted.labeller, embedding[start : start + labeller.BLOCK]
+    )
+    found += place(ranks.tree, chance, ranks.limits)
+  return found
 
 
 def _shared(a: Path, b: Path) -> int:

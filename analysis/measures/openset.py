@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import classes
+from analysis.measures import classes, prevalence
 from analysis.measures.thresholds import threshold
 from plankton_jax.neighbours import search
 
@@ -155,8 +155,7 @@ def dissimilarity(
 ) -> np.ndarray:
   """Computes the Bray-Curtis dissimilarity of counts of classes.
 
-  Sum |t - p| / sum (t + p) over classes (Bray and Curtis 1957, Ecol. Monogr.
-  27): 0 where all counts are right, 1 where no class is in both.
+  0 where all counts are right, 1 where no class is in both.
 
   Args:
     true: [N] classes 0 ... size - 1; N is 1 or more.
@@ -167,13 +166,10 @@ def dissimilarity(
     [...].
   """
   want = np.bincount(true, minlength=size)
-  found = np.stack(
-    [
-      np.bincount(one, minlength=size)
-      for one in predicted.reshape(-1, len(true))
-    ]
-  )
-  gaps = np.abs(found - want).sum(axis=1) / (2.0 * len(true))
+  found = [
+    np.bincount(one, minlength=size) for one in predicted.reshape(-1, len(true))
+  ]
+  gaps = prevalence.bray_curtis(np.stack(found), want)
   return gaps.reshape(predicted.shape[:-1])
 
 

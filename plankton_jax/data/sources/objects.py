@@ -99,8 +99,9 @@ class Objects(NamedTuple):
     return len(self.ids) + len(self.skipped) + sum(self.left_aside.values())
 
   def take(self, rows: Sequence[int]) -> 'Objects':
-    """Selects some images, in this order."""
+    """Selects some images, in this order; what is skipped is of the whole."""
     return self._replace(
+      skipped=(),
       ids=tuple(self.ids[row] for row in rows),
       labels=self.labels[list(rows)],
       items=tuple(self.items[row] for row in rows) if self.items else (),
