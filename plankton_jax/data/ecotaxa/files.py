@@ -73,7 +73,9 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   elif place.is_dir():
     found = _unique(_of_folder(place, skipped), skipped)
   elif not place.exists():
-    raise InputError(f'{field}: {place} is not there')
+    raise InputError(
+      f'{field}: {place} is not there; give a zip archive, a folder, or a table'
+    )
   elif archives.is_zip(place):
     archive = archives.open_zip(place)
     found = _unique(_of_zip(archive, '', 1, skipped), skipped)

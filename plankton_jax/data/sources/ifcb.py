@@ -121,7 +121,10 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
   place = files.expanded(path, field)
   found = find(place)
   if found is None:
-    raise InputError(f'{place} holds no IFCB bin (.adc, .hdr and .roi)')
+    raise InputError(
+      f'{place} holds no IFCB bin (.adc, .hdr and .roi); give its files the'
+      ' name that the instrument gave them'
+    )
   return found
 
 
