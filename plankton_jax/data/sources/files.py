@@ -8,7 +8,10 @@ from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
 
 # Endings of archives that a user is told to unpack; zip has readers.
-PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
+PACKED = (
+  *('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.zipx', '.zst'),
+  *('.001', '.z01'),  # the first part of several
+)
 # Folders that systems and archivers make.
 _CLUTTER = frozenset(
   {

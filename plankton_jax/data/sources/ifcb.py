@@ -369,7 +369,7 @@ def _archived(path: Path) -> Iterator[tuple[str, Open]]:
   """
   archive = archives.open_zip(path)
   inside = {
-    archives.tidy(info.filename): info
+    archives.name_of(info): info
     for info in archive.infolist()
     if not info.filename.endswith('/')
   }
