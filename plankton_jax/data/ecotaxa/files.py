@@ -174,9 +174,7 @@ def _finders(found: Collection[str], tables: Sequence[str]) -> _Finders:
   alike = _alike(named, _fold)
   stems = functools.cache(lambda: _stems(filter(is_image, found)))
   endless = functools.cache(
-    lambda: _alike(
-      {n: own for n, own in named.items() if is_image(n)}, _endless
-    )
+    lambda: _alike({n: named[n] for n in found if is_image(n)}, _endless)
   )
 
   def near(name: str) -> str:
