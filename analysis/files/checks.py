@@ -72,7 +72,7 @@ def read(
     InputError: it cannot be read, lacks a column, has two classes for an image,
       or none for any of these images.
   """
-  header, rows = tables.read_csv(path, 'checked images')
+  header, rows = tables.read_csv(path, 'checked images', _COLUMNS['id'])
   columns = tables.find_columns(path, header, _COLUMNS, ['id', 'class'])
   identity, named, status = columns['id'], columns['class'], columns['status']
   assert identity and named

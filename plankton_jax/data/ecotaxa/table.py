@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from plankton_jax.data.sources.source import one_line
@@ -28,7 +28,7 @@ _MISTAKEN = {
 }
 # Columns without which a table is not EcoTaxa's.
 NEEDED = frozenset(('object_id', 'img_file_name'))
-_MARKS = '\t;,|'  # that separate cells
+MARKS = '\t;,|'  # that separate cells
 _LINES_ABOVE = 50  # the header at most, such as comments
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
@@ -78,7 +78,8 @@ def parse(data: bytes, place: str) -> Table:
   Raises:
     InputError: it is empty or no table.
   """
-  lines_of_text, top, mark = _opened(data)
+  lines_of_text, top, mark = open_text(data, NEEDED)
+  mark = mark or '\t'
   first = lines_of_text[top]
   if mark != '\t':
     lines_of_text = _with_tabs(lines_of_text, top, mark, place)
@@ -131,25 +132,31 @@ def parse(data: bytes, place: str) -> Table:
 
 def is_ecotaxa(data: bytes) -> bool:
   """Tells by its header whether a text is a table of EcoTaxa's columns."""
-  lines, top, mark = _opened(data)
+  lines, top, mark = open_text(data, NEEDED)
   return {*_names(lines[top], mark)} >= NEEDED
 
 
-def _opened(data: bytes) -> tuple[list[str], int, str]:
+def open_text(
+  data: bytes, names: Collection[str]
+) -> tuple[list[str], int, str]:
   """Splits a table into lines; finds its header and what separates cells.
 
-  The header is the first line with one of EcoTaxa's columns, or else that below
+  The header is the first line with one of these columns, or else that below
   blank lines, and one that names the separator.
+
+  Returns:
+    The lines, the header's place among them, and what separates its cells; ''
+    if it has none of the columns.
   """
   lines = re.split('\r\n|\n|\r', decode(data).replace('\0', ''))
   for at, line in enumerate(lines[:_LINES_ABOVE]):
-    for mark in _MARKS:
-      if mark in line and not NEEDED.isdisjoint(_names(line, mark)):
+    for mark in MARKS:
+      if mark in line and not {*names}.isdisjoint(_names(line, mark)):
         return lines, at, mark
   for at, line in enumerate(lines):
-    if line.strip() and not line.lower().startswith(_SEPARATOR):
-      return lines, at, '\t'
-  return lines, 0, '\t'
+    if line.strip(f' {MARKS}') and not line.lower().startswith(_SEPARATOR):
+      return lines, at, ''
+  return lines, 0, ''
 
 
 def _names(header: str, mark: str) -> list[str]:
