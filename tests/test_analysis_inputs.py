@@ -204,9 +204,7 @@ def test_anyones_file_needs_the_embeddings_alone(tmp_path):
   found = inputs.read_embeddings(path)
   assert found.class_names == ('ant',) and found.label.tolist() == [0, -1, 0]
   np.savez(path, features=embedding, labels=names)
-  with pytest.raises(
-    InputError, match=r'\(it has features, labels\): give the'
-  ):
+  with pytest.raises(InputError, match=r'it has features, labels\): give'):
     inputs.read_embeddings(path)
 
 
