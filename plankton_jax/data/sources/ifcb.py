@@ -377,7 +377,7 @@ def _archived(path: Path) -> dict[str, Open]:
   except InputError:
     return {}
   inside = {
-    archives.tidy(info.filename): info
+    archives.name_of(info): info
     for info in archive.infolist()
     if not info.filename.endswith('/')
   }
