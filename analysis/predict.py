@@ -272,6 +272,7 @@ def accounting(new: NewImages) -> str:
 
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
+  command.one_source(sources, 'predict')  # before --images is missed
   flags_given = Asked(
     command.IMAGES.value,
     command.EXPORT.value,
