@@ -27,9 +27,9 @@ from analysis.measures import (
   checked,
   counting,
   fitted,
+  openset,
   prevalence,
   tallies,
-  thresholds,
   trials,
 )
 from analysis.measures.checked import Checks
@@ -176,7 +176,7 @@ def check(asked: Asked) -> None:
   Raises:
     InputError: one is out of range.
   """
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
   if asked.check is not None and asked.check < checked.FEWEST:
@@ -419,16 +419,16 @@ def asked(sources: Sequence[Source]) -> Result:
   return analyse(
     sources,
     Asked(
-      command.IMAGES.value,
-      command.EXPORT.value,
-      command.BY.value,
-      command.ACCEPTANCE.value,
-      CHOOSE.value,
-      TRUST.value,
-      DRAWS.value,
-      command.PIXEL_UM.value,
-      CHECK.value,
-      CHECKED.value,
+      images=command.IMAGES.value,
+      export=command.EXPORT.value,
+      by=command.BY.value,
+      acceptance=command.ACCEPTANCE.value,
+      choose_acceptance=CHOOSE.value,
+      trust=TRUST.value,
+      draws=DRAWS.value,
+      pixel_um=command.PIXEL_UM.value,
+      check=CHECK.value,
+      checked=CHECKED.value,
     ),
   )
 

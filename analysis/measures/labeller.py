@@ -14,7 +14,7 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, thresholds, unknowns, whitened
+from analysis.measures import calibration, openset, unknowns, whitened
 from analysis.measures.unknowns import Seen
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice
@@ -154,7 +154,7 @@ def fit(
   if not len(true):
     return Labeller(gallery, seen, 1.0, math.inf)
   scale = calibration.temperature(-distance, true)
-  limit = thresholds.threshold(novelty, acceptance)
+  limit = openset.threshold(novelty, acceptance)
   return Labeller(gallery, seen, scale, limit)
 
 
