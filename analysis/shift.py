@@ -338,7 +338,10 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     raise InputError(f'--label_first={asked.label}: label 1 image or more')
   train, _ = inputs.labelled(source, 'train')
   if train is None:
-    raise InputError(f'{source.name}: no labelled train images')
+    raise InputError(
+      f'{source.name}: no labelled train images; embed images in class folders,'
+      ' or an annotated export'
+    )
   given = bool(asked.images or asked.export)
   new_images.check_groups(asked.images, asked.export, asked.by)
   notes: list[str] = []

@@ -238,7 +238,9 @@ def _places(
   """
   if len(set(ids)) < len(ids):
     twice = collections.Counter(ids).most_common(1)[0][0]
-    raise InputError(f'{file}: the id {twice} is there twice')
+    raise InputError(
+      f'{file}: the id {twice} is there twice: give each image its own'
+    )
   row = {id: at for at, id in enumerate(ids)}
   own = [item.object_id for item in objects.items] or object_ids(objects.ids)
   several = collections.Counter(own)

@@ -77,7 +77,8 @@ def gallery(
     train, notes = inputs.labelled(source, 'train')
     if train is None:
       raise InputError(
-        f'{source.name}: no labelled train images to predict from'
+        f'{source.name}: no labelled train images to predict from; embed images'
+        ' in class folders, or an annotated export'
       )
     splits['train'] = train
   if inputs.RARE in source.splits:
