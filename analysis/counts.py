@@ -283,9 +283,11 @@ def gather(source: Source, gallery: Embeddings, asked: Asked) -> Objects:
     InputError: nothing can be read, an image has no sample, or its embedding
       is not of the gallery's dimensions.
   """
-  new_images.check_groups(asked.images, asked.export, asked.by)
+  listed = new_images.list_folder(asked.images, asked.export, asked.by)
   encoder = new_images.encoder_for(source, asked.images)
-  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
+  new = new_images.gather(
+    encoder, asked.images, asked.export, asked.pixel_um, listed=listed
+  )
   inputs.check_dimensions(gallery, new.rows)
   groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
   per_m3, notes = concentrations(new)

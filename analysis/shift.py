@@ -342,7 +342,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   if train is None:
     raise InputError(f'{source.name}: no labelled train images')
   given = bool(asked.images or asked.export)
-  new_images.check_groups(asked.images, asked.export, asked.by)
+  listed = new_images.list_folder(asked.images, asked.export, asked.by)
   notes: list[str] = []
   lines: list[Row] = []
   try:
@@ -362,7 +362,9 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   if given:
     encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
+    new = new_images.gather(
+      encoder, asked.images, asked.export, asked.pixel_um, listed=listed
+    )
     groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
     found = test_new(source, new, groups, asked)
     notes += found.said

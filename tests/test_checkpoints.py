@@ -22,8 +22,13 @@ from plankton_jax.nn import encoders, resnet
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, optimizer, store
-from plankton_jax.train.frozen import split
-from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
+from plankton_jax.train.state import (
+  INIT,
+  TrainState,
+  init_encoder,
+  make_key,
+  split_frozen,
+)
 from tests.tiny_encoder import OPTIMIZER, TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -131,7 +136,7 @@ def test_moments_of_frozen_stages_in_older_checkpoints_are_left_out(tmp_path):
 
   older = _state(4).replace(params=params, opt_state=after_a_step(params))
   _save_run(tmp_path, {}, older)
-  trained, _ = split(params, model.backbone)
+  trained, _ = split_frozen(params, model.backbone)
   assert trained['encoder'] == head
   want = older.replace(opt_state=after_a_step(trained))
   with store.open_manager(tmp_path) as manager:

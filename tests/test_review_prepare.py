@@ -33,17 +33,17 @@ def embedded(monkeypatch):
   """Embeds by brightness, and lists what it was asked to embed."""
   asked = []
 
-  def embed(encoder, listing, *, pixel_um, white=0, desc='embed'):
-    shades = [folders.read(listing.root / key).mean() for key in listing.ids]
+  def embed(encoder, listed, *, pixel_um, white=0, desc='embed'):
+    shades = [folders.read(listed.root / key).mean() for key in listed.ids]
     if not any(shades):
       raise InputError('no image can be read')
-    asked.append((list(listing.ids), pixel_um))
+    asked.append((list(listed.ids), pixel_um))
     angle = np.pi / 2 * np.array(shades) / 255
     rows = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
     found = inputs.Embeddings(
-      rows, listing.labels, np.array(listing.ids), listing.class_names
+      rows, listed.labels, np.array(listed.ids), listed.class_names
     )
-    return Embedded(listing.root, found, [], white)
+    return Embedded(listed.root, found, [], white)
 
   monkeypatch.setattr(folders, 'encoder', lambda source: None)
   monkeypatch.setattr(folders, 'embed', embed)

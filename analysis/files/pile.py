@@ -52,9 +52,9 @@ def gather(
       raise InputError(
         '--images needs an encoder: give --workdir, or --encoder=plankton'
       )
-    listing = folder.scan(images, field='--images')
+    listed = folder.scan(images, field='--images').images
     encoder = folders.encoder(source)
-    found = folders.embed(encoder, listing, pixel_um=pixel_um)
+    found = folders.embed(encoder, listed, pixel_um=pixel_um)
     root = found.root
     return Pile(
       root.resolve().name,

@@ -22,7 +22,7 @@ from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, home
 
 TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
 
@@ -80,7 +80,7 @@ def images(
   kept: pathlib.Path | None = None
   root: pathlib.Path | None = None
   if folder_:
-    root = pathlib.Path(folder_).expanduser()
+    root = home.expand(folder_)
     name, read = root.resolve().name, _reader(root)
     kept = _kept_file(source, pixel_um, out)
     found = _of_folder(source, folder_, pixel_um, kept, before)
@@ -149,8 +149,8 @@ def _of_folder(
   before: Stored,
 ) -> Gathered:
   """Embeds the images of a folder that no start before did."""
-  listing = folder.scan(path, field='--images')
-  present, decided = set(listing.ids), set(before.ids)
+  listed = folder.scan(path, field='--images').images
+  present, decided = set(listed.ids), set(before.ids)
   if decided and not present & decided:
     raise InputError(
       f'{kept.parent / store.FILE} holds decisions on {len(decided):,} other'
@@ -158,11 +158,9 @@ def _of_folder(
     )
   old = _load(kept)
   known = set(old.ids)
-  missing = [i for i, key in enumerate(listing.ids) if key not in known]
+  missing = [i for i, key in enumerate(listed.ids) if key not in known]
   if missing:
-    part = listing._replace(
-      ids=tuple(listing.ids[i] for i in missing), labels=listing.labels[missing]
-    )
+    part = listed.take(missing)
     encoder = folders.encoder(source)
     try:
       new = folders.embed(encoder, part, pixel_um=pixel_um, white=old.white)
