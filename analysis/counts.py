@@ -391,7 +391,13 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       'no unseen images: validation images, each without its own class, stand'
       ' in for unknown ones'
     )
-  space = counting.make_space(fit_.labeller)
+  apart = counting.choose_classes(fit_.labeller, objects.new.rows.embedding)
+  space = counting.make_space(fit_.labeller, apart)
+  if apart is not None:
+    notes.append(
+      f'{len(apart):,} of {len(gallery.class_names):,} classes are counted'
+      ' apart, those that most objects are taken for; the others are together'
+    )
   added = np.setdiff1d(gallery.id, source.splits['train'].id.astype(str))
   known = counting.gather(space, fit_.val, added, unseen)
   tried = trials.run(
@@ -409,7 +415,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     objects,
     space,
     known,
-    (*gallery.class_names, UNKNOWN),
+    (*space.names, UNKNOWN),
     limit=tried.limit,
     method=tried.trusted,
     draws=asked.draws,

@@ -73,9 +73,8 @@ class Measured(NamedTuple):
 
 def measure(fit: Fitted, rows: Embeddings) -> Measured:
   """Measures a labeller on rows that are labelled by its classes."""
-  squared = labeller.squared(fit.labeller.seen, rows.embedding)
-  right = squared.argmin(axis=1) == rows.label
-  sure = calibration.softmax(-squared, fit.labeller.temperature).max(axis=1)
+  label, sure = labeller.guess(fit.labeller, rows.embedding)
+  right = label == rows.label
   unknown = np.nan
   if np.isfinite(fit.labeller.threshold):
     distance = unknowns.judge(fit.labeller.seen, rows.embedding).distance
@@ -133,6 +132,7 @@ def leave_one_out(
       notes.append(f'{group} has all train images: not left out')
       continue
     del own['train']
+    others.pop('test', None)  # nothing is fitted to it
     one = source._replace(splits={**others, 'own': _concatenate(own.values())})
     line = _left_out(one, whole, acceptance)
     if line is None:
@@ -219,8 +219,7 @@ class Alarms(NamedTuple):
 
 
 def _predicted(fit: Fitted, embedding: np.ndarray) -> Rows:
-  squared = labeller.squared(fit.labeller.seen, embedding)
-  return Rows(embedding, squared.argmin(axis=1))
+  return Rows(embedding, labeller.guess(fit.labeller, embedding)[0])
 
 
 def test_new(

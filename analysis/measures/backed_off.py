@@ -6,18 +6,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.files.taxa import Taxa
-from analysis.measures import labeller, lineages
+from analysis.measures import calibration, labeller, lineages
 from analysis.measures.fitted import Fitted
-from analysis.measures.lineages import Placed, Tree
+from analysis.measures.lineages import Level, Likeliest, Placed, Tree
 
 
 class Ranks(NamedTuple):
   """How sure a labeller is at each rank; all empty without lineages."""
 
   tree: Tree | None = None
+  levels: Sequence[Level] = ()  # of the tree
   limits: Sequence[float] = ()  # of the levels; empty without val images
   lines: Sequence[Mapping[str, Any]] = ()  # of the levels, by test images
   measures: Mapping[str, Any] = {}
+  far: np.ndarray | None = None  # edges to the true class, of each mistake
   remarks: Sequence[str] = ()
 
 
@@ -31,11 +33,13 @@ def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
   tree = lineages.grow(names, lineage, known.ranks)
   if tree is None:
     return Ranks()
+  levels = lineages.levels(tree)
   if fitted.val is None:
-    return Ranks(tree, remarks=['No val images: names are not backed off.'])
+    remarks = ['No val images: names are not backed off.']
+    return Ranks(tree, levels, remarks=remarks)
   limits = lineages.calibrate(
-    tree,
-    labeller.probabilities(fitted.labeller, fitted.val.embedding),
+    levels,
+    _likeliest(levels, fitted, fitted.val.embedding),
     fitted.val.label,
     sure,
   )
@@ -47,24 +51,31 @@ def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
       f'{len(lacking)} classes have no lineage: {", ".join(lacking[:5])}{more}.'
     )
   if fitted.held_out is None:
-    return Ranks(tree, limits, remarks=remarks)
-  lines, measures = lineages.measure(
-    tree,
-    labeller.probabilities(fitted.labeller, fitted.held_out.embedding),
-    fitted.held_out.label,
-    limits,
-  )
-  return Ranks(tree, limits, lines, measures, remarks)
+    return Ranks(tree, levels, limits, remarks=remarks)
+  tested = _likeliest(levels, fitted, fitted.held_out.embedding)
+  true = fitted.held_out.label
+  lines, measures = lineages.measure(tree, levels, tested, true, limits)
+  wrong = tested.label != true
+  far = lineages.edges(tree, levels, tested.label[wrong], true[wrong])
+  return Ranks(tree, levels, limits, lines, measures, far, remarks)
 
 
 def place(ranks: Ranks, fitted: Fitted, embedding: np.ndarray) -> list[Placed]:
   """Gives each row [N, D] its lowest sure node; nothing without thresholds."""
   if ranks.tree is None or not ranks.limits:
     return []
-  found = []
-  for start in range(0, len(embedding), labeller.BLOCK):
-    chance = labeller.probabilities(
-      fitted.labeller, embedding[start : start + labeller.BLOCK]
+  found = _likeliest(ranks.levels, fitted, embedding)
+  return lineages.place(ranks.tree, ranks.levels, found, ranks.limits)
+
+
+def _likeliest(
+  levels: Sequence[Level], fitted: Fitted, embedding: np.ndarray
+) -> Likeliest:
+  """Finds the likeliest nodes of rows [N, D], some rows at a time."""
+  parts = [
+    lineages.likeliest(
+      levels, calibration.softmax(-apart, fitted.labeller.temperature)
     )
-    found += lineages.place(ranks.tree, chance, ranks.limits)
-  return found
+    for apart in labeller.squared_in_blocks(fitted.labeller.seen, embedding)
+  ]
+  return Likeliest(*map(np.concatenate, zip(*parts, strict=True)))
