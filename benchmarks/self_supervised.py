@@ -4,10 +4,9 @@
     [--variants=labels,vicreg_1] [--unseen=10] [--draws=3] [--seeds=1] \
     [--fields='encoder.poses=1 ...'] [--out=runs/self_supervised]
 
-The images of the unseen classes are given without their labels. Runs are of
-configs/finetune.py, beginning from --encoder, which has seen none of the unseen
-classes. Run again after a kill, it goes on with the next run. The first variant
-is the one that the others have to beat; docs/ablation.md has what they did.
+Runs are of configs/finetune.py from --encoder, which has seen none of the
+unseen classes; their images are given without labels. The first variant is the
+one to beat. Run again after a kill, it goes on with the next run.
 """
 
 import hashlib
@@ -38,26 +37,14 @@ from plankton_jax.files.config_file import Config
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.objectives import Objective
-from plankton_jax.train import (
-  batches,
-  evaluation,
-  experiment,
-  loop,
-  optimizer,
-  sampling,
-)
-from plankton_jax.train.state import (
-  INIT,
-  TRAIN,
-  TrainState,
-  make_key,
-  with_pretrained,
-)
+from plankton_jax.train import batches, evaluation, experiment, loop, optimizer
+from plankton_jax.train import state as states
+from plankton_jax.train.sampling import Sampler
+from plankton_jax.train.state import TrainState
 from plankton_jax.train.step import make_train_step
 
 FILE = 'configs/finetune.py'
 MEASURES = ('test R@1', 'test MAP@R', 'unseen R@1', 'unseen MAP@R')
-GAINS = ('test MAP@R', 'unseen MAP@R')
 _WIDTH = 512  # of every layer of the projector
 _LAYERS = 3
 
@@ -65,24 +52,20 @@ _LAYERS = 3
 class Variant(NamedTuple):
   """How images without labels take part in a run."""
 
+  when: str = 'never'  # or 'beside' the labels, or 'first', before them
   term: str = 'none'  # of TERMS
-  weight: float = 0.0  # beside the loss of the labels
-  beside: bool = False  # whether a step has as many of them as labelled ones
-  first: bool = False  # whether the term alone is trained before the labels
-  random: bool = False  # whether the run begins at random weights
+  weight: float = 1.0  # beside the loss of the labels
 
 
 VARIANTS = {
   'labels': Variant(),
-  'norms': Variant(beside=True),  # they change the norms' statistics alone
-  'vicreg_0.1': Variant('vicreg', 0.1, beside=True),
-  'vicreg_1': Variant('vicreg', 1.0, beside=True),
-  'barlow_0.1': Variant('barlow', 0.1, beside=True),
-  'barlow_1': Variant('barlow', 1.0, beside=True),
-  'vicreg_first': Variant('vicreg', first=True),
-  'barlow_first': Variant('barlow', first=True),
-  'random': Variant(random=True),
-  'random_vicreg_first': Variant('vicreg', first=True, random=True),
+  'norms': Variant('beside'),  # they change the norms' statistics alone
+  'vicreg_0.1': Variant('beside', 'vicreg', 0.1),
+  'vicreg_1': Variant('beside', 'vicreg'),
+  'barlow_0.1': Variant('beside', 'barlow', 0.1),
+  'barlow_1': Variant('beside', 'barlow'),
+  'vicreg_first': Variant('first', 'vicreg'),
+  'barlow_first': Variant('first', 'barlow'),
 }
 
 
@@ -164,9 +147,8 @@ def beside(
     x = jnp.dot(embeddings[:, dim:], first)
     for kernel in others:
       x = jnp.dot(jax.nn.relu(standardise(x)), kernel)
-    return value + variant.weight * TERMS[variant.term](
-      x[::2], x[1::2]
-    ), metrics
+    term = TERMS[variant.term](x[::2], x[1::2])
+    return value + variant.weight * term, metrics
 
   return Objective(init, loss)
 
@@ -203,14 +185,13 @@ def train(variant: Variant, config: Config, data: pipeline.Data) -> Encoder:
     DivergedError: the last loss is not finite.
   """
   run = experiment.assemble(config, data)
-  state = jax.jit(run.create)(make_key(config['seed'], INIT))
-  path = config['encoder']['pretrained']
-  if path and not variant.random:
-    state = with_pretrained(state, encoder=run.model, path=path)
-  if variant.first:
-    alone = variant._replace(weight=1.0, beside=True)
-    state = _fit(run, config, data, state, alone, labelled=False)
-  state = _fit(run, config, data, state, variant, labelled=True)
+  state = jax.jit(run.create)(states.make_key(config['seed'], states.INIT))
+  if path := config['encoder']['pretrained']:
+    state = states.with_pretrained(state, encoder=run.model, path=path)
+  if variant.when == 'first':
+    state = _fit(run, config, data, state, variant, labels=False)
+    variant = Variant()
+  state = _fit(run, config, data, state, variant, labels=True)
   power = config['encoder']['whitening']
   matrix = evaluation.fit_whitening(run, data, state, power=power)
   return Encoder(
@@ -229,22 +210,18 @@ def _fit(
   state: TrainState,
   variant: Variant,
   *,
-  labelled: bool,
+  labels: bool,
 ) -> TrainState:
-  """Trains with labels, images without them, or both in every step.
+  """Trains by batches with labels, without, or with as many of either.
 
-  An epoch is one of the training images, or without labels one of all images.
+  An epoch is one of the images with labels, or else of all.
   """
-  known = data.splits['train']
-  rows = np.concatenate([known, data.splits['unseen']])
-  # Without labels twice as many: as large a batch as with both.
-  more = run.sampler.size * (1 if labelled else 2) * variant.beside
-  others = sampling.Sampler(
-    np.zeros(len(rows)),
-    **{'size': max(more, 1), 'classes': 0, 'per_class': 0},
-    **{'sampling': 'images', 'seed': config['seed']},
-  )
-  per_epoch = (run.sampler if labelled else others).steps_per_epoch
+  rows = np.concatenate([data.splits['train'], data.splits['unseen']])
+  settings = {**config['batch'], 'classes': 0, 'sampling': 'images'}
+  views, chunk = settings.pop('views'), settings.pop('chunk')
+  settings['size'] *= 1 if labels else 2  # as large a batch as with both
+  others = Sampler(np.zeros(len(rows)), seed=config['seed'], **settings)
+  per_epoch = (run.sampler if labels else others).steps_per_epoch
   tx = optimizer.make(
     model=run.model,
     epochs=config['epochs'],
@@ -263,25 +240,22 @@ def _fit(
     augment=augment.make(**config['augment']),
     tx=tx,
     objective=objective,
-    views=2,
-    chunk=0,
+    views=views,
+    chunk=chunk,
   )
-  key = make_key(config['seed'], TRAIN)
-  params = {
-    'encoder': state.params['encoder'],
-    'objective': objective.init(jax.random.fold_in(key, int(labelled))),
-  }
+  key = states.make_key(config['seed'], states.TRAIN)
+  own = objective.init(jax.random.fold_in(key, int(labels)))
+  params = {**state.params, 'objective': own}
   state = state.replace(
     step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params)
   )
-  # Rows of unseen classes have the label of none.
-  labels = np.where(data.labels < data.num_seen, data.labels, 0)
-  make = batches.resident(data.images, labels, rows, None, run.measures)
+  make = batches.resident(data.images, data.labels, rows, None, run.measures)
   for i in range(config['epochs'] * per_epoch):
-    at = [run.sampler(i)] * labelled + [others(i)] * variant.beside
-    batch = make(np.concatenate(at))
-    count = run.sampler.size * labelled
-    batch['valid'] = jnp.arange(len(batch['label'])) < count
+    known = run.sampler(i) if labels else np.zeros(0, int)
+    more = others(i) if variant.when != 'never' else np.zeros(0, int)
+    batch = make(np.concatenate([known, more]))
+    # The loss sees no label of another row.
+    batch['valid'] = jnp.arange(len(known) + len(more)) < len(known)
     state, metrics = step(state, batch, key, stage=0)
   if not np.isfinite(metrics['loss']):
     raise DivergedError(f'the loss is {float(metrics["loss"])}')
@@ -306,11 +280,11 @@ def measure(encoder: Encoder, data: pipeline.Data) -> dict[str, float]:
 def define(values: flags.FlagValues) -> None:
   """Defines the command's flags."""
   recipes.define(values, epochs=10, seeds=1, out='runs/self_supervised')
-  for name, default, meaning in (
-    ('encoder', '', "Folder of the encoder to begin from; '': random weights."),
-    ('fields', '', "field=value ... in place of the config's."),
+  for name, meaning in (
+    ('encoder', "Folder of the encoder to begin from; '': random weights."),
+    ('fields', "field=value ... in place of the config's."),
   ):
-    flags.DEFINE_string(name, default, meaning, flag_values=values)
+    flags.DEFINE_string(name, '', meaning, flag_values=values)
   flags.DEFINE_list(
     'variants', list(VARIANTS), 'Which are trained.', flag_values=values
   )
@@ -325,10 +299,8 @@ def define(values: flags.FlagValues) -> None:
 
 def result(variant: str, config: Config, out: pathlib.Path) -> dict[str, float]:
   """Trains and measures a variant, or reads what it has measured before."""
-  spec = json.dumps([variant, VARIANTS[variant], config], sort_keys=True)
-  path = (
-    out / f'{hashlib.blake2b(spec.encode(), digest_size=8).hexdigest()}.json'
-  )
+  spec = json.dumps([variant, config], sort_keys=True).encode()
+  path = out / f'{hashlib.blake2b(spec, digest_size=8).hexdigest()}.json'
   if path.exists():
     return json.loads(path.read_text())
   began = time.monotonic()
@@ -344,28 +316,21 @@ def result(variant: str, config: Config, out: pathlib.Path) -> dict[str, float]:
 def lines(
   results: Mapping[str, Sequence[cells.Result]],
 ) -> list[dict[str, Any]]:
-  """Makes the rows of the table, with gains over the first variant.
+  """Makes the rows of the table: means, and half their 95 % intervals.
 
-  Gains are mean differences of runs of the same draw and seed; ± is half of a
-  95 % interval.
+  Gains are over the first variant, of runs of the same draw and seed.
   """
   base = next(iter(results.values()))
   table = []
   for name, found in results.items():
     row: dict[str, Any] = {'variant': name, 'runs': len(found)}
-    for measure in MEASURES:
-      values = cells.numbers(found, measure)
-      row[measure] = cells.shown(values)
-    for measure in GAINS:
-      pairs = zip(
-        cells.numbers(found, measure),
-        cells.numbers(base, measure),
-        strict=False,
-      )
-      gain = cells.shown([x - y for x, y in pairs], '+')
-      row[f'gain in {measure}'] = '' if found is base else gain
-    seconds, _ = cells.interval(cells.numbers(found, 'seconds'))
-    table.append(row | {'seconds': f'{seconds:.0f}'})
+    for measure in (*MEASURES, 'seconds'):
+      row[measure] = cells.shown(cells.numbers(found, measure))
+    for measure in ('test MAP@R', 'unseen MAP@R'):
+      pairs = zip(found, base, strict=True)
+      gains = [one[measure] - other[measure] for one, other in pairs]
+      row[f'gain in {measure}'] = cells.shown(gains, '+')
+    table.append(row)
   return table
 
 
@@ -383,17 +348,22 @@ def main(values: flags.FlagValues) -> None:
   _, recipe = recipes.parse(f'variant={FILE} {values.fields}')
   begin = {'encoder.pretrained': values.encoder, **recipe.overrides}
   recipe = recipe._replace(overrides=begin)
-  grounds = quality.grounds(options, values.draws)
   host.show_log(logging.WARNING)
   options.out.mkdir(parents=True, exist_ok=True)
-  results: dict[str, list[cells.Result]] = {}
-  runs = itertools.product(grounds, range(options.seeds), values.variants)
+  results: dict[str, list[cells.Result]] = {
+    name: [] for name in values.variants
+  }
+  runs = itertools.product(
+    quality.grounds(options, values.draws),
+    range(options.seeds),
+    values.variants,
+  )
   for ground, seed, name in tqdm([*runs], unit='run'):
-    found = result(name, recipes.place(recipe, ground, seed), options.out)
-    results.setdefault(name, []).append(found)
-    table = lines(results)
-    tables.write_csv(options.out / 'self_supervised.csv', table)
-  tables.show(table, 'gains over the first; mean ± 95 % interval over the runs')
+    config = recipes.place(recipe, ground, seed)
+    results[name].append(result(name, config, options.out))
+  table = lines(results)
+  tables.show(table, 'mean ± 95 % interval over the runs; gains over the first')
+  print(tables.write_csv(options.out / 'self_supervised.csv', table))
 
 
 if __name__ == '__main__':
