@@ -57,7 +57,9 @@ def _looked_up(data, *, losses=(), measures=None):
     batches that it is asked for.
   """
   rng = np.random.default_rng(1)
-  table = rng.normal(size=(len(data.labels), 3)).astype(np.float32)
+  # Wide in one direction, so that a whitening is not the identity.
+  table = rng.normal(scale=(1, 0.5, 0.1), size=(len(data.labels), 3))
+  table = table.astype(np.float32)
   table /= np.linalg.norm(table, axis=1, keepdims=True)
   data.images[:, 0, 0, 0] = np.arange(len(table))
   asked = []
@@ -248,7 +250,7 @@ def test_measures_of_a_part_say_so(monkeypatch):
 def test_retrieval_is_in_the_whitened_space_if_there_is_one(whitened):
   data = _data(LABELS)
   made, state, table, _ = _looked_up(data, losses=(1.0, 3.0, 8.0))
-  matrix = np.array([[1, 3, 0], [0, 2, 0], [0, 0, 0.1]], np.float32)
+  matrix = np.array([[0.1, 3, 0], [0, 1, 0], [0, 2, 9]], np.float32)
   found = evaluation.evaluate(
     made, data, 'val', state, whitening=matrix if whitened else None
   )
@@ -287,6 +289,7 @@ def test_a_whitening_is_of_a_draw_of_the_training_images(most, monkeypatch):
   found = evaluation.fit_whitening(made, data, state, power=0.75)
   rows = np.random.default_rng(0).permutation(40)[:most]
   want = whitening.fit(table[rows], data.labels[rows], power=0.75)
+  assert np.abs(want - np.eye(3)).max() > 0.1
   np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 
 
