@@ -192,9 +192,11 @@ def gather(source: Source, gallery: Embeddings, asked: Asked) -> Objects:
     InputError: nothing can be read, an image has no sample, or its embedding
       is not of the gallery's dimensions.
   """
-  new_images.check_groups(asked.images, asked.export, asked.by)
+  listed = new_images.list_folder(asked.images, asked.export, asked.by)
   encoder = new_images.encoder_for(source, asked.images)
-  new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
+  new = new_images.gather(
+    encoder, asked.images, asked.export, asked.pixel_um, listed=listed
+  )
   inputs.check_dimensions(gallery, new.rows)
   groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
   per_m3, notes = concentrations(new)
@@ -303,7 +305,13 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       'no unseen images: validation images, each without its own class, stand'
       ' in for unknown ones'
     )
-  space = counting.make_space(fit_.labeller)
+  apart = counting.choose_classes(fit_.labeller, objects.new.rows.embedding)
+  space = counting.make_space(fit_.labeller, apart)
+  if apart is not None:
+    notes.append(
+      f'{len(apart):,} of {len(gallery.class_names):,} classes are counted'
+      ' apart, those that most objects are taken for; the others are together'
+    )
   added = np.setdiff1d(gallery.id, source.splits['train'].id.astype(str))
   known = counting.gather(space, fit_.val, added, unseen)
   tried = trials.run(
@@ -321,7 +329,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     objects,
     space,
     known,
-    (*gallery.class_names, UNKNOWN),
+    (*space.names, UNKNOWN),
     limit=tried.limit,
     method=tried.trusted,
     draws=asked.draws,

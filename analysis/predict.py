@@ -97,7 +97,7 @@ def gather(source: Source, asked: Asked) -> Gathered:
   """
   further = None
   if asked.examples:
-    further = folder.scan_classes(asked.examples, field='--examples')
+    further = folder.scan_classes(asked.examples, field='--examples').images
   elif source.encoder is not None:
     raise InputError(
       '--examples is missing: --encoder takes a folder of labelled images, one'

@@ -11,10 +11,10 @@ import numpy as np
 
 from analysis.files import inputs, originals
 from analysis.files.inputs import Embeddings, Source
-from analysis.files.originals import Listed
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder, objects, source
+from plankton_jax.data.sources import objects, source
 from plankton_jax.data.sources.files import walk
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -23,28 +23,12 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
 BLOCK = 1024  # images decoded at a time, before they are embedded and freed
 
 
-def part(found: Listed, rows: Sequence[int]) -> Listed:
-  """Selects some rows of what is to be embedded, in this order.
-
-  What is skipped stays with the whole.
-  """
-  ids = tuple(found.ids[row] for row in rows)
-  if isinstance(found, folder.Listing):
-    return found._replace(ids=ids, labels=found.labels[list(rows)], skipped=())
-  return found._replace(
-    ids=ids,
-    items=tuple(found.items[row] for row in rows) if found.items else (),
-    read=lambda row: found.read(rows[row]),
-    skipped=(),
-  )
-
-
-def stamp(found: Listed) -> str:
+def stamp(found: Objects) -> str:
   """Digests size and time of the files that hold some images.
 
   An export or bins count as a whole, with all files at their place.
   """
-  if isinstance(found, folder.Listing):
+  if found.root is not None:
     files = [found.root / name for name in found.ids]
   else:
     place = pathlib.Path(found.place)
@@ -63,7 +47,7 @@ def stamp(found: Listed) -> str:
 
 
 class Embedded(NamedTuple):
-  """The embeddings of N images, and the files that could not be read."""
+  """The embeddings of N images, and those that could not be read."""
 
   root: pathlib.Path
   rows: Embeddings  # label -1 where there is none
@@ -96,7 +80,7 @@ def encoder(source: Source) -> 'Encoder':
 
 def embed(
   encoder: 'Encoder',
-  found: Listed,
+  found: Objects,
   *,
   pixel_um: float | None = None,
   desc: str = 'embed',
@@ -106,8 +90,6 @@ def embed(
   """Embeds every readable image; names the others on stderr.
 
   Works on a block of images at a time, so that memory holds only embeddings.
-  Ids of a folder are paths below its root, and its class folders give labels;
-  objects have no label, as no class is asked for.
 
   Args:
     encoder: the encoder.
@@ -121,34 +103,28 @@ def embed(
   Raises:
     InputError: none can be read.
   """
+  place = pathlib.Path(found.place)
   if not found.ids and not found.skipped:
-    raise InputError(f'{root_of(found)} holds no object that can be read')
+    raise InputError(f'{place} holds no object that can be read')
   white = white or find_white(encoder, found)
-  how = {**_fields(encoder), 'white': white, 'crop': originals.crop_of(encoder)}
-  known: Mapping[str, np.ndarray] = {}
-  label = np.full(len(found.ids), -1, np.int32)
-  names: tuple[str, ...] = ()
-  if isinstance(found, folder.Listing):
-    label, names = found.labels, found.class_names
-    decoded = folder.decoded(found, **how, desc=desc)
-  else:
-    known = found.measures.of(found.ids)
-    decoded = objects.decoded(found, **how, desc=desc)
+  decoded = objects.decoded(
+    found,
+    **_fields(encoder),
+    white=white,
+    crop=originals.crop_of(encoder),
+    desc=desc,
+  )
+  known = found.measures.of(found.ids)
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
   skipped = [*found.skipped, *made.unread]
-  _name_skipped(root_of(found), skipped, bool(made.kept) or not some)
-  ids = np.array([found.ids[row] for row in made.kept])
-  rows = Embeddings(made.embedding, label[made.kept], ids, names)
-  return Embedded(
-    root_of(found), rows, skipped, white, made.measures, made.kept
+  _name_skipped(place, skipped, bool(made.kept) or not some)
+  rows = Embeddings(
+    made.embedding,
+    found.labels[made.kept],
+    np.array([found.ids[row] for row in made.kept]),
+    found.class_names,
   )
-
-
-def root_of(found: Listed) -> pathlib.Path:
-  """Returns where images lie."""
-  if isinstance(found, folder.Listing):
-    return found.root
-  return pathlib.Path(found.place)
+  return Embedded(place, rows, skipped, white, made.measures, made.kept)
 
 
 class _Found(NamedTuple):
@@ -245,18 +221,18 @@ def _name_skipped(
 def collect(
   source: Source,
   encoder: 'Encoder',
-  listing: folder.Listing,
+  images: Objects,
   split: str,
   pixel_um: float | None = None,
 ) -> Source:
-  """Embeds a folder as the images of an encoder's source; names its split.
+  """Embeds a folder's images as those of an encoder's source, of one split.
 
   `pixel_um` is as `embed` takes it.
 
   Raises:
     InputError: no image can be read.
   """
-  found = embed(encoder, listing, desc=split, pixel_um=pixel_um)
+  found = embed(encoder, images, desc=split, pixel_um=pixel_um)
   return source._replace(splits={split: found.rows}, images=found.root)
 
 
@@ -277,10 +253,6 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
   return {name: data[name] for name in ('size', 'resize', 'channels')}
 
 
-def find_white(encoder: 'Encoder', found: Listed) -> int:
+def find_white(encoder: 'Encoder', found: Objects) -> int:
   """Finds the white of 16-bit images: the run's, or by all of them."""
-  if known := originals.white_of(encoder):
-    return known
-  if isinstance(found, folder.Listing):
-    return folder.find_white(found)
-  return objects.find_white(found)
+  return originals.white_of(encoder) or objects.find_white(found)

@@ -8,14 +8,13 @@ import numpy as np
 
 from analysis.files.inputs import Source
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Objects
+from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
-Listed = folder.Listing | Objects
 Read = Callable[[str], np.ndarray]  # id -> uint8 [H, W] or [H, W, 3]
 
 
@@ -47,23 +46,21 @@ def reader(source: Source) -> Read:
 
 
 def reader_of(
-  found: Listed, encoder: 'Encoder | None' = None, white: int = 0
+  found: Objects, encoder: 'Encoder | None' = None, white: int = 0
 ) -> Read:
-  """Returns a function: id -> image of a folder or of objects, as `read` does.
+  """Returns a function: id -> image of a folder or an export, as `read` does.
 
-  The returned function raises InputError for an image that cannot be read.
+  The returned function raises InputError for an id that is not there, or an
+  image that cannot be read.
   """
-  if isinstance(found, folder.Listing):
-    return lambda key: read(found.root / key, encoder, white)
-  rows = {key: row for row, key in enumerate(found.ids)}
 
   def read_object(key: str) -> np.ndarray:
-    if key not in rows:
-      raise InputError(f'{found.place}: {key} is not among its images')
     try:
-      return _decode(found.read(rows[key]), encoder, white)
-    except ValueError as error:
-      raise InputError(f'{key}: {error}') from None
+      return _decode(found.read(key), encoder, white)
+    except KeyError:
+      raise InputError(f'{found.place}, {key}: no such image') from None
+    except (OSError, ValueError) as error:
+      raise InputError(f'{found.place}, {key}: {describe(error)}') from None
 
   return read_object
 
@@ -82,7 +79,7 @@ def read(
   try:
     return _decode(path.read_bytes(), encoder, white)
   except (OSError, ValueError) as error:
-    raise InputError(f'{path}: {folder.describe(error)}') from None
+    raise InputError(f'{path}: {describe(error)}') from None
 
 
 def _decode(data: bytes, encoder: 'Encoder | None', white: int) -> np.ndarray:

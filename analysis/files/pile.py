@@ -52,13 +52,13 @@ def gather(
       raise InputError(
         '--images needs an encoder: give --workdir, or --encoder=plankton'
       )
-    listing = folder.scan(images, field='--images')
+    listed = folder.scan(images, field='--images').images
     encoder = folders.encoder(source)
-    found = folders.embed(encoder, listing, pixel_um=pixel_um)
+    found = folders.embed(encoder, listed, pixel_um=pixel_um)
     return Pile(
       found.root.resolve().name,
       found.rows,
-      originals.reader_of(listing, encoder, found.white),
+      originals.reader_of(listed, encoder, found.white),
       found.skipped,
       (),
     )
@@ -77,8 +77,8 @@ def gather(
   )
   if not len(rows.id):
     raise InputError(
-      f'{source.name}: {", ".join(wanted)} hold no image; name another'
-      ' split in --pile'
+      f'{source.name}: {", ".join(wanted)} hold no image; name another split in'
+      ' --pile'
     )
   notes = []
   read = None

@@ -21,7 +21,7 @@ from analysis.files import (
   taxa,
 )
 from analysis.files.inputs import Source
-from analysis.files.originals import Listed, Read
+from analysis.files.originals import Read
 from analysis.files.taxa import Taxa
 from analysis.measures import groups, labeller
 from analysis.review import refit, store, thumbnails
@@ -30,7 +30,7 @@ from analysis.review.store import Stored
 from analysis.review.thumbnails import Thumbnails
 from plankton_jax.data import select
 from plankton_jax.data.sources import folder
-from plankton_jax.data.sources.objects import Object
+from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
@@ -117,10 +117,10 @@ def images(
   kept: pathlib.Path | None = None
   if folder_ or export:
     kept = _kept_file(source, pixel_um, out)
-    place: Listed = (
+    place = (
       select.objects(export, field='--export')
       if export
-      else folder.scan(folder_ or '', field='--images')
+      else folder.scan(folder_ or '', field='--images').images
     )
     opened = _open_place(source, place, check, pixel_um, kept, before)
   else:
@@ -179,22 +179,21 @@ def continued(group: np.ndarray, before: Stored) -> np.ndarray:
 
 def _open_place(
   source: Source,
-  place: Listed,
+  place: Objects,
   check: pathlib.Path | None,
   pixel_um: float | None,
   kept: pathlib.Path,
   before: Stored,
 ) -> Opened:
   """Embeds what is new of a folder or of an export's objects."""
-  name, read = folders.root_of(place).resolve().name, originals.reader_of(place)
+  read = originals.reader_of(place)
   if check:
-    place = folders.part(place, checks.drawn(check, place.ids))
+    place = place.take(checks.drawn(check, place.ids))
   draw = place.ids if check else None
   found = _embed(source, place, pixel_um, kept, before)
-  if isinstance(place, folder.Listing):
-    return Opened(name, found, read, draw, root=place.root)
+  name = pathlib.Path(place.place).resolve().name
   items = dict(zip(place.ids, place.items, strict=False))
-  return Opened(name, found, read, draw, items=items)
+  return Opened(name, found, read, draw, place.root, items)
 
 
 def _open_pile(
@@ -222,7 +221,7 @@ def _open_pile(
 
 def _embed(
   source: Source,
-  place: Listed,
+  place: Objects,
   pixel_um: float | None,
   kept: pathlib.Path,
   before: Stored,
@@ -238,7 +237,7 @@ def _embed(
   known = set(old.ids)
   missing = [i for i, key in enumerate(place.ids) if key not in known]
   if missing:
-    part = folders.part(place, missing)
+    part = place.take(missing)
     encoder = folders.encoder(source)
     try:
       new = folders.embed(encoder, part, pixel_um=pixel_um, white=old.white)
@@ -260,7 +259,7 @@ def _embed(
   gone = sum(old.ids[i] not in present for i in wanted)
   if gone:
     print(
-      f'{gone:,} images are no longer in {folders.root_of(place)}; what is'
+      f'{gone:,} images are no longer in {place.place}; what is'
       ' decided of them stays',
       file=sys.stderr,
     )

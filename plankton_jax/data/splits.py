@@ -13,7 +13,7 @@ NAMES = ('train', 'val', 'test')
 RARE = ('gallery', 'other', 'drop')  # fates of a class too small to be split
 OTHER = 'other'  # the class that rare ones are merged into
 
-_FEWEST = 4  # two images to train on, one to validate, one to test
+FEWEST = 4  # images of a class: two to train on, one to validate, one to test
 _TRIES = 16  # orders of groups tried, to get the most classes on every side
 
 
@@ -218,7 +218,7 @@ def _divide(
   sets = np.bincount(pairs[0], minlength=num_classes)
   rare = {
     int(label): _describe(counts[label], sets[label])
-    for label in np.flatnonzero((counts < _FEWEST) | (sets < len(NAMES)))
+    for label in np.flatnonzero((counts < FEWEST) | (sets < len(NAMES)))
   }
   while True:
     kept = ~np.isin(labels, list(rare))

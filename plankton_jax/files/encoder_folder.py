@@ -8,7 +8,7 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic, json_text, weight_file
+from plankton_jax.files import atomic, home, json_text, weight_file
 
 WEIGHTS = 'encoder.safetensors'
 BUNDLED = pathlib.Path(__file__).parents[1] / 'encoders'  # a folder for each
@@ -20,7 +20,7 @@ def find(name: str | pathlib.Path) -> pathlib.Path | None:
   A folder comes before a bundled encoder of the same name; None if there is
   neither.
   """
-  folder = pathlib.Path(name).expanduser()
+  folder = home.expand(name)
   places = [folder]
   if len(folder.parts) == 1:
     places.append(BUNDLED / folder)

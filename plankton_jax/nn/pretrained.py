@@ -18,7 +18,7 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import encoder_folder, weight_file
+from plankton_jax.files import encoder_folder, home, weight_file
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import lora, transfer
 from plankton_jax.nn.backbone import Backbone, Published, Weights
@@ -50,7 +50,7 @@ def check(config: Config) -> None:
   if _is_ours(path):
     encoder_folder.need(path, 'encoder.pretrained')
   elif path:
-    _need_file(pathlib.Path(path).expanduser())
+    _need_file(home.expand(path))
 
 
 def begin(
@@ -77,7 +77,7 @@ def begin(
       'encoder.pretrained: no weights can be read for this encoder; leave it'
       ' empty'
     )
-  weights = read(pathlib.Path(path).expanduser(), published)
+  weights = read(home.expand(path), published)
   return convert(
     variables,
     weights,
