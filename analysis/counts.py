@@ -27,9 +27,9 @@ from analysis.measures import (
   checked,
   counting,
   fitted,
+  openset,
   prevalence,
   tallies,
-  thresholds,
   trials,
 )
 from analysis.measures.checked import Checks
@@ -176,7 +176,7 @@ def check(asked: Asked) -> None:
   Raises:
     InputError: one is out of range.
   """
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
   if asked.check is not None and asked.check < checked.FEWEST:
@@ -305,7 +305,13 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       'no unseen images: validation images, each without its own class, stand'
       ' in for unknown ones'
     )
-  space = counting.make_space(fit_.labeller)
+  apart = counting.choose_classes(fit_.labeller, objects.new.rows.embedding)
+  space = counting.make_space(fit_.labeller, apart)
+  if apart is not None:
+    notes.append(
+      f'{len(apart):,} of {len(gallery.class_names):,} classes are counted'
+      ' apart, those that most objects are taken for; the others are together'
+    )
   added = np.setdiff1d(gallery.id, source.splits['train'].id.astype(str))
   known = counting.gather(space, fit_.val, added, unseen)
   tried = trials.run(
@@ -323,7 +329,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     objects,
     space,
     known,
-    (*gallery.class_names, UNKNOWN),
+    (*space.names, UNKNOWN),
     limit=tried.limit,
     method=tried.trusted,
     draws=asked.draws,
@@ -421,16 +427,16 @@ def asked(sources: Sequence[Source]) -> Result:
   return analyse(
     sources,
     Asked(
-      command.IMAGES.value,
-      command.EXPORT.value,
-      command.BY.value,
-      command.ACCEPTANCE.value,
-      CHOOSE.value,
-      TRUST.value,
-      DRAWS.value,
-      command.PIXEL_UM.value,
-      CHECK.value,
-      CHECKED.value,
+      images=command.IMAGES.value,
+      export=command.EXPORT.value,
+      by=command.BY.value,
+      acceptance=command.ACCEPTANCE.value,
+      choose_acceptance=CHOOSE.value,
+      trust=TRUST.value,
+      draws=DRAWS.value,
+      pixel_um=command.PIXEL_UM.value,
+      check=CHECK.value,
+      checked=CHECKED.value,
     ),
   )
 

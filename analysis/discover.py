@@ -18,7 +18,7 @@ from analysis.files import command, inputs, pile, result, tables
 from analysis.files.inputs import Source
 from analysis.files.pile import Pile
 from analysis.files.result import Result, Shown
-from analysis.measures import groups, labeller, thresholds
+from analysis.measures import groups, labeller, openset
 from analysis.measures.groups import Groups
 from analysis.measures.labeller import Labels
 from analysis.page import grouped
@@ -139,7 +139,7 @@ def analyse(
   source = command.one_source(sources, 'discover')
   if smallest < 2:
     raise InputError(f'--smallest={smallest}: a group has 2 images or more')
-  thresholds.check(acceptance)
+  openset.check_acceptance(acceptance)
   every = pile.gather(source, images=images, splits=splits, pixel_um=pixel_um)
   labels, names, notes = known(source, every.rows.embedding, acceptance)
   notes = [*every.notes, *notes]

@@ -29,6 +29,7 @@ from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data import select
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError, shorten_list
 from plankton_jax.files import config_file, encoder_folder, home
 
@@ -120,10 +121,12 @@ def embed_folder(
   found = select.objects(images, field='--images')
   rows = shards.size(len(found.ids), shard) if out.suffix == '.parquet' else 0
   white = folders.find_white(encoder, found)
-  every = range(len(found.ids))
+
+  def chosen(part: slice) -> Objects:
+    return found.take(range(len(found.ids))[part])
 
   def embed(part: slice) -> outputs.Part:
-    own = found.take(every[part]) if rows else found
+    own = chosen(part) if rows else found
     made = folders.embed(
       encoder, own, pixel_um=pixel_um, white=white, some=not rows
     )
@@ -135,7 +138,7 @@ def embed_folder(
     whole_stamp = folders.stamp(found) if found.root is None else ''
 
     def stamp(part: slice) -> str:
-      own = whole_stamp or folders.stamp(found.take(every[part]))
+      own = whole_stamp or folders.stamp(chosen(part))
       return f'{own} {white}'  # which all images decide together
 
     outputs.write_shards(

@@ -39,8 +39,8 @@ from analysis.measures import (
   fitted,
   labeller,
   lineages,
+  openset,
   predictions,
-  thresholds,
 )
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
@@ -125,7 +125,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       checkpoint are missing, or a flag's value is out of its range.
   """
   source = command.one_source(sources, 'predict')
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   lineages.check(asked.sure)
   listed = taxa.given(asked.taxa)
   encoder, new, added = gather(source, asked)
@@ -272,16 +272,17 @@ def accounting(new: NewImages) -> str:
 
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
+  command.one_source(sources, 'predict')  # before --images is missed
   flags_given = Asked(
-    command.IMAGES.value,
-    command.EXPORT.value,
-    EXAMPLES.value,
-    command.ACCEPTANCE.value,
-    OVERWRITE.value,
-    command.TAXA.value,
-    SURE.value,
-    command.PIXEL_UM.value,
-    command.SEARCH.value,
+    images=command.IMAGES.value,
+    export=command.EXPORT.value,
+    examples=EXAMPLES.value,
+    acceptance=command.ACCEPTANCE.value,
+    overwrite_validated=OVERWRITE.value,
+    taxa=command.TAXA.value,
+    sure=SURE.value,
+    pixel_um=command.PIXEL_UM.value,
+    search=command.SEARCH.value,
   )
   new_images.check(flags_given.images, flags_given.export)
   return analyse(sources, flags_given)

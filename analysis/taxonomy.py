@@ -17,7 +17,7 @@ from analysis.files import command, inputs, taxa
 from analysis.files.inputs import Source
 from analysis.files.result import Drawing, Result, Shown
 from analysis.files.taxa import Taxa
-from analysis.measures import fitted, labeller, lineages
+from analysis.measures import fitted, lineages
 from plankton_jax.errors import InputError
 
 for name in ('workdir', 'embeddings', 'taxa', 'out'):
@@ -51,12 +51,8 @@ def rank(
   notes += fit.notes + [f'{source.name}: {text}' for text in ranks.remarks]
   if ranks.tree is None or not ranks.lines:
     return None, [*notes, f'{source.name}: no ranks to measure: skipped']
-  assert fit.held_out
-  chance = labeller.probabilities(fit.labeller, fit.held_out.embedding)
-  label, true = chance.argmax(axis=1), fit.held_out.label
-  wrong = label != true
-  far = lineages.distances(ranks.tree)[label[wrong], true[wrong]]
-  return Ranked(source.name, ranks.lines, far, ranks.measures), notes
+  assert ranks.far is not None
+  return Ranked(source.name, ranks.lines, ranks.far, ranks.measures), notes
 
 
 def analyse(

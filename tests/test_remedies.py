@@ -136,7 +136,7 @@ def _own_split(rare):
       lambda: pile.gather(
         RUN._replace(splits={'val': EMPTY}), images=None, splits=('val',)
       ),
-      'run: val hold no image',
+      'run: val hold no image; name another split in --pile',
     ),
   ],
 )

@@ -15,7 +15,8 @@ from analysis.measures import groups
 from analysis.review import outcome, prepare, store, thumbnails
 from analysis.review.session import Session
 from analysis.review.store import Store, Stored
-from plankton_jax.data.sources.objects import Object, Objects, unlabelled
+from plankton_jax.data.sources import objects
+from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
 
 BRIGHT, DARK, GREY = 200, 40, 120
@@ -34,17 +35,18 @@ def embedded(monkeypatch):
   """Embeds by brightness, and lists what it was asked to embed."""
   asked = []
 
-  def embed(encoder, listing, *, pixel_um, white=0, desc='embed'):
-    read = originals.reader_of(listing)
-    shades = [read(key).mean() for key in listing.ids]
+  def embed(encoder, listed, *, pixel_um, white=0, desc='embed'):
+    read = originals.reader_of(listed)
+    shades = [read(key).mean() for key in listed.ids]
     if not any(shades):
       raise InputError('no image can be read')
-    asked.append((list(listing.ids), pixel_um))
+    asked.append((list(listed.ids), pixel_um))
     angle = np.pi / 2 * np.array(shades) / 255
     rows = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-    label = np.full(len(rows), -1, np.int32)
-    found = inputs.Embeddings(rows, label, np.array(listing.ids), ())
-    return Embedded(pathlib.Path(listing.place), found, [], white)
+    found = inputs.Embeddings(
+      rows, listed.labels, np.array(listed.ids), listed.class_names
+    )
+    return Embedded(pathlib.Path(listed.place), found, [], white)
 
   monkeypatch.setattr(folders, 'encoder', lambda source: None)
   monkeypatch.setattr(folders, 'embed', embed)
@@ -193,11 +195,11 @@ def test_objects_of_an_export_are_drawn_with_what_it_says(
     Object(f'o{i}', f'o{i}.png', sample='s', date='20240102') for i in range(4)
   )
   draw(tmp_path, {f'o{i}': DARK + i for i in range(4)})
-  files = {item.id: (tmp_path / item.image).read_bytes() for item in items}
+  files = {x.id: (tmp_path / x.image).read_bytes() for x in items}
+  labels = objects.unlabelled(len(items))
   export = Objects(
-    'export.zip', tuple(files), files.__getitem__, unlabelled(4), (),
-    items=items,
-  )  # fmt: skip
+    'export.zip', tuple(files), files.__getitem__, labels, (), items=items
+  )
   monkeypatch.setattr(prepare.select, 'objects', lambda path, field: export)
   check = tmp_path / 'check.csv'
   check.write_text('id\ns//o3\ns//o1\n')
@@ -205,7 +207,7 @@ def test_objects_of_an_export_are_drawn_with_what_it_says(
   assert review.images.items == (items[3], items[1])
   shades = [review.images.read(key).mean() for key in review.images.ids]
   assert shades == [DARK + 3, DARK + 1]
-  with pytest.raises(InputError, match='o9 is not among its images'):
+  with pytest.raises(InputError, match=r'export.zip, s//o9: no such image'):
     review.images.read('s//o9')
   review._log.close()
   with pytest.raises(InputError, match='exclude each other'):

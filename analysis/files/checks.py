@@ -126,7 +126,8 @@ def read(
   if not found:
     raise InputError(
       f'{path}: none of its {len(rows):,} rows gives a class to one of the'
-      f' images, such as {new.rows.id[0]}'
+      f' images, such as {new.rows.id[0]}: fill in the column {named}, and'
+      ' count the images that it was drawn from'
     )
   notes = []
   if blank:

@@ -47,7 +47,7 @@ def stamp(found: Objects) -> str:
 
 
 class Embedded(NamedTuple):
-  """The embeddings of N images, and the files that could not be read."""
+  """The embeddings of N images, and those that could not be read."""
 
   root: pathlib.Path
   rows: Embeddings  # label -1 where there is none
@@ -118,9 +118,11 @@ def embed(
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
   skipped = [*found.skipped, *made.unread]
   _name_skipped(place, skipped, bool(made.kept) or not some)
-  ids = np.array([found.ids[row] for row in made.kept])
   rows = Embeddings(
-    made.embedding, found.labels[made.kept], ids, found.class_names
+    made.embedding,
+    found.labels[made.kept],
+    np.array([found.ids[row] for row in made.kept]),
+    found.class_names,
   )
   return Embedded(place, rows, skipped, white, made.measures, made.kept)
 
@@ -219,19 +221,19 @@ def _name_skipped(
 def collect(
   source: Source,
   encoder: 'Encoder',
-  found: Objects,
+  images: Objects,
   split: str,
   pixel_um: float | None = None,
 ) -> Source:
-  """Embeds images as those of an encoder's source; names their split.
+  """Embeds a folder's images as those of an encoder's source, of one split.
 
   `pixel_um` is as `embed` takes it.
 
   Raises:
     InputError: no image can be read.
   """
-  embedded = embed(encoder, found, desc=split, pixel_um=pixel_um)
-  return source._replace(splits={split: embedded.rows}, images=embedded.root)
+  found = embed(encoder, images, desc=split, pixel_um=pixel_um)
+  return source._replace(splits={split: found.rows}, images=found.root)
 
 
 def embed_one(

@@ -118,13 +118,25 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    listed = open_source(export, encoder.config['data'].get('image_rank'))
-  elif listed is None:
+    rank = encoder.config['data'].get('image_rank')
+    return from_objects(encoder, open_source(export, rank), pixel_um)
+  if listed is None:
     assert images is not None
     listed = folder.scan(images, field='--images').images
-  found = folders.embed(encoder, listed, pixel_um=pixel_um, desc='predict')
-  picture = originals.reader_of(listed, encoder, found.white)
-  return _of_objects(listed, found.kept, found.rows, found.skipped, picture)
+  return from_objects(encoder, listed, pixel_um)
+
+
+def from_objects(
+  encoder: 'Encoder', objects: Objects, pixel_um: float | None = None
+) -> NewImages:
+  """Embeds the images of a folder or an export; `pixel_um` as in `gather`.
+
+  Raises:
+    InputError: none can be read.
+  """
+  found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
+  picture = originals.reader_of(objects, encoder, found.white)
+  return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
 
 
 def from_files(embeddings: str, path: str | None) -> NewImages:
@@ -132,7 +144,7 @@ def from_files(embeddings: str, path: str | None) -> NewImages:
 
   Args:
     embeddings: an embedding file, whose labels are not read.
-    path: as `open_source` takes it, if there is more than embeddings. Its
+    path: as `from_source` takes it, if there is more than embeddings. Its
       objects are found by the file's ids: the whole id of a record, such as
       sample/acquisition/object, or the object's own.
 
@@ -217,7 +229,9 @@ def _places(
   """
   if len(set(ids)) < len(ids):
     twice = collections.Counter(ids).most_common(1)[0][0]
-    raise InputError(f'{file}: the id {twice} is there twice')
+    raise InputError(
+      f'{file}: the id {twice} is there twice: give each image its own'
+    )
   row = {id: at for at, id in enumerate(ids)}
   own = [item.object_id for item in objects.items] or object_ids(objects.ids)
   several = collections.Counter(own)

@@ -8,8 +8,8 @@ import numpy as np
 
 from analysis.files.inputs import Source
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import source as sources
 from plankton_jax.data.sources.objects import Objects
+from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
@@ -48,19 +48,19 @@ def reader(source: Source) -> Read:
 def reader_of(
   found: Objects, encoder: 'Encoder | None' = None, white: int = 0
 ) -> Read:
-  """Returns a function: id -> one of these images, as `read` reads it.
+  """Returns a function: id -> image of a folder or an export, as `read` does.
 
-  The returned function raises InputError for an image that cannot be read.
+  The returned function raises InputError for an id that is not there, or an
+  image that cannot be read.
   """
-  known = frozenset(found.ids)
 
   def read_object(key: str) -> np.ndarray:
-    if key not in known:
-      raise InputError(f'{found.place}: {key} is not among its images')
     try:
       return _decode(found.read(key), encoder, white)
-    except ValueError as error:
-      raise InputError(f'{found.place}/{key}: {error}') from None
+    except KeyError:
+      raise InputError(f'{found.place}, {key}: no such image') from None
+    except (OSError, ValueError) as error:
+      raise InputError(f'{found.place}, {key}: {describe(error)}') from None
 
   return read_object
 
@@ -79,7 +79,7 @@ def read(
   try:
     return _decode(path.read_bytes(), encoder, white)
   except (OSError, ValueError) as error:
-    raise InputError(f'{path}: {sources.describe(error)}') from None
+    raise InputError(f'{path}: {describe(error)}') from None
 
 
 def _decode(data: bytes, encoder: 'Encoder | None', white: int) -> np.ndarray:

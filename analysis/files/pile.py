@@ -76,7 +76,10 @@ def gather(
     source.name, {name: source.splits[name] for name in wanted}
   )
   if not len(rows.id):
-    raise InputError(f'{source.name}: {", ".join(wanted)} hold no image')
+    raise InputError(
+      f'{source.name}: {", ".join(wanted)} hold no image; name another split in'
+      ' --pile'
+    )
   notes = []
   read = None
   try:

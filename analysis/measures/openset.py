@@ -5,8 +5,13 @@ measured image by image, and by the counts of classes, with a bin for what is of
 none: whoever counts plankton asks for the numbers in each class, in which
 mistakes either way cancel, so that the threshold that separates best may count
 badly.
+
+One threshold, set on validation images, holds for all classes: those of each
+class alone, or drawn towards the common one, found fewer of the unseen
+(docs/unknowns.md).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +19,7 @@ import numpy as np
 
 from analysis.files.inputs import Embeddings
 from analysis.measures import classes, prevalence
-from analysis.measures.thresholds import threshold
+from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
 # Shares of seen images to accept that are tried.
@@ -96,6 +101,30 @@ def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
   """
   distance, rows = search.nearest(embedding, train.embedding, k)
   return Judged(classes.voted(rows, train.label), distance[:, -1])
+
+
+def check_acceptance(acceptance: float) -> None:
+  """Raises InputError for a share outside 0 … 1."""
+  if not 0.0 < acceptance < 1.0:
+    raise InputError(f'--acceptance={acceptance}: give a share such as 0.95')
+
+
+def fewest(acceptance: float) -> int:
+  """Counts the fewest images that bound a share `acceptance` of new ones."""
+  return math.ceil(round(acceptance / (1.0 - acceptance), 9))
+
+
+def threshold(distance: np.ndarray, acceptance: float) -> float:
+  """Takes the ⌈(n + 1) · acceptance⌉-th smallest of n distances.
+
+  A new distance of the same kind is at most this with probability of at least
+  `acceptance` (split conformal prediction: Angelopoulos and Bates 2021,
+  arXiv:2107.07511). Infinite where n < `fewest(acceptance)`.
+  """
+  rank = math.ceil(round((len(distance) + 1) * acceptance, 9))
+  if rank > len(distance):
+    return math.inf
+  return float(np.sort(distance)[rank - 1])
 
 
 def detection(

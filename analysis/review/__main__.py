@@ -17,7 +17,7 @@ from absl import flags
 
 from analysis.files import command as analyses
 from analysis.files import pile, taxa
-from analysis.measures import thresholds
+from analysis.measures import openset
 from analysis.review import prepare, server, store
 from analysis.review.session import Session
 from analysis.review.store import Store
@@ -49,7 +49,7 @@ def open_session(out: pathlib.Path) -> Session:
   """
   sources, _ = analyses.given(untrained=True)
   source = analyses.one_run(sources, 'review')
-  thresholds.check(analyses.ACCEPTANCE.value)
+  openset.check_acceptance(analyses.ACCEPTANCE.value)
   images = prepare.images(
     source,
     folder_=analyses.IMAGES.value,

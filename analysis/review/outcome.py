@@ -12,8 +12,9 @@ from PIL import Image
 from analysis.files import result, tables
 from analysis.files.result import Result
 from analysis.formats import darwin_core
+from analysis.measures.openset import UNKNOWN
 from analysis.review.prepare import Images
-from analysis.review.refit import UNKNOWN, Predicted
+from analysis.review.refit import Predicted
 from analysis.review.store import UNDECIDED, Event, State
 from plankton_jax.data.ecotaxa import write as ecotaxa
 from plankton_jax.errors import InputError

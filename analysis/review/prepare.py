@@ -186,12 +186,12 @@ def _open_place(
   before: Stored,
 ) -> Opened:
   """Embeds what is new of a folder or of an export's objects."""
-  name = pathlib.Path(place.place).resolve().name
   read = originals.reader_of(place)
   if check:
     place = place.take(checks.drawn(check, place.ids))
   draw = place.ids if check else None
   found = _embed(source, place, pixel_um, kept, before)
+  name = pathlib.Path(place.place).resolve().name
   items = dict(zip(place.ids, place.items, strict=False))
   return Opened(name, found, read, draw, place.root, items)
 
