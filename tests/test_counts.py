@@ -472,8 +472,9 @@ def test_images_without_a_sample_are_told_of_before_any_is_embedded(tmp_path):
   (tmp_path / 'a.png').touch()  # not read
   (tmp_path / 'tow1_b.png').touch()
   with pytest.raises(InputError, match=r"1 of 2 .* as a\.png; .* --by='"):
-    new_images.check_groups(str(tmp_path), None, r'^(tow\d+)_')
-  new_images.check_groups(str(tmp_path), None, r'^(tow\d+|.)')
+    new_images.list_folder(str(tmp_path), None, r'^(tow\d+)_')
+  listed = new_images.list_folder(str(tmp_path), None, r'^(tow\d+|.)')
+  assert listed.ids == ('a.png', 'tow1_b.png')
 
 
 def test_bad_input_is_told_in_one_line(tmp_path):
