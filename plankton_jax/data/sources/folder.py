@@ -101,35 +101,28 @@ def scan(
     raise InputError(f'data.class_level={class_level!r} must be one of {known}')
   root = expanded(path, field, 'the folder of images')
   if not root.is_dir():
-    remedy = _remedy([root.suffix.lower()]) if root.is_file() else ''
-    if root.suffix.lower() in ('.zip', *PACKED, *_LISTS) and root.is_file():
-      remedy = 'unpack it, or open it as an EcoTaxa export'
-      if root.suffix.lower() in _LISTS:
-        remedy = f'{_AS_LIST}, and open it as an export'
-    instead = f': {remedy}' if remedy else ''
-    raise InputError(f'{field}: {one_line(root)} is not a folder{instead}')
-  found: list[str] = []
-  empty: list[str] = []
-  endings: collections.Counter[str] = collections.Counter()
-  hidden: list[str] = []
+    raise InputError(
+      f'{field}: {one_line(root)} is not a folder{_unfolded(root)}'
+    )
+  found = _Found([], [], [], collections.Counter())
   try:
-    _walk(root, '', (), found, empty, hidden, endings)
+    _walk(root, '', (), found)
   except RecursionError:
     raise InputError(f'{root}: folders are nested too deeply') from None
-  if not found:
+  if not found.images:
     raise InputError(
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{_instead(endings)}'
+      f'{_instead(found.others)}'
     )
   ids, skipped = [], []
-  for name in sorted(found):
+  for name in sorted(found.images):
     try:
       name.encode()
       ids.append(name)
     except UnicodeEncodeError:
       shown = os.fsencode(name).decode(errors='backslashreplace')
       skipped.append((shown, 'the file name is not UTF-8'))
-  others = dict(sorted(endings.items()))
+  others = dict(sorted(found.others.items()))
   _refuse_collages(root, ids, others, field)
   classes, understood, doubts = _name_classes(root, ids, class_level)
   class_names = sorted(set(classes) - {''})
@@ -146,9 +139,9 @@ def scan(
       root=root,
     ),
     others,
-    tuple(sorted(empty)),
+    tuple(sorted(found.empty)),
     understood,
-    (*_passed_over(root, hidden), *doubts),
+    (*_passed_over(root, found.hidden), *doubts),
   )
 
 
@@ -258,6 +251,19 @@ def _name_classes(
     classes = [name.rpartition('/')[2] for name in classes]
   classes, joined = _composed(classes)
   return classes, understood, [*doubts, *joined]
+
+
+def _unfolded(path: Path) -> str:
+  """Says what to do with a file that is given as a folder; '' if nothing."""
+  ending = path.suffix.lower()
+  if not path.is_file():
+    return ''
+  if ending in _LISTS:
+    return f': {_AS_LIST}, and open it as an export'
+  if ending in ('.zip', *PACKED):
+    return ': unpack it, or open it as an EcoTaxa export'
+  remedy = _remedy([ending])
+  return f': {remedy}' if remedy else ''
 
 
 def _instead(others: Mapping[str, int]) -> str:
@@ -380,16 +386,23 @@ def _composed(classes: list[str]) -> tuple[list[str], list[str]]:
   ]
 
 
+class _Found(NamedTuple):
+  """What a walk has come across, by paths below the root."""
+
+  images: list[str]
+  empty: list[str]  # folders without an image
+  hidden: list[str]  # folders
+  others: collections.Counter[str]  # ending -> files
+
+
 def _walk(
   folder: Path,
   prefix: str,
   ancestors: tuple[tuple[int, int], ...],
-  found: list[str],
-  empty: list[str],
-  hidden: list[str],
-  others: collections.Counter[str],
+  found: _Found,
 ) -> None:
-  before = len(found), len(empty)
+  """Adds what lies in a folder, and below it, to what was found."""
+  before = len(found.images), len(found.empty)
   try:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
@@ -401,28 +414,23 @@ def _walk(
     raise InputError(f'{shown}: {error.strerror}') from error
   if not _ZARR.isdisjoint(entry.name for entry in entries):
     entries = []
-    others['.zarr'] += 1
+    found.others['.zarr'] += 1
   for entry in entries:
     name = prefix + entry.name
     if is_clutter([entry.name]):
       if entry.name.startswith('.') and _is_folder(entry):
-        hidden.append(name)
-      continue
-    if _is_folder(entry):
-      inner = (*ancestors, here)
-      _walk(
-        folder / entry.name, f'{name}/', inner, found, empty, hidden, others
-      )
+        found.hidden.append(name)
+    elif _is_folder(entry):
+      _walk(folder / entry.name, f'{name}/', (*ancestors, here), found)
     elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):
       ending = os.path.splitext(name)[1].lower()
-      if ending in images.EXTENSIONS or (
-        ending in ('', '.') and images.is_known(entry.path)
-      ):
-        found.append(name)
+      bare = ending in ('', '.')
+      if ending in images.EXTENSIONS or (bare and images.is_known(entry.path)):
+        found.images.append(name)
       else:
-        others[ending or 'no ending'] += 1
-  if prefix and before == (len(found), len(empty)):
-    empty.append(prefix[:-1])
+        found.others[ending or 'no ending'] += 1
+  if prefix and before == (len(found.images), len(found.empty)):
+    found.empty.append(prefix[:-1])
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
