@@ -15,7 +15,7 @@ from plankton_jax.data import accounting, select, split_file, splits
 from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import levels
 from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
@@ -229,7 +229,7 @@ def _split(
       return splits.take(
         labels,
         decoded.digests,
-        [folder.side(id) for id in decoded.ids.tolist()],
+        [levels.side(id) for id in decoded.ids.tolist()],
         class_names=class_names,
         num_seen=num_seen,
         rare=rare,
