@@ -1,7 +1,6 @@
 """Opens the files of an EcoTaxa export, in folders and zip archives."""
 
 import functools
-import hashlib
 import os
 import posixpath
 import re
@@ -16,6 +15,7 @@ from plankton_jax.data.ecotaxa import names, table
 from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.files import (
   PACKED,
+  digest,
   expanded,
   is_clutter,
   is_image,
@@ -102,7 +102,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     )
   find, locate = names.finders(found, every)
 
-  def digest(name: str) -> bytes:
+  def digest_of(name: str) -> bytes:
     try:
       return found[find(name)].digest()
     except (OSError, ValueError):
@@ -115,7 +115,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     find,
     locate,
     lambda name: found[find(name)].read(),
-    digest,
+    digest_of,
     tuple(skipped),
   )
 
@@ -153,7 +153,8 @@ def _of_folder(
   """Walks a folder, following links, and the zip archives in it."""
   for path in walk(root):
     shown = path.relative_to(root).as_posix()
-    yield shown, _Entry(functools.partial(read, path), _hasher(path))
+    each = (functools.partial(function, path) for function in (read, digest))
+    yield shown, _Entry(*each)
     if path.name.lower().endswith('.zip') and path.is_file():
       try:
         archive = archives.open_zip(path)
@@ -161,14 +162,6 @@ def _of_folder(
         skipped.append((shown, str(error)))
         continue
       yield from _of_zip(archive, f'{shown}/', 2, skipped)
-
-
-def _hasher(path: Path) -> Callable[[], bytes]:
-  def digest() -> bytes:
-    with path.open('rb') as file:
-      return hashlib.file_digest(file, 'blake2b').digest()
-
-  return digest
 
 
 def _of_zip(
@@ -184,7 +177,8 @@ def _of_zip(
     tidy = archives.name_of(info)
     name = prefix + tidy
     mark = f'{info.CRC} {info.file_size}'
-    yield name, _Entry(_unpacker(archive, info), mark.encode)
+    unpack = functools.partial(archives.read_zipped, archive, info)
+    yield name, _Entry(unpack, mark.encode)
     if not tidy.lower().endswith('.zip') or is_clutter(tidy.split('/')):
       continue
     reason = archives.zip_refusal(info, _LARGEST)
@@ -213,18 +207,6 @@ def _unpacked(
     return zipfile.ZipFile(path)
   finally:
     os.unlink(path)
-
-
-def _unpacker(
-  archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> Callable[[], bytes]:
-  def read() -> bytes:
-    reason = archives.zip_refusal(info)
-    if reason:
-      raise ValueError(reason)
-    return archives.read_zipped(archive, info)
-
-  return read
 
 
 def _instead(found: Iterable[str]) -> str:

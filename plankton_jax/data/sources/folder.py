@@ -16,6 +16,7 @@ from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import flowcam, levels
 from plankton_jax.data.sources.files import (
   PACKED,
+  digest,
   expanded,
   is_clutter,
   read,
@@ -188,8 +189,7 @@ def fingerprint(found: Objects) -> str:
 
   def hash_file(name: str) -> bytes:
     try:
-      with open(Path(found.place, name), 'rb') as file:
-        return hashlib.file_digest(file, 'blake2b').digest()
+      return digest(Path(found.place, name))
     except OSError:
       return b''  # It is listed as skipped when the records are written.
 
