@@ -35,7 +35,7 @@ from analysis.measures import (
 from analysis.measures.checked import Checks
 from analysis.measures.counting import Estimate, Known, Space
 from analysis.measures.fitted import Fitted
-from analysis.measures.openset import UNKNOWN
+from analysis.measures.openset import no_class
 from analysis.measures.tallies import Sample, Unit
 from analysis.measures.trials import Trials
 from plankton_jax.errors import InputError, shorten_list
@@ -407,7 +407,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     objects,
     space,
     known,
-    (*gallery.class_names, UNKNOWN),
+    (*gallery.class_names, no_class(gallery.class_names)),
     limit=tried.limit,
     method=tried.trusted,
     draws=asked.draws,
