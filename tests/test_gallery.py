@@ -153,4 +153,4 @@ def test_an_only_image_has_no_distance_to_the_centre():
   own = ('nearest', 'median', 'farthest')
   assert np.isnan([ant[name] for name in own]).all()
   assert [bee[name] for name in own] == [1, 1, 1]
-  assert ant['other'] == np.float32(2) ** 0.5 and ant['of class'] == 'bee'
+  assert ant['other'] == 2**0.5 and ant['of class'] == 'bee'
