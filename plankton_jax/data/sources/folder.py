@@ -117,6 +117,8 @@ def scan(
       remedy = 'unpack it, or open it as an EcoTaxa export'
       if root.suffix.lower() in _LISTS:
         remedy = f'{_AS_LIST}, and open it as an export'
+    elif root.is_file() and _is_picture(root):
+      remedy = 'give the folder that the image lies in'
     instead = f': {remedy}' if remedy else ''
     raise InputError(f'{field}: {one_line(root)} is not a folder{instead}')
   found: list[str] = []
