@@ -207,7 +207,9 @@ def test_the_stamp_of_an_export_or_bin_is_of_all_its_files(place, tmp_path):
   (tmp_path / 'export').mkdir()
   for name in ('a.adc', 'a.roi'):
     (tmp_path / 'export' / name).write_bytes(b'1')
-  found = objects.Objects(str(tmp_path / place), ('a',), bytes, ())
+  found = objects.Objects(
+    str(tmp_path / place), ('a',), str.encode, objects.unlabelled(1), ()
+  )
   before = folders.stamp(found)
   assert folders.stamp(found) == before
   changed = tmp_path / 'export/a.roi'

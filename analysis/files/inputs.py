@@ -368,7 +368,9 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
   for path in paths:
     for name, rows in read_splits(path).items():
       if name in splits:
-        raise InputError(f'{path}: a second file or split named {name}')
+        raise InputError(
+          f'{path}: a second file or split named {name}: rename one'
+        )
       splits[name] = rows
   return Source(' + '.join(splits), splits, None, None)
 

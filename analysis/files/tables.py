@@ -15,7 +15,7 @@ import numpy as np
 from plankton_jax.data.ecotaxa import table
 from plankton_jax.data.sources.source import describe, one_line
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, home
 
 Row = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def read_csv(
     InputError: it cannot be read, or a row has more cells than columns.
   """
   try:
-    data = path.expanduser().read_bytes()
+    data = home.expand(path).read_bytes()
     if data.startswith(b'\x1f\x8b'):
       data = gzip.decompress(data)
     if kind := table.kind_of(data):
@@ -68,7 +68,6 @@ def read_csv(
   except (
     OSError,
     EOFError,
-    RuntimeError,  # of expanduser: no such home
     zlib.error,
     csv.Error,
   ) as error:

@@ -30,9 +30,9 @@ from plankton_jax.data.sources.files import (
   expanded,
   is_clutter,
   is_image,
+  read,
   walk,
 )
-from plankton_jax.data.sources.source import describe
 from plankton_jax.errors import InputError
 
 # Names that its importer looks for, though in lower case only.
@@ -95,7 +95,9 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   elif place.is_dir():
     found = _unique(_of_folder(place, skipped), skipped)
   elif not place.exists():
-    raise InputError(f'{field}: {place} is not there')
+    raise InputError(
+      f'{field}: {place} is not there; give a zip archive, a folder, or a table'
+    )
   elif archives.is_zip(place) and not packed_otherwise:
     archive = archives.open_zip(place)
     found = _unique(_of_zip(archive, '', 1, skipped), skipped)
@@ -269,7 +271,7 @@ def _of_folder(
   """Walks a folder, following links, and the zip archives in it."""
   for path in walk(root):
     shown = path.relative_to(root).as_posix()
-    yield shown, _Entry(_reader(path), _hasher(path))
+    yield shown, _Entry(functools.partial(read, path), _hasher(path))
     if path.name.lower().endswith('.zip') and path.is_file():
       try:
         archive = archives.open_zip(path)
@@ -277,16 +279,6 @@ def _of_folder(
         skipped.append((shown, str(error)))
         continue
       yield from _of_zip(archive, f'{shown}/', 2, skipped)
-
-
-def _reader(path: Path) -> Callable[[], bytes]:
-  def read() -> bytes:
-    try:
-      return path.read_bytes()
-    except OSError as error:
-      raise ValueError(describe(error)) from error
-
-  return read
 
 
 def _hasher(path: Path) -> Callable[[], bytes]:
@@ -309,12 +301,8 @@ def _of_zip(
       continue
     tidy = archives.name_of(info)
     name = prefix + tidy
-    yield (
-      name,
-      _Entry(
-        _unpacker(archive, info), _counter(f'{info.CRC} {info.file_size}')
-      ),
-    )
+    mark = f'{info.CRC} {info.file_size}'
+    yield name, _Entry(_unpacker(archive, info), mark.encode)
     if not tidy.lower().endswith('.zip') or is_clutter(tidy.split('/')):
       continue
     reason = archives.zip_refusal(info, _LARGEST)
@@ -355,10 +343,6 @@ def _unpacker(
     return archives.read_zipped(archive, info)
 
   return read
-
-
-def _counter(mark: str) -> Callable[[], bytes]:
-  return lambda: mark.encode()
 
 
 def _instead(names: Iterable[str]) -> str:

@@ -57,14 +57,16 @@ class Table(NamedTuple):
       if name not in self.columns:
         raise InputError(
           f'{self.place}: column {name!r} is missing (it has'
-          f' {one_line(", ".join(self.columns))})'
+          f' {one_line(", ".join(self.columns))}); add it, or export it again'
         )
 
   def require_once(self, *names: str) -> None:
     """Raises InputError if one of the columns is there twice."""
     for name in names:
       if self.columns.count(name) > 1:
-        raise InputError(f'{self.place}: column {name!r} is there twice')
+        raise InputError(
+          f'{self.place}: column {name!r} is there twice; delete one'
+        )
 
 
 def parse(data: bytes, place: str) -> Table:

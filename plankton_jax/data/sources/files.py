@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 # Endings of archives that a user is told to unpack; zip has readers.
 PACKED = (
@@ -58,12 +59,26 @@ def expanded(
   if not path:
     raise InputError(f'{field} is empty: name {what}')
   try:
-    place = Path(path).expanduser()
+    place = home.expand(path)
     place.exists()
-  except (RuntimeError, OSError, ValueError) as error:
+  except InputError as error:
+    raise InputError(f'{field}: {error}') from None
+  except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise InputError(f'{field}: {path[:80]!r}: {reason}') from None
   return place
+
+
+def read(path: Path) -> bytes:
+  """Reads a file.
+
+  Raises:
+    ValueError: it cannot be read, and why, without its name.
+  """
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ValueError(error.strerror or str(error)) from error
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -6,9 +6,8 @@ import hashlib
 import logging
 import os
 import re
-import types
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +20,11 @@ from plankton_jax.data.sources.files import (
   PACKED,
   expanded,
   is_clutter,
+  read,
   walk,
 )
-from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import (
-  Example,
-  Source,
-  describe,
-  one_line,
-)
+from plankton_jax.data.sources.objects import Objects, to_source
+from plankton_jax.data.sources.source import Source, one_line
 from plankton_jax.errors import InputError, shorten_list
 
 log = logging.getLogger(__name__)
@@ -46,8 +41,6 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
-# How files begin that may hold 16-bit images, whatever they are called.
-_DEEP = (b'\x89PNG', b'II*\0', b'MM\0*')
 # What to do with files that are not read as images, by their endings.
 _REMEDIES = (
   (
@@ -73,17 +66,13 @@ _YEAR = re.compile(r'(18|19|20)\d\d')
 
 
 class Listing(NamedTuple):
-  """The image files below a folder, sorted by id."""
+  """What lies below a folder: its images, sorted by id, and what to say."""
 
-  root: Path
-  ids: tuple[str, ...]  # Paths relative to the root, with forward slashes.
-  labels: np.ndarray  # int32 [N]; -1 for images in the root itself.
-  class_names: tuple[str, ...]
-  empty: tuple[str, ...]  # Folders without an image in or below them.
-  skipped: tuple[tuple[str, str], ...]  # (name, reason)
-  understood: str = ''  # says what top-level folders are, if not classes
-  others: Mapping[str, int] = types.MappingProxyType({})  # ending -> files
-  doubts: tuple[str, ...] = ()  # lines on classes that may not be meant so
+  images: Objects  # label -1 in the root itself
+  others: Mapping[str, int]  # ending of files that are no images -> files
+  empty: tuple[str, ...]  # folders without an image in or below them
+  understood: str  # says what top-level folders are, if not classes
+  doubts: tuple[str, ...]  # lines on classes that may not be meant so
 
 
 def scan(
@@ -123,12 +112,17 @@ def scan(
     raise InputError(f'{field}: {one_line(root)} is not a folder{instead}')
   found: list[str] = []
   empty: list[str] = []
-  others: collections.Counter[str] = collections.Counter()
+  endings: collections.Counter[str] = collections.Counter()
   hidden: list[str] = []
   try:
-    _walk(root, '', (), found, empty, hidden, others)
+    _walk(root, '', (), found, empty, hidden, endings)
   except RecursionError:
     raise InputError(f'{root}: folders are nested too deeply') from None
+  if not found:
+    raise InputError(
+      f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
+      f'{_instead(endings)}'
+    )
   ids, skipped = [], []
   for name in sorted(found):
     try:
@@ -137,35 +131,26 @@ def scan(
     except UnicodeEncodeError:
       shown = os.fsencode(name).decode(errors='backslashreplace')
       skipped.append((shown, 'the file name is not UTF-8'))
-  if not found:
-    raise InputError(
-      f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{_instead(others)}'
-    )
+  others = dict(sorted(endings.items()))
   _refuse_collages(root, ids, others, field)
-  classes = [name.rpartition('/')[0] for name in ids]
-  understood, doubts = '', _passed_over(root, hidden)
-  if class_level == 'auto':
-    _refuse_splits(root, classes)
-    above, understood = _recognise(classes)
-    classes = ['/'.join(name.split('/')[above:]) for name in classes]
-    doubts += _repeated(classes)
-  elif class_level == 'last':
-    classes = [name.rpartition('/')[2] for name in classes]
-  classes, joined = _composed(classes)
+  classes, understood, doubts = _name_classes(root, ids, class_level)
   class_names = sorted(set(classes) - {''})
   index = {name: i for i, name in enumerate(class_names)} | {'': -1}
-  labels = np.array([index[name] for name in classes], np.int32)
   return Listing(
-    root,
-    tuple(ids),
-    labels,
-    tuple(class_names),
+    Objects(
+      place=str(root),
+      ids=tuple(ids),
+      read=functools.partial(_read, root),
+      labels=np.array([index[name] for name in classes], np.int32),
+      class_names=tuple(class_names),
+      skipped=tuple(skipped),
+      left_aside={f'file of {ending}': n for ending, n in others.items()},
+      root=root,
+    ),
+    others,
     tuple(sorted(empty)),
-    tuple(skipped),
     understood,
-    dict(sorted(others.items())),
-    (*doubts, *joined),
+    (*_passed_over(root, hidden), *doubts),
   )
 
 
@@ -187,20 +172,21 @@ def scan_classes(
       that can be read.
   """
   listing = scan(path, class_level=class_level, field=field)
-  if (listing.labels < 0).any():
-    loose = listing.ids[int(np.argmin(listing.labels))]
+  found, place = listing.images, Path(listing.images.place)
+  if (found.labels < 0).any():
+    loose = found.ids[int(np.argmin(found.labels))]
     listed = not listing.others.keys().isdisjoint(_LISTS)
     otherwise = f'; or, of a list of images, {_AS_LIST}' if listed else ''
     raise InputError(
-      f'{one_line(listing.root / loose)} lies in no class folder: '
-      f'move the images into one folder per class{otherwise}'
+      f'{one_line(place / loose)} lies in no class folder: move the images into'
+      f' one folder per class{otherwise}'
     )
   for name, held in unread(listing).items():
-    raise InputError(f'{one_line(listing.root / name)} holds no image{held}')
+    raise InputError(f'{one_line(place / name)} holds no image{held}')
   if listing.empty:
     log.warning(
       '%s: %d folders hold no image, and are no class: %s',
-      listing.root,
+      place,
       len(listing.empty),
       shorten_list([one_line(name) for name in listing.empty]),
     )
@@ -211,7 +197,7 @@ def unread(listing: Listing) -> dict[str, str]:
   """Finds folders whose images are not read; says what they hold instead."""
   found = {}
   for name in listing.empty:
-    files = walk(listing.root / name)
+    files = walk(Path(listing.images.place, name))
     others = collections.Counter(file.suffix.lower() for file in files)
     if _remedy(others):
       found[name] = _instead(others)
@@ -221,142 +207,59 @@ def unread(listing: Listing) -> dict[str, str]:
 def source(path: str, class_level: str = 'path') -> Source:
   """Makes a source of one folder a class; refuses what `scan_classes` does."""
   listing = scan_classes(path, class_level=class_level)
+  found = listing.images
   if listing.understood:
-    log.info('%s: %s', listing.root, listing.understood)
+    log.info('%s: %s', found.place, listing.understood)
   for doubt in listing.doubts:
-    log.warning('%s: %s', listing.root, doubt)
-
-  def read(row: int) -> Example:
-    name, label = listing.ids[row], int(listing.labels[row])
-    try:
-      data = (listing.root / name).read_bytes()
-      normal = images.ingest(data)
-    except (OSError, ValueError) as error:
-      return Example(name, label, None, describe(error))
-    return Example(
-      name, label, normal.data, deepest=normal.deepest, note=normal.note
-    )
-
-  return Source(
-    place=str(listing.root),
-    fingerprint=fingerprint(listing),
-    class_names=listing.class_names,
-    examples=lambda: workers.in_order(
-      read, range(len(listing.ids)), desc='ingest'
-    ),
-    total=len(listing.ids),
-    skipped=listing.skipped,
-    left_aside={f'file of {e}': n for e, n in listing.others.items()},
-  )
+    log.warning('%s: %s', found.place, doubt)
+  return to_source(found, fingerprint(found))
 
 
-def objects(listing: Listing) -> Objects:
-  """Makes objects of every image of a listing, whatever its folder."""
-
-  def read(row: int) -> bytes:
-    try:
-      return (listing.root / listing.ids[row]).read_bytes()
-    except OSError as error:
-      raise ValueError(describe(error)) from error
-
-  left_aside = {f'file of {e}': n for e, n in listing.others.items()}
-  return Objects(
-    str(listing.root), listing.ids, read, listing.skipped, left_aside
-  )
-
-
-def fingerprint(listing: Listing) -> str:
+def fingerprint(found: Objects) -> str:
   """Hashes every path, content and class to 32 hex digits."""
 
   def hash_file(name: str) -> bytes:
     try:
-      with open(listing.root / name, 'rb') as file:
+      with open(Path(found.place, name), 'rb') as file:
         return hashlib.file_digest(file, 'blake2b').digest()
     except OSError:
       return b''  # It is listed as skipped when the records are written.
 
   state = hashlib.blake2b(digest_size=16)
-  hashes = workers.in_order(hash_file, listing.ids, desc='read')
-  for name, content in zip(listing.ids, hashes, strict=True):
+  hashes = workers.in_order(hash_file, found.ids, desc='read')
+  for name, content in zip(found.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
-  paths = sorted({name.rpartition('/')[0] for name in listing.ids} - {''})
-  if list(listing.class_names) != paths:  # not the reading of every folder
-    state.update(repr((listing.class_names, listing.labels.tolist())).encode())
+  paths = sorted({name.rpartition('/')[0] for name in found.ids} - {''})
+  if list(found.class_names) != paths:  # not the reading of every folder
+    state.update(repr((found.class_names, found.labels.tolist())).encode())
   return state.hexdigest()
 
 
-def decoded(
-  listing: Listing,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int = 0,
-  crop: Sequence[int] = images.NO_CROP,
-  desc: str,
-) -> Iterator[images.Fitted | str]:
-  """Yields each listed image, fitted to [size, size, C], or why it is not read.
+def _read(root: Path, id: str) -> bytes:
+  """Reads one file below a folder; pickled, unlike a lambda."""
+  return read(root / id)
 
-  Keeps the order, shows a progress bar called `desc`, and uses no cache.
-  `white` and `crop` are as in `images.decode`, but a white of 0 is found from
-  the largest value of all images.
+
+def _name_classes(
+  root: Path, ids: Sequence[str], class_level: str
+) -> tuple[list[str], str, list[str]]:
+  """Names the class of each image by its folders; '' in the root itself.
+
+  Returns:
+    The names [N], what the folders on top are if they are no classes, and
+    doubts.
   """
-  white = white or find_white(listing)
-  fitted = functools.partial(
-    _fitted,
-    listing.root,
-    size=size,
-    resize=resize,
-    channels=channels,
-    white=white,
-    crop=crop,
-  )
-  for found in workers.in_order(fitted, listing.ids, desc=desc, processes=True):
-    if isinstance(found, str):
-      yield found
-      continue
-    data, height, width = found
-    pixels = np.frombuffer(data, np.uint8).reshape(size, size, channels)
-    yield images.Fitted(pixels, height, width)
-
-
-def find_white(listing: Listing) -> int:
-  """Finds the white of all 16-bit images of a listing by their depth."""
-
-  def deepest(name: str) -> int:
-    try:
-      with open(listing.root / name, 'rb') as file:
-        start = file.read(4)
-        return images.deepest(start + file.read()) if start in _DEEP else 0
-    except OSError:
-      return 0
-
-  found = workers.in_order(deepest, listing.ids, desc='depth')
-  return images.white_of(max(found, default=0))
-
-
-def _fitted(
-  root: Path,
-  name: str,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int,
-  crop: Sequence[int],
-) -> tuple[bytes, int, int] | str:
-  """Reads and fits one image; returns the reason if it cannot be read.
-
-  Returns bytes, which are sent between processes for less than an array, and
-  the height and width before.
-  """
-  try:
-    data = (root / name).read_bytes()
-    picture = images.Picture.decode(data, white, crop)
-  except (OSError, ValueError) as error:
-    return describe(error)
-  fitted = picture.fit(size=size, resize=resize, channels=channels)
-  return fitted.tobytes(), picture.image.height, picture.image.width
+  classes = [name.rpartition('/')[0] for name in ids]
+  understood, doubts = '', []
+  if class_level == 'auto':
+    _refuse_splits(root, classes)
+    above, understood = _recognise(classes)
+    classes = ['/'.join(name.split('/')[above:]) for name in classes]
+    doubts = _repeated(classes)
+  elif class_level == 'last':
+    classes = [name.rpartition('/')[2] for name in classes]
+  classes, joined = _composed(classes)
+  return classes, understood, [*doubts, *joined]
 
 
 def _instead(others: Mapping[str, int]) -> str:
