@@ -344,3 +344,17 @@ def test_damage_in_an_archive_of_bins_is_named(tmp_path):
   assert name == OLD and reason.startswith('.adc: damaged in the archive (')
   with pytest.raises(ValueError, match='damaged in the archive'):
     found.read(found.ids[0])
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_bins_of_other_cases_and_encodings_are_read(tmp_path, encoding):
+  make(tmp_path, NEW, [(1, 10, 20, pixels(0, (5, 9)))])
+  table = tmp_path / f'{NEW}.adc'
+  text = table.read_text()
+  table.unlink()
+  table.with_name(f'{NEW.lower()}.ADC').write_bytes(text.encode(encoding))
+  found = ifcb.objects(str(tmp_path))
+  assert found.ids == (f'{NEW}_00001',) and not found.skipped
+  np.testing.assert_array_equal(
+    images(found)[f'{NEW}_00001'], pixels(0, (5, 9))
+  )

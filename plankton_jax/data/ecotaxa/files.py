@@ -90,6 +90,8 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     found = _unique(_of_zip(archive, '', 1, skipped), skipped)
   else:
     remedy = ': unpack it' if packed_otherwise else ''
+    if is_image(place.name):
+      remedy = ': give the folder that the image lies in'
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'
       f' ecotaxa*.tsv{remedy}'

@@ -1,5 +1,6 @@
 """Walks the files below a folder, past what systems and archivers leave."""
 
+import codecs
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,18 @@ def is_image(name: str) -> bool:
   """Tells by a path's ending whether it is an image, and not clutter."""
   ending = os.path.splitext(name)[1].lower()
   return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
+
+
+def decode_text(data: bytes) -> str:
+  """Decodes what an instrument writes: Latin-1, unless marked as Unicode."""
+  for mark, encoding in (
+    (codecs.BOM_UTF8, 'utf-8'),
+    (codecs.BOM_UTF16_LE, 'utf-16-le'),
+    (codecs.BOM_UTF16_BE, 'utf-16-be'),
+  ):
+    if data.startswith(mark):
+      return data.removeprefix(mark).decode(encoding, errors='replace')
+  return data.decode('latin-1')
 
 
 def expanded(

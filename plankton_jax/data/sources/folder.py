@@ -217,6 +217,8 @@ def _unfolded(path: Path) -> str:
     return f': {_AS_LIST}, and open it as an export'
   if ending in ('.zip', *PACKED):
     return ': unpack it, or open it as an EcoTaxa export'
+  if _is_picture(path):
+    return ': give the folder that the image lies in'
   remedy = _remedy([ending])
   return f': {remedy}' if remedy else ''
 
