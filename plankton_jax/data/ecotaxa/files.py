@@ -113,7 +113,8 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   tables = (place.name,) if single else every
   if not tables:
     raise InputError(
-      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt{_instead(found)}'
+      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt'
+      f'{_instead(place, found)}'
     )
   find, locate = _finders(found, every)
 
@@ -345,7 +346,7 @@ def _unpacker(
   return read
 
 
-def _instead(names: Iterable[str]) -> str:
+def _instead(place: Path, names: Iterable[str]) -> str:
   """Says what a place without a table holds, and the remedy; '' if nothing."""
   seen = [name for name in names if not is_clutter(name.split('/'))]
   if 'xl/workbook.xml' in seen:
@@ -354,7 +355,10 @@ def _instead(names: Iterable[str]) -> str:
     if posixpath.splitext(name)[1].lower() in _TABLES:
       return f'; if {name} is the table, save it so, tab-separated'
   if count := sum(map(is_image, seen)):
-    return f'; it holds {count:,} images: unpack them, and give their folder'
+    remedy = 'unpack them, and give their folder'
+    if place.is_dir():
+      remedy = "data.source='folder' reads one folder a class"
+    return f'; it holds {count:,} images: {remedy}'
   return ''
 
 
