@@ -381,10 +381,10 @@ def _has_header(name: str, entry: _Entry) -> bool:
 def _fold(name: str) -> str:
   """Writes a name in one way.
 
-  Systems differ in letter case, in how Unicode composes characters, and in
-  whether %20 stands for a blank.
+  Systems differ in letter case, in how Unicode composes characters, in whether
+  %20 stands for a blank, and may take UTF-8 for something else.
   """
-  name = urllib.parse.unquote(name)
+  name = table.mend(urllib.parse.unquote(name))
   return unicodedata.normalize('NFC', name).casefold()
 
 
