@@ -100,7 +100,8 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   tables = (place.name,) if single else every
   if not tables:
     raise InputError(
-      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt{_instead(found)}'
+      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt'
+      f'{_instead(place, found)}'
     )
   find, locate = names.finders(found, every)
 
@@ -211,7 +212,7 @@ def _unpacked(
     os.unlink(path)
 
 
-def _instead(found: Iterable[str]) -> str:
+def _instead(place: Path, found: Iterable[str]) -> str:
   """Says what a place without a table holds, and the remedy; '' if nothing."""
   seen = [name for name in found if not is_clutter(name.split('/'))]
   if 'xl/workbook.xml' in seen:
@@ -220,7 +221,10 @@ def _instead(found: Iterable[str]) -> str:
     if posixpath.splitext(name)[1].lower() in _TABLES:
       return f'; if {name} is the table, save it so, tab-separated'
   if count := sum(map(is_image, seen)):
-    return f'; it holds {count:,} images: unpack them, and give their folder'
+    remedy = 'unpack them, and give their folder'
+    if place.is_dir():
+      remedy = "data.source='folder' reads one folder a class"
+    return f'; it holds {count:,} images: {remedy}'
   return ''
 
 

@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from plankton_jax.data.ecotaxa.table import mend
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.files import is_image
@@ -132,10 +133,10 @@ def _unpacked_names(name: str, packed: Sequence[str]) -> list[str]:
 def _fold(name: str) -> str:
   """Writes a name in one way.
 
-  Systems differ in letter case, in how Unicode composes characters, and in
-  whether %20 stands for a blank.
+  Systems differ in letter case, in how Unicode composes characters, in whether
+  %20 stands for a blank, and may take UTF-8 for something else.
   """
-  name = urllib.parse.unquote(name)
+  name = mend(urllib.parse.unquote(name))
   return unicodedata.normalize('NFC', name).casefold()
 
 

@@ -311,7 +311,11 @@ def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
 
 
 def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
-  """Gives rows of one id and rank one image, if theirs are copies."""
+  """Gives rows of one id and rank one image, if theirs are copies.
+
+  An image that is gone, of an earlier copy of a table, is one that is there and
+  has its name.
+  """
   first: dict[str, str] = {}  # image -> the one that it is a copy of
   for alike in _collisions(rows):
     known: dict[bytes, str] = {}  # content -> the first image of this one
@@ -320,6 +324,11 @@ def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
       with contextlib.suppress(ValueError):
         content = hashlib.blake2b(opened.read(image)).digest()
         first[image] = known.setdefault(content, image)
+    there = {posixpath.basename(image): image for image in known.values()}
+    for row in alike:
+      image = row.item.image
+      if image not in first and posixpath.basename(image) in there:
+        first[image] = there[posixpath.basename(image)]
   return [
     row._replace(
       item=row.item._replace(image=first.get(row.item.image, row.item.image))
