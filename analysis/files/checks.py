@@ -70,7 +70,7 @@ def drawn(path: pathlib.Path, ids: Sequence[str]) -> list[int]:
     InputError: it cannot be read, has no column id or no row, or names an image
       that is not there.
   """
-  header, rows = tables.read_csv(path, 'images to check')
+  header, rows = tables.read_csv(path, 'images to check', _COLUMNS['id'])
   column = tables.find_columns(path, header, _COLUMNS, ['id'])['id']
   assert column
   place = {key: at for at, key in enumerate(ids)}
@@ -102,7 +102,7 @@ def read(
     InputError: it cannot be read, lacks a column, has two classes for an image,
       or none for any of these images.
   """
-  header, rows = tables.read_csv(path, 'checked images')
+  header, rows = tables.read_csv(path, 'checked images', _COLUMNS['id'])
   columns = tables.find_columns(path, header, _COLUMNS, ['id', 'class'])
   identity, named, status = columns['id'], columns['class'], columns['status']
   assert identity and named

@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> Taxa:
     InputError: it cannot be read, lacks the column, has a column in use twice
       or a row of more cells than columns, or contradicts itself.
   """
-  header, rows = tables.read_csv(path, 'taxa')
+  header, rows = tables.read_csv(path, 'taxa', _COLUMNS['taxon'])
   columns = tables.find_columns(path, header, _COLUMNS, ['taxon'])
   for name in (*columns.values(), *RANKS):
     if name and header.count(name) > 1:
