@@ -94,7 +94,14 @@ class _Flag(NamedTuple):
 
 
 def test_the_command_watches_a_run_to_its_end(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(long_run, 'STEPS', _Flag(120))
+  make_config = long_run._config
+
+  def smaller(steps, place):
+    config = make_config(steps, place)
+    return config | {'data': config['data'] | {'per_class': 40}}
+
+  monkeypatch.setattr(long_run, '_config', smaller)
+  monkeypatch.setattr(long_run, 'STEPS', _Flag(34))
   monkeypatch.setattr(long_run, 'PLACE', _Flag(str(tmp_path)))
   long_run.main([])
   said = capsys.readouterr().out.splitlines()
