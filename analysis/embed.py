@@ -29,8 +29,9 @@ from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data import select
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError, shorten_list
-from plankton_jax.files import config_file, encoder_folder
+from plankton_jax.files import config_file, encoder_folder, home
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
@@ -117,46 +118,31 @@ def embed_folder(
   `shard` is as `shards.size` takes it.
   """
   outputs.check(out)
-  objects = select.described(images, field='--images')
-  items = () if objects is None else objects.items
-  taxa = [item.taxon if item.status == 'validated' else '' for item in items]
-  names = tuple(sorted(set(taxa) - {''}))
-  found: folders.Images
-  if objects is None:
-    found = folder.scan(images, field='--images')
-    names = found.class_names
-  else:
-    found = objects
-  index = {name: at for at, name in enumerate(names)} | {'': -1}
+  found = select.objects(images, field='--images')
   rows = shards.size(len(found.ids), shard) if out.suffix == '.parquet' else 0
   white = folders.find_white(encoder, found)
 
+  def chosen(part: slice) -> Objects:
+    return found.take(range(len(found.ids))[part])
+
   def embed(part: slice) -> outputs.Part:
-    own = folders.part(found, part) if rows else found
-    options: dict[str, Any] = {
-      'pixel_um': pixel_um,
-      'white': white,
-      'some': not rows,
-    }
-    if isinstance(own, folder.Listing):
-      embedded = folders.embed(encoder, own, **options)
-      return outputs.Part(embedded.rows, embedded.measures)
-    embedded, kept = folders.embed_objects(encoder, own, **options)
-    label = np.array([index[taxa[part][row]] for row in kept], np.int32)
-    found_rows = embedded.rows._replace(label=label, class_names=names)
-    return outputs.Part(found_rows, embedded.measures)
+    own = chosen(part) if rows else found
+    made = folders.embed(
+      encoder, own, pixel_um=pixel_um, white=white, some=not rows
+    )
+    return outputs.Part(made.rows, made.measures)
 
   if rows:
     for name, reason in found.skipped:
       print(f'skipped {name}: {reason}', file=sys.stderr)
-    whole_stamp = folders.stamp(found) if objects is not None else ''
+    whole_stamp = folders.stamp(found) if found.root is None else ''
 
     def stamp(part: slice) -> str:
-      own = whole_stamp or folders.stamp(folders.part(found, part))
+      own = whole_stamp or folders.stamp(chosen(part))
       return f'{own} {white}'  # which all images decide together
 
     outputs.write_shards(
-      out, encoder, found.ids, names, embed, stamp, rows, pixel_um
+      out, encoder, found.ids, found.class_names, embed, stamp, rows, pixel_um
     )
     shards.finish(out)
   else:
@@ -183,21 +169,18 @@ def make_workdir(
   from plankton_jax.nn import transfer
 
   found = select.described(images, field='--images')
-  items = () if found is None else found.items
-  annotated = any(item.status for item in items)
-  try:
-    if annotated:
-      names = sorted({x.taxon for x in items if x.status == 'validated'})
-    else:
-      names = list(folder.scan_classes(images, field='--images').class_names)
-  except InputError as error:
-    raise InputError(
-      f'{error}; or give --out=FILE.npz to embed without classes'
-    ) from None
+  annotated = found is not None and any(item.status for item in found.items)
+  if found is None or not annotated:
+    try:
+      found = folder.scan_classes(images, field='--images').images
+    except InputError as error:
+      raise InputError(
+        f'{error}; or give --out=FILE.npz to embed without classes'
+      ) from None
   kept = {name: encoder.config['data'][name] for name in _PIXELS}
   chosen = {
     'source': 'ecotaxa' if annotated else 'folder',
-    'path': str(pathlib.Path(images).expanduser().resolve()),
+    'path': str(home.expand(images).resolve()),
     'unseen_classes': 0,
     'fractions': list(_FRACTIONS),
     'pixel_um': pixel_um or 0.0,
@@ -219,12 +202,12 @@ def make_workdir(
       card=f'Made by analysis.embed from {images}; nothing was trained.\n',
     )
   config_file.write(config, workdir)
-  if seen := transfer.common(encoder.class_names, names):
+  if seen := transfer.common(encoder.class_names, found.class_names):
     log.warning(
       'the encoder was trained on %d of the %d classes, as their names say:'
       ' measures of them are too good (%s)',
       len(seen),
-      len(names),
+      len(found.class_names),
       shorten_list(seen),
     )
 

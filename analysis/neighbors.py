@@ -22,6 +22,7 @@ from analysis.files.originals import Read
 from analysis.files.result import Drawing, Result, Shown
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 from plankton_jax.neighbours import choice
 
 QUERY = flags.DEFINE_string(
@@ -58,14 +59,14 @@ def find(
   own = np.flatnonzero(rows.id == query)
   if own.size:
     return Query(rows.embedding[own[0]], int(own[0]), None)
-  path = pathlib.Path(query).expanduser()
+  path = home.expand(query)
   if not path.is_file():
     raise InputError(
       f'--query={query}: neither a file nor the id of an image; ids are such'
       f' as {rows.id[0]}'
     )
   encoder = folders.encoder(source)
-  pixels = folders.read(path, encoder)
+  pixels = originals.read(path, encoder)
   embedding = folders.embed_one(encoder, pixels, pixel_um)
   return Query(embedding, -1, pixels)
 
@@ -204,9 +205,9 @@ def asked(sources: Sequence[Source]) -> Result:
     )
   pixel_um = command.PIXEL_UM.value
   if command.IMAGES.value:
-    listing = folder.scan(command.IMAGES.value, field='--images')
+    images = folder.scan(command.IMAGES.value, field='--images').images
     source = folders.collect(
-      source, folders.encoder(source), listing, 'images', pixel_um
+      source, folders.encoder(source), images, 'images', pixel_um
     )
   return analyse(
     [source],

@@ -24,7 +24,7 @@ from analysis.measures import (
   drift,
   fitted,
   labeller,
-  thresholds,
+  openset,
   unknowns,
 )
 from analysis.measures.drift import Rows
@@ -73,9 +73,8 @@ class Measured(NamedTuple):
 
 def measure(fit: Fitted, rows: Embeddings) -> Measured:
   """Measures a labeller on rows that are labelled by its classes."""
-  squared = labeller.squared(fit.labeller.seen, rows.embedding)
-  right = squared.argmin(axis=1) == rows.label
-  sure = calibration.softmax(-squared, fit.labeller.temperature).max(axis=1)
+  label, sure = labeller.guess(fit.labeller, rows.embedding)
+  right = label == rows.label
   unknown = np.nan
   if np.isfinite(fit.labeller.threshold):
     distance = unknowns.judge(fit.labeller.seen, rows.embedding).distance
@@ -133,6 +132,7 @@ def leave_one_out(
       notes.append(f'{group} has all train images: not left out')
       continue
     del own['train']
+    others.pop('test', None)  # nothing is fitted to it
     one = source._replace(splits={**others, 'own': _concatenate(own.values())})
     line = _left_out(one, whole, acceptance)
     if line is None:
@@ -219,8 +219,7 @@ class Alarms(NamedTuple):
 
 
 def _predicted(fit: Fitted, embedding: np.ndarray) -> Rows:
-  squared = labeller.squared(fit.labeller.seen, embedding)
-  return Rows(embedding, squared.argmin(axis=1))
+  return Rows(embedding, labeller.guess(fit.labeller, embedding)[0])
 
 
 def test_new(
@@ -331,7 +330,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       no group, or nothing is left to compare.
   """
   source = command.one_source(sources, 'shift')
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   if not 0.0 < asked.level < 1.0:
     raise InputError(
       f'--alarm_level={asked.level}: give a probability such as 0.05'
@@ -340,9 +339,12 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     raise InputError(f'--label_first={asked.label}: label 1 image or more')
   train, _ = inputs.labelled(source, 'train')
   if train is None:
-    raise InputError(f'{source.name}: no labelled train images')
+    raise InputError(
+      f'{source.name}: no labelled train images; embed images in class folders,'
+      ' or an annotated export'
+    )
   given = bool(asked.images or asked.export)
-  new_images.check_groups(asked.images, asked.export, asked.by)
+  listed = new_images.list_folder(asked.images, asked.export, asked.by)
   notes: list[str] = []
   lines: list[Row] = []
   try:
@@ -362,7 +364,9 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   if given:
     encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
+    new = new_images.gather(
+      encoder, asked.images, asked.export, asked.pixel_um, listed=listed
+    )
     groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
     found = test_new(source, new, groups, asked)
     notes += found.said
@@ -392,13 +396,13 @@ def asked(sources: Sequence[Source]) -> Result:
   return analyse(
     sources,
     Asked(
-      images,
-      export,
-      command.BY.value,
-      command.ACCEPTANCE.value,
-      LABEL_FIRST.value,
-      LEVEL.value,
-      command.PIXEL_UM.value,
+      images=images,
+      export=export,
+      by=command.BY.value,
+      acceptance=command.ACCEPTANCE.value,
+      label=LABEL_FIRST.value,
+      level=LEVEL.value,
+      pixel_um=command.PIXEL_UM.value,
     ),
   )
 

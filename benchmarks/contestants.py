@@ -21,7 +21,7 @@ from plankton_jax import checkpoints, retrieval
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files.config_file import Config
-from plankton_jax.train import collapse, log, loop
+from plankton_jax.train import failures, log, loop
 from plankton_jax.train.step import spread
 
 NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
@@ -144,7 +144,7 @@ def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
 def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
   """Diagnoses the peer's validation embeddings as ours; '' if healthy."""
   values = spread(rows, np.ones(len(rows), bool))
-  text = collapse.diagnose(
+  text = failures.diagnose_collapse(
     [{'loss': loss, **{name: float(x) for name, x in values.items()}}],
     collapsed_loss=config['objective'].get('margin')
     if config['curriculum']

@@ -25,6 +25,7 @@ from benchmarks import cells
 from plankton_jax import checkpoints, host, retrieval
 from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.nn import transfer
@@ -104,14 +105,14 @@ def by_example(
 
 
 def unseen(
-  listing: folder.Listing,
+  images: Objects,
   encoders: Mapping[str, Encoder],
   wanted: Iterable[str] = (),
-) -> folder.Listing:
+) -> Objects:
   """Takes the images of classes that no encoder was trained on.
 
   Args:
-    listing: of the folder.
+    images: of the folder.
     encoders: by name.
     wanted: the classes to take; all by default.
 
@@ -121,9 +122,9 @@ def unseen(
   """
   wanted = list(wanted)
   for name in wanted:
-    if name not in listing.class_names:
-      raise InputError(f'--classes: {name} is no class of {listing.root}')
-  chosen = set(wanted or listing.class_names)
+    if name not in images.class_names:
+      raise InputError(f'--classes: {name} is no class of {images.place}')
+  chosen = set(wanted or images.class_names)
   for name, encoder in encoders.items():
     seen = transfer.common(_seen(encoder), chosen)
     if seen and wanted:
@@ -134,13 +135,11 @@ def unseen(
     chosen -= set(seen)
   if len(chosen) < 2:
     raise InputError(
-      f'{listing.root}: fewer than two classes are unseen to every encoder'
+      f'{images.place}: fewer than two classes are unseen to every encoder'
     )
-  keep = [
-    i for i, c in enumerate(listing.labels) if listing.class_names[c] in chosen
-  ]
-  return listing._replace(
-    ids=tuple(listing.ids[i] for i in keep), labels=listing.labels[keep]
+  names = images.class_names
+  return images.take(
+    [i for i, c in enumerate(images.labels) if names[c] in chosen]
   )
 
 
@@ -199,21 +198,20 @@ def main(values: flags.FlagValues) -> None:
     raise InputError('--shots and --draws must be whole numbers from 1')
   host.show_log(logging.WARNING)
   encoders = {n: checkpoints.load_encoder(n) for n in values.encoders}
-  listing = unseen(
-    folder.scan_classes(values.path, field='--path'), encoders, values.classes
-  )
+  listed = folder.scan_classes(values.path, field='--path').images
+  images = unseen(listed, encoders, values.classes)
   found = {
     name: measure(
-      folders.embed(encoder, listing, desc=name).rows,
+      folders.embed(encoder, images, desc=name).rows,
       shots=[int(k) for k in values.shots],
       draws=values.draws,
     )
     for name, encoder in encoders.items()
   }
-  count = len(np.unique(listing.labels))
+  count = len(np.unique(images.labels))
   tables.show(
     shown(found),
-    f'{len(listing.ids):,} images of {count} unseen classes; balanced accuracy'
+    f'{len(images.ids):,} images of {count} unseen classes; balanced accuracy'
     ' by k examples a class, mean ± 95 % interval over draws',
   )
   out = pathlib.Path(values.out)

@@ -71,9 +71,9 @@ def read_bin(data: bytes, folder: pathlib.Path) -> None:
   for ending, content in zip(('adc', 'hdr', 'roi'), files, strict=True):
     (folder / f'{stem}.{ending}').write_bytes(content)
   found = ifcb.objects(str(folder))
-  for row in range(len(found.ids)):
+  for id in found.ids:
     try:
-      images.decode(found.read(row))
+      images.decode(found.read(id))
     except ValueError as error:  # the reason that skipped.txt gives
       values.one_line(error)
   for _, reason in found.skipped:
@@ -148,10 +148,10 @@ def vary_published(rng: Rng) -> bytes:
 
 
 def read_published(data: bytes, folder: pathlib.Path) -> None:
-  from plankton_jax.data.public import taxa as reader
+  from plankton_jax.data.public import prepare
 
   del folder
-  for key, taxon in reader.parse(data, 'archive.tar').items():
+  for key, taxon in prepare.parse_taxa(data, 'archive.tar').items():
     if not all(isinstance(text, str) for text in (key, *taxon)):
       raise AssertionError('a cell of a table that is no text')
 

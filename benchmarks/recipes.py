@@ -168,7 +168,7 @@ def ground(options: Options, encoder: str) -> Ground:
   """
   unseen = options.unseen
   names, seen = classes.order(
-    folder.scan_classes(options.path).class_names,
+    folder.scan_classes(options.path).images.class_names,
     int(unseen) if unseen.isdigit() else unseen.split(','),
     options.split_seed,
   )

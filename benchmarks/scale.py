@@ -53,18 +53,26 @@ POINTS = {
   'sharded': (10_000, 100_000),
   'devices': (1, 2, 4, 8),
 }
-# Analyses that embeddings of labelled images suffice for.
-ANALYSES = (
-  'distances',
-  'projection',
-  'gallery',
-  'classifiers',
-  'retrieval',
-  'confusions',
-  'novelty',
-  'audit',
-)
+# Analyses, and the flags of those that labelled embeddings do not suffice for.
+# Every file that these name is of `save_classes`.
+ANALYSES: Mapping[str, tuple[str, ...]] = {
+  'distances': (),
+  'projection': (),
+  'gallery': (),
+  'classifiers': (),
+  'retrieval': (),
+  'confusions': (),
+  'novelty': (),
+  'audit': (),
+  'taxonomy': ('--taxa={}/taxa.csv',),
+  'predict': ('--images={}/new.npz', '--taxa={}/taxa.csv'),
+  'discover': (),
+  'counts': ('--images={}/new.npz', '--by=^[^/]+'),
+  'shift': ('--images={}/new.npz', '--by=^[^/]+'),
+}
 CLASSES = (1000, 10_000)  # in these
+SAMPLES = 4  # that images of each split are of
+FAMILY, GENUS = 20, 5  # classes in one
 DEVICES = 8  # of `sharded`
 # The unit of each line's slope; of devices there is no line.
 EACH = {
@@ -164,7 +172,11 @@ def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
   """Draws embeddings of `count` classes and writes a file for each split.
 
   A tenth is unseen. Every class has two images a split that it is in, but only
-  each third has one for validation.
+  each third has one for validation. Beside them `new.npz` has two images of
+  every class, without label, and `taxa.csv` has genera and families.
+
+  Returns:
+    The files of the splits.
   """
   rng = np.random.default_rng(0)
   centres = rng.normal(size=(count, DIM)).astype(np.float32)
@@ -177,6 +189,7 @@ def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
     'val': seen[::3],
     'test': pair(seen),
     'unseen': pair(unseen),
+    'new': pair(every),
   }.items():
     rows = centres[label] + 1.2 * rng.standard_normal((len(label), DIM))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -184,11 +197,25 @@ def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
     np.savez(
       paths[-1],
       embedding=rows.astype(np.float32),
-      label=label,
-      id=np.array([f'{split}/{i}.png' for i in range(len(label))]),
+      label=label if split != 'new' else np.full(len(label), -1),
+      id=np.array(
+        [f'{i % SAMPLES}/{split}_{i}.png' for i in range(len(label))]
+      ),
       class_names=np.array([f'class_{i}' for i in every]),
     )
-  return paths
+  tables.write_csv(
+    folder / 'taxa.csv',
+    [
+      {
+        'taxon': f'class_{i}',
+        'family': f'family_{i // FAMILY}',
+        'genus': f'genus_{i // GENUS}',
+        'species': f'class_{i}',
+      }
+      for i in every
+    ],
+  )
+  return paths[:-1]
 
 
 def analysed(count: int, file: str | None, *, name: str) -> Point:
@@ -200,6 +227,7 @@ def analysed(count: int, file: str | None, *, name: str) -> Point:
       [
         *(sys.executable, '-m', f'analysis.{name}', f'--out={folder}/out'),
         *(f'--embeddings={path}' for path in paths),
+        *(flag.format(folder) for flag in ANALYSES[name]),
       ],
       stdout=subprocess.DEVNULL,
       check=True,
@@ -289,9 +317,7 @@ def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
     processors=(time.process_time() - before) / STEPS,
     wall=min(wall),
     temporary=need.temp_size_in_bytes,
-    state=sum(
-      x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)
-    ),
+    state=sharding.bytes_on_device(state),
   )
 
 

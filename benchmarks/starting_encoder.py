@@ -25,7 +25,7 @@ from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card
-from plankton_jax.files import encoder_folder
+from plankton_jax.files import encoder_folder, home
 from plankton_jax.files.config_file import Config
 from plankton_jax.train import log, loop
 
@@ -80,9 +80,7 @@ def parse(values: flags.FlagValues) -> Options:
   for name in ('path', 'out'):
     if not values[name].value:
       raise InputError(f'--{name} is missing; see --help')
-  workdir, out = (
-    pathlib.Path(p).expanduser() for p in (values.workdir, values.out)
-  )
+  workdir, out = map(home.expand, (values.workdir, values.out))
   if out.exists():
     raise InputError(f'{out} exists; choose a new --out')
   if values.notes and not pathlib.Path(values.notes).is_file():
@@ -101,14 +99,14 @@ def gather(paths: Sequence[str], place: pathlib.Path) -> None:
   """
   wanted: dict[str, pathlib.Path] = {}
   for path in paths:
-    listing = folder.scan_classes(path, field='--path')
-    for name in sorted({name.split('/')[0] for name in listing.class_names}):
+    images = folder.scan_classes(path, field='--path').images
+    for name in sorted({name.split('/')[0] for name in images.class_names}):
       if name in wanted:
         raise InputError(
           f'--path: {wanted[name].parent} and {path} both have a class {name};'
           ' rename one'
         )
-      wanted[name] = listing.root.resolve() / name
+      wanted[name] = pathlib.Path(images.place).resolve() / name
   place.mkdir(parents=True, exist_ok=True)
   for link in place.iterdir():
     if link.name not in wanted or link.resolve() != wanted[link.name]:

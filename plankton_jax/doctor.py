@@ -22,6 +22,7 @@ from configs import triplet
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data.sources import inspection
+from plankton_jax.files import home
 
 if TYPE_CHECKING:
   from plankton_jax.data import pipeline
@@ -104,7 +105,7 @@ def caches(config: dict[str, Any]) -> Iterator[str]:
     ('data.cache_dir', config['data']['cache_dir']),
     ('compilation_cache_dir', config['compilation_cache_dir']),
   ):
-    folder = pathlib.Path(name).expanduser()
+    folder = home.expand(name)
     existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     writable = existing.is_dir() and os.access(existing, os.W_OK)
     state = 'writable' if writable else f'NOT writable: set config.{field}'

@@ -2,10 +2,11 @@
 
 import logging
 import os
-import pathlib
 import sys
 
 import absl.logging
+
+from plankton_jax.files import home
 
 _STARTED_IN = os.getcwd()  # relative paths of the command line begin there
 # Huge pages, and one heap that never shrinks: a step's temporaries then reuse
@@ -77,6 +78,6 @@ def use_compilation_cache(folder: str) -> None:
   import jax
 
   if folder:
-    path = pathlib.Path(folder).expanduser()
+    path = home.expand(folder)
     path.mkdir(parents=True, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', str(path))

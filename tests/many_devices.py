@@ -148,6 +148,8 @@ def _assert_placed(found):
     share = x.addressable_shards[0].data.shape[:1] if x.ndim else ()
     expected = (len(x) // DEVICES,) if many else x.shape[:1]
     assert share == expected, (path, share)
+    whole = x.nbytes // DEVICES if many else x.nbytes
+    assert sharding.bytes_on_device({'a': x}) == whole, path
 
 
 def _assert_close(found, want):

@@ -6,7 +6,7 @@ from sklearn.calibration import calibration_curve
 
 from analysis.figures import reliability
 from analysis.files import result
-from analysis.measures import calibration
+from analysis.measures import calibration, classes
 
 
 def cross_entropy(logits, label, temperature):
@@ -47,6 +47,26 @@ def test_temperature_has_the_least_cross_entropy(seed):
   # Logits of another unit are brought back.
   again = calibration.temperature(1e-3 * logits, label)
   assert again == pytest.approx(1e-3 * found, rel=1e-4)
+
+
+def test_a_temperature_is_the_same_in_blocks(monkeypatch):
+  rng = np.random.default_rng(7)
+  label = rng.integers(0, 5, 40)
+  logits = rng.normal(size=(40, 5)) + 2.0 * np.eye(5)[label]
+  whole = calibration.temperature(logits, label)
+  monkeypatch.setattr(classes, 'ENTRIES', 15)  # three rows
+  assert calibration.temperature(logits, label) == pytest.approx(whole)
+
+
+def test_a_temperature_is_fitted_on_as_many_images_as_there_is_room_for(
+  monkeypatch,
+):
+  monkeypatch.setattr(calibration, 'MOST', 60)
+  np.testing.assert_array_equal(calibration.sample(12, 5), np.arange(12))
+  some = calibration.sample(13, 5)
+  assert len(set(some.tolist())) == 12 and some.max() < 13
+  assert (np.diff(some) > 0).all()
+  assert calibration.sample(3, 100).shape == (1,)
 
 
 def test_all_right_is_not_wholly_sure():

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import labeller, unknowns, whitened
+from analysis.measures import (
+  calibration,
+  classes,
+  labeller,
+  unknowns,
+  whitened,
+)
 from tests.analysis_runs import blobs, joined
 
 NO_EXAMPLES = np.arange(0)
@@ -16,9 +22,9 @@ def fit(gallery, val=None, examples=NO_EXAMPLES, acceptance=0.95):
   return labeller.fit(gallery, examples, val, acceptance=acceptance)
 
 
-@pytest.mark.parametrize('block', [8192, 4])
+@pytest.mark.parametrize('block', [classes.ENTRIES, 20])
 def test_labels_match_loops(monkeypatch, block):
-  monkeypatch.setattr(labeller, 'BLOCK', block)
+  monkeypatch.setattr(classes, 'ENTRIES', block)
   gallery, val = blobs([9, 1, 6], seed=1), blobs([40, 30, 30], seed=2)
   new = blobs([4, 4, 4, 4], noise=0.5, seed=3).embedding
   fitted = fit(gallery, val)
@@ -96,7 +102,7 @@ def test_examples_take_part_in_the_threshold_each_left_out():
   wide = blobs([40], first=3, noise=0.6, seed=4)
   rows = np.arange(150, 190)
   fitted = fit(joined(train, wide), val, rows)
-  _, _, apart = unknowns.distances_without(fitted.seen, rows)
+  _, apart = unknowns.distances_without(fitted.seen, rows)
   both = np.concatenate(
     [
       unknowns.judge(fitted.seen, val.embedding).distance,
@@ -129,6 +135,26 @@ def test_a_few_examples_alone_let_new_images_through():
   alone = draw(6, 1)
   nothing = fit(alone, examples=np.arange(6))
   assert nothing.threshold == np.inf and nothing.temperature == 1.0
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_many_images_give_a_temperature_by_some_of_them(monkeypatch, alone):
+  """Takes some labelled rows, too; all there are where these are `alone`."""
+  gallery = blobs([30, 20, 20], noise=0.6, seed=1)
+  val = None if alone else blobs([30, 30, 30], noise=0.6, seed=2)
+  examples = np.arange(70) if alone else np.arange(40, 70)
+  whole, given = fit(gallery, val, examples), {}
+
+  def temperature(logits, label):
+    given['top'], given['label'] = logits.argmax(axis=1), label
+    return 3.0
+
+  monkeypatch.setattr(calibration, 'temperature', temperature)
+  monkeypatch.setattr(calibration, 'MOST', 3 * 25)  # images of 3 classes
+  some = fit(gallery, val, examples)
+  assert len(given['label']) == (25 if alone else 25 + 25)
+  assert np.mean(given['top'] == given['label']) > 0.7  # each its own class
+  assert some.temperature == 3.0 and some.threshold == whole.threshold
 
 
 def test_without_validation_images_nothing_is_unknown():

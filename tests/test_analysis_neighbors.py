@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis import neighbors
 from analysis.files import folders, inputs, originals
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import folder, objects
 from plankton_jax.errors import InputError
 from tests import shades
 from tests.analysis_runs import blobs, empty, source
@@ -172,8 +172,8 @@ def test_a_query_is_scaled_and_cropped_as_in_training(tmp_path, monkeypatch):
   monkeypatch.setattr(folders, 'encoder', lambda source: encoder)
   rows = inputs.Rows(np.ones((1, 2)), *(np.array(['a']) for _ in range(3)))
   found = neighbors.find(None, rows, str(tmp_path / 'x.png'))
-  listing = folder.scan(str(tmp_path))
-  (trained,) = folder.decoded(listing, **shape, **settings, desc='test')
+  listing = folder.scan(str(tmp_path)).images
+  (trained,) = objects.decoded(listing, **shape, **settings, desc='test')
   ((images, sizes, measures),) = seen
   np.testing.assert_array_equal(images[0], trained.pixels)
   assert sizes.tolist() == [[16, 16]] == [[trained.height, trained.width]]

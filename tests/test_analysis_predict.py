@@ -363,7 +363,7 @@ def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):
     shades.write(tmp_path / f'{i:02}.png', level)
   (tmp_path / '03.png').write_bytes(b'')
   (tmp_path / '10.png').write_bytes(b'')
-  listing = folder.scan(str(tmp_path))
+  listing = folder.scan(str(tmp_path)).images
   wanted = shades.embed(shades.grey(*np.delete(levels, [3, 10])))
   for block in (1, 3, 9, 100):
     monkeypatch.setattr(folders, 'BLOCK', block)
@@ -399,7 +399,7 @@ def test_a_folders_images_are_embedded_with_their_sizes(
   encoder.config['data']['pixel_um'] = run_um
   encoder.size_unit = 'µm'
   monkeypatch.setattr(folders, 'BLOCK', 2)
-  listing = folder.scan(str(tmp_path))
+  listing = folder.scan(str(tmp_path)).images
   found = folders.embed(encoder, listing, pixel_um=given_um)
   assert np.concatenate(seen).tolist() == [[4, 9], [3, 3], [8, 2]]
   assert found.measures['height'].tolist() == [4, 3, 8]

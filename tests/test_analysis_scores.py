@@ -266,3 +266,16 @@ def test_silhouettes_where_there_are_none(counts):
   rows = blobs(counts)
   values, of = scores.silhouettes(rows.embedding, rows.label)
   assert len(values) == len(of) == 0
+
+
+@pytest.mark.parametrize('rows', [0, 1, 7, 8])
+def test_blocks_hold_every_row_once_and_no_more_than_there_is_room_for(
+  monkeypatch, rows
+):
+  monkeypatch.setattr(classes, 'ENTRIES', 20)
+  found = list(classes.blocks(rows, 5))
+  held = [np.arange(rows)[block] for block in found]
+  np.testing.assert_array_equal(np.concatenate(held), np.arange(rows))
+  assert len(found) == max(-(-rows // 4), 1)
+  assert max(map(len, held)) <= 4
+  assert len(list(classes.blocks(rows, 50))) == max(rows, 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plankton_jax.train import collapse
+from plankton_jax.train import failures
 
 HEALTHY = {
   'loss': 0.2,
@@ -16,7 +16,7 @@ HEALTHY = {
 
 def _diagnose(collapsed_loss=0.5, **changes):
   # The spread of vectors all over the sphere is 0.1 here.
-  return collapse.diagnose(
+  return failures.diagnose_collapse(
     [HEALTHY | changes],
     collapsed_loss=collapsed_loss,
     embedding_dim=100,
@@ -49,5 +49,5 @@ def test_collapse_begins_at_its_bounds(changes, words):
 def test_collapse_is_of_the_mean_over_recent_steps():
   metrics = [HEALTHY | {'effective_rank': rank} for rank in (1.0, 2.9)]
   fields = {'collapsed_loss': 0.5, 'embedding_dim': 100, 'stage': ''}
-  assert '1.95' in collapse.diagnose(metrics, **fields)
-  assert collapse.diagnose([*metrics, metrics[1]], **fields) is None
+  assert '1.95' in failures.diagnose_collapse(metrics, **fields)
+  assert failures.diagnose_collapse([*metrics, metrics[1]], **fields) is None

@@ -154,7 +154,7 @@ def test_a_folder_is_grouped_without_a_run(grey, tmp_path):
 
 def test_a_collected_source_reads_its_images(grey, tmp_path):
   _write(tmp_path, 1, dark=10)
-  listing = folder.scan(str(tmp_path))
+  listing = folder.scan(str(tmp_path)).images
   source = folders.collect(grey, shades.Encoder(), listing, 'images')
   (key,) = source.splits['images'].id
   assert originals.reader(source)(key).tolist() == [[10] * 9] * 6
@@ -217,7 +217,7 @@ def test_a_labelled_folder_becomes_a_workdir(bundled, collection):
   read = originals.reader(source)
   for key, label, row in zip(test.id, test.label, test.embedding, strict=True):
     assert key.startswith(test.class_names[label])
-    pixels = folders.read(images / key)
+    pixels = originals.read(images / key)
     np.testing.assert_array_equal(read(key), pixels)
     encoder = checkpoints.load_encoder('tiny')
     want = folders.embed_one(encoder, pixels)

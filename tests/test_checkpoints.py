@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 import torch_layout
@@ -22,8 +24,13 @@ from plankton_jax.nn import encoders, resnet
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.train import loop, optimizer, store
-from plankton_jax.train.frozen import split
-from plankton_jax.train.state import INIT, TrainState, init_encoder, make_key
+from plankton_jax.train.state import (
+  INIT,
+  TrainState,
+  init_encoder,
+  make_key,
+  split_frozen,
+)
 from tests.tiny_encoder import OPTIMIZER, TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -83,8 +90,26 @@ def test_restored_bit_for_bit(tmp_path):
   _save(tmp_path, [0.1, 0.2])
   with store.open_manager(tmp_path) as manager:
     state, meta = store.restore(manager, jax.eval_shape(lambda: _state(0)), 2)
+    splits = manager.restore(
+      2, args=ocp.args.Composite(splits=ocp.args.StandardRestore())
+    ).splits
   jax.tree.map(np.testing.assert_array_equal, state, _state(2))
   assert meta == {'class_names': ['a', 'b'], 'progress': {'best_loss': 2}}
+  # Orbax cannot save the empty one.
+  chex.assert_trees_all_equal(splits, {'train': np.arange(3)})
+
+
+def test_a_damaged_state_names_its_step(tmp_path):
+  _save(tmp_path, [0.1])
+  (tmp_path / 'checkpoints/1/optimizer/manifest.ocdbt').write_bytes(b'torn')
+  with (
+    store.open_manager(tmp_path) as manager,
+    pytest.raises(InputError) as error,
+  ):
+    store.restore(manager, jax.eval_shape(lambda: _state(0)), 1)
+  text = str(error.value)
+  assert text.startswith(f'{tmp_path / "checkpoints/1"} cannot be read (')
+  assert 'train again' in text and '\n' not in text
 
 
 def test_a_whitening_is_of_one_checkpoint(tmp_path):
@@ -131,7 +156,7 @@ def test_moments_of_frozen_stages_in_older_checkpoints_are_left_out(tmp_path):
 
   older = _state(4).replace(params=params, opt_state=after_a_step(params))
   _save_run(tmp_path, {}, older)
-  trained, _ = split(params, model.backbone)
+  trained, _ = split_frozen(params, model.backbone)
   assert trained['encoder'] == head
   want = older.replace(opt_state=after_a_step(trained))
   with store.open_manager(tmp_path) as manager:
@@ -324,7 +349,21 @@ def test_loading_and_exporting_do_not_import_each_other():
 def test_what_a_parser_says_of_damage_is_one_line(tmp_path):
   with pytest.raises(InputError) as error, store.damage_named(tmp_path):
     raise ValueError('of an array:\n  no metadata')
-  assert '(ValueError: of an array: no metadata)' in str(error.value)
+  said = f'{tmp_path} cannot be read (ValueError: of an array: no metadata);'
+  assert str(error.value).startswith(said)
+  for reason, said in (('', 'no reason given'), ('x' * 999, 'x' * 200)):
+    with pytest.raises(InputError) as error, store.damage_named(tmp_path):
+      raise ValueError(reason)
+    assert f'(ValueError: {said});' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'error', [OSError(errno.ENOSPC, 'no space left'), InputError('said already')]
+)
+def test_what_is_no_damage_is_raised_as_it_is(error, tmp_path):
+  with pytest.raises(type(error)) as found, store.damage_named(tmp_path):
+    raise error
+  assert found.value is error
 
 
 def test_only_late_arrays_of_a_failed_checkpoint_are_silent(monkeypatch):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from plankton_jax.errors import DivergedError, InputError
-from plankton_jax.train import collapse, loop
+from plankton_jax.train import failures, loop
 
 HEALTHY = {
   'loss': 0.5,  # at the margin, but by chance: the space is wide
@@ -15,7 +15,7 @@ HEALTHY = {
 
 
 def _diagnose(*recent, margin=0.5, stage='hard+hard'):
-  return collapse.diagnose(
+  return failures.diagnose_collapse(
     recent, collapsed_loss=margin, embedding_dim=128, stage=stage
   )
 
@@ -59,7 +59,9 @@ def test_what_is_not_yet_collapsed(change):
 def test_a_spread_at_its_bound_is_wide_enough():
   recent = [HEALTHY | {'loss': 0.5, 'spread': 0.01}]
   options = {'collapsed_loss': 0.5, 'stage': ''}
-  diagnose = lambda dim: collapse.diagnose(recent, embedding_dim=dim, **options)
+  diagnose = lambda dim: failures.diagnose_collapse(
+    recent, embedding_dim=dim, **options
+  )
   assert diagnose(100) is None  # a tenth of 1/√100 is 0.01
   assert diagnose(99) is not None
 
@@ -75,7 +77,7 @@ def test_objectives_without_a_margin_are_judged_by_rank():
 def test_a_collapsing_run_warns_once_or_stops(
   action, make_config, tmp_path, monkeypatch, capfd
 ):
-  monkeypatch.setattr(collapse, 'LINE', 1e9)  # every space is too narrow
+  monkeypatch.setattr(failures, 'LINE', 1e9)  # every space is too narrow
   config = make_config(on_collapse=action)
   if action == 'stop':
     with pytest.raises(DivergedError, match='step 3: the embedding has coll'):

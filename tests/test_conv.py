@@ -133,6 +133,26 @@ def test_what_the_kernel_covers_is_one_product():
 
 
 @pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
+@pytest.mark.parametrize(('cores', 'batch'), [(3, 5), (3, 2), (1, 5), (2, 1)])
+def test_the_kernels_gradient_sums_the_parts_of_all_cores(
+  cores, batch, monkeypatch
+):
+  monkeypatch.setattr(onednn_library, '_cores', lambda: cores)
+  monkeypatch.setattr(onednn_library, '_ALONE', 40)  # several sum, too
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(batch, 6, 6, 4)).astype(np.float32)
+  outputs = rng.normal(size=(batch, 3, 3, 5)).astype(np.float32)
+  found = np.full((2, 2, 4, 5), np.nan, np.float32)
+  way = onednn_library.KernelGradient(
+    images.shape, found.shape, outputs.shape, (2, 2), (0, 0, 0, 0), 'float32'
+  )
+  way(*(array.ctypes.data for array in (images, found, outputs)))
+  windows = images.astype(float).reshape(batch, 3, 2, 3, 2, 4)
+  wanted = np.einsum('byixjc,byxf->ijcf', windows, outputs)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
 def test_onednn_serves_one_cpu_alone_and_bfloat16_where_it_pays(monkeypatch):
   x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 8))
   text = lambda x, kernel: (

@@ -472,8 +472,9 @@ def test_images_without_a_sample_are_told_of_before_any_is_embedded(tmp_path):
   (tmp_path / 'a.png').touch()  # not read
   (tmp_path / 'tow1_b.png').touch()
   with pytest.raises(InputError, match=r"1 of 2 .* as a\.png; .* --by='"):
-    new_images.check_groups(str(tmp_path), None, r'^(tow\d+)_')
-  new_images.check_groups(str(tmp_path), None, r'^(tow\d+|.)')
+    new_images.list_folder(str(tmp_path), None, r'^(tow\d+)_')
+  listed = new_images.list_folder(str(tmp_path), None, r'^(tow\d+|.)')
+  assert listed.ids == ('a.png', 'tow1_b.png')
 
 
 def test_bad_input_is_told_in_one_line(tmp_path):
@@ -508,3 +509,55 @@ def test_flags_reach_the_analysis(monkeypatch):
   with flagsaver.flagsaver(images='new', by='x', trust='adjusted count'):
     counts.asked([made_run()])
   assert called == [counts.Asked('new', by='x', trust='adjusted count')]
+
+
+def test_of_many_classes_the_most_numerous_are_counted_apart(
+  tmp_path, monkeypatch
+):
+  train, val = ([20] * 5, 1), ([12] * 5, 2)
+  one = source(
+    **{
+      name: blobs(sizes, noise=0.2, seed=seed)
+      for name, (sizes, seed) in {'train': train, 'val': val}.items()
+    }
+  )
+  fit = fitted.fit(one, None, acceptance=0.95)
+  sizes = [3, 20, 2, 4, 15]
+  new = blobs(sizes, noise=0.2, seed=3)
+  assert counting.choose_classes(fit.labeller, new.embedding) is None
+  monkeypatch.setattr(counting, 'MOST_CLASSES', 2)
+  apart = counting.choose_classes(fit.labeller, new.embedding)
+  assert apart.tolist() == [1, 4]
+  space = counting.make_space(fit.labeller, apart)
+  assert space.names == (NAMES[1], NAMES[4], '3 other classes')
+  placed = counting.place(space, new.embedding)
+  assert np.bincount(placed.nearest).tolist() == [20, 15, 9]
+  wanted = counting.place(counting.make_space(fit.labeller), new.embedding).far
+  np.testing.assert_allclose(placed.far[:, :2], wanted[:, [1, 4]])
+  # Three classes of equally many rows: the mean of their densities.
+  width = space.width
+  mean = np.mean(np.exp(-wanted[:, [0, 2, 3]] / width), axis=1)
+  np.testing.assert_allclose(placed.far[:, 2], -width * np.log(mean), atol=1e-9)
+
+  # Images of no class are of one that is counted apart, without that one.
+  monkeypatch.setattr(counting, 'MOST_KINDS', 1)
+  known = counting.gather(space, fit.val, np.array([]), None)
+  kinds = known.kind[known.true == 3]
+  assert len(kinds) == 12 and set(kinds) < {1, 4}
+  assert not (known.placed.nearest[known.true == 3] == kinds[0] // 4).any()
+  counts_of = np.bincount(known.true[known.fresh])
+  assert counts_of.tolist() == [12, 12, 36]
+
+  ids = np.array([f's/{i}.png' for i in range(len(new.label))])
+  rows = new._replace(id=ids, label=np.full(len(ids), -1))
+  asked = counts.Asked(
+    str(save(tmp_path / 'new.npz', rows)), by='^([^/]+)', draws=2
+  )
+  found = counts.analyse([one], asked)
+  objects = {
+    line['class']: line['objects'] for line in found.tables['counts.csv']
+  }
+  assert objects[NAMES[1]] == pytest.approx(20, abs=4)
+  assert objects['3 other classes'] == pytest.approx(9, abs=4)
+  assert sum(objects.values()) == pytest.approx(len(ids))
+  assert any('2 of 5 classes are counted apart' in note for note in found.notes)

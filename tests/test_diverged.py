@@ -6,7 +6,7 @@ import pytest
 
 from plankton_jax import checkpoints
 from plankton_jax.errors import DivergedError, shorten_list
-from plankton_jax.train import diverged, experiment, loop, store
+from plankton_jax.train import experiment, failures, loop, store
 
 
 def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
@@ -75,16 +75,16 @@ def test_a_step_that_is_not_finite_names_its_own_images(name, value, tmp_path):
     return [f'{step}/{i}.png' for i in range(5)]
 
   values = {'loss': 0.5, 'grad_norm': 2.0, 'd_ap': math.nan}
-  diverged.check_step(values, 7, image_names, tmp_path)
+  failures.check_step(values, 7, image_names, tmp_path)
   assert not asked and not list(tmp_path.iterdir())  # only these two count
   with pytest.raises(DivergedError) as error:
-    diverged.check_step(values | {name: value}, 7, image_names, tmp_path)
+    failures.check_step(values | {name: value}, 7, image_names, tmp_path)
   assert asked == [7]
   said = str(error.value)
   assert said.startswith(f'{name} is {value} at step 7, on 7/0.png, 7/1.png, ')
   assert '7/2.png and 2 more, listed in' in said
   listed = (tmp_path / 'diverged.txt').read_text().splitlines()
   assert listed == image_names(7)
-  diverged.forget(tmp_path)
-  diverged.forget(tmp_path)  # also where there is none
+  failures.forget(tmp_path)
+  failures.forget(tmp_path)  # also where there is none
   assert not list(tmp_path.iterdir())

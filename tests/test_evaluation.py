@@ -1,6 +1,7 @@
 """Validation against float64 loops over its batches, the last one partial."""
 
 import math
+import types
 
 import chex
 import jax
@@ -46,6 +47,36 @@ def _run(config, data):
     embed(state.params, state.batch_stats, data.images[rows])
   )
   return made, state, rows, embeddings
+
+
+def _looked_up(data, *, losses=(), measures=None):
+  """An experiment that looks embeddings up, and metrics by the batch's number.
+
+  Returns:
+    The experiment, a state of step 7, embeddings [N, 3] of all images, and the
+    batches that it is asked for.
+  """
+  rng = np.random.default_rng(1)
+  # Wide in one direction, so that a whitening is not the identity.
+  table = rng.normal(scale=(1, 0.5, 0.1), size=(len(data.labels), 3))
+  table = table.astype(np.float32)
+  table /= np.linalg.norm(table, axis=1, keepdims=True)
+  data.images[:, 0, 0, 0] = np.arange(len(table))
+  asked = []
+
+  def eval_step(state, batch):
+    asked.append(batch)
+    loss = losses[len(asked) - 1] if losses else 1.0
+    valid = float(batch['valid'].sum())
+    return {'loss': loss, 'count': valid}, table[batch['image'][:, 0, 0, 0]]
+
+  made = types.SimpleNamespace(
+    sampler=types.SimpleNamespace(size=SIZE),
+    mesh=None,
+    measures=measures,
+    eval_step=eval_step,
+  )
+  return made, types.SimpleNamespace(step=7), table, asked
 
 
 def _loops(embeddings, labels, fallback):
@@ -172,24 +203,6 @@ def test_counts_are_logged_as_anchors_of_triplets_alone():
   assert evaluation.as_logged(mined) == want
 
 
-def test_processes_go_on_with_the_first_one_s_measures(
-  make_config, monkeypatch
-):
-  data = _data(LABELS)
-  made, state, _, _ = _run(make_config(batch__size=SIZE), data)
-  asked = []
-
-  def from_first(what, value):
-    asked.append((what, value.keys()))
-    return 'of the first'
-
-  monkeypatch.setattr(evaluation.job, 'from_first', from_first)
-  state = state.replace(step=7)
-  assert evaluation.evaluate(made, data, 'val', state) == 'of the first'
-  ((what, names),) = asked
-  assert what == 'val at step 7' and 'map_at_r' in names
-
-
 def test_without_pairs_what_needs_them_is_undefined(make_config):
   data = _data(np.arange(5))
   config = make_config(batch__size=SIZE)
@@ -205,68 +218,103 @@ def test_without_pairs_what_needs_them_is_undefined(make_config):
   assert math.isnan(found['map_at_r'])
 
 
-def test_measures_of_a_part_say_so(make_config, monkeypatch):
+def test_processes_go_on_with_the_first_one_s_measures(monkeypatch):
+  data = _data(LABELS)
+  made, state, _, _ = _looked_up(data)
+  asked = []
+
+  def from_first(what, value):
+    asked.append((what, value.keys()))
+    return 'of the first'
+
+  monkeypatch.setattr(evaluation.job, 'from_first', from_first)
+  assert evaluation.evaluate(made, data, 'val', state) == 'of the first'
+  ((what, names),) = asked
+  assert what == 'val at step 7' and 'map_at_r' in names
+
+
+def test_measures_of_a_part_say_so(monkeypatch):
   monkeypatch.setattr(evaluation, '_RETRIEVAL_IMAGES', 12)
   data = _data(LABELS)
-  made, state, rows, embeddings = _run(make_config(batch__size=SIZE), data)
+  made, state, table, _ = _looked_up(data)
   found = evaluation.evaluate(made, data, 'val', state)
   assert found['retrieval_images'] == 12
-  labels = data.labels[rows[:12]]
-  ranked = reference.retrieval_loop(embeddings[:12], labels, (1,))
+  rows = np.random.default_rng(0).permutation(data.splits['val'])[:12]
+  labels = data.labels[rows]
+  ranked = reference.retrieval_loop(table[rows], labels, (1,))
   expected = reference.mean_loop(ranked, labels)
   assert found['map_at_r'] == pytest.approx(expected['map_at_r'])
 
 
+@pytest.mark.parametrize('whitened', [False, True])
+def test_retrieval_is_in_the_whitened_space_if_there_is_one(whitened):
+  data = _data(LABELS)
+  made, state, table, _ = _looked_up(data, losses=(1.0, 3.0, 8.0))
+  matrix = np.array([[0.1, 3, 0], [0, 1, 0], [0, 2, 9]], np.float32)
+  found = evaluation.evaluate(
+    made, data, 'val', state, whitening=matrix if whitened else None
+  )
+  rows = data.splits['val']
+  space = [table[rows], table[rows].astype(np.float64) @ matrix]
+  space[1] /= np.linalg.norm(space[1], axis=1, keepdims=True)
+  plain, other = (
+    reference.mean_loop(
+      reference.retrieval_loop(x, data.labels[rows], (1,)), data.labels[rows]
+    )
+    for x in space
+  )
+  want = other if whitened else plain
+  for name in ('recall_at_1', 'map_at_r'):
+    assert plain[name] != pytest.approx(other[name], abs=0.01)
+    assert found[name] == pytest.approx(want[name])
+  assert found['loss'] == pytest.approx((8 * 1.0 + 8 * 3.0 + 5 * 8.0) / 21)
+  assert found.keys() == {'loss', 'recall_at_1', 'map_at_r'}
+
+
+def test_batches_bring_the_measures_that_the_encoder_takes():
+  data = _data(LABELS)
+  measures = np.arange(2.0 * len(data.labels)).reshape(-1, 2)
+  made, state, _, asked = _looked_up(data, measures=measures)
+  evaluation.evaluate(made, data, 'val', state)
+  rows = np.random.default_rng(0).permutation(data.splits['val'])
+  np.testing.assert_array_equal(asked[0]['measures'], measures[rows[:SIZE]])
+  assert len(asked) == 3
+
+
 @pytest.mark.parametrize('most', [12, 100])
-def test_a_whitening_is_of_a_draw_of_the_training_images(
-  most, make_config, monkeypatch
-):
+def test_a_whitening_is_of_a_draw_of_the_training_images(most, monkeypatch):
   monkeypatch.setattr(evaluation, '_WHITENING_IMAGES', most)
   data = _data(LABELS)
-  made, state, _, _ = _run(make_config(batch__size=SIZE), data)
-  found = evaluation.fit_whitening(made, data, state, power=0.5)
+  made, state, table, _ = _looked_up(data)
+  found = evaluation.fit_whitening(made, data, state, power=0.75)
   rows = np.random.default_rng(0).permutation(40)[:most]
-  embed = step.make_embed_step(apply_fn=made.model.apply, normalise=None)
-  rows_embedded = embed(state.params, state.batch_stats, data.images[rows])
-  want = whitening.fit(np.asarray(rows_embedded), data.labels[rows], power=0.5)
-  np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-3)
+  want = whitening.fit(table[rows], data.labels[rows], power=0.75)
+  assert np.abs(want - np.eye(3)).max() > 0.1
+  np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 
 
-def test_rows_that_are_not_finite_are_named(make_config):
+def test_rows_that_are_not_finite_are_named():
   data = _data(LABELS)
-  made, state, rows, _ = _run(make_config(batch__size=SIZE), data)
-  calls = []
-
-  def broken(state, batch):
-    metrics, embeddings = made.eval_step(state, batch)
-    calls.append(1)
-    if len(calls) == 2:  # one number of its third row
-      embeddings = embeddings.at[2, 1].set(np.nan)
-    return metrics, embeddings
-
+  made, state, table, _ = _looked_up(data)
+  rows = np.random.default_rng(0).permutation(data.splits['val'])
+  table[rows[10], 1] = np.nan
+  table[rows[20], 2] = np.inf  # of the last batch, which is padded with it
   with pytest.raises(DivergedError) as error:
-    evaluation.evaluate(made._replace(eval_step=broken), data, 'val', state)
-  assert f'on {data.ids[rows[10]]};' in str(error.value)
+    evaluation.evaluate(made, data, 'val', state)
+  named = f'{data.ids[rows[10]]}, {data.ids[rows[20]]}'
+  text = str(error.value)
+  assert text.startswith('val loss') and f'at step 7, on {named};' in text
 
 
 @pytest.mark.parametrize(
-  ('broken_call', 'first', 'rest'), [(2, 8, 5), (3, 16, 2)]
+  ('losses', 'first', 'rest'),
+  [((1.0, np.inf, 1.0), 8, 5), ((1.0, 1.0, np.nan), 16, 2)],
 )
-def test_a_loss_that_is_not_finite_names_all_of_its_batch(
-  broken_call, first, rest, make_config
-):
+def test_a_loss_that_is_not_finite_names_all_of_its_batch(losses, first, rest):
   data = _data(LABELS)
-  made, state, rows, _ = _run(make_config(batch__size=SIZE), data)
-  calls = []
-
-  def broken(state, batch):
-    metrics, embeddings = made.eval_step(state, batch)
-    calls.append(1)
-    if len(calls) == broken_call:
-      metrics = metrics | {'loss': np.inf}
-    return metrics, embeddings
-
+  made, state, _, _ = _looked_up(data, losses=losses)
   with pytest.raises(DivergedError) as error:
-    evaluation.evaluate(made._replace(eval_step=broken), data, 'val', state)
+    evaluation.evaluate(made, data, 'val', state)
+  rows = np.random.default_rng(0).permutation(data.splits['val'])
   named = ', '.join(data.ids[rows[first : first + 3]])
   assert f'on {named} and {rest} more;' in str(error.value)

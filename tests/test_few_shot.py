@@ -59,7 +59,7 @@ def images(tmp_path):
 
 
 def test_classes_that_an_encoder_saw_are_left_out_or_refused(images):
-  listing = folder.scan_classes(str(images))
+  listing = folder.scan_classes(str(images)).images
   encoders = {'one': shades.Encoder()}  # trained on dark and light
   left = few_shot.unseen(listing, encoders)
   assert [name.split('/')[0] for name in left.ids] == ['black'] * 3 + [
@@ -82,7 +82,7 @@ def test_what_an_encoder_began_from_counts_too(images, bundled, make_config):
   encoder.config['encoder']['pretrained'] = 'tiny'  # has seen ant and bee
   for name in ('ant', 'owl'):
     shades.write(images / name / 'a.png', 3)
-  listing = folder.scan_classes(str(images))
+  listing = folder.scan_classes(str(images)).images
   left = few_shot.unseen(listing, {'one': encoder})
   names = {listing.class_names[c] for c in left.labels}
   assert names == {'black', 'middle', 'owl'}

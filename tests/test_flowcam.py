@@ -52,7 +52,7 @@ def test_particles_are_cut_out_of_their_collage(tmp_path, end):
     assert found.ids == ('run_00001', 'run_00012') and not found.skipped
     expected = (SHEET[:6, :5], SHEET[2:12, 15:20])
     for number, pixels in enumerate(expected):
-      read = Image.open(io.BytesIO(found.read(number)))
+      read = Image.open(io.BytesIO(found.read(found.ids[number])))
       np.testing.assert_array_equal(np.asarray(read), pixels)
     assert {(x.sample, x.date) for x in found.items} == {('run', '20191008')}
   assert select.objects(str(tmp_path)).left_aside == {flowcam.BESIDE: 2}
@@ -85,7 +85,7 @@ def test_every_row_of_a_list_is_accounted_for(tmp_path):
   reasons = ('beyond the edge of run_000001', 'beyond the edge', 'gone.tif: No')
   for number, reason in enumerate(reasons):
     with pytest.raises(ValueError, match=reason):
-      found.read(number)
+      found.read(found.ids[number])
 
 
 def test_runs_of_one_name_are_kept_apart(tmp_path):
@@ -101,7 +101,8 @@ def test_a_collage_is_never_taken_for_one_image(tmp_path):
   with pytest.raises(InputError, match=r'000001.tif is a collage .*--export='):
     folder.scan(str(tmp_path), field='--images')
   (tmp_path / 'copepod/run_000001.tif').unlink()
-  assert len(folder.scan(str(tmp_path)).ids) == 2  # Its collage is not there.
+  # Its collage is not there.
+  assert len(folder.scan(str(tmp_path)).images.ids) == 2
 
 
 @pytest.mark.parametrize(

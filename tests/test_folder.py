@@ -1,5 +1,6 @@
 """Listing, naming and hashing a tree of image files."""
 
+import errno
 import io
 import os
 
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
-from plankton_jax.data.sources import folder, ifcb
+from plankton_jax.data.sources import files as files_of
+from plankton_jax.data.sources import folder, ifcb, objects
 from plankton_jax.errors import InputError
 
 
@@ -38,20 +40,20 @@ def test_classes_are_relative_paths_and_clutter_is_ignored(tmp_path):
   ):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b'clutter')
-  listing = folder.scan_classes(str(tmp_path))
-  assert listing.ids == (
+  images = folder.scan_classes(str(tmp_path)).images
+  assert images.ids == (
     'Copepoda/Calanus/b.png',
     'Copepoda/Oithona/a b.JPG',
     'Copepoda/top.tiff',
     'Ünïcode/ж 1.bmp',
   )
-  assert listing.class_names == (
+  assert images.class_names == (
     'Copepoda',
     'Copepoda/Calanus',
     'Copepoda/Oithona',
     'Ünïcode',
   )
-  np.testing.assert_array_equal(listing.labels, [1, 2, 0, 3])
+  np.testing.assert_array_equal(images.labels, [1, 2, 0, 3])
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -64,8 +66,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
   (root / 'a/self.png').symlink_to(root / 'a/self.png')
   (root / 'a/gone.png').symlink_to(root / 'nowhere.png')
   os.mkfifo(root / 'a/pipe.png')  # Opening it would wait for ever.
-  listing = folder.scan_classes(str(root))
-  assert listing.ids == ('a/gone.png', 'a/self.png', 'a/x.png', 'b/y.png')
+  images = folder.scan_classes(str(root)).images
+  assert images.ids == ('a/gone.png', 'a/self.png', 'a/x.png', 'b/y.png')
   examples = list(folder.source(str(root)).examples())
   assert [e.image is None for e in examples] == [True, True, False, False]
   assert examples[0].reason == 'No such file or directory'
@@ -78,9 +80,9 @@ def test_names_that_are_not_utf8_are_skipped(tmp_path):
     os.link(source, os.fsencode(tmp_path) + b'/a/\xff.png')
   except OSError:
     pytest.skip('this file system takes UTF-8 names alone')
-  listing = folder.scan(str(tmp_path))
-  assert listing.ids == ('a/x.png',)
-  assert listing.skipped == (('a/\\xff.png', 'the file name is not UTF-8'),)
+  images = folder.scan(str(tmp_path)).images
+  assert images.ids == ('a/x.png',)
+  assert images.skipped == (('a/\\xff.png', 'the file name is not UTF-8'),)
 
 
 def test_what_cannot_be_a_data_set_is_named(tmp_path):
@@ -92,8 +94,8 @@ def test_what_cannot_be_a_data_set_is_named(tmp_path):
   with pytest.raises(InputError, match=r'holds no image \(.bmp, '):
     folder.scan(str(tmp_path))
   write(tmp_path / 'a/x.png')
-  (tmp_path / 'b/c').mkdir(parents=True)
-  with pytest.raises(InputError, match=r'/b/c holds no image: remove'):
+  packing.tree(tmp_path, {'b/c/x.zip': b''})
+  with pytest.raises(InputError, match=r'/b/c holds no image, .*: unpack them'):
     folder.scan_classes(str(tmp_path))
   write(tmp_path / 'loose.png')
   with pytest.raises(InputError, match=r'loose.png lies in no class folder'):
@@ -127,12 +129,69 @@ def test_an_empty_class_says_what_its_folder_holds(tmp_path):
     folder.scan_classes(str(tmp_path))
 
 
+def test_folders_that_hold_nothing_of_use_are_told_and_are_no_class(
+  tmp_path, caplog
+):
+  write(tmp_path / 'a/x.png')
+  (tmp_path / 'b/c').mkdir(parents=True)
+  packing.tree(
+    tmp_path, {'d/Thumbs.db': b'', 'd/desktop.ini': b'', 'e/notes.txt': b''}
+  )
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.images.class_names == ('a',) and listing.others == {'.txt': 1}
+  assert '3 folders hold no image, and are no class: b/c, d, e' in caplog.text
+
+
+def test_hidden_folders_with_images_are_doubted(tmp_path):
+  for name in ('a/x.png', '.5mm/deep/y.png', 'a/.old/z.png'):
+    write(tmp_path / name)
+  packing.tree(tmp_path, {'.git/notes': b''})
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.images.ids == ('a/x.png',)
+  assert listing.doubts == (
+    'hidden folders with images are passed over: .5mm, a/.old',
+  )
+
+
+def test_images_without_an_ending_are_known_by_their_first_bytes(tmp_path):
+  files = {'a/1': packing.picture(1), 'a/2.': packing.picture(2), 'a/3': b'x'}
+  listing = folder.scan(str(packing.tree(tmp_path, files)))
+  assert listing.images.ids == ('a/1', 'a/2.')
+  assert listing.others == {'no ending': 1}
+
+
+def test_sets_of_other_formats_are_told_what_to_do(tmp_path):
+  packing.tree(
+    tmp_path, {'z/.zgroup': b'', 'z/images/0.0': b'', 'list.csv': b'x.png,a'}
+  )
+  with pytest.raises(InputError, match=r'1 of .zarr\): export their images as'):
+    folder.scan(str(tmp_path / 'z'))
+  with pytest.raises(InputError, match='is not a folder: name its columns as'):
+    folder.scan(str(tmp_path / 'list.csv'))
+  write(tmp_path / 'x.png')
+  with pytest.raises(InputError, match=r'x.png lies .*; or, of a list of imag'):
+    folder.scan_classes(str(tmp_path))
+
+
+def test_folders_too_deep_are_one_short_line(tmp_path, monkeypatch):
+  def too_long(*_):
+    raise OSError(errno.ENAMETOOLONG, 'File name too long')
+
+  write(tmp_path / 'a/x.png')
+  monkeypatch.setattr(os, 'scandir', too_long)
+  with pytest.raises(InputError, match=r'File name too long$'):
+    folder.scan(str(tmp_path))
+  monkeypatch.undo()
+  monkeypatch.setattr(os, 'stat', too_long)
+  assert not list(files_of.walk(tmp_path))
+
+
 def test_splits_without_classes_are_no_classes(tmp_path):
   for name in ('Train/1.png', 'test/2.png'):
     write(tmp_path / name)
   with pytest.raises(InputError, match='Train and test themselves: put them'):
     folder.scan(str(tmp_path), class_level='auto')
-  assert folder.scan(str(tmp_path)).class_names == ('Train', 'test')
+  assert folder.scan(str(tmp_path)).images.class_names == ('Train', 'test')
 
 
 @pytest.mark.parametrize('path', ['~no_such_user/x', 'a' * 5000])
@@ -149,10 +208,10 @@ def test_16_bit_images_are_found_whatever_they_are_called(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(deep).save(stream, form)
     (tmp_path / name).write_bytes(stream.getvalue())
-  listing = folder.scan(str(tmp_path))
-  assert folder.find_white(listing) == 4095
-  decoded = folder.decoded(
-    listing, size=8, resize='pad', channels=1, desc='test'
+  images = folder.scan(str(tmp_path)).images
+  assert objects.find_white(images) == 4095
+  decoded = objects.decoded(
+    images, size=8, resize='pad', channels=1, desc='test'
   )
   for one in decoded:
     expected = np.floor(deep / 4095 * 255 + 0.5)
@@ -161,7 +220,7 @@ def test_16_bit_images_are_found_whatever_they_are_called(tmp_path):
 
 def test_fingerprint_follows_names_and_contents(tmp_path):
   def fingerprint():
-    return folder.fingerprint(folder.scan(str(tmp_path)))
+    return folder.fingerprint(folder.scan(str(tmp_path)).images)
 
   write(tmp_path / 'a/x.png', 1)
   write(tmp_path / 'b/y.png', 2)
@@ -184,10 +243,10 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
     write(tmp_path / name, value, shape=(8, 8))
   (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
   (tmp_path / 'gone.png').symlink_to('nowhere')
-  listing = folder.scan(str(tmp_path))
-  assert listing.ids == ('a.png', 'bad.png', 'c.png', 'gone.png', 'z/b.png')
-  assert listing.labels.tolist() == [-1, -1, -1, -1, 0]
-  got = list(folder.decoded(listing, **settings, desc='decode'))
+  images = folder.scan(str(tmp_path)).images
+  assert images.ids == ('a.png', 'bad.png', 'c.png', 'gone.png', 'z/b.png')
+  assert images.labels.tolist() == [-1, -1, -1, -1, 0]
+  got = list(objects.decoded(images, **settings, desc='decode'))
   assert got.pop(3) == 'No such file or directory'
   assert got.pop(1) == 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   for one, value in zip(got, (1, 0, 2), strict=True):
@@ -219,19 +278,23 @@ def tree(root, tops, classes=('ant', 'bee'), count=6):
 def test_usual_folders_on_top_are_no_classes(tmp_path, tops, said):
   path = tree(tmp_path, tops)
   listing = folder.scan_classes(path, class_level='auto')
-  assert listing.class_names == ('ant', 'bee')
+  images = listing.images
+  assert images.class_names == ('ant', 'bee')
   assert said in listing.understood
   assert "data.class_level='path' reads each folder" in listing.understood
-  for name, label in zip(listing.ids, listing.labels, strict=True):
-    assert name.split('/')[1] == listing.class_names[label]
-  other = folder.scan_classes(path, class_level='path')
+  for name, label in zip(images.ids, images.labels, strict=True):
+    assert name.split('/')[1] == images.class_names[label]
+  plain = folder.scan_classes(path, class_level='path')
+  other = plain.images
   assert other.class_names == tuple(
     sorted(f'{top}/{name}' for top in tops for name in ('ant', 'bee'))
   )
-  assert not other.understood
-  assert folder.fingerprint(other) != folder.fingerprint(listing)
+  assert not plain.understood
+  assert folder.fingerprint(other) != folder.fingerprint(images)
   # The first version's hash of the reading of every folder.
-  assert folder.fingerprint(other) == folder.fingerprint(folder.scan(path))
+  assert folder.fingerprint(other) == folder.fingerprint(
+    folder.scan(path).images
+  )
 
 
 @pytest.mark.parametrize(
@@ -245,21 +308,22 @@ def test_usual_folders_on_top_are_no_classes(tmp_path, tops, said):
 )
 def test_other_folders_on_top_are_part_of_the_class(tmp_path, tops, classes):
   listing = folder.scan(tree(tmp_path, tops, classes), class_level='auto')
-  assert len(listing.class_names) == len(tops) * len(classes)
+  images = listing.images
+  assert len(images.class_names) == len(tops) * len(classes)
   assert not listing.understood
 
 
 def test_folders_of_images_alone_are_classes_whatever_they_are_called(tmp_path):
   for name in ('train', 'val', '2006'):
     write(tmp_path / name / 'a.png')
-  listing = folder.scan(str(tmp_path), class_level='auto')
-  assert listing.class_names == ('2006', 'train', 'val')
+  images = folder.scan(str(tmp_path), class_level='auto').images
+  assert images.class_names == ('2006', 'train', 'val')
 
 
 def test_the_innermost_folder_alone(tmp_path):
   path = tree(tmp_path, ('north', 'south/deep'))
-  listing = folder.scan(path, class_level='last')
-  assert listing.class_names == ('ant', 'bee')
+  images = folder.scan(path, class_level='last').images
+  assert images.class_names == ('ant', 'bee')
   with pytest.raises(InputError, match="class_level='top' must be one of"):
     folder.scan(path, class_level='top')
 
@@ -273,9 +337,10 @@ def test_the_innermost_folder_alone(tmp_path):
 )
 def test_splits_and_years_in_a_folder_that_holds_all(tmp_path, tops, said):
   listing = folder.scan(tree(tmp_path, tops), class_level='auto')
-  assert listing.class_names == ('ant', 'bee')
+  images = listing.images
+  assert images.class_names == ('ant', 'bee')
   assert said in listing.understood and not listing.doubts
-  sides = [folder.side(name) for name in listing.ids]
+  sides = [folder.side(name) for name in images.ids]
   assert set(sides) == ({'train', 'test'} if 'train' in tops[0] else {''})
 
 
@@ -293,9 +358,14 @@ def test_folders_that_differ_by_unicode_form_are_one_class(tmp_path):
   for number, name in enumerate(('\u00e9', 'e\u0301', 'u\u0308')):
     write(tmp_path / name / 'a.png', number)
   listing = folder.scan_classes(str(tmp_path), class_level='auto')
-  assert listing.class_names == ('u\u0308', '\u00e9')
-  assert listing.ids == ('e\u0301/a.png', 'u\u0308/a.png', '\u00e9/a.png')
-  assert listing.labels.tolist() == [1, 0, 1]
+  images = listing.images
+  assert images.class_names == ('u\u0308', '\u00e9')
+  assert images.ids == (
+    'e\u0301/a.png',
+    'u\u0308/a.png',
+    '\u00e9/a.png',
+  )
+  assert images.labels.tolist() == [1, 0, 1]
   (doubt,) = listing.doubts
   assert doubt.endswith('Unicode form alone are one class: \u00e9')
 
@@ -305,7 +375,8 @@ def test_folders_that_systems_make_are_ignored(tmp_path):
     write(tmp_path / name / 'a.png')
   (tmp_path / 'System Volume Information').mkdir()
   listing = folder.scan_classes(str(tmp_path))
-  assert listing.class_names == ('ant',) and not listing.empty
+  images = listing.images
+  assert images.class_names == ('ant',) and not listing.empty
 
 
 def test_an_archive_is_no_folder_and_the_error_says_what_to_do(tmp_path):
@@ -321,13 +392,11 @@ def test_the_side_that_a_folder_stands_for():
 
 def test_names_with_line_breaks_stay_in_one_line(tmp_path):
   write(tmp_path / 'a' / '0.png')
-  (tmp_path / 'x\ny').mkdir()
-  with pytest.raises(
-    InputError, match=r'x\\ny holds no image: remove'
-  ) as error:
+  packing.tree(tmp_path, {'x\ny/z.zip': b''})
+  with pytest.raises(InputError, match=r'x\\ny holds no image, but') as error:
     folder.source(str(tmp_path))
   assert '\n' not in str(error.value)
-  (tmp_path / 'x\ny').rmdir()
+  (tmp_path / 'x\ny/z.zip').unlink()
   write(tmp_path / 'loo\r\tse\u2028.png')
   with pytest.raises(InputError, match=r'loo\\r\\tse\\u2028.png lies in no'):
     folder.source(str(tmp_path))

@@ -44,8 +44,7 @@ def pixels(seed, shape):
 
 def images(found):
   return {
-    id: np.asarray(Image.open(io.BytesIO(found.read(n))))
-    for n, id in enumerate(found.ids)
+    id: np.asarray(Image.open(io.BytesIO(found.read(id)))) for id in found.ids
   }
 
 
@@ -140,14 +139,14 @@ def test_empty_damaged_and_missing_files(tmp_path):
     'D20200101T000000_IFCB1': '.adc: No such file or directory',
   }
   with pytest.raises(ValueError, match=r'\.roi ends within region 2'):
-    found.read(0)
+    found.read(found.ids[0])
   shown = list(
     objects.decoded(found, size=8, resize='pad', channels=1, desc='test')
   )
   assert shown == ['.roi ends within region 2']
   (tmp_path / f'b/{OLD}.roi').unlink()
   with pytest.raises(ValueError, match=r'\.roi: No such file'):
-    found.read(0)
+    found.read(found.ids[0])
   empty = ifcb.objects(str(tmp_path / 'a'))
   assert not empty.ids and empty.total == 0
 
@@ -159,7 +158,7 @@ def test_a_region_beyond_the_end_of_the_file(tmp_path, offset):
   file.write_text(file.read_text().replace(',5,4,0,', f',5,4,{offset},'))
   found = ifcb.objects(str(tmp_path))
   with pytest.raises(ValueError, match=r'\.roi ends within region 1'):
-    found.read(0)
+    found.read(found.ids[0])
 
 
 def test_two_regions_that_span_too_much_are_not_stitched(tmp_path):
@@ -167,7 +166,7 @@ def test_two_regions_that_span_too_much_are_not_stitched(tmp_path):
   make(tmp_path, OLD, [(1, 0, 0, long), (1, 0, 0, long.T)])
   found = ifcb.objects(str(tmp_path))
   with pytest.raises(ValueError, match='20000 x 20000 px of two regions'):
-    found.read(0)
+    found.read(found.ids[0])
 
 
 def test_no_bin_and_no_labels_are_one_line(tmp_path):
@@ -198,14 +197,14 @@ def test_whatever_holds_images_is_opened(tmp_path):
   for place in (folder, packing.pack_zip(tmp_path / 'export.zip', files)):
     found = select.objects(str(place))
     assert found.ids == ('S0/A0/o00', 'S1/A1/o01') and found.total == 3
-    assert found.read(0) == packing.picture(0)
+    assert found.read(found.ids[0]) == packing.picture(0)
     shown = list(
       objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
     )
     assert shown[0].pixels.shape == (4, 4, 3)
     assert shown[1] == 'no such file in the export'
   found = select.objects(str(folder / 'images'))
-  assert found.ids == ('0.png',) and found.read(0) == packing.picture(0)
+  assert found.ids == ('0.png',) and found.read('0.png') == packing.picture(0)
   (folder / 'images/other.zip').write_bytes(packing.picture(1))
   assert select.objects(str(folder / 'images')).ids == ('0.png',)
   with pytest.raises(InputError, match='is not a folder'):
@@ -336,4 +335,4 @@ def test_damage_in_an_archive_of_bins_is_named(tmp_path):
   ((name, reason),) = found.skipped
   assert name == OLD and reason.startswith('.adc: damaged in the archive (')
   with pytest.raises(ValueError, match='damaged in the archive'):
-    found.read(0)
+    found.read(found.ids[0])

@@ -7,7 +7,7 @@ import pytest
 
 from analysis import taxonomy
 from analysis.files import taxa
-from analysis.measures import lineages
+from analysis.measures import classes, lineages
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests import packing
@@ -62,7 +62,10 @@ def reference_node(path, level):
 def test_places_match_a_loop():
   grown, (chance, _) = tree(), draws()
   limits = (0.95, 0.8, 0.7, 0.6)
-  found = lineages.place(grown, chance, limits)
+  levels = lineages.levels(grown)
+  likeliest = lineages.likeliest(levels, chance)
+  found = lineages.place(grown, levels, likeliest, limits)
+  np.testing.assert_array_equal(likeliest.label, chance.argmax(axis=1))
   depths = set()
   for row, one in zip(chance, found, strict=True):
     wanted, share = (), 0.0
@@ -104,8 +107,11 @@ def test_a_threshold_is_the_lowest_that_is_right_often_enough():
 
 def test_new_images_are_named_as_surely_as_asked():
   grown = tree()
-  limits = lineages.calibrate(grown, *draws(3000), 0.9)
-  lines, measures = lineages.measure(grown, *draws(3000, seed=9), limits)
+  levels = lineages.levels(grown)
+  (old, label), (new, true) = draws(3000), draws(3000, seed=9)
+  old, new = lineages.likeliest(levels, old), lineages.likeliest(levels, new)
+  limits = lineages.calibrate(levels, old, label, 0.9)
+  lines, measures = lineages.measure(grown, levels, new, true, limits)
   assert [line['nodes'] for line in lines] == [2, 3, 5, 6]
   for line in lines:
     assert line['named'] == 0 or line['named_accuracy'] > 0.88
@@ -118,15 +124,18 @@ def test_new_images_are_named_as_surely_as_asked():
 
 def test_a_level_of_one_node_names_nothing():
   grown = lineages.grow(('a', 'b'), {'a': ('x', 'a'), 'b': ('x', 'b')})
-  chance = np.full((50, 2), 0.5)
-  limits = lineages.calibrate(grown, chance, np.arange(50) % 2, 0.9)
+  levels = lineages.levels(grown)
+  found = lineages.likeliest(levels, np.full((50, 2), 0.5))
+  limits = lineages.calibrate(levels, found, np.arange(50) % 2, 0.9)
   assert limits == (np.inf, np.inf)
-  assert lineages.place(grown, chance, limits) == [lineages.NOWHERE] * 50
+  placed = lineages.place(grown, levels, found, limits)
+  assert placed == [lineages.NOWHERE] * 50
 
 
 def test_mistakes_are_counted_in_edges():
-  grown = tree()
-  far = lineages.distances(grown)
+  grown, levels = tree(), lineages.levels(tree())
+  every = np.indices((len(NAMES), len(NAMES))).reshape(2, -1)
+  far = lineages.edges(grown, levels, *every).reshape(len(NAMES), -1)
   place = {name: at for at, name in enumerate(NAMES)}
 
   def edges(a, b):
@@ -140,7 +149,8 @@ def test_mistakes_are_counted_in_edges():
   assert (far == far.T).all() and (np.diag(far) == 0).all()
   true = np.array([place['Calanoida'], place['Copepoda'], place['Diatoma']])
   chance = np.eye(len(NAMES))[[place['Copepoda'], place['Copepoda'], 0]]
-  _, measures = lineages.measure(grown, chance, true, (1.0,) * 4)
+  found = lineages.likeliest(levels, chance)
+  _, measures = lineages.measure(grown, levels, found, true, (1.0,) * 4)
   assert measures['mistakes'] == 2
   assert measures['taxonomic_distance'] == (1 + 5) / 2
   # Copepoda is a right, if shallow, name of a calanoid.
@@ -176,7 +186,14 @@ def test_a_file_of_taxa(tmp_path):
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'cp1252', 'utf-16'])
 @pytest.mark.parametrize('mark', [',', ';', '\t'])
 def test_a_file_of_taxa_as_spreadsheets_write_it(tmp_path, encoding, mark):
-  lines = ('', ';;', 'taxon;lineage;category_id;aphia_id', 'ée;a>ée;NA;nan')
+  lines = (
+    'sep=;',
+    '# of, 2024;',
+    '',
+    ';;',
+    'taxon;lineage;category_id;aphia_id',
+    'ée;a>ée;NA;nan',
+  )
   path = tmp_path / 'taxa.csv'
   path.write_bytes('\r\n'.join(lines).replace(';', mark).encode(encoding))
   assert taxa.read(path).of == {'ée': taxa.Taxon(('a', 'ée'))}
@@ -222,7 +239,7 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'name\x0cof it,"b\n"\n1,2\n', r'it has name\\x0cof it, b\)'),
     (b'', 'no column taxon .it has no rows'),
     (b'taxon,lineage\na,x\na,y\n', 'line 3: a differs from an earlier row'),
-    (b'taxon,lineage\n"a\rb",x\n"a\rb",y\n', r'line 3: a\\rb differs'),
+    (b'taxon,lineage\n"a\rb",x\n"a\rb",y\n', r'line 5: a\\nb differs'),
     (b'taxon,category_id\na,4x\n', "line 2: category_id '4x': no number"),
     (b'taxon,category_id\na,' + b'9' * 5000, 'line 2: category_id .*no number'),
     (b'taxon,aphia_id\na,x\n', "line 2: 'x' is neither an AphiaID"),
@@ -275,7 +292,9 @@ def test_taxa_of_objects_and_of_a_file_complete_each_other():
   assert taxa.merge(taxa.NONE, found) == found
 
 
-def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
+def test_a_run_is_measured_by_the_lineages_of_its_own_export(
+  tmp_path, monkeypatch
+):
   files = {'images/a.png': b''}
   rows = [
     (f'images/{n}.png', f'o{n}', 'validated', name, f'living>{kind}>{name}')
@@ -314,6 +333,11 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(tmp_path):
   (measures,) = found.values['taxonomy.json']
   assert measures['taxonomic_distance'] == pytest.approx(np.mean(wrong))
   assert (tmp_path / 'out/taxonomy.png').stat().st_size > 10_000
+  monkeypatch.setattr(classes, 'ENTRIES', 6 * 9)  # nine images of 6 dimensions
+  blocks = taxonomy.analyse([run], sure=0.8)
+  assert blocks.tables['taxonomy.csv'] == [
+    pytest.approx(line, nan_ok=True) for line in lines
+  ]
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
   assert '$run^$: no taxa of its export' in told and 'no lineages' in told

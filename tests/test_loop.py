@@ -159,7 +159,7 @@ def test_stages_keys_lines_and_checkpoints_follow_the_schedule(
   def diagnose(metrics, **given):
     recent.append(([line['loss'] for line in metrics], given['stage']))
 
-  monkeypatch.setattr(loop.collapse, 'diagnose', diagnose)
+  monkeypatch.setattr(loop.failures, 'diagnose_collapse', diagnose)
   key = jax.random.key_data(make_key(5, TRAIN)).tolist()
   seen = _train(heard, monkeypatch)
   assert seen == [(step, step // 4, key) for step in range(8)]
@@ -230,7 +230,9 @@ def test_sigterm_saves_the_step_in_which_it_arrives(
 
 
 def test_a_collapse_is_told_once_or_ends_the_run(heard, saved, monkeypatch):
-  monkeypatch.setattr(loop.collapse, 'diagnose', lambda *_, **__: 'a point')
+  monkeypatch.setattr(
+    loop.failures, 'diagnose_collapse', lambda *_, **__: 'a point'
+  )
   _train(heard, monkeypatch)
   assert heard.of('collapse') == {2: {'warning': 'a point'}}
   assert heard.said.count('WARNING: a point') == 1
@@ -272,13 +274,13 @@ NAN = math.nan
     ),
   ],
 )
-def test_what_validation_leaves_undefined_is_told(found, patience, told, heard):
-  run = _run(heard, CONFIG | {'early_stop_validations': patience})
-  loop._explain_undefined(run, found, progress.measure_of(found, 2))
-  assert heard.said == [
-    f'WARNING: validation does not define {told} the validation share of'
+def test_what_validation_leaves_undefined_is_told(found, patience, told):
+  measure = progress.measure_of(found, 2)
+  assert progress.explain_undefined(found, measure, patience) == (
+    told
+    and f'validation does not define {told} the validation share of'
     ' data.fractions'
-  ] * (told is not None)
+  )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.nn import convnext, encoders, lora, transformer
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import state
-from plankton_jax.train.frozen import join, split
+from plankton_jax.train.state import join_frozen, split_frozen
 from tests.tiny_encoder import TINY
 
 RANK, ALPHA = 3, 7.5
@@ -144,14 +144,14 @@ def test_an_adapted_network_is_that_of_its_merged_kernels(name):
 def test_only_adapters_head_and_prototypes_are_trained_and_have_moments(name):
   fresh = jax.eval_shape(_create(name, ADAPTER))
   backbone = BACKBONES[name](adapter=ADAPTER)
-  trained, frozen = split(fresh.params, backbone)
+  trained, frozen = split_frozen(fresh.params, backbone)
   assert trained.keys() == {'encoder', 'objective'}
   arrays = flatten_dict(trained['encoder'])
   assert arrays.keys() == {
     *((*layer, part) for layer in ADAPTED[name] for part in (lora.A, lora.B)),
     ('Dense_0', 'kernel'),
   }
-  assert join(trained['encoder'], frozen) == fresh.params['encoder']
+  assert join_frozen(trained['encoder'], frozen) == fresh.params['encoder']
   # Two moments of float32, and one count.
   kernels = {path: frozen[path[0]][path[1]]['kernel'] for path in ADAPTED[name]}
   count = sum(RANK * sum(kernel.shape) for kernel in kernels.values())

@@ -76,7 +76,9 @@ def test_statistics_of_equal_and_of_unknown_values_divide_nothing_by_zero():
 
 
 def test_the_unit_is_said():
-  said = lambda raw, in_um: measures.unit(raw, in_um).partition(' are in ')[2]
+  said = lambda raw, in_um: measures.unit(raw, in_um=in_um).partition(
+    ' are in '
+  )[2]
   lack = '1 of 6 training images have no pixel_um'
   assert said(RAW[:3], True) == 'µm'
   assert said(RAW, True) == f'µm; {lack}, so that their size is unknown'

@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from plankton_jax.neighbours import bounds, spaces, tiles
+from plankton_jax.neighbours import spaces, tiles
 from tests.neighbour_cases import close_case, spread_case
 
 
@@ -24,7 +24,7 @@ def test_shows_whatever_may_be_nearest(case, missed, monkeypatch):
   kth = np.sort(dists, axis=1)[rows, np.maximum(depths, 1) - 1]
   tolerance = spaces.tolerance(space, rows, kth)
   bound = np.where(depths > 0, kth + missed * tolerance, -np.inf)
-  monkeypatch.setattr(bounds, 'estimate', lambda *_: (bound, 0.2))
+  monkeypatch.setattr(tiles, 'estimate_bounds', lambda *_: (bound, 0.2))
   shown = {}
 
   def use(space, nearest):
@@ -56,7 +56,7 @@ def test_estimates_are_seldom_too_low_and_never_far_too_high(share):
   rows[rng.random(3000) < share] = rows[0]  # Copies, which tie.
   space = spaces.make(rows, depths)
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    bound, near = bounds.estimate(space, depths, pool)
+    bound, near = tiles.estimate_bounds(space, depths, pool)
   used = depths > 0
   assert (bound[~used] == -np.inf).all()
   products = space.query[used] @ space.gallery.T

@@ -8,7 +8,7 @@ import pytest
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders
 from plankton_jax.train import optimizer
-from plankton_jax.train.frozen import split
+from plankton_jax.train.state import split_frozen
 from tests.tiny_encoder import OPTIMIZER, TINY
 
 
@@ -81,7 +81,7 @@ def test_encoder_and_head_have_rates_of_their_own_and_frozen_stages_none():
   model = _model(freeze=2)
   fields = {'encoder_rate': 0.25, 'model': model, 'weight_decay': 0.5}
   tx = optimizer.make(**(FIELDS | fields))
-  trained, frozen = split(params, model.backbone)
+  trained, frozen = split_frozen(params, model.backbone)
   assert frozen.keys() == {'Conv_0', 'BatchNorm_1', 'BasicBlock_1'}
   updates, _ = tx.update(
     optax.tree.ones_like(trained), tx.init(trained), trained

@@ -15,7 +15,7 @@ from configs import base
 from plankton_jax.data import accounting, pipeline, records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache, images
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import folder, objects
 from plankton_jax.errors import InputError
 
 FIELDS = {
@@ -382,8 +382,10 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
   caplog.set_level(logging.INFO)
   data = load(unseen_classes=())
   assert '16-bit images: 4095 becomes white' in caplog.text
-  listing = folder.scan(str(tmp_path / 'images'))
-  again = folder.decoded(listing, size=8, resize='pad', channels=1, desc='test')
+  listing = folder.scan(str(tmp_path / 'images')).images
+  again = objects.decoded(
+    listing, size=8, resize='pad', channels=1, desc='test'
+  )
   for row, one in enumerate(again):
     expected = np.floor(given[data.ids[row]] / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(data.images[row, ..., 0], expected)
@@ -398,8 +400,8 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
   for name in data.ids.tolist():
     if given[name].max() > 900:
       (tmp_path / 'images' / name).unlink()
-  listing = folder.scan(str(tmp_path / 'images'))
-  dark = folder.decoded(
+  listing = folder.scan(str(tmp_path / 'images')).images
+  dark = objects.decoded(
     listing, size=8, resize='pad', channels=1, white=data.white, desc='test'
   )
   row = {name: k for k, name in enumerate(data.ids.tolist())}
@@ -452,8 +454,8 @@ def test_scale_bars_are_warned_of_and_cropped(load, tmp_path, caplog, bar):
   assert 'data.crop' not in caplog.text
   name = 'b/01.png'
   np.testing.assert_array_equal(data.originals.read(name), plain[name])
-  listing = folder.scan(str(tmp_path / 'images'))
-  again = folder.decoded(
+  listing = folder.scan(str(tmp_path / 'images')).images
+  again = objects.decoded(
     listing,
     size=8,
     resize='pad',

@@ -16,7 +16,7 @@ from PIL import Image
 import plankton_jax
 from analysis import embed, predict
 from analysis.files import folders, inputs, new_images
-from plankton_jax.data.ecotaxa import read, rules, scores, table
+from plankton_jax.data.ecotaxa import read, rules, table, write
 from plankton_jax.errors import InputError
 from tests import packing, shades, test_ifcb
 from tests.analysis_runs import run as run_analysis
@@ -339,11 +339,11 @@ def test_numbers_that_the_export_lacks_are_told(tmp_path):
 )
 def test_a_call_that_ecotaxa_would_refuse_is_not_made(objects, message):
   with pytest.raises(ValueError, match=message):
-    scores.request(objects)
+    write.classify_request(objects)
 
 
 def test_a_call_keeps_the_best_three_in_order():
-  body = scores.request([(5, [(1, 0.1), (2, 0.5), (3, 0.2), (4, 0.2)])])
+  body = write.classify_request([(5, [(1, 0.1), (2, 0.5), (3, 0.2), (4, 0.2)])])
   assert body['classifications'] == [[2, 3, 4]]
   assert body['scores'] == [[0.5, 0.2, 0.2]]
 
@@ -609,9 +609,10 @@ def test_pictures_are_cropped_and_scaled_as_the_encoder_sees_them(tmp_path):
   path = tmp_path / 'new/deep.png'
   path.parent.mkdir()
   Image.fromarray(deep).save(path)
+  place = str(path.parent)
   for found in (
-    new_images.from_folder(encoder, str(path.parent)),
-    new_images.from_source(encoder, str(path.parent)),
+    new_images.gather(encoder, place, None),
+    new_images.gather(encoder, None, place),
   ):
     np.testing.assert_array_equal(
       found.picture('deep.png'), np.full((4, 9), 255)
@@ -622,5 +623,5 @@ def test_pictures_are_cropped_and_scaled_as_the_encoder_sees_them(tmp_path):
   # Without a white in the config it is that of all images, not of each.
   encoder.config['data'] |= {'white': 0}
   Image.fromarray(deep // 4).save(path.parent / 'dim.png')
-  found = new_images.from_folder(encoder, str(path.parent))
+  found = new_images.gather(encoder, place, None)
   np.testing.assert_array_equal(found.picture('dim.png'), np.full((4, 9), 64))

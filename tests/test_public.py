@@ -18,7 +18,7 @@ from configs import arcface, base, triplet
 from plankton_jax.data import records
 from plankton_jax.data.pixels import images
 from plankton_jax.data.public import __main__ as command
-from plankton_jax.data.public import catalogue, download, prepare, taxa
+from plankton_jax.data.public import catalogue, download, prepare
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
 
@@ -206,7 +206,7 @@ def test_taxa_without_a_column(tmp_path):
 
 def test_a_damaged_header_of_taxa_is_shown_in_one_line():
   with pytest.raises(InputError, match=r'it has obj\\x0cid, taxon') as error:
-    taxa.parse(gzip.compress(b'obj\x0cid,taxon\n1,a\n'), 'a.tar')
+    prepare.parse_taxa(gzip.compress(b'obj\x0cid,taxon\n1,a\n'), 'a.tar')
   assert len(str(error.value).splitlines()) == 1
 
 

@@ -57,7 +57,7 @@ def test_a_rehearsal_foretells_the_run(rehearsed):
     }
     numbers = size(saved.model.tree) + size(saved.optimizer.tree)
   # All are of four bytes, and so is the step.
-  assert found.state_bytes == 4 * (numbers + 1)
+  assert found.state_bytes == found.state_on_device == 4 * (numbers + 1)
   batch = config['batch']['size'] * 16 * 16
   assert found.pace.memory >= found.state_bytes + batch + found.pace.temporary
   assert found.pace.steps > 1
@@ -73,6 +73,18 @@ def test_time_is_that_of_all_steps_and_validations(rehearsed):
   lines = rehearsal.describe(found, 20).splitlines()
   assert 'time        36 s at most: 0.5 s a step (40 images/s)' in lines[6]
   assert lines[4] == 'steps       40: 4 epochs of 10, 20 images each'
+
+
+def test_the_state_is_told_of_a_device_and_of_all(rehearsed):
+  found = rehearsed[1]._replace(
+    state_bytes=3 * 2**20, state_on_device=3 * 2**20
+  )
+  assert 'of which state 3.0 MiB, temporary' in rehearsal.describe(found, 20)
+  split = found._replace(state_on_device=2**20)
+  assert (
+    'of which state 1.0 MiB of 3.0 MiB, as each holds its share of the'
+    ' prototypes, temporary'
+  ) in rehearsal.describe(split, 20)
 
 
 def test_a_begun_workdir_is_read_and_left_alone(rehearsed, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from plankton_jax.nn import embedding, encoders, resnet
-from plankton_jax.train.frozen import join, split
+from plankton_jax.train.state import join_frozen, split_frozen
 from tests.tiny_encoder import TINY, apply, make_images
 
 
@@ -67,12 +67,12 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze):
   # Not zero, as fresh ones are: every kernel shall have a gradient.
   params = jax.tree.map(lambda x: x + 0.01, variables['params'])
 
-  trained, frozen = split({'encoder': params}, model.backbone)
+  trained, frozen = split_frozen({'encoder': params}, model.backbone)
 
   def loss(trained):
     out, updated = model.apply(
       {
-        'params': join(trained, frozen),
+        'params': join_frozen(trained, frozen),
         'batch_stats': variables['batch_stats'],
       },
       images,

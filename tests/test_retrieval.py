@@ -5,7 +5,7 @@ import pytest
 
 from plankton_jax import retrieval
 from plankton_jax.errors import InputError
-from plankton_jax.neighbours import bounds, entries, spaces, tiles
+from plankton_jax.neighbours import entries, spaces, tiles
 from tests import reference
 
 KS = (1, 2, 5)
@@ -85,8 +85,8 @@ CASES = [
 # As they are; many tiles and a sample, with all tiles shared or hardly any;
 # and estimates so low that most rows are scanned alone.
 SMALL = {
-  (bounds, 'SAMPLE'): 16,
-  (bounds, 'BATCH'): 7,
+  (tiles, 'SAMPLE'): 16,
+  (tiles, 'BATCH'): 7,
   (entries, 'GROUP'): 64,
   (spaces, 'CHUNK'): 5,
   (tiles, 'BLOCK'): 8,
@@ -95,7 +95,7 @@ SIZES = [
   {},
   SMALL,
   SMALL | {(tiles, 'WAITING'): 100},
-  SMALL | {(bounds, 'MARGIN'): -1.0},
+  SMALL | {(tiles, 'MARGIN'): -1.0},
 ]
 
 
@@ -124,7 +124,7 @@ def test_matches_double_loop(case, dtype, sizes, monkeypatch):
 
 def test_estimates_from_group_minima(monkeypatch):
   """Enough rows for minima of many columns, in all orders of class."""
-  monkeypatch.setattr(bounds, 'SAMPLE', 300)
+  monkeypatch.setattr(tiles, 'SAMPLE', 300)
   rng = np.random.default_rng(1)
   labels = np.sort(np.minimum(rng.geometric(0.05, size=700), 60))
   embeddings = rng.normal(size=(700, 8)) + 0.05 * labels[:, None]

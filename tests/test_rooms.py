@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up: a room imports from those before it alone.
 ROOMS = (
   'plankton_jax.errors',
-  'plankton_jax.host',
   'plankton_jax.files',
+  'plankton_jax.host',
   'plankton_jax.distances',
   'plankton_jax.neighbours',
   'plankton_jax.retrieval',

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from analysis.files import inputs
+from analysis.files import inputs, samples, taxa
 from benchmarks import scale
 from plankton_jax import distances
 from plankton_jax.errors import InputError
@@ -53,6 +53,14 @@ def test_classes_are_drawn_as_a_run_splits_them(tmp_path):
     'test': 27 * [2] + 3 * [0],
     'unseen': 27 * [0] + 3 * [2],
   }
+  new = inputs.read_embeddings(tmp_path / 'new.npz')
+  assert len(new.id) == 60 and (new.label == -1).all()
+  groups = samples.name_groups(new.id.tolist(), '^[^/]+')
+  assert np.bincount(groups.astype(int)).tolist() == [15] * 4
+  listed = taxa.read(tmp_path / 'taxa.csv')
+  assert listed.ranks == ('family', 'genus', 'species')
+  assert listed.of['class_29'].lineage == ('family_1', 'genus_5', 'class_29')
+  assert set(listed.of) == set(new.class_names)
   means = distances.class_means(
     source.splits['train'].embedding,
     source.splits['train'].label,

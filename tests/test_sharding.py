@@ -1,13 +1,15 @@
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import pytest
 
-from plankton_jax.train import sharding
+from plankton_jax.train import sharding, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -42,22 +44,51 @@ def test_one_device_needs_no_mesh():
   assert sharding.make_mesh(13) is None
 
 
-def test_eight_devices_compute_what_one_does():
-  run = subprocess.run(
-    [sys.executable, 'tests/many_devices.py'],
+def _started(script, devices, *given):
+  """Starts a script of the tests on so many virtual devices."""
+  return subprocess.Popen(
+    [sys.executable, script, *given],
     cwd=ROOT,
     env={
       **os.environ,
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=8'
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
       ' --xla_backend_optimization_level=0'
       ' --xla_cpu_use_fusion_emitters=false',
       'JAX_PLATFORMS': 'cpu',
       'PYTHONPATH': '.',
     },
-    capture_output=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
-    check=False,
   )
-  assert run.returncode == 0, run.stderr
-  assert run.stdout.count('differ by') == 11, run.stdout
-  assert 'batch.size=13 is not a multiple of the 8 devices' in run.stdout
+
+
+def test_eight_devices_compute_what_one_does():
+  run = _started('tests/many_devices.py', 8)
+  said, errors = run.communicate()
+  assert run.returncode == 0, errors
+  assert said.count('differ by') == 11, said
+  assert 'batch.size=13 is not a multiple of the 8 devices' in said
+
+
+def test_two_processes_split_prototypes_and_one_goes_on(tmp_path):
+  """Each holds half of them; a single process takes up what both have saved."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  both = [
+    _started('tests/many_processes.py', 1, f'{port}', f'{i}', f'{tmp_path}')
+    for i in range(2)
+  ]
+  for process in both:
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+  with store.open_manager(tmp_path) as manager:
+    found, _ = store.restore_model(manager, manager.latest_step())
+  with np.load(tmp_path / 'alone.npz') as alone:
+    np.testing.assert_allclose(
+      found['params']['objective']['prototypes'],
+      alone['prototypes'],
+      rtol=1e-4,
+      atol=1e-6,
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders
-from plankton_jax.train.frozen import join, split
+from plankton_jax.train.state import join_frozen, split_frozen
 
 TINY = {
   'name': 'resnet10',
@@ -61,10 +61,10 @@ def make_images(side, channels=1, count=3):
 
 def check_frozen(backbone, variables, images):
   """Asserts that what is trained, and nothing else, has a gradient."""
-  trained, frozen = split({'encoder': variables['params']}, backbone)
+  trained, frozen = split_frozen({'encoder': variables['params']}, backbone)
   features = jax.jit(
     lambda part: backbone.apply(
-      {'params': join(part, frozen)}, images, train=True
+      {'params': join_frozen(part, frozen)}, images, train=True
     )
   )
   grads = jax.jit(jax.grad(lambda part: jnp.sum(features(part) ** 3)))(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from analysis.files import inputs
+from analysis.files import inputs, originals
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import folder, objects, source
+from plankton_jax.data.sources import objects, source
 from plankton_jax.data.sources.files import walk
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError
@@ -20,28 +20,15 @@ from plankton_jax.errors import InputError
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
-Images = folder.Listing | Objects
 BLOCK = 1024  # images decoded at a time, before they are embedded and freed
 
 
-def part(found: Images, rows: slice) -> Images:
-  """Selects some rows of what is to be embedded, and what is skipped of none.
-
-  `rows` is a slice of a start and a stop.
-  """
-  own = found._replace(ids=found.ids[rows], skipped=())
-  if isinstance(own, folder.Listing):
-    return own._replace(labels=own.labels[rows])
-  read, first = own.read, rows.start
-  return own._replace(items=own.items[rows], read=lambda row: read(first + row))
-
-
-def stamp(found: Images) -> str:
+def stamp(found: Objects) -> str:
   """Digests size and time of the files that hold some images.
 
   An export or bins count as a whole, with all files at their place.
   """
-  if isinstance(found, folder.Listing):
+  if found.root is not None:
     files = [found.root / name for name in found.ids]
   else:
     place = pathlib.Path(found.place)
@@ -60,14 +47,15 @@ def stamp(found: Images) -> str:
 
 
 class Embedded(NamedTuple):
-  """The embeddings of a folder, and the files that could not be read."""
+  """The embeddings of N images, and those that could not be read."""
 
   root: pathlib.Path
-  rows: Embeddings  # ids are paths below the root; -1 labels in the root itself
+  rows: Embeddings  # label -1 where there is none
   skipped: list[tuple[str, str]]  # name, reason
   white: int = 0  # the 16-bit value that became white
   # [N] each: height and width, px; pixel_um and others where they are known
   measures: Mapping[str, np.ndarray] = types.MappingProxyType({})
+  kept: Sequence[int] = ()  # [N] their rows in what was to be embedded
 
 
 def encoder(source: Source) -> 'Encoder':
@@ -92,21 +80,22 @@ def encoder(source: Source) -> 'Encoder':
 
 def embed(
   encoder: 'Encoder',
-  listing: folder.Listing,
+  found: Objects,
   *,
   pixel_um: float | None = None,
   desc: str = 'embed',
   white: int = 0,
   some: bool = True,
 ) -> Embedded:
-  """Embeds every readable image of a listing; names the others on stderr.
+  """Embeds every readable image; names the others on stderr.
 
   Works on a block of images at a time, so that memory holds only embeddings.
 
   Args:
     encoder: the encoder.
-    listing: the images.
-    pixel_um: the side of their pixels, µm; None takes the run's.
+    found: the images.
+    pixel_um: the side of their pixels, µm; None takes the source's, or else the
+      run's.
     desc: of the progress bar.
     white: of the whole set, as `find_white` finds it; 0 finds it here.
     some: whether one image must be readable at least.
@@ -114,61 +103,28 @@ def embed(
   Raises:
     InputError: none can be read.
   """
-  white = white or find_white(encoder, listing)
-  decoded = folder.decoded(
-    listing, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
-  )
-  found = _embed(encoder, listing.ids, decoded, {}, pixel_um)
-  kept = found.kept
-  skipped = [*listing.skipped, *found.unread]
-  _name_skipped(listing.root, skipped, bool(kept) or not some)
-  rows = Embeddings(
-    found.embedding,
-    listing.labels[kept],
-    np.array([listing.ids[row] for row in kept]),
-    listing.class_names,
-  )
-  return Embedded(listing.root, rows, skipped, white, found.measures)
-
-
-def embed_objects(
-  encoder: 'Encoder',
-  found: Objects,
-  *,
-  pixel_um: float | None = None,
-  desc: str = 'embed',
-  white: int = 0,
-  some: bool = True,
-) -> tuple[Embedded, list[int]]:
-  """Embeds every readable object as `embed` does; returns which rows those are.
-
-  Rows have no label, as no class is asked for. A pixel's side is `pixel_um`, or
-  else the source's, or else the run's.
-
-  Raises:
-    InputError: none can be read.
-  """
   place = pathlib.Path(found.place)
-  if not found.ids and found.skipped:
-    raise source.none_readable(place, found.skipped)
-  if not found.ids:
+  if not found.ids and not found.skipped:
     raise InputError(f'{place} holds no object that can be read')
   white = white or find_white(encoder, found)
   decoded = objects.decoded(
-    found, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
+    found,
+    **_fields(encoder),
+    white=white,
+    crop=originals.crop_of(encoder),
+    desc=desc,
   )
   known = found.measures.of(found.ids)
-  embedded = _embed(encoder, found.ids, decoded, known, pixel_um)
-  kept = embedded.kept
-  skipped = [*found.skipped, *embedded.unread]
-  _name_skipped(place, skipped, bool(kept) or not some)
+  made = _embed(encoder, found.ids, decoded, known, pixel_um)
+  skipped = [*found.skipped, *made.unread]
+  _name_skipped(place, skipped, bool(made.kept) or not some)
   rows = Embeddings(
-    embedded.embedding,
-    np.full(len(kept), -1, np.int32),
-    np.array([found.ids[row] for row in kept]),
-    (),
+    made.embedding,
+    found.labels[made.kept],
+    np.array([found.ids[row] for row in made.kept]),
+    found.class_names,
   )
-  return Embedded(place, rows, skipped, white, embedded.measures), kept
+  return Embedded(place, rows, skipped, white, made.measures, made.kept)
 
 
 class _Found(NamedTuple):
@@ -265,18 +221,18 @@ def _name_skipped(
 def collect(
   source: Source,
   encoder: 'Encoder',
-  listing: folder.Listing,
+  images: Objects,
   split: str,
   pixel_um: float | None = None,
 ) -> Source:
-  """Embeds a folder as the images of an encoder's source; names its split.
+  """Embeds a folder's images as those of an encoder's source, of one split.
 
   `pixel_um` is as `embed` takes it.
 
   Raises:
     InputError: no image can be read.
   """
-  found = embed(encoder, listing, desc=split, pixel_um=pixel_um)
+  found = embed(encoder, images, desc=split, pixel_um=pixel_um)
   return source._replace(splits={split: found.rows}, images=found.root)
 
 
@@ -297,48 +253,6 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
   return {name: data[name] for name in ('size', 'resize', 'channels')}
 
 
-def find_white(encoder: 'Encoder', found: Images) -> int:
+def find_white(encoder: 'Encoder', found: Objects) -> int:
   """Finds the white of 16-bit images: the run's, or by all of them."""
-  if known := _white(encoder):
-    return known
-  if isinstance(found, folder.Listing):
-    return folder.find_white(found)
-  return objects.find_white(found)
-
-
-def _white(encoder: 'Encoder') -> int:
-  return encoder.config['data'].get('white', 65535)  # of configs without one
-
-
-def _crop(encoder: 'Encoder') -> Sequence[int]:
-  return encoder.config['data'].get('crop', images.NO_CROP)
-
-
-def read(
-  path: pathlib.Path, encoder: 'Encoder | None' = None, white: int = 0
-) -> np.ndarray:
-  """Reads one image file, uint8 [H, W] or [H, W, 3].
-
-  It is scaled and cropped as the images of `encoder` are, if one is given.
-  `white` is that of a set of images, where the encoder's config names none.
-
-  Raises:
-    InputError: it cannot be read.
-  """
-  try:
-    return decode(path.read_bytes(), encoder, white)
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: {folder.describe(error)}') from None
-
-
-def decode(
-  data: bytes, encoder: 'Encoder | None' = None, white: int = 0
-) -> np.ndarray:
-  """Decodes a file's bytes as `read` does.
-
-  Raises:
-    ValueError: they are no image that can be read.
-  """
-  if encoder is None:
-    return images.decode(data, white)
-  return images.decode(data, _white(encoder) or white, _crop(encoder))
+  return originals.white_of(encoder) or objects.find_white(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from analysis.files import folders, inputs, samples
+from analysis.files import folders, inputs, originals, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data import select
@@ -60,13 +60,22 @@ def check(images: str | None, export: str | None) -> None:
     )
 
 
-def check_groups(images: str | None, export: str | None, by: str) -> None:
-  """Raises InputError unless `by` finds a group in the names of a folder.
+def list_folder(
+  images: str | None, export: str | None, by: str
+) -> Objects | None:
+  """Lists the folder of --images, and checks that `by` groups its names.
 
-  Called before images are embedded, which takes a while.
+  Called before images are embedded, which takes a while. Returns None if
+  something else than a folder is asked for.
+
+  Raises:
+    InputError: there is no such folder, or an image has no group.
   """
-  if images and not export and not _is_embedded(images):
-    samples.name_groups(folder.scan(images, field='--images').ids, by)
+  if not images or export or _is_embedded(images):
+    return None
+  listed = folder.scan(images, field='--images').images
+  samples.name_groups(listed.ids, by)
+  return listed
 
 
 def _is_embedded(images: str | None) -> bool:
@@ -94,8 +103,13 @@ def gather(
   images: str | None,
   export: str | None,
   pixel_um: float | None = None,
+  *,
+  listed: Objects | None = None,
 ) -> NewImages:
-  """Gathers what --images and --export name.
+  """Gathers what --images and --export name, or a folder that is `listed`.
+
+  Folders' names are not read as classes. `pixel_um` is the side of pixels, µm;
+  None takes the source's, or the run's.
 
   Raises:
     InputError: nothing can be read.
@@ -104,55 +118,25 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    return from_source(encoder, export, pixel_um)
-  assert images is not None
-  return from_folder(encoder, images, pixel_um)
+    rank = encoder.config['data'].get('image_rank')
+    return from_objects(encoder, open_source(export, rank), pixel_um)
+  if listed is None:
+    assert images is not None
+    listed = folder.scan(images, field='--images').images
+  return from_objects(encoder, listed, pixel_um)
 
 
-def from_folder(
-  encoder: 'Encoder', path: str, pixel_um: float | None = None
+def from_objects(
+  encoder: 'Encoder', objects: Objects, pixel_um: float | None = None
 ) -> NewImages:
-  """Embeds a folder's images; folders' names are not read as classes.
-
-  `pixel_um` is the side of their pixels, µm; None takes the run's.
+  """Embeds the images of a folder or an export; `pixel_um` as in `gather`.
 
   Raises:
-    InputError: there is no such folder, or no readable image in it.
+    InputError: none can be read.
   """
-  listing = folder.scan(path, field='--images')
-  found = folders.embed(encoder, listing, pixel_um=pixel_um, desc='predict')
-  return NewImages(
-    found.root.resolve().name,
-    found.rows,
-    _described_by_name(found.rows.id.tolist()),
-    found.skipped,
-    {f'file of {ending}': n for ending, n in listing.others.items()},
-    lambda id: folders.read(found.root / id, encoder, found.white),
-  )
-
-
-def from_source(
-  encoder: 'Encoder', path: str, pixel_um: float | None = None
-) -> NewImages:
-  """Embeds the objects of an export, a table, IFCB bins or a folder.
-
-  `pixel_um` is the side of their pixels, µm; None takes the source's, or the
-  run's.
-
-  Raises:
-    InputError: it is none of these, or holds no readable image.
-  """
-  objects = open_source(path, encoder.config['data'].get('image_rank'))
-  embedded, kept = folders.embed_objects(
-    encoder, objects, pixel_um=pixel_um, desc='predict'
-  )
-  row = {id: at for at, id in enumerate(objects.ids)}
-
-  def picture(id: str) -> np.ndarray:
-    data = objects.read(row[id])
-    return folders.decode(data, encoder, embedded.white)
-
-  return _of_objects(objects, kept, embedded.rows, embedded.skipped, picture)
+  found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
+  picture = originals.reader_of(objects, encoder, found.white)
+  return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
 
 
 def from_files(embeddings: str, path: str | None) -> NewImages:
@@ -245,7 +229,9 @@ def _places(
   """
   if len(set(ids)) < len(ids):
     twice = collections.Counter(ids).most_common(1)[0][0]
-    raise InputError(f'{file}: the id {twice} is there twice')
+    raise InputError(
+      f'{file}: the id {twice} is there twice: give each image its own'
+    )
   row = {id: at for at, id in enumerate(ids)}
   own = [item.object_id for item in objects.items] or object_ids(objects.ids)
   several = collections.Counter(own)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from analysis.files import result, taxa
 from analysis.measures.predictions import Prediction
-from plankton_jax.data.ecotaxa import scores, write
+from plankton_jax.data.ecotaxa import write
 from plankton_jax.errors import InputError
 
 TABLE = 'ecotaxa_predictions.tsv'  # of objects that are new to EcoTaxa
@@ -141,7 +141,7 @@ def _call(
       f'No {SCORES}: the numbers of the taxa are not known; give them in'
       ' --taxa.'
     )
-  body = scores.request(known)
+  body = write.classify_request(known)
   reason = ''
   if len(known) < len(chosen):
     lacking = sorted({o.taxon for o in chosen if o.taxon not in categories})

@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis.measures import classes
+
 BINS = 15  # of equal width, as in the paper
 WIDEST = 1e3  # temperatures are at most so far off the logits' own scale
 STEPS = 61  # of the grid of temperatures
+MOST = 2**23  # images times classes that a temperature is fitted on
+SEED = 0
 
 
 class Reliability(NamedTuple):
@@ -29,6 +33,19 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
   return special.softmax(logits / temperature, axis=1)
 
 
+def sample(images: int, classes: int) -> np.ndarray:
+  """Draws the images, in order, that a temperature is fitted on.
+
+  All of them, unless they by the classes are more than `MOST`. It is a single
+  number, and a thousand images tell it.
+  """
+  some = max(1, MOST // max(classes, 1))
+  if images <= some:
+    return np.arange(images)
+  rng = np.random.default_rng(SEED)
+  return np.sort(rng.choice(images, some, replace=False))
+
+
 def temperature(logits: np.ndarray, label: np.ndarray) -> float:
   """Fits the temperature that best tells if the likeliest class is right.
 
@@ -39,7 +56,7 @@ def temperature(logits: np.ndarray, label: np.ndarray) -> float:
   2.2), (n + 1) / (n + 2) for n right ones, 1 / (n + 2) for n wrong ones.
   Returns 1 if there is nothing to fit.
   """
-  from scipy import optimize, special
+  from scipy import optimize
 
   right = logits.argmax(axis=1) == label
   gaps = logits - logits.max(axis=1, keepdims=True)
@@ -48,12 +65,20 @@ def temperature(logits: np.ndarray, label: np.ndarray) -> float:
     return 1.0
   hits = np.sum(right)
   target = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
-  top = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+  gaps[np.arange(len(gaps)), logits.argmax(axis=1)] = -np.inf
+  second = gaps.max(axis=1)
+  gaps -= second[:, None]
 
   def loss(log_ratio: float) -> float:
-    scaled = gaps / (scale * np.exp(log_ratio))
-    every = special.logsumexp(scaled, axis=1)
-    others = special.logsumexp(scaled, axis=1, b=~top)
+    ratio = scale * np.exp(log_ratio)
+    others = np.concatenate(
+      [
+        np.log(np.exp(gaps[block] / ratio).sum(axis=1))
+        for block in classes.blocks(*gaps.shape)
+      ]
+    )
+    others += second / ratio
+    every = np.logaddexp(0.0, others)  # the gap of the top is 0
     return np.mean(target * every + (1 - target) * (every - others))
 
   # It may have several minima: take the lowest of a grid, then refine it.

@@ -1,12 +1,13 @@
 """Computes class centres, distances, directions, votes and samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from plankton_jax.errors import shorten_list
 
 SEED = 0
+ENTRIES = 2**22  # float64 values of a block of rows by columns, 32 MiB
 NO_DIRECTION = 1e-6  # rows that are shorter have none
 LISTED = 3  # notes of one class each; of more classes, one note on all
 
@@ -16,6 +17,20 @@ def distances(embedding: np.ndarray, means: np.ndarray) -> np.ndarray:
   from sklearn.metrics import pairwise_distances
 
   return pairwise_distances(embedding.astype(np.float64), means)
+
+
+def blocks(rows: int, columns: int) -> Iterator[slice]:
+  """Cuts so many rows into blocks of at most `ENTRIES` values each.
+
+  There is at least one block, which is empty where there are no rows.
+
+  Args:
+    rows: N of the array [N, C] that is not to be in memory at once.
+    columns: C, or the largest of several.
+  """
+  step = max(1, ENTRIES // max(columns, 1))
+  for start in range(0, max(rows, 1), step):
+    yield slice(start, min(start + step, rows))
 
 
 def directions(rows: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ from analysis.files.inputs import Embeddings
 from analysis.measures import (
   classes,
   labeller,
+  openset,
   posterior,
   prevalence,
-  thresholds,
   unknowns,
 )
 from analysis.measures.labeller import Labeller
@@ -33,6 +33,8 @@ HALVES = 4  # times that validation images are halved
 EVENNESS = (1.0, 0.3, 0.1)
 MOST = 1500  # train images that are fitted to, and images of no class
 EACH = 500  # and those of one class that its density is made of
+MOST_CLASSES = 200  # that are counted apart
+MOST_KINDS = 100  # whose images stand in for images of no class
 
 
 class Placed(NamedTuple):
@@ -62,12 +64,22 @@ class Known(NamedTuple):
 
 
 class Space(NamedTuple):
-  """Holds the labelled rows that images are placed by."""
+  """Holds the labelled rows that images are placed by.
+
+  The C classes that are counted are the labeller's, or some of these and a last
+  one, in which all others are together.
+  """
 
   labeller: Labeller
+  counted: np.ndarray  # the class that each of the labeller's is counted as
   rows: np.ndarray  # of the gallery, at most EACH of a class
-  dense: Embeddings  # these rows
+  dense: Embeddings  # these rows, labelled by the C classes
   width: float  # of the kernel, squared
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Lists the C classes."""
+    return self.dense.class_names
 
 
 class Quantifier(NamedTuple):
@@ -81,10 +93,14 @@ class Quantifier(NamedTuple):
 Shares = dict[str, np.ndarray]  # by method
 
 
-def make_space(fitted: Labeller) -> Space:
+def make_space(fitted: Labeller, apart: np.ndarray | None = None) -> Space:
   """Chooses the rows and the width of the classes' densities.
 
   The width is a quarter of the mean squared distance to the own class's mean.
+
+  Args:
+    fitted: the labeller.
+    apart: the classes to count apart, in order; None for all of them.
   """
   gallery = fitted.gallery
   rng = np.random.default_rng(SEED)
@@ -94,18 +110,37 @@ def make_space(fitted: Labeller) -> Space:
   gaps = gallery.embedding - means[gallery.label]
   width = 0.25 * float(np.mean(np.sum(gaps**2, axis=1)))
   rows = np.sort(np.concatenate(chosen))
-  return Space(fitted, rows, inputs.take(gallery, rows), max(width, 1e-7))
+  counted, names = np.arange(len(gallery.class_names)), gallery.class_names
+  if apart is not None:
+    counted = np.full(len(names), len(apart))
+    counted[apart] = np.arange(len(apart))
+    others = f'{len(names) - len(apart):,} other classes'
+    names = (*(names[c] for c in apart.tolist()), others)
+  dense = inputs.take(gallery, rows)
+  dense = dense._replace(label=counted[dense.label], class_names=names)
+  return Space(fitted, counted, rows, dense, max(width, 1e-7))
 
 
-def _count(fitted: Labeller) -> int:
-  return len(fitted.gallery.class_names)
+def choose_classes(
+  fitted: Labeller, embedding: np.ndarray
+) -> np.ndarray | None:
+  """Chooses the classes that most of the images [N, D] are taken for.
+
+  Returns:
+    `MOST_CLASSES` of them, in order; None if there are no more than that.
+  """
+  count = len(fitted.gallery.class_names)
+  if count <= MOST_CLASSES:
+    return None
+  nearest, _ = labeller.guess(fitted, embedding)
+  return classes.first(np.bincount(nearest, minlength=count), MOST_CLASSES)
 
 
 def place(space: Space, embedding: np.ndarray) -> Placed:
   """Places embeddings [N, D] of images that are not in the gallery."""
   judged = unknowns.judge(space.labeller.seen, embedding)
   far = posterior.far(space.dense, embedding, space.width)
-  return Placed(judged.label, judged.distance, far)
+  return Placed(space.counted[judged.label], judged.distance, far)
 
 
 def _place_left_out(
@@ -117,11 +152,12 @@ def _place_left_out(
     The places of those that are not alone in their class, and their classes.
   """
   dense, seen = space.dense, space.labeller.seen
-  kept, _, distances = unknowns.distances_without(seen, space.rows[rows])
+  kept, distances = unknowns.distances_without(seen, space.rows[rows])
   judged = unknowns.score(seen, distances)
   rows = np.searchsorted(space.rows, kept)
   far = posterior.far(dense, dense.embedding[rows], space.width, rows)
-  return Placed(judged.label, judged.distance, far), dense.label[rows]
+  label = space.counted[judged.label]
+  return Placed(label, judged.distance, far), dense.label[rows]
 
 
 def gather(
@@ -149,26 +185,43 @@ def gather(
     strange = inputs.take(strange, rng.permutation(len(strange.id))[:MOST])
     none, kind = place(space, strange.embedding), strange.label
   else:
-    none, kind = _without_own(space, val, of_val), val.label
+    none, kind = _without_own(space, val, of_val)
   parts = (of_val, few, train, none)
   sizes = [len(part.nearest) for part in parts]
-  count = _count(space.labeller)
+  count = len(space.names)
   # No class counts as much as a class does on average.
   weight = sum(sizes[:3]) / count / sizes[3]
   return Known(
     Placed(*map(np.concatenate, zip(*parts, strict=True))),
-    np.concatenate([val.label, of_few, of_train, np.full(sizes[3], count)]),
+    np.concatenate(
+      [space.counted[val.label], of_few, of_train, np.full(sizes[3], count)]
+    ),
     np.repeat([1.0, 1.0, 1.0, weight], sizes),
     np.arange(sum(sizes)) < sizes[0] + sizes[1],
     np.append(np.full(sum(sizes[:3]), -1), kind),
   )
 
 
-def _without_own(space: Space, val: Embeddings, placed: Placed) -> Placed:
-  """Places images as if their own class were not there."""
+def _without_own(
+  space: Space, val: Embeddings, placed: Placed
+) -> tuple[Placed, np.ndarray]:
+  """Places images as if their own class were not there.
+
+  Takes those of at most `MOST_KINDS` classes, of such as are counted apart if
+  there are any, and also returns which class each is of.
+  """
   gallery, seen = space.labeller.gallery, space.labeller.seen
+  # What several classes are counted as is there without one of them, too.
+  times = np.bincount(space.counted)
+  kinds = np.unique(val.label[times[space.counted[val.label]] == 1])
+  kinds = kinds if len(kinds) else np.unique(val.label)
+  if len(kinds) > MOST_KINDS:
+    rng = np.random.default_rng(SEED)
+    kinds = np.sort(rng.choice(kinds, MOST_KINDS, replace=False))
+  chosen = np.flatnonzero(np.isin(val.label, kinds))
+  val, placed = inputs.take(val, chosen), placed.take(chosen)
   nearest, distance = placed.nearest.copy(), placed.distance.copy()
-  for label in np.unique(val.label):
+  for label in kinds:
     own, others = val.label == label, gallery.label != label
     without = unknowns.fit(
       gallery.embedding[others],
@@ -179,16 +232,16 @@ def _without_own(space: Space, val: Embeddings, placed: Placed) -> Placed:
     judged = unknowns.judge(
       without._replace(scale=seen.scale), val.embedding[own]
     )
-    nearest[own], distance[own] = judged.label, judged.distance
+    nearest[own], distance[own] = space.counted[judged.label], judged.distance
   far = placed.far.copy()
-  far[np.arange(len(far)), val.label] = far.max(axis=1)
-  return Placed(nearest, distance, far)
+  far[np.arange(len(far)), space.counted[val.label]] = far.max(axis=1)
+  return Placed(nearest, distance, far), val.label
 
 
 def set_limit(known: Known, acceptance: float) -> float:
   """Sets the threshold of unknowns as `analysis.predict` does."""
   fresh = known.placed.distance[known.fresh]
-  return thresholds.threshold(fresh, acceptance)
+  return openset.threshold(fresh, acceptance)
 
 
 def fit(

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, labeller, thresholds, unknowns
+from analysis.measures import calibration, labeller, openset, unknowns
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 
@@ -40,19 +40,22 @@ class Fitted(NamedTuple):
 
 def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
   """Measures accuracy and calibration on test images."""
-  distance = labeller.squared(fitted.seen, rows.embedding)
-  right = distance.argmin(axis=1) == rows.label
+  seen = np.isin(fitted.gallery.class_names, trained)
+  scales = {'temperature 1': 1.0, 'calibrated': fitted.temperature}
+  label, among_seen = [], []
+  sure: dict[str, list[np.ndarray]] = {name: [] for name in scales}
+  for distance in labeller.squared_in_blocks(fitted.seen, rows.embedding):
+    label.append(distance.argmin(axis=1))
+    for name, scale in scales.items():
+      chance = calibration.softmax(-distance, scale)
+      sure[name].append(chance.max(axis=1))
+    among_seen.append(np.where(seen, distance, np.inf).argmin(axis=1))
+  right = np.concatenate(label) == rows.label
+  alone = np.concatenate(among_seen) == rows.label
   ways = {
-    name: calibration.reliability(
-      calibration.softmax(-distance, scale).max(axis=1), right
-    )
-    for name, scale in (
-      ('temperature 1', 1.0),
-      ('calibrated', fitted.temperature),
-    )
+    name: calibration.reliability(np.concatenate(values), right)
+    for name, values in sure.items()
   }
-  seen = [name in trained for name in fitted.gallery.class_names]
-  alone = np.where(seen, distance, np.inf).argmin(axis=1) == rows.label
   measures = {
     'test_images': len(right),
     'accuracy': float(right.mean()),
@@ -110,7 +113,7 @@ def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
     kind = 'examples' if val is None else 'validation images'
     remarks.append(
       f'Too few {kind} for thresholds at {acceptance:.0%}'
-      f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
+      f' ({openset.fewest(acceptance)} needed): no image is unknown.'
     )
   tested = Tested({}, {})
   if held_out is not None:

@@ -7,6 +7,7 @@ centres (Snell, Swersky and Zemel 2017, arXiv:1703.05175, equation 2).
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,17 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, thresholds, unknowns, whitened
+from analysis.measures import (
+  calibration,
+  classes,
+  openset,
+  unknowns,
+  whitened,
+)
 from analysis.measures.unknowns import Seen
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice
 
-BLOCK = 8192  # images whose probabilities are in memory at a time
 NEIGHBOURS = 10  # of the novelty score
 
 
@@ -77,7 +83,8 @@ def gallery(
     train, notes = inputs.labelled(source, 'train')
     if train is None:
       raise InputError(
-        f'{source.name}: no labelled train images to predict from'
+        f'{source.name}: no labelled train images to predict from; embed images'
+        ' in class folders, or an annotated export'
       )
     splits['train'] = train
   if inputs.RARE in source.splits:
@@ -133,7 +140,7 @@ def fit(
   at a time is left out of the whole fit. Without any of them nothing is fitted.
   """
   if val is None and len(examples) == len(gallery.label):
-    seen, rows, distance, found = unknowns.fit_crosswise(
+    seen, _, found, (rows, distance) = unknowns.fit_crosswise(
       gallery.embedding, gallery.label, neighbours=NEIGHBOURS
     )
   else:
@@ -143,19 +150,38 @@ def fit(
       None if val is None else val.embedding,
       neighbours=NEIGHBOURS,
     )
-    rows, distance, found = unknowns.distances_without(seen, examples)
+    rows, found = unknowns.distances_without(seen, examples)
+    rows = rows[calibration.sample(len(rows), len(seen.space.classes))]
+    distance = whitened.squared_without(
+      seen.space, *whitened.means_without(seen.space, rows)
+    )
   novelty = unknowns.score(seen, found).distance
   true = gallery.label[rows]
   if val is not None:
-    distance = np.concatenate([squared(seen, val.embedding), distance])
+    some = calibration.sample(len(val.label), len(seen.space.classes))
+    distance = np.concatenate([squared(seen, val.embedding[some]), distance])
     held_out = unknowns.judge(seen, val.embedding).distance
     novelty = np.concatenate([held_out, novelty])
-    true = np.concatenate([val.label, true])
+    true = np.concatenate([val.label[some], true])
   if not len(true):
     return Labeller(gallery, seen, 1.0, math.inf)
   scale = calibration.temperature(-distance, true)
-  limit = thresholds.threshold(novelty, acceptance)
+  limit = openset.threshold(novelty, acceptance)
   return Labeller(gallery, seen, scale, limit)
+
+
+def of_run(source: Source, acceptance: float) -> tuple[Labeller, list[str]]:
+  """Fits the classes of a run's labelled images, without test or examples.
+
+  Returns:
+    The labeller, and notes on what is left out.
+
+  Raises:
+    InputError: there are no labelled train images.
+  """
+  rows, added, notes = gallery(source, None)
+  val, missing = split(source, 'val', rows.class_names)
+  return fit(rows, added, val, acceptance=acceptance), notes + missing
 
 
 def squared(seen: Seen, embedding: np.ndarray) -> np.ndarray:
@@ -164,10 +190,24 @@ def squared(seen: Seen, embedding: np.ndarray) -> np.ndarray:
   return whitened.squared(seen.space, rows)
 
 
-def probabilities(labeller: Labeller, embedding: np.ndarray) -> np.ndarray:
-  """Computes the probability of each class, [N, D] -> [N, C], if known."""
-  distance = squared(labeller.seen, embedding)
-  return calibration.softmax(-distance, labeller.temperature)
+def squared_in_blocks(
+  seen: Seen, embedding: np.ndarray
+) -> Iterator[np.ndarray]:
+  """Computes `squared` of so many rows at a time as `classes.blocks` says."""
+  for block in classes.blocks(len(embedding), max(seen.space.means.shape)):
+    yield squared(seen, embedding[block])
+
+
+def guess(
+  labeller: Labeller, embedding: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds each row's nearest centre; the class [N], and its probability [N]."""
+  label, sure = [], []
+  for apart in squared_in_blocks(labeller.seen, embedding):
+    label.append(apart.argmin(axis=1))
+    chance = calibration.softmax(-apart, labeller.temperature)
+    sure.append(chance.max(axis=1))
+  return np.concatenate(label), np.concatenate(sure)
 
 
 def label(
@@ -178,12 +218,11 @@ def label(
   `way` is that of `choice.nearest`.
   """
   found = []
-  for start in range(0, len(embedding), BLOCK):
-    apart = squared(labeller.seen, embedding[start : start + BLOCK])
+  for apart in squared_in_blocks(labeller.seen, embedding):
     chance = calibration.softmax(-apart, labeller.temperature)
-    order = np.argsort(apart, axis=1, kind='stable')[:, :2]
-    first, second = order[:, 0], order[:, -1]
-    at = np.arange(len(order))
+    at, first = np.arange(len(apart)), apart.argmin(axis=1)
+    apart[at, first] = np.inf
+    second = apart.argmin(axis=1)  # the first, where there is one class
     found.append(
       (
         first,

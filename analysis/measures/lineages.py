@@ -7,14 +7,16 @@ Krause, Berg and Fei-Fei 2012, CVPR, 'Hedging your bets', reward depth by one
 multiplier for all nodes instead.)
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.files.taxa import Path, Taxa
+from analysis.measures import calibration, labeller
+from analysis.measures.fitted import Fitted
 from plankton_jax.errors import InputError
-
-Path = tuple[str, ...]  # from the root to a node
 
 
 class Tree(NamedTuple):
@@ -24,11 +26,20 @@ class Tree(NamedTuple):
   paths: tuple[Path, ...]  # [C], no two equal; each ends in the class
   ranks: tuple[str, ...]  # of the levels, [L]
 
-  def node(self, path: Path) -> str:
-    """Names a node: as the class that it is, or by its own name."""
-    if path in self.paths:
-      return self.names[self.paths.index(path)]
-    return path[-1]
+
+class Level(NamedTuple):
+  """The nodes of one level."""
+
+  member: np.ndarray  # [C] the node that each class is in
+  nodes: list[Path]
+
+
+class Likeliest(NamedTuple):
+  """The likeliest class of N images, and the likeliest node of each level."""
+
+  label: np.ndarray  # [N]
+  node: np.ndarray  # [N, L]
+  chance: np.ndarray  # [N, L] its probability
 
 
 class Placed(NamedTuple):
@@ -62,8 +73,9 @@ def grow(
   paths = [lineages.get(name) or (name,) for name in names]
   if sum(len(path) > 1 for path in paths) < 2:
     return None
+  times = collections.Counter(paths)
   paths = [
-    (*path, name) if paths.count(path) > 1 else path
+    (*path, name) if times[path] > 1 else path
     for name, path in zip(names, paths, strict=True)
   ]
   deepest = max(map(len, paths))
@@ -71,20 +83,35 @@ def grow(
   return Tree(tuple(names), tuple(paths), tuple(levels[:deepest]))
 
 
-def nodes(tree: Tree, level: int) -> tuple[np.ndarray, list[Path]]:
-  """Lists the nodes of a level, and which of them each class is in, [C].
+def levels(tree: Tree) -> list[Level]:
+  """Lists the nodes of each level, the root's first.
 
   A class whose lineage ends above stands for itself.
   """
-  cut = [path[: level + 1] for path in tree.paths]
-  found = sorted(set(cut))
-  place = {path: at for at, path in enumerate(found)}
-  return np.array([place[path] for path in cut]), found
+  found = []
+  for level in range(len(tree.ranks)):
+    cut = [path[: level + 1] for path in tree.paths]
+    nodes = sorted(set(cut))
+    place = {path: at for at, path in enumerate(nodes)}
+    found.append(Level(np.array([place[path] for path in cut]), nodes))
+  return found
+
+
+def likeliest(levels: Sequence[Level], chance: np.ndarray) -> Likeliest:
+  """Finds the likeliest node of each level by probabilities [N, C]."""
+  node = np.empty((len(chance), len(levels)), int)
+  top = np.empty(node.shape)
+  for at, level in enumerate(levels):
+    sums = summed(chance, level.member)
+    node[:, at], top[:, at] = sums.argmax(axis=1), sums.max(axis=1)
+  return Likeliest(chance.argmax(axis=1), node, top)
 
 
 def summed(chance: np.ndarray, member: np.ndarray) -> np.ndarray:
   """Sums probabilities [N, C] over the classes of each node, to [N, nodes]."""
-  return chance @ np.eye(member.max() + 1)[member]
+  order = np.argsort(member, kind='stable')
+  starts = np.searchsorted(member[order], np.arange(member.max() + 1))
+  return np.add.reduceat(chance[:, order], starts, axis=1)
 
 
 def threshold(chance: np.ndarray, right: np.ndarray, sure: float) -> float:
@@ -102,57 +129,64 @@ def threshold(chance: np.ndarray, right: np.ndarray, sure: float) -> float:
 
 
 def calibrate(
-  tree: Tree, chance: np.ndarray, true: np.ndarray, sure: float
+  levels: Sequence[Level], found: Likeliest, true: np.ndarray, sure: float
 ) -> tuple[float, ...]:
-  """Sets each level's threshold on images [N, C] of known classes [N].
+  """Sets each level's threshold on N images of known classes [N].
 
   Deepest first: a level counts the images that no deeper one has named, as
   these are harder. A level of one node names nothing, and gets infinity.
   """
-  limits = [np.inf] * len(tree.ranks)
+  limits = [np.inf] * len(levels)
   left = np.arange(len(true))
-  for level in reversed(range(len(tree.ranks))):
-    member, found = nodes(tree, level)
-    if len(found) < 2:
+  for at in reversed(range(len(levels))):
+    member, nodes = levels[at]
+    if len(nodes) < 2:
       continue
-    at_level = summed(chance[left], member)
-    right = at_level.argmax(axis=1) == member[true[left]]
-    top = at_level.max(axis=1)
-    limits[level] = threshold(top, right, sure)
-    left = left[top < limits[level]]
+    right = found.node[left, at] == member[true[left]]
+    top = found.chance[left, at]
+    limits[at] = threshold(top, right, sure)
+    left = left[top < limits[at]]
   return tuple(limits)
 
 
 def place(
-  tree: Tree, chance: np.ndarray, limits: Sequence[float]
+  tree: Tree,
+  levels: Sequence[Level],
+  found: Likeliest,
+  limits: Sequence[float],
 ) -> list[Placed]:
-  """Gives each image, probabilities [N, C], its deepest sure node."""
-  found = [NOWHERE] * len(chance)
-  for level, limit in enumerate(limits):
-    member, paths = nodes(tree, level)
-    at_level = summed(chance, member)
-    best = at_level.argmax(axis=1)
-    for row in np.flatnonzero(at_level.max(axis=1) >= limit).tolist():
-      path = paths[best[row]]
-      found[row] = Placed(
+  """Gives each image its deepest sure node, called as the class that it is."""
+  names = dict(zip(tree.paths, tree.names, strict=True))
+  placed = [NOWHERE] * len(found.label)
+  for at, limit in enumerate(limits):
+    for row in np.flatnonzero(found.chance[:, at] >= limit).tolist():
+      path = levels[at].nodes[found.node[row, at]]
+      placed[row] = Placed(
         path,
-        tree.node(path),
+        names.get(path, path[-1]),
         tree.ranks[len(path) - 1],
-        min(float(at_level[row, best[row]]), 1.0),
+        min(float(found.chance[row, at]), 1.0),
       )
-  return found
+  return placed
 
 
-def distances(tree: Tree) -> np.ndarray:
-  """Counts the edges of the tree between each two classes, int [C, C]."""
-  shared = np.array([[_shared(a, b) for b in tree.paths] for a in tree.paths])
+def edges(
+  tree: Tree, levels: Sequence[Level], one: np.ndarray, other: np.ndarray
+) -> np.ndarray:
+  """Counts the edges of the tree between pairs of classes, [N] and [N]."""
   length = np.array([len(path) for path in tree.paths])
-  return length[:, None] + length[None, :] - 2 * shared
+  shared = np.zeros(len(one), int)
+  for member, _ in levels:
+    shared += member[one] == member[other]
+  # A class stands for itself below the end of its lineage, too.
+  shared = np.minimum(shared, length[one])
+  return length[one] + length[other] - 2 * shared
 
 
 def measure(
   tree: Tree,
-  chance: np.ndarray,
+  levels: Sequence[Level],
+  found: Likeliest,
   true: np.ndarray,
   limits: Sequence[float],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -160,7 +194,8 @@ def measure(
 
   Args:
     tree: of the classes.
-    chance: [N, C] of test images.
+    levels: of the tree.
+    found: of N test images.
     true: [N] classes.
     limits: of the levels.
 
@@ -172,7 +207,7 @@ def measure(
     `named_accuracy`, the share of these whose node holds the true class.
   """
   lines = []
-  placed = place(tree, chance, limits)
+  placed = place(tree, levels, found, limits)
   good = np.array(
     [
       tree.paths[label][: len(one.path)] == one.path
@@ -180,39 +215,98 @@ def measure(
     ]
   )
   left = np.ones(len(true), bool)
-  for level in reversed(range(len(limits))):
-    member, found = nodes(tree, level)
-    at_level = summed(chance, member)
-    right = at_level.argmax(axis=1) == member[true]
-    named = left & (at_level.max(axis=1) >= limits[level])
+  for at in reversed(range(len(limits))):
+    member, nodes = levels[at]
+    named = left & (found.chance[:, at] >= limits[at])
     left &= ~named
     lines.append(
       {
-        'rank': tree.ranks[level],
-        'nodes': len(found),
-        'accuracy': _mean(right),
-        'threshold': limits[level] if np.isfinite(limits[level]) else np.nan,
+        'rank': tree.ranks[at],
+        'nodes': len(nodes),
+        'accuracy': _mean(found.node[:, at] == member[true]),
+        'threshold': limits[at] if np.isfinite(limits[at]) else np.nan,
         'named': _mean(named),
         'named_accuracy': _mean(good[named]),
       }
     )
-  label = chance.argmax(axis=1)
-  wrong = label != true
+  wrong = found.label != true
+  far = edges(tree, levels, found.label[wrong], true[wrong])
   return lines[::-1], {
     'mistakes': int(wrong.sum()),
-    'taxonomic_distance': _mean(distances(tree)[label[wrong], true[wrong]]),
+    'taxonomic_distance': _mean(far),
     'named': _mean(~left),
     'named_accuracy': _mean(good[~left]),
   }
 
 
-def _shared(a: Path, b: Path) -> int:
-  count = 0
-  for one, other in zip(a, b, strict=False):
-    if one != other:
-      break
-    count += 1
-  return count
+class Ranks(NamedTuple):
+  """Holds how sure a labeller is at each rank; empty without lineages."""
+
+  tree: Tree | None = None
+  levels: Sequence[Level] = ()  # of the tree
+  limits: Sequence[float] = ()  # of the levels; empty without val images
+  lines: Sequence[Mapping[str, Any]] = ()  # of the levels, by test images
+  measures: Mapping[str, Any] = {}
+  far: np.ndarray | None = None  # edges to the true class, of each mistake
+  remarks: Sequence[str] = ()
+
+
+def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
+  """Sets the thresholds of ranks on val images, and tests them on test images.
+
+  `sure` is the share of right names to reach at a rank.
+  """
+  names = fitted.labeller.gallery.class_names
+  known_as = {name: taxon.lineage for name, taxon in known.of.items()}
+  tree = grow(names, known_as, known.ranks)
+  if tree is None:
+    return Ranks()
+  every = levels(tree)
+  if fitted.val is None:
+    remarks = ['No val images: names are not backed off.']
+    return Ranks(tree, every, remarks=remarks)
+  limits = calibrate(
+    every,
+    _likeliest_of(every, fitted, fitted.val.embedding),
+    fitted.val.label,
+    sure,
+  )
+  lacking = [name for name in names if not known_as.get(name)]
+  remarks = []
+  if lacking:
+    more = ', ...' if len(lacking) > 5 else ''
+    remarks.append(
+      f'{len(lacking)} classes have no lineage: {", ".join(lacking[:5])}{more}.'
+    )
+  if fitted.held_out is None:
+    return Ranks(tree, every, limits, remarks=remarks)
+  tested = _likeliest_of(every, fitted, fitted.held_out.embedding)
+  true = fitted.held_out.label
+  lines, measures = measure(tree, every, tested, true, limits)
+  wrong = tested.label != true
+  far = edges(tree, every, tested.label[wrong], true[wrong])
+  return Ranks(tree, every, limits, lines, measures, far, remarks)
+
+
+def place_images(
+  ranks: Ranks, fitted: Fitted, embedding: np.ndarray
+) -> list[Placed]:
+  """Gives each row [N, D] its lowest sure node; nothing without thresholds."""
+  if ranks.tree is None or not ranks.limits:
+    return []
+  found = _likeliest_of(ranks.levels, fitted, embedding)
+  return place(ranks.tree, ranks.levels, found, ranks.limits)
+
+
+def _likeliest_of(
+  levels: Sequence[Level], fitted: Fitted, embedding: np.ndarray
+) -> Likeliest:
+  """Finds the likeliest nodes of rows [N, D], some rows at a time."""
+  parts = [
+    likeliest(levels, calibration.softmax(-apart, fitted.labeller.temperature))
+    for apart in labeller.squared_in_blocks(fitted.labeller.seen, embedding)
+  ]
+  return Likeliest(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _mean(values: np.ndarray) -> float:

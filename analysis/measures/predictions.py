@@ -183,13 +183,14 @@ def classes(
     if one.known:
       sure.setdefault(one.nearest, []).append(one.confidence)
   images = np.bincount(labeller.gallery.label).tolist()
+  known = set(trained)
   lines = []
   for i, name in enumerate(labeller.gallery.class_names):
     own = sure.get(name, [])
     lines.append(
       {
         'class': name,
-        'trained': name in trained,
+        'trained': name in known,
         'labelled': images[i],
         'predicted': len(own),
         'mean_confidence': float(np.mean(own)) if own else np.nan,

@@ -115,10 +115,10 @@ def hold_out(
   known = counting.gather(space, fit.val, added, unseen)
   quantifier = counting.fit(known, fit.labeller.threshold)
   places = [counting.place(space, fit.held_out.embedding)]
-  true = [fit.held_out.label]
+  true = [space.counted[fit.held_out.label]]
   if met is not None:
     places.append(counting.place(space, met.embedding))
-    true.append(np.full(len(met.label), len(fit.labeller.gallery.class_names)))
+    true.append(np.full(len(met.label), len(space.names)))
   placed = Placed(*map(np.concatenate, zip(*places, strict=True)))
   return Apart(
     quantifier,

@@ -15,16 +15,16 @@ The score is their sum, each over its standard deviation on held-out images.
 docs/unknowns.md compares it with others.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis.measures import classes, whitened
+from analysis.measures import calibration, classes, whitened
 from analysis.measures.openset import Judged
 from analysis.measures.whitened import Whitened
 from plankton_jax.neighbours import search
 
-BLOCK = 8192  # rows in float64 at a time
 # Labelled rows among which neighbours are sought: the time is that by the
 # number of images, and more rows hardly change the density.
 MOST = 20_000
@@ -43,6 +43,13 @@ class Distances(NamedTuple):
   mean: np.ndarray  # [N] to the nearest class mean
   angle: np.ndarray  # [N] 1 - cos
   density: np.ndarray  # [N] a ratio
+
+
+class ToMeans(NamedTuple):
+  """A sample of labelled rows, by their squared distances to the means."""
+
+  rows: np.ndarray  # [T]
+  squared: np.ndarray  # [T, C]
 
 
 class Seen(NamedTuple):
@@ -85,7 +92,7 @@ def fit(
   if held_out is not None and len(held_out) > 1:
     found = distances(seen, held_out)
   else:
-    _, _, found = distances_without(seen, np.arange(len(embedding)))
+    _, found = distances_without(seen, np.arange(len(embedding)))
   return seen._replace(scale=_scale(found))
 
 
@@ -97,7 +104,7 @@ def _scale(found: Distances) -> np.ndarray:
 
 def fit_crosswise(
   embedding: np.ndarray, label: np.ndarray, *, neighbours: int
-) -> tuple[Seen, np.ndarray, np.ndarray, Distances]:
+) -> tuple[Seen, np.ndarray, Distances, ToMeans]:
   """Fits the score where all that is known are the labelled rows [N, D].
 
   Each class is dealt out to `FOLDS` parts; the rows of a part are judged by a
@@ -108,8 +115,8 @@ def fit_crosswise(
 
   Returns:
     The fit to all rows, with the scale of the held out ones; the rows that were
-    held out, [S]; their squared distances to the means, [S, C]; and their
-    distances.
+    held out, [S], and their distances; and a sample of them, by their squared
+    distances to the means.
   """
   _, members, count = np.unique(label, return_inverse=True, return_counts=True)
   # The k-th neighbour of a row is of its class with every part left out; beyond
@@ -122,21 +129,25 @@ def fit_crosswise(
   for c in range(len(count)):
     part[members == c] = np.arange(count[c]) % FOLDS
   part[count[members] == 1] = -1
-  held_out, to_means, found = [], [], []
+  shown = np.zeros(len(label), bool)
+  shown[calibration.sample(len(label), len(count))] = True
+  held_out, sampled, to_means, found = [], [], [], []
   for own in range(FOLDS):
     rest = part != own
     rows = np.flatnonzero(~rest)
     others = fit(embedding[rest], label[rest], None, neighbours=neighbours)
-    white = whitened.whiten(others.space, embedding[rows])
     held_out.append(rows)
-    to_means.append(whitened.squared(others.space, white))
     found.append(distances(others, embedding[rows]))
+    some = rows[shown[rows]]
+    white = whitened.whiten(others.space, embedding[some])
+    sampled.append(some)
+    to_means.append(whitened.squared(others.space, white))
   every = Distances(*map(np.concatenate, zip(*found, strict=True)))
   return (
     seen._replace(scale=_scale(every)),
     np.concatenate(held_out),
-    np.concatenate(to_means),
     every,
+    ToMeans(np.concatenate(sampled), np.concatenate(to_means)),
   )
 
 
@@ -144,55 +155,71 @@ def distances(seen: Seen, embedding: np.ndarray) -> Distances:
   """Computes the distances of embeddings [N, D]."""
   space = seen.space
   means = classes.directions(space.means)
-  members, far, angles, directions = [], [], [], []
-  for start in range(0, len(embedding), BLOCK):
-    rows = whitened.whiten(space, embedding[start : start + BLOCK])
-    to_means = whitened.squared(space, rows)
+  found = []
+  for block in classes.blocks(len(embedding), max(means.shape)):
+    rows = whitened.whiten(space, embedding[block])
     unit = classes.directions(rows)
-    members.append(to_means.argmin(axis=1))
-    far.append(np.sqrt(to_means.min(axis=1)))
-    angles.append(1.0 - (unit @ means.T).max(axis=1))
-    directions.append(unit.astype(np.float32))
-  if not members:
-    return Distances(np.empty(0, space.classes.dtype), *np.empty((3, 0)))
-  nearest = np.concatenate(members)
-  return Distances(
-    space.classes[nearest],
-    np.concatenate(far),
-    np.concatenate(angles),
-    _density(seen, np.concatenate(directions), nearest, None),
-  )
+    found.append(_nearest(unit, whitened.squared(space, rows), unit @ means.T))
+  return _distances(seen, found, None)
 
 
 def distances_without(
   seen: Seen, which: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, Distances]:
+) -> tuple[np.ndarray, Distances]:
   """Computes the distances of labelled rows `which` [R], each left out.
 
   A row counts neither for the mean of its class nor as its own neighbour. Rows
   alone in their class are dropped.
 
   Returns:
-    The rows that remain, [S], their squared distances to the means, [S, C], and
-    their distances.
+    The rows that remain, [S], and their distances.
   """
   space = seen.space
+  means = classes.directions(space.means)
   which, own_means = whitened.means_without(space, which)
-  to_means = whitened.squared_without(space, which, own_means)
-  unit = classes.directions(space.rows[which])
-  cosines = unit @ classes.directions(space.means).T
-  own = np.sum(unit * classes.directions(own_means), axis=1)
-  cosines[np.arange(len(which)), space.members[which]] = own
-  nearest = to_means.argmin(axis=1)
-  return (
-    which,
-    to_means,
-    Distances(
-      space.classes[nearest],
-      np.sqrt(to_means.min(axis=1)),
-      1.0 - cosines.max(axis=1),
-      _density(seen, unit.astype(np.float32), nearest, which),
-    ),
+  found = []
+  for block in classes.blocks(len(which), max(means.shape)):
+    rows, own = which[block], own_means[block]
+    unit = classes.directions(space.rows[rows])
+    cosines = unit @ means.T
+    cosines[np.arange(len(rows)), space.members[rows]] = np.sum(
+      unit * classes.directions(own), axis=1
+    )
+    to_means = whitened.squared_without(space, rows, own)
+    found.append(_nearest(unit, to_means, cosines))
+  return which, _distances(seen, found, which)
+
+
+class _Nearest(NamedTuple):
+  """What a block of rows needs of all means."""
+
+  directions: np.ndarray  # [N, D] float32
+  member: np.ndarray  # [N] the nearest mean
+  mean: np.ndarray  # [N] the distance to it
+  angle: np.ndarray  # [N] 1 - cos
+
+
+def _nearest(
+  unit: np.ndarray, to_means: np.ndarray, cosines: np.ndarray
+) -> _Nearest:
+  return _Nearest(
+    unit.astype(np.float32),
+    to_means.argmin(axis=1),
+    np.sqrt(to_means.min(axis=1)),
+    1.0 - cosines.max(axis=1),
+  )
+
+
+def _distances(
+  seen: Seen, found: Sequence[_Nearest], own: np.ndarray | None
+) -> Distances:
+  """Puts blocks together; `own` is as in `_density`."""
+  every = _Nearest(*map(np.concatenate, zip(*found, strict=True)))
+  return Distances(
+    seen.space.classes[every.member],
+    every.mean,
+    every.angle,
+    _density(seen, every.directions, every.member, own),
   )
 
 

@@ -11,7 +11,6 @@ from plankton_jax import host
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files import write_errors
 
-_NO_HOME = 'Could not determine home directory.'  # of pathlib's expanduser
 HELP = ('--help', '-help', '-h')
 
 
@@ -63,10 +62,6 @@ def errors_as_lines(interrupted: str = 'interrupted') -> Iterator[None]:
   except KeyboardInterrupt:
     print(interrupted, file=sys.stderr)
     sys.exit(130)
-  except RuntimeError as error:
-    if str(error) != _NO_HOME:
-      raise
-    fail('a path begins with ~ and a name that no user here has: write it out')
   except OSError as error:
     text = write_errors.explain(error)
     if text is None:

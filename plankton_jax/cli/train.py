@@ -35,7 +35,7 @@ from configs import base
 from plankton_jax import host
 from plankton_jax.cli import command, config_help, processes
 from plankton_jax.errors import InputError
-from plankton_jax.files import config_file
+from plankton_jax.files import config_file, home
 from plankton_jax.train import config_check
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -121,7 +121,7 @@ def _filename() -> str:
 def _workdir() -> pathlib.Path:
   """Expands --workdir, or names one after the config and says so."""
   if WORKDIR.value:
-    return pathlib.Path(WORKDIR.value).expanduser()
+    return home.expand(WORKDIR.value)
   workdir = config_file.default_workdir(_filename())
   print(
     f'--workdir is not given: the run is kept in {workdir}', file=sys.stderr

@@ -18,10 +18,9 @@ from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 log = logging.getLogger(__name__)
-
-_FEWEST = 4  # images of an unseen class at least, if enough classes have them
 
 
 class Originals:
@@ -111,22 +110,16 @@ def load(
     InputError: a field or the images cannot be used, or the data no longer
       fits the split.
   """
-  _check(
-    resize=resize,
-    size=size,
-    channels=channels,
-    white=white,
-    crop=crop,
-    pixel_um=pixel_um,
-    on_bad_image=on_bad_image,
-  )
+  pixels: dict[str, Any]
+  pixels = {'size': size, 'resize': resize, 'channels': channels, 'crop': crop}
+  _check(**pixels, white=white, pixel_um=pixel_um, on_bad_image=on_bad_image)
   if own_split and (source != 'folder' or class_level != 'auto'):
     raise InputError(
       "data.own_split needs data.source='folder' and data.class_level='auto'"
     )
   group_regex = select.group_regex(source, group_by, group_regex)
   splits.check(fractions, group_regex, rare)
-  workdir, cache = Path(workdir), Path(cache_dir).expanduser()
+  workdir, cache = Path(workdir), home.expand(cache_dir)
   selected = select.source(
     source=source,
     path=path,
@@ -143,17 +136,7 @@ def load(
   selected = select.choose(selected, classes)
   # Unknown names are refused before anything is decoded.
   used_classes.order(selected.class_names, unseen_classes, seed)
-  decoded = _decoded(
-    selected,
-    cache,
-    white,
-    size=size,
-    resize=resize,
-    channels=channels,
-    crop=tuple(crop),
-  )
-  if note := bars.describe(decoded.bars):
-    log.warning('%s', note)
+  decoded = _decoded(selected, cache, white, **pixels | {'crop': tuple(crop)})
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
@@ -312,11 +295,11 @@ def _drawn(
   are drawn where two classes to train on would not be left.
   """
   counts = np.bincount(labels, minlength=len(class_names))
-  small = [n for n, c in zip(class_names, counts, strict=True) if c < _FEWEST]
+  small = [
+    class_names[i] for i in np.flatnonzero(counts < splits.FEWEST).tolist()
+  ]
   large = len(class_names) - len(small)
-  drawn = count
-  if large - 2 < count and large >= 2:
-    drawn = large - 2
+  drawn = min(count, large - 2) if large >= 2 else count
   before = split_file.unseen_classes(workdir / 'split.json')
   if before is not None and len(before) == count:
     return before
@@ -326,7 +309,7 @@ def _drawn(
       ' images are needed to train on',
       count,
       drawn,
-      _FEWEST,
+      splits.FEWEST,
     )
   names, num_seen = used_classes.order(class_names, drawn, seed, small)
   return list(names[num_seen:])
@@ -390,7 +373,7 @@ def _decoded(
     cache_dir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise InputError(
-      f'data.cache_dir: {cache_dir}: {error.strerror}'
+      f'data.cache_dir: {cache_dir}: {error.strerror}; choose another'
     ) from error
   if not reused:
     found = selected.records()
@@ -411,4 +394,6 @@ def _decoded(
     'reused' if reused else f'built in {time.monotonic() - started:.1f} s',
     directory,
   )
+  if note := bars.describe(decoded.bars):
+    log.warning('%s', note)
   return decoded

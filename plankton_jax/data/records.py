@@ -23,7 +23,7 @@ from tensorflow_datasets.core import dataset_info, sequential_writer
 from plankton_jax.data.public import catalogue
 from plankton_jax.data.sources.source import Source, none_readable
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, home
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
   """
   if not name:
     raise InputError('data.name is empty: name the TFDS data set')
-  root = os.path.expanduser(data_dir) if data_dir else None
+  root = os.fspath(home.expand(data_dir)) if data_dir else None
   try:
     with _quiet():
       # From the files alone: the code of a data set may need TensorFlow.

@@ -11,7 +11,7 @@ import numpy as np
 
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import flowcam, folder, ifcb
+from plankton_jax.data.sources import archives, flowcam, folder, ifcb
 from plankton_jax.data.sources.files import expanded, walk
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
@@ -118,7 +118,7 @@ def objects(
   found = described(path, image_rank, field=field)
   if found is not None:
     return found
-  return folder.objects(folder.scan(path, field=field))
+  return folder.scan(path, field=field).images
 
 
 def described(
@@ -137,22 +137,26 @@ def described(
 
   place = expanded(path, field)
   inside = [*walk(place)] if place.is_dir() else [place]
-  if any(map(ifcb.is_bin, inside)) or ifcb.is_archive(place):
-    return ifcb.objects(path, field=field)
+  loose = any(map(ifcb.is_bin, inside))
+  if loose or (place.is_file() and archives.is_zip(place)):
+    bins = ifcb.find(place)
+    if bins is not None:
+      return bins
   if any(map(flowcam.is_list, inside)):
     return flowcam.objects(path, field=field)
   if place.is_file() or any(map(files.is_table, inside)):
     return ecotaxa.objects(path, image_rank, field=field)
-  zipped = [file for file in inside if file.suffix.lower() == '.zip']
-  if any(map(ifcb.is_archive, zipped)):
-    return ifcb.objects(path, field=field)
-  if zipped:
-    # It may hold an export, or anything else.
-    try:
-      return ecotaxa.objects(path, image_rank, field=field)
-    except InputError as error:
-      log.info('%s', error)
-  return None
+  if not any(file.suffix.lower() == '.zip' for file in inside):
+    return None
+  # Archives in a folder may hold bins, an export, or anything else.
+  bins = ifcb.find(place)
+  if bins is not None:
+    return bins
+  try:
+    return ecotaxa.objects(path, image_rank, field=field)
+  except InputError as error:
+    log.info('%s', error)
+    return None
 
 
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:

@@ -13,6 +13,7 @@ from absl import flags
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 WORKDIR = flags.DEFINE_string(
   'workdir', None, "A trained run's folder, or one that this command wrote."
@@ -100,8 +101,8 @@ def main(argv: Sequence[str]) -> None:
   workdir, format, out = (_required(flag) for flag in (WORKDIR, FORMAT, OUT))
   host.show_log(0)
   export(
-    pathlib.Path(workdir).expanduser(),
-    pathlib.Path(out).expanduser(),
+    home.expand(workdir),
+    home.expand(out),
     format=format,
     step=STEP.value,
     license=LICENSE.value,

@@ -103,9 +103,9 @@ def _measures(encoder: Encoder, workdir: pathlib.Path) -> str:
   return '\n'.join(table)
 
 
-def _rounded(value: float | None) -> str:
+def _rounded(value: float) -> str:
   """Rounds a measure; writes a dash for one that is not defined."""
-  return '–' if value is None or math.isnan(value) else f'{value:.3f}'
+  return '–' if math.isnan(value) else f'{value:.3f}'
 
 
 def _logged(path: pathlib.Path, step: int) -> dict[str, log.Row]:

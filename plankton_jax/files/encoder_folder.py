@@ -8,7 +8,7 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic, json_text, weight_file
+from plankton_jax.files import atomic, home, json_text, weight_file
 
 WEIGHTS = 'encoder.safetensors'
 BUNDLED = pathlib.Path(__file__).parents[1] / 'encoders'  # a folder for each
@@ -20,7 +20,7 @@ def find(name: str | pathlib.Path) -> pathlib.Path | None:
   A folder comes before a bundled encoder of the same name; None if there is
   neither.
   """
-  folder = pathlib.Path(name).expanduser()
+  folder = home.expand(name)
   places = [folder]
   if len(folder.parts) == 1:
     places.append(BUNDLED / folder)
@@ -103,7 +103,9 @@ def _halved(name: str, array: np.ndarray) -> np.ndarray:
     return array
   largest = float(np.abs(array).max())
   if largest > float(np.finfo(np.float16).max):
-    raise InputError(f'{name} has {largest:.3g}: too large for float16')
+    raise InputError(
+      f'{name} has {largest:.3g}: too large for float16; leave out --half'
+    )
   return np.asarray(array, np.float16)
 
 

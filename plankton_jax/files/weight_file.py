@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 _TYPES = frozenset(
   {'F64', 'F32', 'F16', 'BOOL'}
@@ -26,7 +27,7 @@ def is_named(path: str) -> bool:
 
   Anything else names an encoder of this project.
   """
-  file = pathlib.Path(path).expanduser()
+  file = home.expand(path)
   return file.suffix.lower() in _ENDINGS or file.is_file()
 
 

@@ -98,7 +98,7 @@ def statistics(measures: np.ndarray, *, size: bool) -> dict[str, np.ndarray]:
   }
 
 
-def unit(measures: np.ndarray, in_um: bool) -> str:
+def unit(measures: np.ndarray, *, in_um: bool) -> str:
   """Says in which unit sizes are, and why or with what loss.
 
   Args:

@@ -18,7 +18,7 @@ import flax.traverse_util
 import numpy as np
 
 from plankton_jax.errors import InputError
-from plankton_jax.files import encoder_folder, weight_file
+from plankton_jax.files import encoder_folder, home, weight_file
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import lora, transfer
 from plankton_jax.nn.backbone import Backbone, Published, Weights
@@ -50,7 +50,7 @@ def check(config: Config) -> None:
   if _is_ours(path):
     encoder_folder.need(path, 'encoder.pretrained')
   elif path:
-    _need_file(pathlib.Path(path).expanduser())
+    _need_file(home.expand(path))
 
 
 def begin(
@@ -77,7 +77,7 @@ def begin(
       'encoder.pretrained: no weights can be read for this encoder; leave it'
       ' empty'
     )
-  weights = read(pathlib.Path(path).expanduser(), published)
+  weights = read(home.expand(path), published)
   return convert(
     variables,
     weights,
@@ -96,7 +96,10 @@ def _is_ours(path: str) -> bool:
 
 def _need_file(path: pathlib.Path) -> None:
   if not path.is_file():
-    raise InputError(f'encoder.pretrained: {path}: no such file')
+    raise InputError(
+      f'encoder.pretrained: {path}: no such file; docs/pretrained.md says where'
+      ' to get one'
+    )
 
 
 def read(path: pathlib.Path, published: Published) -> Weights:
@@ -125,7 +128,8 @@ def read(path: pathlib.Path, published: Published) -> Weights:
   )
   if prefix is None:
     raise InputError(
-      f'{path}: not a {published.network}: no {landmark!r} in it'
+      f'{path}: not a {published.network}: no {landmark!r} in it; set'
+      ' encoder.name to the network of these weights'
     )
   return {
     name.removeprefix(prefix): array

@@ -1,5 +1,6 @@
 """Measures a split by the objective and by retrieval."""
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 
 from plankton_jax import retrieval
 from plankton_jax.nn import whitening as whitenings
-from plankton_jax.train import batches, diverged, job, sharding
+from plankton_jax.train import batches, failures, job, sharding
 from plankton_jax.train.experiment import Experiment
 from plankton_jax.train.state import TrainState
 
@@ -58,7 +59,7 @@ def evaluate(
   finite = np.isfinite(embeddings).all(axis=1)
   losses = np.array([values['loss'] for values in metrics])
   finite &= np.repeat(np.isfinite(losses), size)[: len(rows)]
-  diverged.check_split(split, finite, data.ids[rows], int(state.step))
+  failures.check_split(split, finite, data.ids[rows], int(state.step))
   sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
   kept = min(len(rows), _RETRIEVAL_IMAGES)
   if whitening is not None:
@@ -144,6 +145,16 @@ def average(
   return {name: mean(name) for name in metrics[0] if name in names} | {
     'count': float(sum(values['count'] for values in metrics))
   }
+
+
+def describe(values: dict[str, float]) -> str:
+  """Describes a split's measures in a line, without those not defined."""
+  names = ('loss', 'accuracy', 'd_ap', 'd_an', 'recall_at_1', 'map_at_r')
+  return '  '.join(
+    f'{name} {values[name]:.4f}'
+    for name in names
+    if name in values and not math.isnan(values[name])
+  )
 
 
 def as_logged(values: dict[str, float]) -> dict[str, float]:

@@ -14,21 +14,25 @@ import numpy as np
 from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, shorten_list
-from plankton_jax.files import config_file, write_errors
+from plankton_jax.files import config_file, home, write_errors
 from plankton_jax.files.config_file import Config
 from plankton_jax.nn import measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
-  collapse,
   config_check,
-  diverged,
+  failures,
   job,
   sharding,
   store,
 )
 from plankton_jax.train import progress as progresses
-from plankton_jax.train.evaluation import as_logged, evaluate, fit_whitening
+from plankton_jax.train.evaluation import (
+  as_logged,
+  describe,
+  evaluate,
+  fit_whitening,
+)
 from plankton_jax.train.experiment import Experiment, assemble
 from plankton_jax.train.log import Log, Quiet
 from plankton_jax.train.progress import Measure, Place, Progress
@@ -58,6 +62,13 @@ class _Run(NamedTuple):
   log: Log | Quiet
 
 
+class _Lap(NamedTuple):
+  """The beginning of an epoch, or of a resumed run's part of it."""
+
+  seconds: float  # of the monotonic clock
+  step: int  # the last one before it
+
+
 def load_data(
   config: Config, workdir: str | pathlib.Path, *, writes: bool = True
 ) -> pipeline.Data:
@@ -76,9 +87,7 @@ def load_data(
     data['classes'] = config_check.class_names('data.classes', data['classes'])
   if 'unseen_classes' in data:
     data['unseen_classes'] = config_check.unseen_classes(data['unseen_classes'])
-  with write_errors.explained(
-    pathlib.Path(config['data']['cache_dir']).expanduser()
-  ):
+  with write_errors.explained(home.expand(config['data']['cache_dir'])):
     return config_file.build(
       pipeline.load,
       config | {'data': data},
@@ -164,7 +173,7 @@ def _first_log(
   if not job.is_first():
     return Quiet()
   config_file.write(config, workdir)
-  diverged.forget(workdir)
+  failures.forget(workdir)
   store.forget_whitening(workdir)
   return Log(
     workdir,
@@ -207,6 +216,43 @@ def _checkpoint_bytes(config: Config, experiment: Experiment) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
+def _announce(run: _Run, state: TrainState) -> None:
+  """Logs what is trained, and from where a resumed run goes on."""
+  data, schedule = run.data, run.experiment.schedule
+  sizes = ', '.join(f'{len(rows):,} {n}' for n, rows in data.splits.items())
+  leaves = jax.tree.leaves(state.params['encoder'])
+  run.log.say(
+    f'{data.num_seen} of {len(data.class_names)} classes trained on;'
+    f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
+    f' {jax.device_count()} {jax.default_backend()} device(s)'
+    + (f' in {count} processes' if (count := jax.process_count()) > 1 else '')
+  )
+  inputs = run.experiment.measures
+  if inputs is not None and run.experiment.model.size:
+    in_um = bool(state.batch_stats[MEASURES]['in_um'])
+    run.log.say(measures.unit(inputs[data.splits['train']], in_um=in_um))
+  if step := int(state.step):
+    run.log.say(
+      f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
+      f' (epoch {step / schedule.steps_per_epoch:.2f} of {schedule.epochs})'
+    )
+  elif seen := _seen_before(run):
+    run.log.say(
+      f'WARNING: encoder.pretrained={run.config["encoder"]["pretrained"]} was'
+      f' trained on {shorten_list(seen)}: as unseen classes they are'
+      ' measured too well'
+    )
+
+
+def _seen_before(run: _Run) -> list[str]:
+  """Lists the unseen classes that the encoder to begin from was trained on."""
+  labels = np.unique(run.data.labels[run.data.splits['unseen']])
+  return transfer.common(
+    transfer.seen_classes(run.config['encoder']['pretrained']),
+    [run.data.class_names[label] for label in labels],
+  )
+
+
 def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
   """Trains and validates in turn, to the end or an early stop."""
   schedule = run.experiment.schedule
@@ -222,11 +268,11 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> TrainState:
       found = evaluate(run.experiment, run.data, 'val', state)
       run.log.write('val', place.logged, found)
       measure = progresses.measure_of(found, step)
-      if step == schedule.first_validation:
-        _explain_undefined(run, found, measure)
-      if not progress.collapsed and (text := _collapse(run, place, recent)):
-        progress = progress._replace(collapsed=True)
-        _warn_or_stop(run, place, text)
+      if step == schedule.first_validation and (
+        text := progresses.explain_undefined(found, measure, patience)
+      ):
+        run.log.say(f'WARNING: {text}')
+      progress = _check_collapse(run, place, recent, progress)
       best = measure.value > progress.best_measure
       progress = progress.after_validation(measure, found['loss'])
       if place.ends_epoch:
@@ -294,7 +340,7 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
 
   logged = []
   for place, metrics in steps:
-    diverged.check_step(
+    failures.check_step(
       metrics,
       place.step,
       image_names,
@@ -305,56 +351,30 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
   return logged
 
 
-def _explain_undefined(
-  run: _Run, found: dict[str, float], measure: Measure
-) -> None:
-  """Warns of what validation cannot measure, and says what replaces it."""
-  missing = [
-    shown
-    for name, shown in (('loss', 'the loss'), ('map_at_r', 'MAP@R'))
-    if math.isnan(found[name])
-  ]
-  if not missing:
-    return
-  chosen = {
-    'step': 'the newest checkpoint counts as the best',
-    'loss': 'the checkpoint with the lowest loss counts as the best',
-  }.get(measure.name, f'the checkpoint with the best {measure.name} is kept')
-  stops = ''
-  if math.isnan(found['loss']) and run.config['early_stop_validations']:
-    stops = ', and training does not stop early'
-  run.log.say(
-    f'WARNING: validation does not define {" and ".join(missing)}: too few'
-    f' images of each class; {chosen}{stops}. Raise the validation share of'
-    ' data.fractions'
-  )
+def _check_collapse(
+  run: _Run, place: Place, recent: list[dict[str, float]], progress: Progress
+) -> Progress:
+  """Reports, once in a run, that the space collapsed since the last validation.
 
-
-def _collapse(
-  run: _Run, place: Place, recent: list[dict[str, float]]
-) -> str | None:
-  """Says what collapsed since the last validation; None if nothing."""
-  schedule = run.experiment.schedule
-  return collapse.diagnose(
+  Raises:
+    DivergedError: it did, and `on_collapse` is 'stop'.
+  """
+  if progress.collapsed:
+    return progress
+  experiment = run.experiment
+  text = failures.diagnose_collapse(
     recent,
-    collapsed_loss=run.experiment.objective.collapsed_loss,
+    collapsed_loss=experiment.objective.collapsed_loss,
     embedding_dim=run.config['encoder']['embedding_dim'],
-    stage=schedule.curriculum.names()[place.stage],
+    stage=experiment.schedule.curriculum.names()[place.stage],
   )
-
-
-def _warn_or_stop(run: _Run, place: Place, text: str) -> None:
+  if text is None:
+    return progress
   run.log.write('collapse', place.logged, {'warning': text})
   if run.config['on_collapse'] == 'stop':
     raise DivergedError(f'step {place.step}: {text}')
   run.log.say(f'WARNING: {text}')
-
-
-class _Lap(NamedTuple):
-  """The beginning of an epoch, or of a resumed run's part of it."""
-
-  seconds: float  # of the monotonic clock
-  step: int  # the last one before it
+  return progress._replace(collapsed=True)
 
 
 def _finish_epoch(
@@ -377,7 +397,7 @@ def _finish_epoch(
   stage = experiment.schedule.curriculum.names()[place.stage]
   run.log.say(
     f'epoch {place.epoch + 1}/{run.config["epochs"]} {stage}'
-    f'  train loss {recent[-1]["loss"]:.4f}  val {_shown(found)}'
+    f'  train loss {recent[-1]["loss"]:.4f}  val {describe(found)}'
     f'  coverage {summary["coverage"]:.1%}  {seconds:.1f} s'
   )
   return _Lap(now, place.step)
@@ -429,7 +449,7 @@ def _finish(run: _Run, state: TrainState) -> None:
   found = evaluate(run.experiment, run.data, 'test', state, whitening=whitening)
   place = run.experiment.schedule.place(step)
   run.log.write('test', {'step': step, 'epoch': place.passed}, found)
-  run.log.say(f'test, by the best checkpoint (step {step}): {_shown(found)}')
+  run.log.say(f'test, by the best checkpoint (step {step}): {describe(found)}')
 
 
 def _whiten(run: _Run, state: TrainState, step: int) -> np.ndarray | None:
@@ -441,49 +461,3 @@ def _whiten(run: _Run, state: TrainState, step: int) -> np.ndarray | None:
   if job.is_first():
     store.save_whitening(run.workdir, found, step)
   return found
-
-
-def _shown(values: dict[str, float]) -> str:
-  names = ('loss', 'accuracy', 'd_ap', 'd_an', 'recall_at_1', 'map_at_r')
-  return '  '.join(
-    f'{name} {values[name]:.4f}'
-    for name in names
-    if name in values and not math.isnan(values[name])
-  )
-
-
-def _announce(run: _Run, state: TrainState) -> None:
-  """Logs what is trained, and from where a resumed run goes on."""
-  data, schedule = run.data, run.experiment.schedule
-  sizes = ', '.join(f'{len(rows):,} {n}' for n, rows in data.splits.items())
-  leaves = jax.tree.leaves(state.params['encoder'])
-  run.log.say(
-    f'{data.num_seen} of {len(data.class_names)} classes trained on;'
-    f' {sizes} images; {sum(x.size for x in leaves):,} parameters;'
-    f' {jax.device_count()} {jax.default_backend()} device(s)'
-    + (f' in {count} processes' if (count := jax.process_count()) > 1 else '')
-  )
-  inputs = run.experiment.measures
-  if inputs is not None and run.experiment.model.size:
-    in_um = bool(state.batch_stats[MEASURES]['in_um'])
-    run.log.say(measures.unit(inputs[data.splits['train']], in_um))
-  if step := int(state.step):
-    run.log.say(
-      f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
-      f' (epoch {step / schedule.steps_per_epoch:.2f} of {schedule.epochs})'
-    )
-  elif seen := _seen_before(run):
-    run.log.say(
-      f'WARNING: encoder.pretrained={run.config["encoder"]["pretrained"]} was'
-      f' trained on {shorten_list(seen)}: as unseen classes they are'
-      ' measured too well'
-    )
-
-
-def _seen_before(run: _Run) -> list[str]:
-  """Lists the unseen classes that the encoder to begin from was trained on."""
-  labels = np.unique(run.data.labels[run.data.splits['unseen']])
-  return transfer.common(
-    transfer.seen_classes(run.config['encoder']['pretrained']),
-    [run.data.class_names[label] for label in labels],
-  )

@@ -119,3 +119,34 @@ def measure_of(found: dict[str, float], step: int) -> Measure:
     if not math.isnan(candidate.value):
       return candidate
   return Measure('step', float(step))
+
+
+def explain_undefined(
+  found: dict[str, float], measure: Measure, patience: int
+) -> str | None:
+  """Says what a validation cannot measure, and what replaces it; None if all.
+
+  Args:
+    found: as `measure_of` takes it.
+    measure: what it picks.
+    patience: as `Progress.stops_early` takes it.
+  """
+  missing = [
+    shown
+    for name, shown in (('loss', 'the loss'), ('map_at_r', 'MAP@R'))
+    if math.isnan(found[name])
+  ]
+  if not missing:
+    return None
+  chosen = {
+    'step': 'the newest checkpoint counts as the best',
+    'loss': 'the checkpoint with the lowest loss counts as the best',
+  }.get(measure.name, f'the checkpoint with the best {measure.name} is kept')
+  stops = ''
+  if math.isnan(found['loss']) and patience:
+    stops = ', and training does not stop early'
+  return (
+    f'validation does not define {" and ".join(missing)}: too few images of'
+    f' each class; {chosen}{stops}. Raise the validation share of'
+    ' data.fractions'
+  )

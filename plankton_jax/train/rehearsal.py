@@ -48,7 +48,8 @@ class Rehearsal(NamedTuple):
   steps_per_epoch: int
   validations: int
   validation: float  # seconds
-  state_bytes: int
+  state_bytes: int  # of the whole state
+  state_on_device: int  # bytes of it that each device holds
   pace: Pace
 
   @property
@@ -100,6 +101,7 @@ def rehearse(
     validations=experiment.schedule.total_validations,
     validation=time.monotonic() - began,
     state_bytes=sum(x.nbytes for x in jax.tree.leaves(pace.state)),
+    state_on_device=sharding.bytes_on_device(pace.state),
     pace=pace,
   )
 
@@ -164,6 +166,12 @@ def describe(found: Rehearsal, batch_size: int) -> str:
   counts = ', '.join(f'{n:,} {name}' for name, n in found.parameters.items())
   rare = f', {found.rare} rare' if found.rare else ''
   devices = f'{jax.device_count()} {jax.default_backend()} device(s)'
+  state = mebibytes(found.state_on_device)
+  if found.state_on_device < found.state_bytes:
+    state += (
+      f' of {mebibytes(found.state_bytes)}, as each holds its share of the'
+      ' prototypes'
+    )
   lines = {
     'classes': f'{found.seen} seen, {found.unseen} unseen{rare}',
     'images': sizes,
@@ -172,7 +180,7 @@ def describe(found: Rehearsal, batch_size: int) -> str:
     'steps': f'{total:,}: {found.epochs} epochs of {found.steps_per_epoch:,},'
     f' {batch_size} images each',
     'memory': f'{mebibytes(pace.memory)} on each device, of which state'
-    f' {mebibytes(found.state_bytes)}, temporary {mebibytes(pace.temporary)}',
+    f' {state}, temporary {mebibytes(pace.temporary)}',
     'time': f'{duration(found.seconds)} at most:'
     f' {pace.step:.3g} s a step ({batch_size / pace.step:,.0f} images/s),'
     f' {found.validations} validations of {found.validation:.2g} s',

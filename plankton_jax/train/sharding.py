@@ -4,9 +4,9 @@ The step is written for the whole batch, so that norms, mining and losses see
 all of it for any number of devices and of processes; a single device needs no
 mesh. A process reads and holds only what its own devices take of a batch.
 
-Of the prototypes of MANY_CLASSES or more, and of their moments, each device
-holds its share of the classes. The step does not say so: the compiler splits
-the products with them, and adds up what the devices found.
+Of the prototypes of MANY_CLASSES or more, and of their moments, each device of
+each process holds its share of the classes. The step does not say so: the
+compiler splits the products with them, and adds up what the devices found.
 """
 
 from typing import Any
@@ -128,6 +128,14 @@ def describe(mesh: jax.sharding.Mesh | None, state: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
   return jax.tree_util.tree_map_with_path(described, state)
+
+
+def bytes_on_device(tree: Any) -> int:
+  """Counts the bytes of a tree of arrays that each of its devices holds.
+
+  An array that is split counts by its share.
+  """
+  return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
 
 def _spec(

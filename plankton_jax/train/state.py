@@ -1,17 +1,22 @@
-"""Creates the training state, which holds arrays only."""
+"""Creates the training state, which holds arrays only.
+
+Steps differentiate, and optimisers keep state for, the trained part alone: a
+frozen body costs neither a gradient nor moments.
+"""
 
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
 from plankton_jax.augment import to_float
-from plankton_jax.nn import pretrained
-from plankton_jax.nn.embedding import Embedder
+from plankton_jax.nn import lora, pretrained
+from plankton_jax.nn.backbone import Backbone
+from plankton_jax.nn.embedding import Embedder, stage_of
 from plankton_jax.objectives import Objective
-from plankton_jax.train import frozen
 
 INIT, TRAIN = 0, 1  # the purposes of keys
 
@@ -52,7 +57,7 @@ def create(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=variables['batch_stats'],
-    opt_state=tx.init(frozen.split(params, encoder.backbone)[0]),
+    opt_state=tx.init(split_frozen(params, encoder.backbone)[0]),
   )
 
 
@@ -84,6 +89,36 @@ def with_pretrained(
     params={**state.params, 'encoder': variables['params']},
     batch_stats=variables['batch_stats'],
   )
+
+
+def split_frozen(
+  params: dict[str, Any], backbone: Backbone
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parts a state's parameters by the stages that `backbone` freezes.
+
+  Adapters are trained in every stage.
+
+  Args:
+    params: {'encoder': ..., 'objective': ...}.
+    backbone: the encoder's, which declares its stages.
+
+  Returns:
+    The parameters with the encoder's trained arrays alone, and its frozen ones.
+  """
+  parts: tuple[dict, dict] = {}, {}
+  for path, array in flax.traverse_util.flatten_dict(params['encoder']).items():
+    frozen_stage = stage_of(backbone, path[0]) <= backbone.freeze
+    parts[frozen_stage and not lora.is_adapter(path)][path] = array
+  trained, frozen = map(flax.traverse_util.unflatten_dict, parts)
+  return {**params, 'encoder': trained}, frozen
+
+
+def join_frozen(
+  trained: dict[str, Any], frozen: dict[str, Any]
+) -> dict[str, Any]:
+  """Puts the encoder's parts together again."""
+  flatten = flax.traverse_util.flatten_dict
+  return flax.traverse_util.unflatten_dict(flatten(trained) | flatten(frozen))
 
 
 def _keys(key: jax.Array) -> jax.Array:

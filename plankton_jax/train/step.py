@@ -11,8 +11,7 @@ from plankton_jax.augment import to_float
 from plankton_jax.nn.backbone import Backbone, Normalisation
 from plankton_jax.objectives import Objective, masked_mean
 from plankton_jax.train import chunks
-from plankton_jax.train.frozen import join, split
-from plankton_jax.train.state import TrainState
+from plankton_jax.train.state import TrainState, join_frozen, split_frozen
 
 
 def make_train_step(
@@ -45,7 +44,7 @@ def make_train_step(
     objective_key = jax.random.split(key)[1]
     repeated = lambda x: x if views == 1 else jnp.repeat(x, views, axis=0)
     rows = {name: repeated(batch[name]) for name in ('label', 'valid')}
-    trained, frozen = split(state.params, backbone)
+    trained, frozen = split_frozen(state.params, backbone)
 
     def embed(params, inputs, key):
       inputs = {name: repeated(x) for name, x in inputs.items()}
@@ -54,7 +53,7 @@ def make_train_step(
       measures_key = jax.random.fold_in(key, 2)
       embeddings, updated = apply_fn(
         {
-          'params': join(params, frozen),
+          'params': join_frozen(params, frozen),
           'batch_stats': state.batch_stats,
         },
         augment(augment_key, inputs['image']),
@@ -87,7 +86,7 @@ def make_train_step(
     trained = optax.apply_updates(trained, updates)
     state = TrainState(
       step=state.step + 1,
-      params={**trained, 'encoder': join(trained['encoder'], frozen)},
+      params={**trained, 'encoder': join_frozen(trained['encoder'], frozen)},
       batch_stats=found.batch_stats,
       opt_state=opt_state,
     )

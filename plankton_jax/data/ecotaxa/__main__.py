@@ -9,16 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plankton_jax.cli import command
-from plankton_jax.data.ecotaxa import files, read, rules, source, table
+from plankton_jax.data.ecotaxa import (
+  annotations,
+  files,
+  read,
+  rules,
+  source,
+  table,
+)
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 
 def show_export(path: str) -> None:
   """Prints an export's objects by state and class, and those left out."""
   export = read.export(path)
   print(f'{export.files.place}: {source.describe(export)}')
-  states = [*read.STATES, read.UNCLASSIFIED]
   counts = collections.Counter((i.taxon, i.status) for i in export.objects)
+  known = (*table.STATES, annotations.UNCLASSIFIED)
+  states = dict.fromkeys([*known, *(item.status for item in export.objects)])
   lineage = {item.taxon: item.lineage for item in export.objects}
   width = max((len(taxon) for taxon in lineage), default=0)
   print(' ' * (width + 4) + ''.join(f'{state:>13}' for state in states))
@@ -62,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
   """Shows the named export or checks the table; returns 1 if it has errors."""
   if len(argv) != 2:
     raise InputError('name one EcoTaxa export, or one table to import')
-  path = Path(argv[1]).expanduser()
-  if path.is_file() and path.suffix in ('.tsv', '.txt'):
+  path = home.expand(argv[1])
+  if path.is_file() and path.suffix.lower() in files.TEXTS:
     return 1 if check_table(path) else 0
   show_export(argv[1])
   return 0

@@ -17,16 +17,38 @@ def tidy(name: str) -> str:
   return ' '.join(unicodedata.normalize('NFC', name).split())
 
 
-def settle(item: Object, said: Sequence[Object]) -> tuple[Object, bool]:
-  """Settles the annotation of an object by all that its rows say.
+def settle(
+  items: Sequence[Object], said: Mapping[str, Sequence[Object]]
+) -> tuple[list[Object], list[str]]:
+  """Settles the annotation of objects by all that their rows say.
 
   The state that counts most wins: validated, dubious, predicted. Where it names
   two taxa nobody can tell which is right: the object becomes dubious, or
   unclassified if only predictions differ.
 
+  Args:
+    items: all objects.
+    said: id -> what each row says, of objects that they annotate differently.
+
   Returns:
-    The object, and whether two taxa of one state were named.
+    The objects, and a note on those of which two taxa of one state are named.
   """
+  by_id = {item.id: item for item in items}
+  contrary = []
+  for id, rows in said.items():
+    by_id[id], differs = _settled(by_id[id], rows)
+    if differs:
+      taxa = ', '.join(sorted({row.taxon for row in rows} - {''}))
+      contrary.append(f'{id} ({taxa})')
+  notes = [
+    f'{len(contrary):,} objects are annotated as different taxa, and count as'
+    f' dubious, or unclassified if only predicted: {", ".join(contrary[:3])}'
+  ]
+  return list(by_id.values()), notes if contrary else []
+
+
+def _settled(item: Object, said: Sequence[Object]) -> tuple[Object, bool]:
+  """Settles one object; tells whether two taxa of one state are named."""
   states = [state for state in _ORDER if any(o.status == state for o in said)]
   if not states:
     return item, False

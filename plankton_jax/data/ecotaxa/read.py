@@ -7,7 +7,6 @@ import posixpath
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +16,8 @@ from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
 
-STATES = table.STATES
-UNCLASSIFIED = annotations.UNCLASSIFIED
-
 # EcoTaxa's own letters of the states, as its database has them.
-_LETTERS = {state[0]: state for state in STATES}
+_LETTERS = {state[0]: state for state in table.STATES}
 
 # Match the ids of one sample, or of one acquisition of a sample; an object
 # without either is a group of its own.
@@ -109,6 +105,46 @@ def export(
   """
   check_rank(image_rank)
   opened = files.open_export(path, field=field)
+  found = _read_tables(opened)
+  rows, apart = _kept_apart(_joined(opened, found.rows))
+  _check_ids(rows, opened)
+  kept = _choose(rows, image_rank)
+  chosen = [kept.best[id] for id in sorted(kept.best)]
+  items, contrary = annotations.settle([row.item for row in chosen], kept.said)
+  objects, apart_by_parent = annotations.by_parent(items)
+  return Export(
+    opened,
+    objects,
+    kept.further,
+    kept.repeated,
+    found.skipped,
+    (
+      *found.notes,
+      *_unnamed(opened, found.rows),
+      *apart,
+      *_rounded(rows),
+      *contrary,
+      *apart_by_parent,
+    ),
+    _measures(chosen, found.measured),
+  )
+
+
+class _Tables(NamedTuple):
+  """All rows of an export's tables, and what is said of them."""
+
+  rows: list[_Row]
+  skipped: tuple[tuple[str, str], ...]  # (name, reason)
+  notes: list[str]
+  measured: dict[str, Mapping[str, np.ndarray]]  # table -> column -> numbers
+
+
+def _read_tables(opened: files.Files) -> _Tables:
+  """Reads the rows of all tables.
+
+  Raises:
+    InputError: not one table can be read.
+  """
   rows: list[_Row] = []
   skipped, notes = list(opened.skipped), []
   unread: list[InputError] = []
@@ -118,37 +154,41 @@ def export(
       found = _read(opened, name)
     except InputError as error:
       unread.append(error)
-      why = str(error).removeprefix(f'{opened.place}/{name}: ')
+      why = str(error).removeprefix(f'{_named(opened, name)}: ')
       skipped.append((name, why))
       continue
     notes += [f'{name}:{line}: {note}' for line, note in found.notes]
     skipped += [(f'{name}:{line}', why) for line, why in found.bad]
     measured[name], unclear = numbers.read(found)
     notes += [f'{name}: {note}' for note in unclear]
-    for at, (line, rank, item) in enumerate(_objects(found, name)):
+    annotated = _annotated(found)
+    notes += [f'{name}: {note}' for note in annotated.notes]
+    for at, (line, rank, item) in enumerate(
+      _objects(found, name, annotated, opened)
+    ):
       if isinstance(item, str):
         skipped.append((f'{name}:{line}', item))
       else:
         rows.append(_Row(name, line, at, rank, item))
   if len(unread) == len(opened.tables):
     raise unread[0]
-  notes += _unnamed(opened, rows)
-  rows, apart = _kept_apart(_joined(opened, rows))
-  if apart:
-    notes.append(
-      'ids of different objects are equal in these tables, which are kept'
-      f' apart by their names: {", ".join(sorted(apart))}'
-    )
-  rounded = [row for row in rows if _ROUNDED.fullmatch(row.item.object_id)]
-  if rounded:
-    notes.append(
-      f'{len(rounded)} ids such as {rounded[0].item.object_id}'
-      f' ({rounded[0].place}) look rounded by a spreadsheet'
-    )
-  _check_ids(rows, opened.place)
+  return _Tables(rows, tuple(skipped), notes, measured)
+
+
+class _Kept(NamedTuple):
+  """The rows of one image an object."""
+
+  best: dict[str, _Row]  # by the object's id
+  said: dict[str, list[Object]]  # of objects that rows annotate differently
+  further: int  # images of the same objects
+  repeated: int  # rows that repeat another
+
+
+def _choose(rows: Sequence[_Row], image_rank: str | int) -> _Kept:
+  """Chooses the image of each object, and counts the others."""
   best: dict[str, _Row] = {}
   seen: set[tuple[str, str]] = set()
-  said: dict[str, list[Object]] = {}  # of objects annotated differently
+  said: dict[str, list[Object]] = {}
   further = repeated = 0
   for row in rows:
     id = row.item.id
@@ -161,19 +201,7 @@ def export(
     further += id in best
     if id not in best or _before(row.rank, best[id].rank, image_rank):
       best[id] = row
-  notes += _settle(best, said)
-  chosen = [best[id] for id in sorted(best)]
-  objects, apart_by_parent = annotations.by_parent([r.item for r in chosen])
-  notes += apart_by_parent
-  return Export(
-    opened,
-    objects,
-    further,
-    repeated,
-    tuple(skipped),
-    tuple(notes),
-    _measures(chosen, measured),
-  )
+  return _Kept(best, said, further, repeated)
 
 
 def object_id(id: str) -> str:
@@ -183,7 +211,7 @@ def object_id(id: str) -> str:
 
 def _read(opened: files.Files, name: str) -> table.Table:
   """Reads a table, and checks that no column in use is there twice."""
-  place = f'{opened.place}/{name}'
+  place = _named(opened, name)
   try:
     found = table.parse(opened.read(name), place)
   except ValueError as error:
@@ -191,8 +219,13 @@ def _read(opened: files.Files, name: str) -> table.Table:
       raise
     raise InputError(f'{place}: {error}') from error
   found.require_once(*_ONCE)
-  found.require('object_id', 'img_file_name')
+  found.require(*sorted(table.NEEDED, reverse=True))
   return found
+
+
+def _named(opened: files.Files, table: str) -> str:
+  """Names a table in messages: by the whole path, once."""
+  return str(opened.place if opened.single else f'{opened.place}/{table}')
 
 
 def _measures(
@@ -209,37 +242,75 @@ def _measures(
   return Measures(names, tuple(row.item.id for row in rows), values)
 
 
+class _Annotated(NamedTuple):
+  """The annotation of each row of a table."""
+
+  states: Sequence[str]
+  taxa: Sequence[str]
+  notes: Sequence[str]  # on columns that stand for others
+
+
+def _annotated(found: table.Table) -> _Annotated:
+  """Reads states and taxa of all rows.
+
+  Where no row has a category, the last of its hierarchy, or else its number, is
+  the taxon. Where no row has a state, those with a category are validated.
+  """
+  states, taxa = _field(found, 'status'), _field(found, 'taxon')
+  notes = []
+  if not any(taxa):
+    lineages = _field(found, 'lineage')
+    instead = {
+      'object_annotation_hierarchy': [
+        lineage.rpartition('>')[2].strip() for lineage in lineages
+      ],
+      'object_annotation_category_id': _field(found, 'category_id'),
+    }
+    for name, values in instead.items():
+      if any(values):
+        notes.append(f'no row has a category: {name} names the taxa')
+        taxa = values
+        break
+  if any(taxa) and not any(states):
+    notes.append('no row has a state: those with a category are validated')
+    states = ['validated' if taxon else '' for taxon in taxa]
+  return _Annotated(states, taxa, notes)
+
+
 def _objects(
-  found: table.Table, name: str
+  found: table.Table, name: str, annotated: _Annotated, opened: files.Files
 ) -> Iterator[tuple[int, float, Object | str]]:
   """Yields (line, rank, object or why it is skipped) of each row.
 
   Objects of a table without annotation are unclassified.
   """
+  others = [field for field in _COLUMNS if field not in ('status', 'taxon')]
   columns = zip(
     found.lines,
     numbers.points(found.column('img_rank')),
     *(_known(found, name) for name in ('object_id', 'img_file_name')),
-    *(_field(found, field) for field in _COLUMNS),
+    annotated.states,
+    annotated.taxa,
+    *(_field(found, field) for field in others),
     strict=True,
   )
   (column,) = _COLUMNS['taxon']
   nowhere = '' if column in found.columns else f', as no column is {column}'
-  for line, rank, key, image, status, taxon, *others in columns:
-    status = status.lower() or UNCLASSIFIED
+  for line, rank, key, image, status, taxon, *more in columns:
+    status = status.lower() or annotations.UNCLASSIFIED
     status = _LETTERS.get(status, status)
     if not key or not image:
       missing = 'img_file_name' if key else 'object_id'
       yield line, 0.0, f'no {missing}'
-    elif status in STATES and not taxon:
+    elif status in table.STATES and not taxon:
       yield line, 0.0, f'{status} without a category{nowhere}'
     else:
       try:
-        where = files.beside(name, image)
+        where = opened.locate(name, image)
       except ValueError as error:
         yield line, 0.0, f'{image}: {error}'
         continue
-      yield line, _number(rank), Object(key, where, status, taxon, *others)
+      yield line, _number(rank), Object(key, where, status, taxon, *more)
 
 
 def _field(found: table.Table, field: str) -> Sequence[str]:
@@ -290,8 +361,12 @@ def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
   ]
 
 
-def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], set[str]]:
-  """Puts the table's name before the sample of objects whose tables collide."""
+def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], list[str]]:
+  """Puts the table's name before the sample of objects whose tables collide.
+
+  Returns:
+    The rows, and a note that names the tables.
+  """
   apart = {
     row.table
     for rows in _collisions(rows)
@@ -299,7 +374,7 @@ def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], set[str]]:
     for row in rows
   }
   if not apart:
-    return rows, apart
+    return rows, []
 
   def named(row: _Row) -> _Row:
     if row.table not in apart:
@@ -307,10 +382,24 @@ def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], set[str]]:
     sample = f'{posixpath.splitext(row.table)[0]}/{row.item.sample}'
     return row._replace(item=row.item._replace(sample=sample))
 
-  return [named(row) for row in rows], apart
+  return [named(row) for row in rows], [
+    'ids of different objects are equal in these tables, which are kept apart'
+    f' by their names: {", ".join(sorted(apart))}'
+  ]
 
 
-def _check_ids(rows: Sequence[_Row], place: Path) -> None:
+def _rounded(rows: Sequence[_Row]) -> list[str]:
+  """Notes ids that a spreadsheet seems to have rounded."""
+  found = [row for row in rows if _ROUNDED.fullmatch(row.item.object_id)]
+  if not found:
+    return []
+  return [
+    f'{len(found)} ids such as {found[0].item.object_id} ({found[0].place})'
+    ' look rounded by a spreadsheet'
+  ]
+
+
+def _check_ids(rows: Sequence[_Row], opened: files.Files) -> None:
   collisions = _collisions(rows)
   if not collisions:
     return
@@ -319,7 +408,7 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
   more = ', ...' if len(first) > 6 else ''
   others = f' (and {len(collisions) - 1} more ids)' if collisions[1:] else ''
   raise InputError(
-    f'{place}/{first[0].table}: lines {lines}{more} give the id'
+    f'{_named(opened, first[0].table)}: lines {lines}{more} give the id'
     f' {first[0].item.object_id!r} and one img_rank to different images'
     f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
   )
@@ -327,7 +416,7 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
 
 def _unnamed(opened: files.Files, rows: Sequence[_Row]) -> list[str]:
   """Counts the image files of an export that no row names."""
-  if opened.place.is_file() and files.is_table(opened.place):
+  if opened.single:
     return []  # Its folder holds what it likes.
   left = dict.fromkeys(opened.images)
   for row in rows:
@@ -343,25 +432,6 @@ def _unnamed(opened: files.Files, rows: Sequence[_Row]) -> list[str]:
 
 def _annotation(item: Object) -> tuple[str, str]:
   return item.status, item.taxon
-
-
-def _settle(
-  best: dict[str, _Row], said: Mapping[str, Sequence[Object]]
-) -> list[str]:
-  """Settles, in place, objects whose rows annotate them differently."""
-  contrary = []
-  for id, items in said.items():
-    item, differs = annotations.settle(best[id].item, items)
-    best[id] = best[id]._replace(item=item)
-    if differs:
-      taxa = ', '.join(sorted({other.taxon for other in items} - {''}))
-      contrary.append(f'{id} ({taxa})')
-  if not contrary:
-    return []
-  return [
-    f'{len(contrary):,} objects are annotated as different taxa, and count as'
-    f' dubious, or unclassified if only predicted: {", ".join(contrary[:3])}'
-  ]
 
 
 def _before(rank: float, other: float, wanted: str | int) -> bool:

@@ -54,9 +54,10 @@ def problems(file_name: str, table: Table) -> Iterator[str]:
     if kind not in TYPES:
       yield f'column {name}: type {kind!r} is neither [t] nor [f]'
     elif name.startswith('object_'):
-      yield from _values(table, name, kind == '[f]' or name in NUMBERS)
+      number = kind == '[f]' or name in NUMBERS
+      yield from _values(table, name, is_number=number)
     else:
-      yield from _values(table, name, name in NUMBERS)
+      yield from _values(table, name, is_number=name in NUMBERS)
   yield from _rows(table)
 
 
@@ -94,7 +95,7 @@ def _columns(table: Table) -> Iterator[str]:
       yield f'{count} free columns {level}_* of type {kind}: {most} at most'
 
 
-def _values(table: Table, name: str, is_number: bool) -> Iterator[str]:
+def _values(table: Table, name: str, *, is_number: bool) -> Iterator[str]:
   """Yields the problems of one column, the first of each kind."""
   most = _LENGTHS.get(name, TEXT_LENGTH if is_free(name) else None)
   for line, value in zip(table.lines, table.column(name), strict=True):

@@ -3,13 +3,14 @@
 import collections
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from plankton_jax.data import workers
-from plankton_jax.data.ecotaxa import read
-from plankton_jax.data.pixels import images
-from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import Example, Source
+from plankton_jax.data.ecotaxa import read, table
+from plankton_jax.data.sources.objects import Object, Objects, to_source
+from plankton_jax.data.sources.source import Source
 from plankton_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def from_export(
 
   Args:
     path: a zip archive or a folder.
-    labelled_status: states, of `read.STATES`.
+    labelled_status: states, of `table.STATES`.
     group_by: a key of `read.GROUPS` that the objects must have, or ''.
     image_rank: as in `read.export`.
 
@@ -38,86 +39,53 @@ def from_export(
       "data.labelled_status must be a tuple of states, such as ('validated',)"
     )
   for status in labelled_status:
-    if status not in read.STATES:
+    if status not in table.STATES:
       raise InputError(
-        f'data.labelled_status: {status!r} is none of {", ".join(read.STATES)}'
+        f'data.labelled_status: {status!r} is none of {", ".join(table.STATES)}'
       )
   export = read.export(path, image_rank)
   place = export.files.place
-  counts = collections.Counter(item.status for item in export.objects)
   log.info('EcoTaxa export %s: %s', place, describe(export))
   for note in export.notes:
     log.warning('%s', note)
   chosen = [item for item in export.objects if item.status in labelled_status]
   if not chosen:
-    held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
-    if export.skipped:
-      name, reason = export.skipped[0]
-      held += f'; {len(export.skipped)} left out, as {name}: {reason}'
-    remedy = 'set data.labelled_status'
-    if not counts:
-      remedy = 'no row can be used'
-    elif not any(item.taxon for item in export.objects):
-      remedy = (
-        'export it with its annotations, object_annotation_status and'
-        ' object_annotation_category'
-      )
-    raise InputError(
-      f'{place}: no object is {" or ".join(labelled_status)} ({held}): {remedy}'
-    )
+    raise _none_labelled(export, labelled_status)
   if group_by and not any(getattr(item, group_by) for item in chosen):
     raise InputError(
       f'{place}: no object names its {group_by}: export it with samples and'
       " acquisitions, or set data.group_by=''"
     )
-  left_aside = {
+  counts = collections.Counter(item.status for item in export.objects)
+  unlabelled = {
     f'{status} (data.labelled_status)': count
     for status, count in sorted(counts.items())
     if status not in labelled_status
   }
-  if export.further:
-    left_aside['further image of an object'] = export.further
-  if export.repeated:
-    left_aside['row that repeats another one'] = export.repeated
-  class_names = tuple(sorted({item.taxon for item in chosen}))
-  label = {name: i for i, name in enumerate(class_names)}
-
-  def load(row: int) -> Example:
-    item = chosen[row]
-    try:
-      normal = images.ingest(export.files.read(item.image))
-    except ValueError as error:
-      return Example(item.id, label[item.taxon], None, str(error))
-    return Example(
-      item.id,
-      label[item.taxon],
-      normal.data,
-      deepest=normal.deepest,
-      note=normal.note,
-    )
-
+  labels, class_names = _labels(chosen, labelled_status)
+  found = Objects(
+    place=str(place),
+    ids=tuple(item.id for item in chosen),
+    read=_reader(export),
+    labels=labels,
+    skipped=export.skipped,
+    class_names=class_names,
+    left_aside=unlabelled | _left_aside(export),
+    measures=export.measures,
+  )
   state = hashlib.blake2b(digest_size=16)
   digests = workers.in_order(
     lambda item: export.files.digest(item.image), chosen, desc='read'
   )
   for item, content in zip(chosen, digests, strict=True):
     state.update(f'{item.id}\0{item.taxon}\0'.encode() + content + b'\0')
-  return Source(
-    place=str(place),
-    fingerprint=state.hexdigest(),
-    class_names=class_names,
-    examples=lambda: workers.in_order(load, range(len(chosen)), desc='ingest'),
-    total=len(chosen),
-    skipped=export.skipped,
-    left_aside=left_aside,
-    measures=export.measures,
-  )
+  return to_source(found, state.hexdigest())
 
 
 def objects(
   path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
 ) -> Objects:
-  """Takes every object of an export, annotated or not.
+  """Takes every object of an export; labels those that are validated.
 
   Raises:
     InputError: there is no export.
@@ -125,19 +93,73 @@ def objects(
   export = read.export(path, image_rank, field=field)
   for note in export.notes:
     log.warning('%s', note)
+  labels, class_names = _labels(export.objects, ('validated',))
+  return Objects(
+    place=str(export.files.place),
+    ids=tuple(item.id for item in export.objects),
+    read=_reader(export),
+    labels=labels,
+    skipped=export.skipped,
+    class_names=class_names,
+    left_aside=_left_aside(export),
+    measures=export.measures,
+    items=export.objects,
+  )
+
+
+def _none_labelled(
+  export: read.Export, labelled_status: Sequence[str]
+) -> InputError:
+  """Builds the error for an export without an object in the given states."""
+  counts = collections.Counter(item.status for item in export.objects)
+  held = ', '.join(f'{n:,} {s}' for s, n in counts.most_common()) or 'none'
+  if export.skipped:
+    name, reason = export.skipped[0]
+    held += f'; {len(export.skipped)} left out, as {name}: {reason}'
+  remedy = 'set data.labelled_status'
+  if counts.keys().isdisjoint(table.STATES):
+    known = ', '.join(table.STATES)
+    remedy = f'object_annotation_status must be one of {known}'
+  if not counts:
+    remedy = 'no row can be used'
+  elif not any(item.taxon for item in export.objects):
+    remedy = (
+      'export it with its annotations, object_annotation_status and'
+      ' object_annotation_category'
+    )
+  return InputError(
+    f'{export.files.place}: no object is {" or ".join(labelled_status)}'
+    f' ({held}): {remedy}'
+  )
+
+
+def _left_aside(export: read.Export) -> dict[str, int]:
+  """Counts what is left out of an export without a name, by the reason."""
   counts = {
     'further image of an object': export.further,
     'row that repeats another one': export.repeated,
   }
-  return Objects(
-    place=str(export.files.place),
-    ids=tuple(item.id for item in export.objects),
-    read=lambda row: export.files.read(export.objects[row].image),
-    skipped=export.skipped,
-    left_aside={reason: n for reason, n in counts.items() if n},
-    measures=export.measures,
-    items=export.objects,
-  )
+  return {reason: count for reason, count in counts.items() if count}
+
+
+def _labels(
+  items: Sequence[Object], states: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Labels the objects in these states by their taxa, others -1.
+
+  Returns:
+    Labels int32 [N], and the taxa.
+  """
+  taxa = [item.taxon if item.status in states else '' for item in items]
+  names = tuple(sorted({*taxa} - {''}))
+  index = {name: i for i, name in enumerate(names)} | {'': -1}
+  return np.array([index[taxon] for taxon in taxa], np.int32), names
+
+
+def _reader(export: read.Export) -> Callable[[str], bytes]:
+  """Makes a function from an object's id to the bytes of its image."""
+  image = {item.id: item.image for item in export.objects}
+  return lambda id: export.files.read(image[id])
 
 
 def describe(export: read.Export) -> str:

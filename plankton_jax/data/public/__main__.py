@@ -20,6 +20,7 @@ from plankton_jax.cli import command
 from plankton_jax.data.public import catalogue, download
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 ARCHIVE = flags.DEFINE_multi_string(
   'archive', [], 'A local tar, tar.gz or zip; repeat the flag for several.'
@@ -52,7 +53,7 @@ def run(
   _describe(name, about)
   if (archives or get) and not final.exists():
     if archives:
-      paths = [Path(archive).expanduser() for archive in archives]
+      paths = [home.expand(archive) for archive in archives]
       for path in paths:
         download.verify(path)
     else:
@@ -108,7 +109,7 @@ def _ask(about: ImageSet, file: Path, *, yes: bool) -> None:
   if not sys.stdin.isatty():
     raise InputError('nobody is there to ask: give --yes to download')
   if input(f'Download under {about.licence}? [y/N] ').strip().lower() != 'y':
-    raise InputError('not downloaded')
+    raise InputError('not downloaded; answer y, or give --yes')
 
 
 def _describe(name: str, about: ImageSet) -> None:

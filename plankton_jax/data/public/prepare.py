@@ -5,10 +5,13 @@ Finds the images of the set in its archives by their layout.
 
 import collections
 import csv
+import gzip
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +19,24 @@ from tqdm import tqdm
 
 from plankton_jax.data import records
 from plankton_jax.data.pixels import images
-from plankton_jax.data.public import taxa
 from plankton_jax.data.public.catalogue import ImageSet
 from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.files import is_image
-from plankton_jax.data.sources.source import Example, Source
+from plankton_jax.data.sources.source import Example, Source, one_line
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic
+from plankton_jax.files import atomic, home
 
 Row = dict[str, str]
+
+TAXA = 'taxa.csv.gz'  # of the SEANOE sets: id, taxon, lineage, split
+
+
+class Taxon(NamedTuple):
+  """An object's row in `TAXA`; '' where a cell is empty."""
+
+  taxon: str = ''
+  lineage: str = ''
+  set: str = ''  # train, val or test, as the publisher split
 
 
 class Contents(NamedTuple):
@@ -32,14 +44,14 @@ class Contents(NamedTuple):
 
   wanted: tuple[dict[str, str], ...]  # of each archive: path -> id class/file
   class_names: tuple[str, ...]
-  taxa: dict[str, taxa.Taxon]  # by object id; empty where there is no list
+  taxa: dict[str, Taxon]  # by object id; empty where there is no list
   skipped: list[tuple[str, str]]  # (name, reason)
 
 
 def prepared_at(name: str, data_dir: str) -> Path:
   """Returns the folder of a prepared set; a root of '' is TFDS's own folder."""
   root = Path(data_dir) if data_dir else records.default_root()
-  return root.expanduser() / name / records.VERSION
+  return home.expand(root) / name / records.VERSION
 
 
 def prepare(
@@ -74,7 +86,7 @@ def prepare(
       building,
       source,
       name=name,
-      texts=taxa.Taxon._fields if found.taxa else (),
+      texts=Taxon._fields if found.taxa else (),
       description=f'{about.title}, taken by {about.instrument}.',
       homepage=f'https://doi.org/{about.doi}',
       citation=about.citation,
@@ -103,12 +115,12 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
   ids: set[str] = set()
   wanted: list[dict[str, str]] = []
   skipped: list[tuple[str, str]] = []
-  known: dict[str, taxa.Taxon] = {}
+  known: dict[str, Taxon] = {}
   for path in paths:
-    names, refused, tables = archives.listing(path, taxa.FILE)
+    names, refused, tables = archives.listing(path, TAXA)
     skipped += refused
     for table in tables.values():
-      known |= taxa.parse(table, str(path))
+      known |= parse_taxa(table, str(path))
     here: dict[str, str] = {}
     keys = {name: _key(pattern, name) for name in names if is_image(name)}
     elsewhere = [name for name, key in keys.items() if not key]
@@ -129,6 +141,32 @@ def scan(paths: Sequence[Path], layout: str) -> Contents:
     wanted.append(here)
   class_names = tuple(sorted({key.split('/')[0] for key in ids}))
   return Contents(tuple(wanted), class_names, known, skipped)
+
+
+def parse_taxa(data: bytes, place: str) -> Mapping[str, Taxon]:
+  """Parses taxa.csv.gz by object id, the image's name without its extension.
+
+  Raises:
+    InputError: the file is damaged or lacks a column.
+  """
+  try:
+    text = gzip.decompress(data).decode('utf-8-sig')
+    rows = csv.DictReader(io.StringIO(text))
+    header = rows.fieldnames or []
+    for column in ('objid', 'taxon', 'lineage'):
+      if column not in header:
+        raise InputError(
+          f'{place}: {TAXA} has no column {column!r} (it has'
+          f' {one_line(", ".join(header))})'
+        )
+    once: dict[Taxon, Taxon] = {}  # A million objects, a hundred taxa.
+    taxa = {}
+    for row in rows:
+      taxon = Taxon(*(row.get(field) or '' for field in Taxon._fields))
+      taxa[row['objid']] = once.setdefault(taxon, taxon)
+    return taxa
+  except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as e:
+    raise InputError(f'{place}: {TAXA} cannot be read ({e})') from e
 
 
 def read_images(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
@@ -154,10 +192,10 @@ def read_images(paths: Sequence[Path], contents: Contents) -> Iterator[Example]:
         yield Example(key, number, None, str(error))
 
 
-def taxon_of(contents: Contents, key: str) -> taxa.Taxon:
+def taxon_of(contents: Contents, key: str) -> Taxon:
   """Looks an image up in the taxa list."""
   stem = os.path.splitext(key.split('/')[1])[0]
-  return contents.taxa.get(stem, taxa.Taxon())
+  return contents.taxa.get(stem, Taxon())
 
 
 def inventory(

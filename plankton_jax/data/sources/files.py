@@ -6,20 +6,25 @@ from pathlib import Path
 
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 # Endings of archives that a user is told to unpack; zip has readers.
-PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
-# Folders that systems and archivers make.
+PACKED = (
+  *('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.zipx', '.zst'),
+  *('.001', '.z01'),  # the first part of several
+)
+# Folders and files that systems and archivers make.
 _CLUTTER = frozenset(
   {
     *('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN'),
     *('System Volume Information', 'lost+found'),
+    *('Thumbs.db', 'ehthumbs.db', 'desktop.ini', 'Icon\r'),
   }
 )
 
 
 def is_clutter(parts: Iterable[str]) -> bool:
-  """Tells whether a name in a path is hidden, or of a folder of the system."""
+  """Tells whether a name in a path is hidden, or one of the system's."""
   return any(name.startswith('.') or name in _CLUTTER for name in parts)
 
 
@@ -41,12 +46,26 @@ def expanded(
   if not path:
     raise InputError(f'{field} is empty: name {what}')
   try:
-    place = Path(path).expanduser()
+    place = home.expand(path)
     place.exists()
-  except (RuntimeError, OSError, ValueError) as error:
+  except InputError as error:
+    raise InputError(f'{field}: {error}') from None
+  except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise InputError(f'{field}: {path[:80]!r}: {reason}') from None
   return place
+
+
+def read(path: Path) -> bytes:
+  """Reads a file.
+
+  Raises:
+    ValueError: it cannot be read, and why, without its name.
+  """
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ValueError(error.strerror or str(error)) from error
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -57,7 +76,11 @@ def walk(root: Path) -> Iterator[Path]:
   """
   seen: set[tuple[int, int]] = set()
   for place, folders, names in os.walk(root, followlinks=True):
-    status = os.stat(place)
+    try:
+      status = os.stat(place)
+    except OSError:  # Its path is too long, or it is gone.
+      folders.clear()
+      continue
     if (status.st_dev, status.st_ino) in seen:
       folders.clear()
       continue

@@ -19,7 +19,7 @@ from PIL import Image
 
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import files
-from plankton_jax.data.sources.objects import Object, Objects
+from plankton_jax.data.sources.objects import Object, Objects, unlabelled
 from plankton_jax.data.sources.source import describe, one_line
 from plankton_jax.errors import InputError
 
@@ -97,6 +97,7 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
     place=str(place),
     ids=tuple(particle.id for particle in found),
     read=_reader(found),
+    labels=unlabelled(len(found)),
     skipped=tuple(skipped),
     left_aside={reason: n for reason, n in left_aside.items() if n},
     items=tuple(
@@ -189,8 +190,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
       yield number, dict(zip(columns, cells, strict=True)) if whole else {}
 
 
-def _reader(found: list[Particle]) -> Callable[[int], bytes]:
+def _reader(found: list[Particle]) -> Callable[[str], bytes]:
   """Returns a function that cuts a particle out, as PNG; see `Objects.read`."""
+  by_id = {particle.id: particle for particle in found}
   lock = threading.Lock()
 
   @functools.lru_cache(maxsize=_KEPT)
@@ -200,8 +202,8 @@ def _reader(found: list[Particle]) -> Callable[[int], bytes]:
     except (OSError, ValueError) as error:
       return describe(error)
 
-  def read(row: int) -> bytes:
-    particle = found[row]
+  def read(id: str) -> bytes:
+    particle = by_id[id]
     with lock:
       whole = collage(particle.collage)
     if isinstance(whole, str):

@@ -6,9 +6,8 @@ import hashlib
 import logging
 import os
 import re
-import types
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,16 +20,12 @@ from plankton_jax.data.sources.files import (
   PACKED,
   expanded,
   is_clutter,
+  read,
   walk,
 )
-from plankton_jax.data.sources.objects import Objects
-from plankton_jax.data.sources.source import (
-  Example,
-  Source,
-  describe,
-  one_line,
-)
-from plankton_jax.errors import InputError
+from plankton_jax.data.sources.objects import Objects, to_source
+from plankton_jax.data.sources.source import Source, one_line
+from plankton_jax.errors import InputError, shorten_list
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +41,6 @@ _SIDES = {
   'test': 'test',
   'testing': 'test',
 }
-# How files begin that may hold 16-bit images, whatever they are called.
-_DEEP = (b'\x89PNG', b'II*\0', b'MM\0*')
 # What to do with files that are not read as images, by their endings.
 _REMEDIES = (
   (
@@ -59,22 +52,27 @@ _REMEDIES = (
     'convert them to PNG',
     ('.heic', '.heif', '.avif', '.jp2', '.j2k', '.pgm', '.ppm', '.raw', '.dng'),
   ),
-)
+  (
+    'export their images as PNG files',
+    ('.h5', '.hdf5', '.nc', '.zarr', '.npy', '.npz', '.mat', '.parquet',
+     '.tfrecord', '.lmdb', '.pkl', '.czi', '.nd2', '.avi', '.mp4'),
+  ),
+)  # fmt: skip
+_AS_LIST = 'name its columns as EcoTaxa does (docs/ecotaxa.md)'
+_LISTS = ('.csv', '.tsv', '.txt', '.xlsx')  # endings of lists of images
+_ZARR = frozenset(('.zarray', '.zgroup', 'zarr.json'))  # files of such a store
+_LONGEST = 500  # characters of a path that an error shows
 _YEAR = re.compile(r'(18|19|20)\d\d')
 
 
 class Listing(NamedTuple):
-  """The image files below a folder, sorted by id."""
+  """What lies below a folder: its images, sorted by id, and what to say."""
 
-  root: Path
-  ids: tuple[str, ...]  # Paths relative to the root, with forward slashes.
-  labels: np.ndarray  # int32 [N]; -1 for images in the root itself.
-  class_names: tuple[str, ...]
-  empty: tuple[str, ...]  # Folders without an image in or below them.
-  skipped: tuple[tuple[str, str], ...]  # (name, reason)
-  understood: str = ''  # says what top-level folders are, if not classes
-  others: Mapping[str, int] = types.MappingProxyType({})  # ending -> files
-  doubts: tuple[str, ...] = ()  # lines on classes that may not be meant so
+  images: Objects  # label -1 in the root itself
+  others: Mapping[str, int]  # ending of files that are no images -> files
+  empty: tuple[str, ...]  # folders without an image in or below them
+  understood: str  # says what top-level folders are, if not classes
+  doubts: tuple[str, ...]  # lines on classes that may not be meant so
 
 
 def scan(
@@ -83,7 +81,8 @@ def scan(
   """Lists every image below a folder, following links.
 
   Ignores hidden files, folders that systems make, such as `__MACOSX`, and other
-  extensions. Folders whose names differ only by Unicode form are one class.
+  extensions; files without any are images if they begin as such. Folders whose
+  names differ only by Unicode form are one class.
 
   Args:
     path: the folder.
@@ -102,13 +101,26 @@ def scan(
     raise InputError(f'data.class_level={class_level!r} must be one of {known}')
   root = expanded(path, field, 'the folder of images')
   if not root.is_dir():
-    packed = root.suffix.lower() in ('.zip', *PACKED) and root.is_file()
-    remedy = ': unpack it, or open it as an EcoTaxa export' if packed else ''
-    raise InputError(f'{field}: {one_line(root)} is not a folder{remedy}')
+    remedy = _remedy([root.suffix.lower()]) if root.is_file() else ''
+    if root.suffix.lower() in ('.zip', *PACKED, *_LISTS) and root.is_file():
+      remedy = 'unpack it, or open it as an EcoTaxa export'
+      if root.suffix.lower() in _LISTS:
+        remedy = f'{_AS_LIST}, and open it as an export'
+    instead = f': {remedy}' if remedy else ''
+    raise InputError(f'{field}: {one_line(root)} is not a folder{instead}')
   found: list[str] = []
   empty: list[str] = []
-  others: collections.Counter[str] = collections.Counter()
-  _walk(root, '', (), found, empty, others)
+  endings: collections.Counter[str] = collections.Counter()
+  hidden: list[str] = []
+  try:
+    _walk(root, '', (), found, empty, hidden, endings)
+  except RecursionError:
+    raise InputError(f'{root}: folders are nested too deeply') from None
+  if not found:
+    raise InputError(
+      f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
+      f'{_instead(endings)}'
+    )
   ids, skipped = [], []
   for name in sorted(found):
     try:
@@ -117,35 +129,26 @@ def scan(
     except UnicodeEncodeError:
       shown = os.fsencode(name).decode(errors='backslashreplace')
       skipped.append((shown, 'the file name is not UTF-8'))
-  if not found:
-    raise InputError(
-      f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{_instead(others, "")}'
-    )
+  others = dict(sorted(endings.items()))
   _refuse_collages(root, ids, others, field)
-  classes = [name.rpartition('/')[0] for name in ids]
-  understood, doubts = '', []
-  if class_level == 'auto':
-    _refuse_splits(root, classes)
-    above, understood = _recognise(classes)
-    classes = ['/'.join(name.split('/')[above:]) for name in classes]
-    doubts += _repeated(classes)
-  elif class_level == 'last':
-    classes = [name.rpartition('/')[2] for name in classes]
-  classes, joined = _composed(classes)
+  classes, understood, doubts = _name_classes(root, ids, class_level)
   class_names = sorted(set(classes) - {''})
   index = {name: i for i, name in enumerate(class_names)} | {'': -1}
-  labels = np.array([index[name] for name in classes], np.int32)
   return Listing(
-    root,
-    tuple(ids),
-    labels,
-    tuple(class_names),
+    Objects(
+      place=str(root),
+      ids=tuple(ids),
+      read=functools.partial(_read, root),
+      labels=np.array([index[name] for name in classes], np.int32),
+      class_names=tuple(class_names),
+      skipped=tuple(skipped),
+      left_aside={f'file of {ending}': n for ending, n in others.items()},
+      root=root,
+    ),
+    others,
     tuple(sorted(empty)),
-    tuple(skipped),
     understood,
-    dict(sorted(others.items())),
-    (*doubts, *joined),
+    (*_passed_over(root, hidden), *doubts),
   )
 
 
@@ -160,175 +163,129 @@ def scan_classes(
 ) -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
+  Warns of folders without an image.
+
   Raises:
-    InputError: an image lies outside any class folder, or a folder has none.
+    InputError: an image lies outside any class folder, or a folder has none
+      that can be read.
   """
   listing = scan(path, class_level=class_level, field=field)
-  if (listing.labels < 0).any():
-    loose = listing.ids[int(np.argmin(listing.labels))]
+  found, place = listing.images, Path(listing.images.place)
+  if (found.labels < 0).any():
+    loose = found.ids[int(np.argmin(found.labels))]
+    listed = not listing.others.keys().isdisjoint(_LISTS)
+    otherwise = f'; or, of a list of images, {_AS_LIST}' if listed else ''
     raise InputError(
-      f'{one_line(listing.root / loose)} lies in no class folder: '
-      'move the images into one folder per class'
+      f'{one_line(place / loose)} lies in no class folder: move the images into'
+      f' one folder per class{otherwise}'
     )
+  for name, held in unread(listing).items():
+    raise InputError(f'{one_line(place / name)} holds no image{held}')
   if listing.empty:
-    folder = listing.root / listing.empty[0]
-    others = collections.Counter(file.suffix.lower() for file in walk(folder))
-    otherwise = 'remove the folder or put the images of its class there'
-    raise InputError(
-      f'{one_line(folder)} holds no image{_instead(others, otherwise)}'
+    log.warning(
+      '%s: %d folders hold no image, and are no class: %s',
+      place,
+      len(listing.empty),
+      shorten_list([one_line(name) for name in listing.empty]),
     )
   return listing
+
+
+def unread(listing: Listing) -> dict[str, str]:
+  """Finds folders whose images are not read; says what they hold instead."""
+  found = {}
+  for name in listing.empty:
+    files = walk(Path(listing.images.place, name))
+    others = collections.Counter(file.suffix.lower() for file in files)
+    if _remedy(others):
+      found[name] = _instead(others)
+  return found
 
 
 def source(path: str, class_level: str = 'path') -> Source:
   """Makes a source of one folder a class; refuses what `scan_classes` does."""
   listing = scan_classes(path, class_level=class_level)
+  found = listing.images
   if listing.understood:
-    log.info('%s: %s', listing.root, listing.understood)
+    log.info('%s: %s', found.place, listing.understood)
   for doubt in listing.doubts:
-    log.warning('%s: %s', listing.root, doubt)
-
-  def read(row: int) -> Example:
-    name, label = listing.ids[row], int(listing.labels[row])
-    try:
-      data = (listing.root / name).read_bytes()
-      normal = images.ingest(data)
-    except (OSError, ValueError) as error:
-      return Example(name, label, None, describe(error))
-    return Example(
-      name, label, normal.data, deepest=normal.deepest, note=normal.note
-    )
-
-  return Source(
-    place=str(listing.root),
-    fingerprint=fingerprint(listing),
-    class_names=listing.class_names,
-    examples=lambda: workers.in_order(
-      read, range(len(listing.ids)), desc='ingest'
-    ),
-    total=len(listing.ids),
-    skipped=listing.skipped,
-    left_aside={f'file of {e}': n for e, n in listing.others.items()},
-  )
+    log.warning('%s: %s', found.place, doubt)
+  return to_source(found, fingerprint(found))
 
 
-def objects(listing: Listing) -> Objects:
-  """Makes objects of every image of a listing, whatever its folder."""
-
-  def read(row: int) -> bytes:
-    try:
-      return (listing.root / listing.ids[row]).read_bytes()
-    except OSError as error:
-      raise ValueError(describe(error)) from error
-
-  left_aside = {f'file of {e}': n for e, n in listing.others.items()}
-  return Objects(
-    str(listing.root), listing.ids, read, listing.skipped, left_aside
-  )
-
-
-def fingerprint(listing: Listing) -> str:
+def fingerprint(found: Objects) -> str:
   """Hashes every path, content and class to 32 hex digits."""
 
   def hash_file(name: str) -> bytes:
     try:
-      with open(listing.root / name, 'rb') as file:
+      with open(Path(found.place, name), 'rb') as file:
         return hashlib.file_digest(file, 'blake2b').digest()
     except OSError:
       return b''  # It is listed as skipped when the records are written.
 
   state = hashlib.blake2b(digest_size=16)
-  hashes = workers.in_order(hash_file, listing.ids, desc='read')
-  for name, content in zip(listing.ids, hashes, strict=True):
+  hashes = workers.in_order(hash_file, found.ids, desc='read')
+  for name, content in zip(found.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
-  paths = sorted({name.rpartition('/')[0] for name in listing.ids} - {''})
-  if list(listing.class_names) != paths:  # not the reading of every folder
-    state.update(repr((listing.class_names, listing.labels.tolist())).encode())
+  paths = sorted({name.rpartition('/')[0] for name in found.ids} - {''})
+  if list(found.class_names) != paths:  # not the reading of every folder
+    state.update(repr((found.class_names, found.labels.tolist())).encode())
   return state.hexdigest()
 
 
-def decoded(
-  listing: Listing,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int = 0,
-  crop: Sequence[int] = images.NO_CROP,
-  desc: str,
-) -> Iterator[images.Fitted | str]:
-  """Yields each listed image, fitted to [size, size, C], or why it is not read.
+def _read(root: Path, id: str) -> bytes:
+  """Reads one file below a folder; pickled, unlike a lambda."""
+  return read(root / id)
 
-  Keeps the order, shows a progress bar called `desc`, and uses no cache.
-  `white` and `crop` are as in `images.decode`, but a white of 0 is found from
-  the largest value of all images.
+
+def _name_classes(
+  root: Path, ids: Sequence[str], class_level: str
+) -> tuple[list[str], str, list[str]]:
+  """Names the class of each image by its folders; '' in the root itself.
+
+  Returns:
+    The names [N], what the folders on top are if they are no classes, and
+    doubts.
   """
-  white = white or find_white(listing)
-  fitted = functools.partial(
-    _fitted,
-    listing.root,
-    size=size,
-    resize=resize,
-    channels=channels,
-    white=white,
-    crop=crop,
-  )
-  for found in workers.in_order(fitted, listing.ids, desc=desc, processes=True):
-    if isinstance(found, str):
-      yield found
-      continue
-    data, height, width = found
-    pixels = np.frombuffer(data, np.uint8).reshape(size, size, channels)
-    yield images.Fitted(pixels, height, width)
+  classes = [name.rpartition('/')[0] for name in ids]
+  understood, doubts = '', []
+  if class_level == 'auto':
+    _refuse_splits(root, classes)
+    above, understood = _recognise(classes)
+    classes = ['/'.join(name.split('/')[above:]) for name in classes]
+    doubts = _repeated(classes)
+  elif class_level == 'last':
+    classes = [name.rpartition('/')[2] for name in classes]
+  classes, joined = _composed(classes)
+  return classes, understood, [*doubts, *joined]
 
 
-def find_white(listing: Listing) -> int:
-  """Finds the white of all 16-bit images of a listing by their depth."""
-
-  def deepest(name: str) -> int:
-    try:
-      with open(listing.root / name, 'rb') as file:
-        start = file.read(4)
-        return images.deepest(start + file.read()) if start in _DEEP else 0
-    except OSError:
-      return 0
-
-  found = workers.in_order(deepest, listing.ids, desc='depth')
-  return images.white_of(max(found, default=0))
-
-
-def _fitted(
-  root: Path,
-  name: str,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int,
-  crop: Sequence[int],
-) -> tuple[bytes, int, int] | str:
-  """Reads and fits one image; returns the reason if it cannot be read.
-
-  Returns bytes, which are sent between processes for less than an array, and
-  the height and width before.
-  """
-  try:
-    data = (root / name).read_bytes()
-    picture = images.Picture.decode(data, white, crop)
-  except (OSError, ValueError) as error:
-    return describe(error)
-  fitted = picture.fit(size=size, resize=resize, channels=channels)
-  return fitted.tobytes(), picture.image.height, picture.image.width
-
-
-def _instead(others: Mapping[str, int], otherwise: str) -> str:
+def _instead(others: Mapping[str, int]) -> str:
   """Says which files there are that are no images, and the remedy."""
   counts = collections.Counter(others).most_common(3)
   shown = ', '.join(f'{count:,} of {ending}' for ending, count in counts)
   held = f', but other files ({shown})' if shown else ''
-  found = (do for ending, _ in counts for do, of in _REMEDIES if ending in of)
-  remedy = next(found, otherwise)
+  remedy = _remedy([ending for ending, _ in counts] + [*others])
   return f'{held}: {remedy}' if remedy else held
+
+
+def _remedy(endings: Iterable[str]) -> str:
+  """Says what to do with files that may hold images; '' if none does."""
+  found = (do for ending in endings for do, of in _REMEDIES if ending in of)
+  return next(found, '')
+
+
+def _passed_over(root: Path, hidden: Sequence[str]) -> list[str]:
+  """Doubts hidden folders that hold images."""
+  held = [name for name in hidden if any(map(_is_picture, walk(root / name)))]
+  if not held:
+    return []
+  shown = shorten_list([one_line(name) for name in held])
+  return [f'hidden folders with images are passed over: {shown}']
+
+
+def _is_picture(file: Path) -> bool:
+  return file.suffix.lower() in images.EXTENSIONS
 
 
 def _recognise(classes: Sequence[str]) -> tuple[int, str]:
@@ -429,27 +386,38 @@ def _walk(
   ancestors: tuple[tuple[int, int], ...],
   found: list[str],
   empty: list[str],
+  hidden: list[str],
   others: collections.Counter[str],
 ) -> None:
-  status = folder.stat()
-  here = (status.st_dev, status.st_ino)
-  if here in ancestors:  # A link back up the tree.
-    return
   before = len(found), len(empty)
   try:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in ancestors:  # A link back up the tree.
+      return
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
-    raise InputError(f'{one_line(folder)}: {error.strerror}') from error
+    shown = one_line(folder)[:_LONGEST]
+    raise InputError(f'{shown}: {error.strerror}') from error
+  if not _ZARR.isdisjoint(entry.name for entry in entries):
+    entries = []
+    others['.zarr'] += 1
   for entry in entries:
     name = prefix + entry.name
     if is_clutter([entry.name]):
+      if entry.name.startswith('.') and _is_folder(entry):
+        hidden.append(name)
       continue
     if _is_folder(entry):
       inner = (*ancestors, here)
-      _walk(folder / entry.name, f'{name}/', inner, found, empty, others)
+      _walk(
+        folder / entry.name, f'{name}/', inner, found, empty, hidden, others
+      )
     elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):
       ending = os.path.splitext(name)[1].lower()
-      if ending in images.EXTENSIONS:
+      if ending in images.EXTENSIONS or (
+        ending in ('', '.') and images.is_known(entry.path)
+      ):
         found.append(name)
       else:
         others[ending or 'no ending'] += 1

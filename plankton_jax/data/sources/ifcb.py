@@ -25,7 +25,7 @@ import numpy as np
 
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives, files
-from plankton_jax.data.sources.objects import Object, Objects
+from plankton_jax.data.sources.objects import Object, Objects, unlabelled
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
 
@@ -112,26 +112,28 @@ def is_bin(path: PurePath) -> bool:
   return known and path.suffix.lower() in ('.adc', '.hdr', '.roi')
 
 
-def is_archive(path: Path) -> bool:
-  """Tells whether a file is a zip archive of bins."""
-  if not path.is_file() or not archives.is_zip(path):
-    return False
-  try:
-    names = archives.listing(path).names
-  except InputError:
-    return False
-  return any(is_bin(name) for name in map(PurePosixPath, names))
-
-
 def objects(path: str, *, field: str = 'data.path') -> Objects:
-  """Lists the cells of a bin, named by any of its files, or of many bins.
-
-  These lie in a folder, in a zip archive, or in archives in a folder.
+  """Lists the cells as `find` does.
 
   Raises:
     InputError: there is no bin.
   """
   place = files.expanded(path, field)
+  found = find(place)
+  if found is None:
+    raise InputError(
+      f'{place} holds no IFCB bin (.adc, .hdr and .roi); give its files the'
+      ' name that the instrument gave them'
+    )
+  return found
+
+
+def find(place: Path) -> Objects | None:
+  """Lists the cells of a bin, named by any of its files, or of many bins.
+
+  These lie in a folder, in a zip archive, or in archives in a folder. Returns
+  None if there is no bin.
+  """
   every = dict(_files(place))
   parts: dict[str, dict[str, Open]] = collections.defaultdict(dict)
   for name in sorted(every):  # .ADC before .adc, which counts
@@ -140,7 +142,7 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
       stem = file.with_suffix('').as_posix()
       parts[stem][file.suffix.lower()] = every[name]
   if not parts:
-    raise InputError(f'{place} holds no IFCB bin (.adc, .hdr and .roi)')
+    return None
   bins: dict[str, Bin] = {}
   skipped: list[tuple[str, str]] = []
   for stem in sorted(parts, key=lambda stem: (-len(parts[stem]), stem)):
@@ -160,13 +162,14 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
     filled = [region for region in regions if region.width * region.height]
     left_aside[EMPTY] += len(regions) - len(filled)
     stitches = _format(bin.name).stitches
-    own = [Cell(bin, pair) for pair in _pairs(filled, stitches)]
+    own = [Cell(bin, pair) for pair in _pairs(filled, stitches=stitches)]
     left_aside[STITCHED] += len(filled) - len(own)
     cells += own
   return Objects(
     place=str(place),
     ids=tuple(cell.id for cell in cells),
-    read=functools.partial(_read, cells),
+    read=functools.partial(_read, {cell.id: cell for cell in cells}),
+    labels=unlabelled(len(cells)),
     skipped=tuple(skipped),
     left_aside={reason: n for reason, n in left_aside.items() if n},
     items=tuple(_item(cell) for cell in cells),
@@ -264,9 +267,9 @@ def _moment(bin: str) -> tuple[str, str]:
   return f'{moment:%Y%m%d}', f'{moment:%H%M%S}'
 
 
-def _read(cells: list[Cell], row: int) -> bytes:
+def _read(cells: Mapping[str, Cell], id: str) -> bytes:
   try:
-    return images.encode(pixels(cells[row]))
+    return images.encode(pixels(cells[id]))
   except OSError as error:
     raise ValueError(f'.roi: {describe(error)}') from error
 
@@ -302,7 +305,7 @@ def _regions(bin: Bin, skipped: list[tuple[str, str]]) -> Iterator[Region]:
 
 
 def _pairs(
-  regions: list[Region], stitches: bool
+  regions: list[Region], *, stitches: bool
 ) -> Iterator[tuple[Region, ...]]:
   """Joins adjacent regions of one trigger that overlap, two at a time."""
   row = 0
@@ -341,8 +344,8 @@ def _files(place: Path) -> Iterator[tuple[str, Open]]:
   Those of zip archives follow, as of folders of the archives' names; beside a
   file of a bin, its others.
   """
-  if is_archive(place):
-    yield from _archived(place)
+  if place.is_file() and (archived := _archived(place)):
+    yield from archived.items()
     return
   every: Iterable[Path] = files.walk(place)
   root = place
@@ -352,8 +355,8 @@ def _files(place: Path) -> Iterator[tuple[str, Open]]:
   for file in every:
     name = file.relative_to(root).as_posix()
     yield name, _opener(file)
-    if file.suffix.lower() == '.zip' and is_archive(file):
-      for inner, opened in _archived(file):
+    if file.suffix.lower() == '.zip' and file.is_file():
+      for inner, opened in _archived(file).items():
         yield f'{name}/{inner}', opened
 
 
@@ -361,18 +364,27 @@ def _opener(file: Path) -> Open:
   return lambda: file.open('rb')
 
 
-def _archived(path: Path) -> Iterator[tuple[str, Open]]:
-  """Yields the files of a zip archive as `_files` does.
+def _archived(path: Path) -> dict[str, Open]:
+  """Lists the files of a zip archive of bins; {} if it is none, or damaged.
 
   The last two files read are kept, so that a .roi is unpacked once for all of
   its cells.
   """
-  archive = archives.open_zip(path)
+  if not archives.is_zip(path):
+    return {}
+  try:
+    archive = archives.open_zip(path)
+  except InputError:
+    return {}
   inside = {
-    archives.tidy(info.filename): info
+    archives.name_of(info): info
     for info in archive.infolist()
     if not info.filename.endswith('/')
   }
+  named = (info for name, info in inside.items() if is_bin(PurePosixPath(name)))
+  if all(map(archives.zip_refusal, named)):
+    archive.close()
+    return {}
   lock = threading.Lock()
 
   @functools.lru_cache(maxsize=2)
@@ -385,6 +397,8 @@ def _archived(path: Path) -> Iterator[tuple[str, Open]]:
     with lock:
       return io.BytesIO(unpack(name))
 
-  for name in inside:
-    if not files.is_clutter(name.split('/')):
-      yield name, functools.partial(opened, name)
+  return {
+    name: functools.partial(opened, name)
+    for name in inside
+    if not files.is_clutter(name.split('/'))
+  }

@@ -9,10 +9,11 @@ import numpy as np
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels.images import Picture
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import describe
+from plankton_jax.data.splits import FEWEST
 from plankton_jax.errors import InputError
 
-_FEWEST = 4  # two to train on, one to validate and one to test
 _FEW = 20  # below it a class's measures say little
 _SHOWN = 5  # names given of a kind
 
@@ -35,29 +36,27 @@ def inspect(path: str) -> Inspection:
   """Reads every image below a folder, and reports what it finds.
 
   Problems are files that cannot be read, images outside any class, classes
-  without images, fewer than two classes to train on, and one image in several
-  classes. Small classes and copies within a class are only noted: data.rare
-  covers the first, and copies stay on one side of the split.
+  whose images are of formats that are not read, fewer than two classes to train
+  on, and one image in several classes. Empty folders, small classes and copies
+  within a class are only noted: data.rare covers small ones, and copies stay on
+  one side of the split.
   """
   try:
     listing = folder.scan(path, class_level='auto')
   except InputError as error:
     return Inspection([], [], [str(error)])
-  except RecursionError:
-    return Inspection([], [], [f'{path}: folders are nested too deeply'])
   except OSError as error:
     return Inspection([], [], [f'{path}: {describe(error)}'])
-  found, broken = _read_all(listing)
-  labels = dict(zip(listing.ids, listing.labels.tolist(), strict=True))
+  found, broken = _read_all(listing.images)
+  ids, class_names = listing.images.ids, listing.images.class_names
+  labels = dict(zip(ids, listing.images.labels.tolist(), strict=True))
   copies = _copies(found)
   within = [c for c in copies if len({labels[name] for name in c}) == 1]
   across = [c for c in copies if len({labels[name] for name in c}) > 1]
   distinct = collections.defaultdict(set)
   for name, image in found.items():
     distinct[labels[name]].add(image.digest)
-  independent = {
-    name: len(distinct[i]) for i, name in enumerate(listing.class_names)
-  }
+  independent = {name: len(distinct[i]) for i, name in enumerate(class_names)}
   counts = collections.Counter(labels[name] for name in found)
   return Inspection(
     _contents(listing, counts, list(found.values())),
@@ -67,14 +66,14 @@ def inspect(path: str) -> Inspection:
 
 
 def _read_all(
-  listing: folder.Listing,
+  listed: Objects,
 ) -> tuple[dict[str, _Image], list[tuple[str, str]]]:
   """Reads every image; lists names and reasons of those that cannot be."""
-  found, broken = {}, list(listing.skipped)
+  found, broken = {}, list(listed.skipped)
   read = workers.in_order(
-    lambda name: _read(listing, name), listing.ids, desc='inspect'
+    lambda id: _read(listed, id), listed.ids, desc='inspect'
   )
-  for name, result in zip(listing.ids, read, strict=True):
+  for name, result in zip(listed.ids, read, strict=True):
     if isinstance(result, str):
       broken.append((name, result))
     else:
@@ -82,11 +81,11 @@ def _read_all(
   return found, broken
 
 
-def _read(listing: folder.Listing, name: str) -> _Image | str:
+def _read(listed: Objects, id: str) -> _Image | str:
   try:
-    picture = Picture.decode((listing.root / name).read_bytes())
-  except (OSError, ValueError) as error:
-    return describe(error)
+    picture = Picture.decode(listed.read(id))
+  except ValueError as error:
+    return str(error)
   width, height = picture.image.size
   return _Image(height, width, picture.digest())
 
@@ -103,7 +102,7 @@ def _contents(
   listing: folder.Listing, counts: Mapping[int, int], found: list[_Image]
 ) -> list[str]:
   """Counts the images of each class, and describes their sizes."""
-  class_names = listing.class_names
+  class_names = listing.images.class_names
   lines = [f'{len(found):,} images in {len(class_names)} classes']
   if listing.understood:
     lines.append(listing.understood)
@@ -130,20 +129,24 @@ def _problems(
   """Lists what would stop a run, lose images or contradict labels."""
   loose = [
     name
-    for name, label in zip(listing.ids, listing.labels, strict=True)
+    for name, label in zip(
+      listing.images.ids, listing.images.labels, strict=True
+    )
     if label < 0
   ]
   problems = [
     *_listed('files cannot be read', [f'{n}: {why}' for n, why in broken]),
     *_listed('images lie in no class folder', loose),
-    *_listed('folders hold no image', list(listing.empty)),
+    *_listed(
+      'folders hold no image that is read', list(folder.unread(listing))
+    ),
     *_listed(
       'images stand in several classes', [' = '.join(c) for c in across]
     ),
   ]
-  if sum(count >= _FEWEST for count in independent.values()) < 2:
+  if sum(count >= FEWEST for count in independent.values()) < 2:
     problems.append(
-      f'at least two classes of {_FEWEST} different images are needed, one'
+      f'at least two classes of {FEWEST} different images are needed, one'
       ' folder each'
     )
   return problems
@@ -155,20 +158,25 @@ def _notes(
   independent: Mapping[str, int],
 ) -> list[str]:
   """Lists what a run copes with, but its owner should know."""
+  lost = folder.unread(listing)
   return [
     *listing.doubts,
-    *classes.doubts(listing.class_names),
     *_listed(
-      f'classes have fewer than {_FEWEST} different images, too few to train'
+      'folders hold no image, and are no class',
+      [name for name in listing.empty if name not in lost],
+    ),
+    *classes.doubts(listing.images.class_names),
+    *_listed(
+      f'classes have fewer than {FEWEST} different images, too few to train'
       ' on (data.rare)',
-      [f'{n} ({k})' for n, k in independent.items() if k < _FEWEST],
+      [f'{n} ({k})' for n, k in independent.items() if k < FEWEST],
     ),
     *_listed(
       'images have copies in their class', [' = '.join(c) for c in within]
     ),
     *_listed(
       f'classes have fewer than {_FEW} different images',
-      [f'{n} ({k})' for n, k in independent.items() if _FEWEST <= k < _FEW],
+      [f'{n} ({k})' for n, k in independent.items() if FEWEST <= k < _FEW],
     ),
   ]
 

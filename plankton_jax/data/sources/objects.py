@@ -1,22 +1,26 @@
-"""Reads objects that need no label: to embed, to search, to predict."""
+"""Reads the images of any place on demand: to train, to embed, to predict."""
 
 import datetime
+import functools
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from plankton_jax.data import workers
-from plankton_jax.data.pixels.images import (
-  NO_CROP,
-  Fitted,
-  Picture,
-  deepest,
-  white_of,
+from plankton_jax.data.pixels import images
+from plankton_jax.data.sources.source import (
+  NO_MEASURES,
+  Example,
+  Measures,
+  Source,
 )
-from plankton_jax.data.sources.source import NO_MEASURES, Measures
+
+# How files begin that may hold 16-bit images, whatever they are called.
+_DEEP = (b'\x89PNG', b'II*\0', b'MM\0*')
 
 # Spreadsheets write 20210503.0, and seconds with decimals.
 _DATE = re.compile(r'(\d{4})([-/.]?)(\d\d)\2(\d\d)(?:\.0)?')
@@ -75,62 +79,144 @@ class Object(NamedTuple):
 
 
 class Objects(NamedTuple):
-  """Images that are read on demand."""
+  """The N images of a folder, an export or an instrument, read on demand."""
 
-  place: str  # for messages
+  place: str  # where they are, for messages
   ids: tuple[str, ...]
-  read: Callable[[int], bytes]  # of a row; raises ValueError with the reason
+  read: Callable[[str], bytes]  # of an id; raises ValueError with the reason
+  labels: np.ndarray  # int32 [N], of class_names; -1 where none is known
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
+  class_names: tuple[str, ...] = ()
   # reason -> number of objects left out for it without a name
   left_aside: Mapping[str, int] = types.MappingProxyType({})
   measures: Measures = NO_MEASURES
   items: tuple[Object, ...] = ()  # one for each id, or none
+  root: Path | None = None  # where ids are the paths of files, their folder
 
   @property
   def total(self) -> int:
     """Counts all that was read, kept or not."""
     return len(self.ids) + len(self.skipped) + sum(self.left_aside.values())
 
+  def take(self, rows: Sequence[int]) -> 'Objects':
+    """Selects some images, in this order; what is skipped is of the whole."""
+    return self._replace(
+      ids=tuple(self.ids[row] for row in rows),
+      labels=self.labels[list(rows)],
+      skipped=(),
+      items=tuple(self.items[row] for row in rows) if self.items else (),
+    )
+
+
+def unlabelled(count: int) -> np.ndarray:
+  """Makes the labels [N] of objects whose classes are not known."""
+  return np.full(count, -1, np.int32)
+
+
+def to_source(found: Objects, fingerprint: str) -> Source:
+  """Makes a source of labelled objects, which are normalised as they are read.
+
+  `fingerprint` is of their ids, contents and classes.
+  """
+
+  def example(row: int) -> Example:
+    id, label = found.ids[row], int(found.labels[row])
+    try:
+      normal = images.ingest(found.read(id))
+    except ValueError as error:
+      return Example(id, label, None, str(error))
+    return Example(
+      id, label, normal.data, deepest=normal.deepest, note=normal.note
+    )
+
+  rows = range(len(found.ids))
+  return Source(
+    place=found.place,
+    fingerprint=fingerprint,
+    class_names=found.class_names,
+    examples=lambda: workers.in_order(example, rows, desc='ingest'),
+    total=len(rows),
+    skipped=found.skipped,
+    left_aside=found.left_aside,
+    measures=found.measures,
+  )
+
 
 def decoded(
-  objects: Objects,
+  found: Objects,
   *,
   size: int,
   resize: str,
   channels: int,
   white: int = 0,
-  crop: Sequence[int] = NO_CROP,
+  crop: Sequence[int] = images.NO_CROP,
   desc: str,
-) -> Iterator[Fitted | str]:
+) -> Iterator[images.Fitted | str]:
   """Yields each image, fitted to [size, size, C], or why it is unreadable.
 
   Keeps the order, shows a progress bar called `desc`, and uses no cache.
   `white` and `crop` are as in `images.decode`, but a white of 0 is found from
   the largest value of all images.
   """
-  rows = range(len(objects.ids))
-  white = white or find_white(objects)
+  fitted = functools.partial(
+    _fitted,
+    found.read,
+    size=size,
+    resize=resize,
+    channels=channels,
+    white=white or find_white(found),
+    crop=crop,
+  )
+  # What reads archives cannot be sent to other processes.
+  sent = found.root is not None
+  for one in workers.in_order(fitted, found.ids, desc=desc, processes=sent):
+    if isinstance(one, str):
+      yield one
+      continue
+    data, height, width = one
+    pixels = np.frombuffer(data, np.uint8).reshape(size, size, channels)
+    yield images.Fitted(pixels, height, width)
 
-  def fitted(row: int) -> Fitted | str:
-    try:
-      picture = Picture.decode(objects.read(row), white, crop)
-    except ValueError as error:
-      return str(error)
-    image = picture.fit(size=size, resize=resize, channels=channels)
-    pixels = np.asarray(image).reshape(size, size, channels)
-    return Fitted(pixels, picture.image.height, picture.image.width)
 
-  yield from workers.in_order(fitted, rows, desc=desc)
-
-
-def find_white(objects: Objects) -> int:
+def find_white(found: Objects) -> int:
   """Finds the white of all 16-bit images by their depth."""
 
-  def depth(row: int) -> int:
+  def deepest(id: str) -> int:
     try:
-      return deepest(objects.read(row))
-    except ValueError:
+      if found.root is not None and not _may_be_deep(found.root / id):
+        return 0
+      return images.deepest(found.read(id))
+    except (OSError, ValueError):
       return 0
 
-  found = workers.in_order(depth, range(len(objects.ids)), desc='depth')
-  return white_of(max(found, default=0))
+  depths = workers.in_order(deepest, found.ids, desc='depth')
+  return images.white_of(max(depths, default=0))
+
+
+def _may_be_deep(path: Path) -> bool:
+  """Tells by the first bytes of a file, which cost less than all of it."""
+  with path.open('rb') as file:
+    return file.read(4) in _DEEP
+
+
+def _fitted(
+  read: Callable[[str], bytes],
+  id: str,
+  *,
+  size: int,
+  resize: str,
+  channels: int,
+  white: int,
+  crop: Sequence[int],
+) -> tuple[bytes, int, int] | str:
+  """Reads and fits one image; returns the reason if it cannot be read.
+
+  Returns bytes, which are sent between processes for less than an array, and
+  the height and width before.
+  """
+  try:
+    picture = images.Picture.decode(read(id), white, crop)
+  except ValueError as error:
+    return str(error)
+  fitted = picture.fit(size=size, resize=resize, channels=channels)
+  return fitted.tobytes(), picture.image.height, picture.image.width

@@ -33,18 +33,18 @@ def multiplies_bfloat16() -> bool:
 @functools.cache
 def _register():
   """Registers the three passes as handlers of custom calls, once."""
-  for kind, order in (
+  make = onednn_library.Convolution
+  for kind, prepare, order in (
     # Positions of images, kernel and outputs among arguments and result.
-    ('forward', (0, 1, 2)),
-    ('backward_data', (2, 1, 0)),
-    ('backward_weights', (0, 2, 1)),
+    ('forward', functools.partial(make, 'forward'), (0, 1, 2)),
+    ('backward_data', functools.partial(make, 'backward_data'), (2, 1, 0)),
+    ('backward_weights', onednn_library.KernelGradient, (0, 2, 1)),
   ):
-    handler.register(_TARGET.format(kind), _runner(kind, order))
+    run = _runner(functools.cache(prepare), order)
+    handler.register(_TARGET.format(kind), run)
 
 
-def _runner(kind, order):
-  prepare = functools.cache(functools.partial(onednn_library.Convolution, kind))
-
+def _runner(prepare, order):
   def run(buffers, geometry):
     images, kernel, outputs = (buffers[i] for i in order)
     convolve = prepare(

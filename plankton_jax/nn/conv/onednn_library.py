@@ -3,15 +3,20 @@
 import ctypes
 import functools
 import importlib.metadata
+import math
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 _PACKAGE, _FILE = 'onednn-cpu-gomp', 'libdnnl.so.3'
 
 # Enumerators of dnnl_types.h.
 _CPU, _IN_ORDER, _ANY_LAYOUT = 1, 1, 1
 _TYPES = {'bfloat16': 2, 'float32': 3}
+_BYTES = {'bfloat16': 2, 'float32': 4}
 _BFLOAT16_ISA = 0xE7  # dnnl_cpu_isa_avx512_core_bf16; AMX's includes its bits
 _TRAINING, _DIRECT, _OWN_SCRATCHPAD = 64, 1, 1
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
@@ -23,6 +28,7 @@ _PASSES = {
 }
 _SCRATCHPAD_LAYOUT = 136
 _ALLOCATED = ctypes.c_void_p(-1)
+_ALONE = 1 << 16  # numbers that a thread sums without the others
 
 _Handle = ctypes.c_void_p
 _Pair = ctypes.c_int64 * 2
@@ -138,6 +144,90 @@ class Convolution:
           len(arguments),
           arguments,
         )
+
+
+class KernelGradient:
+  """The pass 'backward_weights', where each core takes a part of the batch.
+
+  oneDNN's own threads meet in a loop that never sleeps, to sum over the batch.
+  Whenever another thread has one of their cores, the rest burn theirs until it
+  leaves: on a busy machine that took forty times as long. Here they sleep.
+
+  Arguments and errors are those of `Convolution`, without `kind`.
+  """
+
+  def __init__(
+    self,
+    images: Sequence[int],
+    kernel: Sequence[int],
+    outputs: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dtype: str,
+  ):
+    self._size = math.prod(kernel)
+    parts = min(_cores(), images[0])
+    self._bounds = _divided(images[0], parts)
+    # A small gradient is summed sooner by one thread than by several.
+    self._slices = _divided(self._size, min(parts, 1 + self._size // _ALONE))
+    self._image, self._output = (
+      math.prod(shape[1:]) * _BYTES[dtype] for shape in (images, outputs)
+    )
+
+    def prepare(first, end):
+      part = end - first
+      return Convolution(
+        'backward_weights',
+        *((part, *images[1:]), kernel, (part, *outputs[1:])),
+        *(strides, padding, dtype),
+      )
+
+    self._convolve = _each(prepare, *self._bounds)
+
+  def __call__(self, images: int, kernel: int, outputs: int) -> None:
+    """Reads images and outputs at these addresses, and writes the kernel's."""
+    gradients = np.empty((len(self._convolve), self._size), np.float32)
+
+    def run(convolve, first, gradient):
+      convolve(
+        images + first * self._image,
+        gradient.ctypes.data,
+        outputs + first * self._output,
+      )
+
+    _each(run, self._convolve, self._bounds[0], gradients)
+    pointer = ctypes.cast(kernel, ctypes.POINTER(ctypes.c_float))
+    total = np.ctypeslib.as_array(pointer, (self._size,))
+
+    def add(first, end):
+      gradients[:, first:end].sum(axis=0, out=total[first:end])
+
+    _each(add, *self._slices)
+
+
+def _divided(count, parts):
+  """Returns where each of equal parts begins, and where it ends."""
+  bounds = [count * i // parts for i in range(parts + 1)]
+  return bounds[:-1], bounds[1:]
+
+
+@functools.cache
+def _cores():
+  """Counts the threads of libgomp: OMP_NUM_THREADS, or this process's cores."""
+  return load().omp_get_max_threads()
+
+
+@functools.cache
+def _pool():
+  """Makes threads in which oneDNN starts no others."""
+  alone = load().omp_set_num_threads
+  return ThreadPoolExecutor(_cores(), 'onednn', alone, (1,))
+
+
+def _each(function, *arguments):
+  """Maps as `map`, in the pool's threads; returns when all is done."""
+  several = len(arguments[0]) > 1
+  return [*(_pool().map if several else map)(function, *arguments)]
 
 
 def _call(name, *arguments):
