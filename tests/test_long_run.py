@@ -106,7 +106,7 @@ def test_the_command_watches_a_run_to_its_end(tmp_path, capsys, monkeypatch):
   long_run.main([])
   said = capsys.readouterr().out.splitlines()
   assert re.fullmatch(
-    r'(1[2-9]\d) steps, 3 epochs, \d+ s, \d+ programs compiled, \d+ after .*',
+    r'(3[4-9]) steps, 3 epochs, \d+ s, \d+ programs compiled, \d+ after .*',
     said[0],
   )
   assert [line.partition(':')[0] for line in said[1:]] == [
