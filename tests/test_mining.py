@@ -260,7 +260,9 @@ def test_tiles_equal_the_whole(metric, policy, select, rows, monkeypatch):
   }
   key, valid = jax.random.key(2), np.arange(50) < 45
   whole = _mine(metric(x), labels, valid, **options, key=key)
-  tiled = _tiled(rows, metric=metric, **options)(x, labels, valid, key=key)
+  tiled = mining.mine_embeddings(
+    x, labels, valid, metric=metric, **options, key=key
+  )
   for got, want in zip(tiled, whole, strict=True):
     np.testing.assert_array_equal(got, want)
 
