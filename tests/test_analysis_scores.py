@@ -1,10 +1,13 @@
+import contextlib
+import sys
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn import metrics
 from sklearn.neighbors import KNeighborsClassifier
 
-from analysis.measures import classes, scores
+from analysis.measures import classes, curves, scores, threads
 from tests.analysis_runs import blobs
 
 
@@ -279,3 +282,26 @@ def test_blocks_hold_every_row_once_and_no_more_than_there_is_room_for(
   assert len(found) == max(-(-rows // 4), 1)
   assert max(map(len, held)) <= 4
   assert len(list(classes.blocks(rows, 50))) == max(rows, 1)
+
+
+def test_products_take_one_thread_of_libraries_that_are_loaded_by_then(
+  monkeypatch,
+):
+  limited = []
+
+  @contextlib.contextmanager
+  def limit(*, limits):
+    limited.append((limits, 'sklearn.svm' in sys.modules))
+    yield
+    limited.append('left')
+
+  monkeypatch.setattr(threads, 'threadpool_limits', limit)
+  monkeypatch.delitem(sys.modules, 'sklearn.svm', raising=False)
+  rows = blobs([6, 6])
+  scores.clustering(rows.embedding, rows.label)
+  assert limited == [(1, True), 'left']
+  monkeypatch.setattr(scores, 'MOST_CLUSTERED', 1)
+  found = scores.clustering(rows.embedding, rows.label)
+  assert np.isnan(found['nmi'][1]) and limited[2:] == limited[:2]
+  curves.learn('x', rows.embedding, rows.label, classifiers=('kNN',))
+  assert limited[4:] == limited[:2]

@@ -1,6 +1,7 @@
 """The plane: PCA against NumPy, UMAP's fixed seed, its fallbacks."""
 
 import csv
+import importlib
 
 import numpy as np
 import pytest
@@ -104,6 +105,10 @@ def test_umap_is_fixed_by_its_seed_and_keeps_clusters_apart():
   centres = [train[label == k].mean(axis=0) for k in (0, 1)]
   gaps = [np.linalg.norm(first.xy['test'] - c, axis=1) for c in centres]
   assert (gaps[1] < gaps[0]).all()  # the test rows are of class 1
+  # What takes seconds to compile is compiled once on a machine.
+  for name, module in planes.LOOPS.items():
+    loop = getattr(importlib.import_module(module), name)
+    assert loop.stats.cache_path
 
 
 def test_many_rows_are_sampled_by_split_and_class(monkeypatch):
