@@ -144,9 +144,13 @@ def map_at_r(x, labels):
   """MAP@R of rows of a dense matrix, as `retrieval` ranks them."""
   far = -2.0 * x @ x.T + (x * x).sum(axis=1)
   np.fill_diagonal(far, np.inf)
-  hits = labels[np.argsort(far, axis=1)] == labels[:, None]
-  ranks = np.arange(1, len(x) + 1)
   relevant = np.bincount(labels)[labels] - 1
+  ranks = np.arange(1, relevant.max() + 1)
+  # Only the ranks that count are sorted: in all, most of the test's time.
+  near = np.argpartition(far, len(ranks), axis=1)[:, : len(ranks)]
+  order = np.argsort(np.take_along_axis(far, near, axis=1), axis=1)
+  near = np.take_along_axis(near, order, axis=1)
+  hits = labels[near] == labels[:, None]
   counted = (
     hits * (ranks <= relevant[:, None]) * np.cumsum(hits, axis=1) / ranks
   )

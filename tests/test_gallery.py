@@ -142,3 +142,16 @@ def test_without_a_workdir_the_numbers_remain(tmp_path, capsys):
   assert 'gallery: run: images need a workdir' in capsys.readouterr().out
   assert (tmp_path / 'gallery.csv').exists()
   assert not list(tmp_path.glob('*.png'))
+
+
+def test_an_only_image_has_no_distance_to_the_centre():
+  found = Embeddings(
+    np.float32([[1, 0], [0, 1], [0, 3]]), np.array([0, 1, 1]), np.array('abc'),
+    ('ant', 'bee'),
+  )  # fmt: skip
+  ranked = ranks.rank(found.embedding, found.label)
+  ant, bee = gallery.summary('run', 'test', found, ranked)
+  own = ('nearest', 'median', 'farthest')
+  assert np.isnan([ant[name] for name in own]).all()
+  assert [bee[name] for name in own] == [1, 1, 1]
+  assert ant['other'] == 2**0.5 and ant['of class'] == 'bee'

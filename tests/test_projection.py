@@ -11,6 +11,7 @@ from analysis.figures import style
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import planes
 from plankton_jax.errors import InputError
+from tests.analysis_runs import joined
 from tests.analysis_runs import run as run_analysis
 
 
@@ -21,13 +22,6 @@ def split(count, label, *, seed, dim=6, names=('a', 'b', 'c')):
   embedding = centres[label] + 0.1 * rng.normal(size=(count, dim))
   return Embeddings(
     embedding.astype(np.float32), label, np.arange(count).astype(str), names
-  )
-
-
-def joined(*parts):
-  return Embeddings(
-    *(np.concatenate(x) for x in list(zip(*parts, strict=True))[:3]),
-    parts[0].class_names,
   )
 
 
