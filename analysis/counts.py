@@ -224,7 +224,7 @@ def count(
     objects: what to count.
     space: where images are placed.
     known: images of known class.
-    names: of the classes, and of none.
+    names: of the classes; the last is that of unknown images.
     limit: of the distance, beyond which an image is unknown.
     method: the one to trust.
     draws: of the bootstrap.

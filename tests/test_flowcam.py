@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
-from plankton_jax.data.sources import flowcam, folder
+from plankton_jax.data.sources import flowcam, folder, objects
 from plankton_jax.errors import InputError
 
 COLUMNS = (
@@ -81,7 +81,7 @@ def test_every_row_of_a_list_is_accounted_for(tmp_path):
     (f'run.lst:{first + 9}', 'particle 8 comes again'),
   )
   assert found.left_aside == {flowcam.EMPTY: 1, flowcam.BESIDE: 2}
-  assert found.total == 10 + 2
+  assert objects.to_source(found, '').read == 10 + 2
   reasons = ('beyond the edge of run_000001', 'beyond the edge', 'gone.tif: No')
   for number, reason in enumerate(reasons):
     with pytest.raises(ValueError, match=reason):
@@ -153,4 +153,4 @@ def test_lists_of_other_encodings_and_hands_are_read(tmp_path):
     assert found.ids == ('run_00001', 'run_00002', 'run_00003')
     assert len({*map(found.read, found.ids)}) == 1
     assert [why for _, why in found.skipped] == ['not a line of a list'] * 3
-    assert found.total == 6 + 2
+    assert objects.to_source(found, '').read == 6 + 2

@@ -7,7 +7,7 @@ import numpy as np
 from analysis import gallery
 from analysis.files import originals
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import ranks
+from analysis.measures import classes, ranks
 from analysis.page import lists
 from tests.analysis_runs import run as run_analysis
 
@@ -116,7 +116,8 @@ def test_many_classes_are_paged(tmp_path, monkeypatch):
 def test_of_very_many_classes_the_largest_are_drawn(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(ranks, 'MOST', 2)
+  monkeypatch.setattr(classes, 'MOST_SHOWN', 3)
+  monkeypatch.setattr(classes, 'FEW_SHOWN', 2)
   monkeypatch.setattr(gallery, 'PAGE', 1)
   label = np.repeat(np.arange(4, dtype=np.int32), [1, 3, 1, 2])
   rows = Embeddings(

@@ -1,6 +1,7 @@
 """Walks the files below a folder, past what systems and archivers leave."""
 
 import codecs
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -79,6 +80,12 @@ def read(path: Path) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise ValueError(error.strerror or str(error)) from error
+
+
+def digest(path: Path) -> bytes:
+  """Hashes a file's content."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'blake2b').digest()
 
 
 def walk(root: Path) -> Iterator[Path]:
