@@ -336,3 +336,19 @@ def test_damage_in_an_archive_of_bins_is_named(tmp_path):
   assert name == OLD and reason.startswith('.adc: damaged in the archive (')
   with pytest.raises(ValueError, match='damaged in the archive'):
     found.read(found.ids[0])
+
+
+@pytest.mark.parametrize(
+  ('column', 'value'), [(15, '-5'), (17, '-1'), (15, '900000000')]
+)
+def test_a_region_of_impossible_sides_is_no_region(tmp_path, column, value):
+  regions = [(n, 0, 0, pixels(n, (5, 9))) for n in (1, 2)]
+  file = make(tmp_path, NEW, regions) / f'{NEW}.adc'
+  first, second = file.read_text().splitlines()
+  cells = first.split(',')
+  assert cells[15:18] == ['9', '5', '0']  # width, height, offset
+  cells[column] = value
+  file.write_text(f'{",".join(cells)}\n \n{second}\n')
+  found = ifcb.objects(str(tmp_path))
+  assert found.skipped == ((f'{NEW}_00001', 'not a line of an .adc'),)
+  assert found.ids == (f'{NEW}_00003',)  # the blank line counts
