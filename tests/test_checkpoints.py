@@ -117,9 +117,9 @@ def test_a_whitening_is_of_one_checkpoint(tmp_path):
     _save_run(tmp_path, {}, _state(step), measure)
   matrix = np.array([[2.0, 1.0], [0.0, 3.0]], np.float32)
   store.save_whitening(tmp_path, matrix, 1)
-  fitted, newest = (
-    checkpoints._read(tmp_path, step)['batch_stats'] for step in (None, 2)
-  )
+  best, last = (checkpoints._read(tmp_path, step) for step in (None, 2))
+  assert (best['step'], last['step']) == (1, 2)
+  fitted, newest = best['batch_stats'], last['batch_stats']
   np.testing.assert_array_equal(fitted[WHITENING]['matrix'], matrix)
   assert newest.keys() == {'mean'} == fitted.keys() - {WHITENING}
   path = tmp_path / 'whitening.safetensors'
@@ -168,7 +168,7 @@ def test_moments_of_frozen_stages_in_older_checkpoints_are_left_out(tmp_path):
 
 def test_what_is_not_there_is_named(tmp_path):
   with pytest.raises(InputError, match=r'no checkpoints; train'):
-    checkpoints.load_encoder(tmp_path)
+    checkpoints.load_encoder(str(tmp_path))
   _save(tmp_path, [0.1, 0.9, 0.2])
   with pytest.raises(InputError, match=r'step 1; kept are \[2, 3\]'):
     checkpoints.load_encoder(tmp_path, step=1)
