@@ -32,6 +32,8 @@ demo: .venv/ready
 # What launch.py sets for itself, so that no test is started twice.
 test test-peers test-lowest: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test test-peers test-lowest: export OMP_WAIT_POLICY ?= passive
+# The workers use the cores; in each, threads would spin for nothing.
+test test-peers test-lowest: export OPENBLAS_NUM_THREADS ?= 1
 # What one test compiled, others and their processes need not compile again.
 test test-peers test-lowest: \
   export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/compiled

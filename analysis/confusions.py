@@ -14,10 +14,10 @@ from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import classes
+from analysis.measures import classes, openset
 from plankton_jax.errors import InputError
 
-HEAD, CENTROID = 'head', 'nearest centroid'
+HEAD = 'head'
 PAIRS = 10  # confusions that are listed
 MOST_WHOLE = 200  # the most classes whose matrix is written whole
 
@@ -33,17 +33,6 @@ class Confusions(NamedTuple):
   balanced_accuracy: float  # mean recall of the classes with test images
   macro_f1: float  # of the same classes
   per_class: dict[str, np.ndarray]  # [C] each: precision, recall, f1, support
-
-
-def nearest_centroid(
-  train: inputs.Embeddings, test: inputs.Embeddings
-) -> np.ndarray:
-  """Finds the class [N] whose mean train embedding is nearest (Euclidean)."""
-  from sklearn.metrics import pairwise_distances_argmin
-
-  present, _, means = classes.centroids(train.embedding, train.label)
-  rows = pairwise_distances_argmin(test.embedding.astype(np.float64), means)
-  return present[rows]
 
 
 def measure(
@@ -167,7 +156,8 @@ def classify(source: inputs.Source) -> Classified:
   predicted = {}
   predicted[HEAD], missing = by_head(source, test)
   if train is not None:
-    predicted[CENTROID] = nearest_centroid(train, test)
+    judged = openset.by_centroid(train, test.embedding)
+    predicted[openset.CENTROID] = judged.label
   found = Classified([], [], notes + missing)
   for method, labels in predicted.items():
     if labels is None:

@@ -13,7 +13,7 @@ need. docs/counts.md explains the methods.
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -27,16 +27,16 @@ from analysis.measures import (
   checked,
   counting,
   fitted,
+  openset,
   prevalence,
   tallies,
-  thresholds,
   trials,
 )
 from analysis.measures.checked import Checks
-from analysis.measures.counting import Estimate, Known, Space
+from analysis.measures.counting import Known, Space
 from analysis.measures.fitted import Fitted
 from analysis.measures.openset import UNKNOWN
-from analysis.measures.tallies import Sample, Unit
+from analysis.measures.tallies import Row, Sample, Unit
 from analysis.measures.trials import Trials
 from plankton_jax.errors import InputError, shorten_list
 
@@ -64,8 +64,6 @@ for name in (
 
 SHOWN = 20  # lines of counts in the terminal
 TO_CHECK = 'check.csv'
-
-Row = dict[str, Any]
 
 
 class Asked(NamedTuple):
@@ -103,98 +101,9 @@ def fit(source: Source, acceptance: float) -> Fitted:
   return found
 
 
-def table(
-  found: Sequence[Sample],
-  names: Sequence[str],
-  *,
-  methods: bool,
-  checks: Mapping[str, Checks] | None = None,
-) -> list[Row]:
-  """Tabulates samples by class; concentrations if any is known.
-
-  `methods` adds a column of the method, and `checks` one of the images of the
-  sample that were checked.
-  """
-  known = any(np.isfinite(one.per_m3).any() for one in found)
-  lines = []
-  for one in found:
-    for c, name in enumerate(names):
-      line: Row = {'sample': one.name, 'class': name}
-      if methods:
-        line['method'] = one.method
-      if checks is not None:
-        line['checked'] = (
-          len(checks[one.name].rows) if one.name in checks else 0
-        )
-      line |= {
-        'objects': one.objects[c],
-        'low': one.low[c],
-        'high': one.high[c],
-      }
-      if known:
-        line |= {
-          'per_m3': one.per_m3[c],
-          'per_m3_low': one.per_m3_low[c],
-          'per_m3_high': one.per_m3_high[c],
-        }
-      lines.append(line)
-  return lines
-
-
-def tabulate_spectra(
-  new: NewImages,
-  units: Sequence[Unit],
-  estimates: Sequence[Estimate],
-  chance: np.ndarray,
-  names: Sequence[str],
-  method: str,
-) -> list[Row]:
-  """Tabulates objects by sample, class and size; empty if sizes are unknown.
-
-  `chance` [N, C] are the images' probabilities under the method's shares.
-  """
-  size = tallies.diameters(columns(new))
-  if size is None:
-    return []
-  edges = tallies.edges(size)
-  volumes_known = any(np.isfinite(unit.per_m3) for unit in units)
-  sums: dict[str, list[np.ndarray]] = {}
-  for unit, one in zip(units, estimates, strict=True):
-    found = tallies.spectrum(
-      size[unit.rows],
-      edges,
-      chance[unit.rows],
-      one.images * one.shares[method],
-    ).objects
-    sums.setdefault(unit.sample, []).append(
-      np.stack([found, unit.per_m3 * found])
-    )
-  lines = []
-  for sample, parts in sums.items():
-    objects, per_m3 = np.sum(parts, axis=0)
-    for i, c in zip(*np.nonzero(objects), strict=True):
-      line: Row = {
-        'sample': sample,
-        'class': names[c],
-        'from_um': edges[i],
-        'to_um': edges[i + 1],
-        'objects': objects[i, c],
-      }
-      if volumes_known:
-        line['per_m3'] = per_m3[i, c]
-        line['per_m3_um'] = per_m3[i, c] / (edges[i + 1] - edges[i])
-      lines.append(line)
-  return lines
-
-
-def columns(new: NewImages) -> Mapping[str, np.ndarray]:
-  """Looks up the table's columns of numbers, [N] each."""
-  return dict(zip(new.measures.names, new.measures.values.T, strict=True))
-
-
 def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
   """Computes the objects per m³ that each image stands for, and notes."""
-  given = columns(new)
+  given = new.measures.of(new.rows.id.tolist())
   found = tallies.per_m3(
     given,
     [item.sample for item in new.items],
@@ -267,7 +176,7 @@ def check(asked: Asked) -> None:
   Raises:
     InputError: one is out of range.
   """
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
   if asked.check is not None and asked.check < checked.FEWEST:
@@ -339,8 +248,13 @@ def count(
     shown,
     every,
     [names[i] for i in label.tolist()],
-    tabulate_spectra(
-      objects.new, objects.units, estimates, chance, names, method
+    tallies.tabulate_spectra(
+      objects.new.measures.of(objects.new.rows.id.tolist()),
+      objects.units,
+      estimates,
+      chance,
+      names,
+      method,
     ),
     None,
     [],
@@ -434,10 +348,12 @@ def report(
   """Gathers the tables, figures and notes; tries checking where it is asked."""
   methods = trials.describe_methods(tried.errors, tried.tested, tried.trusted)
   said = [trials.describe_error(methods, tried.size), *found.notes]
-  lines = table(found.shown, found.names, methods=False, checks=found.checks)
+  lines = tallies.tabulate(found.shown, found.names, checks=found.checks)
   tables: dict[str, Sequence[Row]] = {
     'counts.csv': lines,
-    'counts_by_method.csv': table(found.every, found.names, methods=True),
+    'counts_by_method.csv': tallies.tabulate(
+      found.every, found.names, methods=True
+    ),
     'methods.csv': methods,
   }
   if tried.by_acceptance:
@@ -511,16 +427,16 @@ def asked(sources: Sequence[Source]) -> Result:
   return analyse(
     sources,
     Asked(
-      command.IMAGES.value,
-      command.EXPORT.value,
-      command.BY.value,
-      command.ACCEPTANCE.value,
-      CHOOSE.value,
-      TRUST.value,
-      DRAWS.value,
-      command.PIXEL_UM.value,
-      CHECK.value,
-      CHECKED.value,
+      images=command.IMAGES.value,
+      export=command.EXPORT.value,
+      by=command.BY.value,
+      acceptance=command.ACCEPTANCE.value,
+      choose_acceptance=CHOOSE.value,
+      trust=TRUST.value,
+      draws=DRAWS.value,
+      pixel_um=command.PIXEL_UM.value,
+      check=CHECK.value,
+      checked=CHECKED.value,
     ),
   )
 

@@ -18,7 +18,7 @@ from analysis.files import command, inputs, pile, result, tables
 from analysis.files.inputs import Source
 from analysis.files.pile import Pile
 from analysis.files.result import Result, Shown
-from analysis.measures import groups, labeller, thresholds
+from analysis.measures import groups, labeller, openset
 from analysis.measures.groups import Groups
 from analysis.measures.labeller import Labels
 from analysis.page import grouped
@@ -50,11 +50,9 @@ def known(
   """
   if 'train' not in source.splits or source.workdir is None:
     return None, (), ['no train images: groups have no nearest class']
-  gallery, rows, notes = labeller.gallery(source, None)
-  val, missing = labeller.split(source, 'val', gallery.class_names)
-  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
+  fitted, notes = labeller.of_run(source, acceptance)
   labels = labeller.label(fitted, embedding, count=1)
-  return labels, gallery.class_names, notes + missing
+  return labels, fitted.gallery.class_names, notes
 
 
 def table(
@@ -138,12 +136,10 @@ def analyse(
     InputError: there are several sources, nothing to group, or an option is out
       of range.
   """
-  if len(sources) != 1:
-    raise InputError('discover takes one --workdir, or --embeddings')
+  source = command.one_source(sources, 'discover')
   if smallest < 2:
     raise InputError(f'--smallest={smallest}: a group has 2 images or more')
-  thresholds.check(acceptance)
-  (source,) = sources
+  openset.check_acceptance(acceptance)
   every = pile.gather(source, images=images, splits=splits, pixel_um=pixel_um)
   labels, names, notes = known(source, every.rows.embedding, acceptance)
   notes = [*every.notes, *notes]

@@ -123,7 +123,7 @@ def embed_folder(
   white = folders.find_white(encoder, found)
 
   def chosen(part: slice) -> Objects:
-    return found.take(range(len(found.ids))[part])._replace(skipped=())
+    return found.take(range(len(found.ids))[part])
 
   def embed(part: slice) -> outputs.Part:
     own = chosen(part) if rows else found

@@ -61,9 +61,7 @@ def analyse(sources: Sequence[Source]) -> Result:
     InputError: there are several runs, two images share an id, or splits
       differ in dimensions.
   """
-  if len(sources) > 1:
-    raise InputError('features are exported of one run: give one --workdir')
-  ids, features = collect(sources[0])
+  ids, features = collect(command.one_source(sources, 'export_features'))
   count = min(COMPONENTS, *features.shape)
   from sklearn.decomposition import PCA
 

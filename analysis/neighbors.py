@@ -66,7 +66,7 @@ def find(
       f' as {rows.id[0]}'
     )
   encoder = folders.encoder(source)
-  pixels = folders.read(path, encoder)
+  pixels = originals.read(path, encoder)
   embedding = folders.embed_one(encoder, pixels, pixel_um)
   return Query(embedding, -1, pixels)
 

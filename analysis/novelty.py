@@ -21,7 +21,7 @@ from analysis.figures import novelty as figures
 from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.result import Drawing, Result, Shown
-from analysis.measures import openset, thresholds, unknowns
+from analysis.measures import openset, unknowns
 from analysis.measures.openset import (
   MEASURES,
   NO_CURVE,
@@ -69,11 +69,6 @@ def usable(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
     if name not in splits
   ]
   return splits, notes
-
-
-def names(rows: Embeddings, label: np.ndarray) -> np.ndarray:
-  """Names the classes [N] of labels [N]; -1 gives an empty name."""
-  return np.array([*rows.class_names, ''], object)[label]
 
 
 class Truth(NamedTuple):
@@ -225,7 +220,7 @@ def score(
     openset.CENTROID: lambda x: openset.by_centroid(train, x),
     f'neighbour {k}': lambda x: openset.by_neighbour(train, x, k),
   }
-  fewest = thresholds.fewest(acceptance)
+  fewest = openset.fewest(acceptance)
   if val is not None and len(val) < fewest:
     notes.append(
       f'{source.name}: {len(val)} validation images are too few for'
@@ -237,11 +232,11 @@ def score(
     limit = seen = None
     share = acceptance
     if held_out is not None and len(held_out) >= fewest:
-      limit = thresholds.threshold(held_out, share)
+      limit = openset.threshold(held_out, share)
     counts, best = count(truth(train, splits, judged), held_out, limit)
     if by_counts and best and held_out is not None:
       share = best.acceptance
-      limit = thresholds.threshold(held_out, share)
+      limit = openset.threshold(held_out, share)
     test = splits.get('test')
     if test is not None:
       taken = inputs.named(train.class_names, judged['test'].label)
@@ -296,7 +291,7 @@ def analyse(
   """
   if neighbours < 1:
     raise InputError(f'--neighbours={neighbours}: give 1 or more')
-  thresholds.check(acceptance)
+  openset.check_acceptance(acceptance)
   scored = [
     score(
       source,

@@ -14,7 +14,6 @@ writes what updates its objects in EcoTaxa. `--embeddings=FILE.npz` in place of
 """
 
 import functools
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,12 +36,11 @@ from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.formats import darwin_core, ecotaxa
 from analysis.measures import (
-  backed_off,
   fitted,
   labeller,
   lineages,
+  openset,
   predictions,
-  thresholds,
 )
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
@@ -127,9 +125,9 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       checkpoint are missing, or a flag's value is out of its range.
   """
   source = command.one_source(sources, 'predict')
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   lineages.check(asked.sure)
-  listed = taxa.read(pathlib.Path(asked.taxa)) if asked.taxa else taxa.NONE
+  listed = taxa.given(asked.taxa)
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
   trained_on, missing = taxa.of_run(source)
@@ -137,7 +135,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
   inputs.check_dimensions(fit.labeller.gallery, new.rows)
-  ranks = backed_off.fit(fit, known, asked.sure)
+  ranks = lineages.fit(fit, known, asked.sure)
   labels = labeller.label(
     fit.labeller,
     new.rows.embedding,
@@ -149,7 +147,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     new.items,
     fit.labeller,
     labels,
-    backed_off.place(ranks, fit, new.rows.embedding),
+    lineages.place_images(ranks, fit, new.rows.embedding),
   )
 
   written = make_files(
@@ -274,17 +272,17 @@ def accounting(new: NewImages) -> str:
 
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
-  command.one_source(sources, 'predict')
+  command.one_source(sources, 'predict')  # before --images is missed
   flags_given = Asked(
-    command.IMAGES.value,
-    command.EXPORT.value,
-    EXAMPLES.value,
-    command.ACCEPTANCE.value,
-    OVERWRITE.value,
-    command.TAXA.value,
-    SURE.value,
-    command.PIXEL_UM.value,
-    command.SEARCH.value,
+    images=command.IMAGES.value,
+    export=command.EXPORT.value,
+    examples=EXAMPLES.value,
+    acceptance=command.ACCEPTANCE.value,
+    overwrite_validated=OVERWRITE.value,
+    taxa=command.TAXA.value,
+    sure=SURE.value,
+    pixel_um=command.PIXEL_UM.value,
+    search=command.SEARCH.value,
   )
   new_images.check(flags_given.images, flags_given.export)
   return analyse(sources, flags_given)

@@ -25,7 +25,7 @@ from analysis import (
   taxonomy,
   training,
 )
-from analysis.files import command, result, tables
+from analysis.files import command, result, tables, taxa
 from analysis.files.inputs import Source
 from analysis.files.result import Picture, Result
 from analysis.measures import ranks
@@ -69,7 +69,7 @@ def parts() -> dict[str, Part]:
     'retrieval': retrieval.analyse,
     'confusions': confusions.analyse,
     'taxonomy': functools.partial(
-      taxonomy.analyse, listed=taxonomy.from_flag()
+      taxonomy.analyse, listed=taxa.given(command.TAXA.value)
     ),
     'novelty': functools.partial(
       novelty.analyse,

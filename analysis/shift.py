@@ -24,7 +24,7 @@ from analysis.measures import (
   drift,
   fitted,
   labeller,
-  thresholds,
+  openset,
   unknowns,
 )
 from analysis.measures.drift import Rows
@@ -330,7 +330,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       no group, or nothing is left to compare.
   """
   source = command.one_source(sources, 'shift')
-  thresholds.check(asked.acceptance)
+  openset.check_acceptance(asked.acceptance)
   if not 0.0 < asked.level < 1.0:
     raise InputError(
       f'--alarm_level={asked.level}: give a probability such as 0.05'
@@ -339,7 +339,10 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     raise InputError(f'--label_first={asked.label}: label 1 image or more')
   train, _ = inputs.labelled(source, 'train')
   if train is None:
-    raise InputError(f'{source.name}: no labelled train images')
+    raise InputError(
+      f'{source.name}: no labelled train images; embed images in class folders,'
+      ' or an annotated export'
+    )
   given = bool(asked.images or asked.export)
   listed = new_images.list_folder(asked.images, asked.export, asked.by)
   notes: list[str] = []
@@ -393,13 +396,13 @@ def asked(sources: Sequence[Source]) -> Result:
   return analyse(
     sources,
     Asked(
-      images,
-      export,
-      command.BY.value,
-      command.ACCEPTANCE.value,
-      LABEL_FIRST.value,
-      LEVEL.value,
-      command.PIXEL_UM.value,
+      images=images,
+      export=export,
+      by=command.BY.value,
+      acceptance=command.ACCEPTANCE.value,
+      label=LABEL_FIRST.value,
+      level=LEVEL.value,
+      pixel_um=command.PIXEL_UM.value,
     ),
   )
 

@@ -5,7 +5,6 @@ those of the file, or of the EcoTaxa export that a run was trained on.
 """
 
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from analysis.files import command, inputs, taxa
 from analysis.files.inputs import Source
 from analysis.files.result import Drawing, Result, Shown
 from analysis.files.taxa import Taxa
-from analysis.measures import backed_off, fitted, lineages
+from analysis.measures import fitted, lineages
 from plankton_jax.errors import InputError
 
 for name in ('workdir', 'embeddings', 'taxa', 'out'):
@@ -48,7 +47,7 @@ def rank(
     fit = fitted.fit(source, None, acceptance=ACCEPTANCE)
   except InputError as error:
     return None, [*notes, str(error)]
-  ranks = backed_off.fit(fit, known, sure)
+  ranks = lineages.fit(fit, known, sure)
   notes += fit.notes + [f'{source.name}: {text}' for text in ranks.remarks]
   if ranks.tree is None or not ranks.lines:
     return None, [*notes, f'{source.name}: no ranks to measure: skipped']
@@ -142,13 +141,7 @@ def draw(found: Sequence[Ranked]) -> plt.Figure:
 
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
-  return analyse(sources, listed=from_flag())
-
-
-def from_flag() -> Taxa:
-  """Reads the file of --taxa, if it is given."""
-  path = command.TAXA.value
-  return taxa.read(pathlib.Path(path)) if path else taxa.NONE
+  return analyse(sources, listed=taxa.given(command.TAXA.value))
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ from absl import flags
 
 from analysis.files import inputs, tables
 from analysis.files.inputs import Embeddings, Rows
-from analysis.measures import openset, thresholds, unknowns, whitened
+from analysis.measures import openset, unknowns, whitened
 from benchmarks import cells
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
@@ -122,11 +122,11 @@ def less_thresholds(distances: Parts, label: Parts, weight: int) -> Parts:
   class of too few has the common one; otherwise every class's is its mean with
   the common one, which counts as so many images.
   """
-  common = thresholds.threshold(distances.val, ACCEPTANCE)
+  common = openset.threshold(distances.val, ACCEPTANCE)
   limits = dict.fromkeys(np.concatenate(label).tolist(), common)
   for one in limits:
     own = distances.val[label.val == one]
-    limit = thresholds.threshold(own, ACCEPTANCE)
+    limit = openset.threshold(own, ACCEPTANCE)
     if weight and len(own):
       limit = limit if np.isfinite(limit) else float(own.max())
       limit = (len(own) * limit + weight * common) / (len(own) + weight)
@@ -143,7 +143,7 @@ def less_thresholds(distances: Parts, label: Parts, weight: int) -> Parts:
 def measure(found: Parts) -> Measured:
   """Measures how a score tells unseen from test images."""
   curve, others = openset.detection(found.test, found.unseen)
-  limit = thresholds.threshold(found.val, ACCEPTANCE)
+  limit = openset.threshold(found.val, ACCEPTANCE)
   return Measured(
     curve.area,
     1.0 - others['fpr_at_95'],
@@ -202,10 +202,10 @@ def main(values: flags.FlagValues) -> None:
   found: dict[str, list[Measured]] = {}
   for seed in range(values.draws):
     train, others = draw(rows, values.unseen, np.random.default_rng(seed))
-    if len(others.val) < thresholds.fewest(ACCEPTANCE):
+    if len(others.val) < openset.fewest(ACCEPTANCE):
       raise InputError(
         f'{source.name}: {len(others.val)} validation images in a draw are too'
-        f' few ({thresholds.fewest(ACCEPTANCE)} needed); give more images'
+        f' few ({openset.fewest(ACCEPTANCE)} needed); give more images'
       )
     for name, parts in scores(train, others).items():
       found.setdefault(name, []).append(measure(parts))

@@ -5,6 +5,7 @@ exit status. Libraries are imported once; each command runs in a fork of this
 process, which has started no threads and no JAX backend.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -61,5 +62,7 @@ def fork(argv: list[str], cwd: str, log: str) -> int:
 
 
 if __name__ == '__main__':
+  gc.set_threshold(50_000, 20, 50)  # as in conftest.py
+  gc.freeze()
   for line in sys.stdin:
     print(fork(**json.loads(line)), flush=True)

@@ -1,3 +1,4 @@
+import gc
 import importlib.metadata
 import logging
 import os
@@ -14,6 +15,11 @@ FLAGS = ['--xla_backend_optimization_level=0']
 if importlib.metadata.version('jaxlib').startswith(('0.9.', '0.10.')):
   FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
+# Nor does a test read which lines of Python each operation comes from.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+# Tracing makes so many objects, and leaves so few in cycles, that to look for
+# cycles as often as Python does takes an eighth of a test's time.
+gc.set_threshold(50_000, 20, 50)
 
 # The files of tests that take longest, in that order.
 LONGEST = (
@@ -75,17 +81,20 @@ def make_config(caches):
 
 @pytest.fixture
 def traced_once(monkeypatch):
-  """Lets all runs of a test's one config share the parts of the first run.
+  """Lets runs of a test share the parts of its first run of the same config.
 
-  They trace and compile the same programs, which takes longer than their steps.
+  They trace and compile the same programs, which takes longer than their steps;
+  at a constant rate those of another number of epochs are the same, too.
   """
   from plankton_jax.train import experiment, loop  # which take long to import
 
-  assembled = []
+  assembled = {}
 
   def assemble(config, data):
-    assembled[:] = assembled or [experiment.assemble(config, data)]
-    return assembled[0]
+    own = experiment.assemble(config, data)
+    constant = config['optimizer']['schedule'] == 'constant'
+    key = repr(config | ({'epochs': None} if constant else {}))
+    return assembled.setdefault(key, own)._replace(schedule=own.schedule)
 
   monkeypatch.setattr(loop, 'assemble', assemble)
 
@@ -94,6 +103,12 @@ def pytest_collection_modifyitems(items):
   """Puts the longest files first, so that no worker begins one at the end."""
   order = {f'test_{name}': i for i, name in enumerate(LONGEST)}
   items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish():
+  """Leaves the libraries, which stay, out of every later search for cycles."""
+  gc.collect()
+  gc.freeze()
 
 
 def pytest_addoption(parser):

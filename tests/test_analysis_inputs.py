@@ -64,6 +64,9 @@ def with_nan(rows):
     ({'label': np.full(7, -2, np.int32)}, 'label has no name'),
     ({'label': np.full(7, 2**32)}, 'label has no name'),
     ({'label': np.full(7, np.nan)}, 'label has no name'),
+    ({'label': np.full(7, 0.5)}, 'label has no name'),
+    ({'embedding': np.zeros((7, 0))}, r'embedding \(7, 0\) holds no numbers'),
+    ({'embedding': np.full((7, 2), 1e300)}, '7 of 7 rows are not finite'),
     ({'id': np.array(['a'])}, r'id \(1,\) does not fit'),
     ({'id': np.full(7, b'\xff')}, 'id is no text'),
     ({'embedding': np.float32(1)}, r'embedding is float32 \(\)'),
@@ -196,6 +199,13 @@ def test_anyones_file_needs_the_embeddings_alone(tmp_path):
   found = inputs.read_embeddings(path)
   assert found.class_names == ('ant', 'bee')
   assert found.label.tolist() == [1, -1, 0]
+  names = np.array([' ant', 'NaN', 'ant '])  # of pandas, and of hands
+  np.savez(path, embedding=embedding.astype(np.float16), label=names)
+  found = inputs.read_embeddings(path)
+  assert found.class_names == ('ant',) and found.label.tolist() == [0, -1, 0]
+  np.savez(path, features=embedding, labels=names)
+  with pytest.raises(InputError, match=r'it has features, labels\): give'):
+    inputs.read_embeddings(path)
 
 
 def test_one_file_may_hold_several_splits(tmp_path):

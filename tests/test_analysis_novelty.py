@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from analysis import novelty
 from analysis.files import result
-from analysis.measures import openset, thresholds
+from analysis.measures import openset
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 from tests.analysis_runs import NAMES, blobs, empty, source
@@ -133,17 +133,17 @@ def test_threshold_holds_for_new_images():
   rng = np.random.default_rng(0)
   for acceptance, n in ((0.95, 19), (0.95, 40), (0.8, 4), (0.5, 7)):
     drawn = rng.random((4000, n + 1))
-    limits = [thresholds.threshold(one[:n], acceptance) for one in drawn]
+    limits = [openset.threshold(one[:n], acceptance) for one in drawn]
     share = np.mean(drawn[:, n] <= limits)
     rank = np.ceil(round((n + 1) * acceptance, 9))
     assert share == pytest.approx(rank / (n + 1), abs=0.02)
     assert rank / (n + 1) >= acceptance
-    assert thresholds.fewest(acceptance) <= n
-  assert thresholds.fewest(0.95) == 19 and thresholds.fewest(0.9) == 9
+    assert openset.fewest(acceptance) <= n
+  assert openset.fewest(0.95) == 19 and openset.fewest(0.9) == 9
   for acceptance in (0.5, 0.8, 0.9, 0.95, 0.99):
-    n = thresholds.fewest(acceptance)
-    assert np.isfinite(thresholds.threshold(np.arange(n), acceptance))
-    assert np.isinf(thresholds.threshold(np.arange(n - 1), acceptance))
+    n = openset.fewest(acceptance)
+    assert np.isfinite(openset.threshold(np.arange(n), acceptance))
+    assert np.isinf(openset.threshold(np.arange(n - 1), acceptance))
 
 
 def test_scores_match_loops():

@@ -217,7 +217,7 @@ def test_a_labelled_folder_becomes_a_workdir(bundled, collection):
   read = originals.reader(source)
   for key, label, row in zip(test.id, test.label, test.embedding, strict=True):
     assert key.startswith(test.class_names[label])
-    pixels = folders.read(images / key)
+    pixels = originals.read(images / key)
     np.testing.assert_array_equal(read(key), pixels)
     encoder = checkpoints.load_encoder('tiny')
     want = folders.embed_one(encoder, pixels)

@@ -94,6 +94,7 @@ def test_restored_bit_for_bit(tmp_path):
       2, args=ocp.args.Composite(splits=ocp.args.StandardRestore())
     ).splits
   jax.tree.map(np.testing.assert_array_equal, state, _state(2))
+  chex.assert_trees_all_equal_dtypes(state, _state(2))
   assert meta == {'class_names': ['a', 'b'], 'progress': {'best_loss': 2}}
   # Orbax cannot save the empty one.
   chex.assert_trees_all_equal(splits, {'train': np.arange(3)})
@@ -253,6 +254,8 @@ def test_a_damaged_checkpoint_is_read_or_one_line(
     text = str(error)
     assert str(workdir) in text and '\n' not in text
     assert 'train again' in text or 'no checkpoint of step' in text
+    if name.startswith('model'):
+      assert text.startswith(f'{workdir / "checkpoints/1"} cannot be read')
   else:  # a file that Orbax can do without
     assert name in ('_CHECKPOINT_METADATA', 'metrics/metrics')
     assert found.step == 1

@@ -62,6 +62,8 @@ def test_every_fault_is_counted_and_named(good):
   for i in range(4):
     _save(good, f'dog/{i}.png', 700 + i)
   (good / 'eel').mkdir()
+  (good / 'eel/1.heic').write_bytes(b'')
+  (good / 'fox').mkdir()
   (good / 'ant/broken.png').write_bytes(b'')
   (good / 'ant/cut.png').write_bytes((good / 'ant/0.png').read_bytes()[:200])
   (good / 'ant/gone.png').symlink_to(good / 'nowhere.png')
@@ -69,7 +71,7 @@ def test_every_fault_is_counted_and_named(good):
   assert [line.partition(':')[0] for line in problems] == [
     '3 files cannot be read',
     '1 images lie in no class folder',
-    '1 folders hold no image',
+    '1 folders hold no image that is read',
     '1 images stand in several classes',
   ]
   assert 'ant/broken.png: empty file' in problems[0]
@@ -78,6 +80,7 @@ def test_every_fault_is_counted_and_named(good):
   assert problems[2].endswith(': eel')
   assert problems[3].endswith(': ant/5.png = bee/ant.png')
   assert notes == [
+    '1 folders hold no image, and are no class: fox',
     '1 classes have fewer than 4 different images, too few to train on'
     ' (data.rare): cat (3)',
     '2 images have copies in their class: ant/3.png = ant/again.png,'

@@ -1,5 +1,7 @@
 """Tables of EcoTaxa that went through a spreadsheet, a script or two hands."""
 
+import contextlib
+import io
 import unicodedata
 
 import numpy as np
@@ -15,6 +17,7 @@ from plankton_jax.data.ecotaxa import (
   table,
   write,
 )
+from plankton_jax.data.ecotaxa.__main__ import show_export
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.test_ecotaxa import COLUMNS, row, tsv
@@ -444,3 +447,162 @@ def test_quotes_of_lines_with_too_few_cells(lines, rows, noted):
 def test_bytes_of_no_known_encoding_are_letters():
   found = table.parse(b'object_id\tobject_x\na\t\x81\xe9\n', '')
   assert found.rows == (('a', '\x81é'),)
+
+
+TABLE = tsv([row(n) for n in range(2)])
+IMAGES = {f'images/{n}.png': packing.picture(n) for n in range(2)}
+FIRST = {'images/0.png': IMAGES['images/0.png']}
+SECOND = {'images/1.png': IMAGES['images/1.png']}
+
+
+def zipped(files):
+  stream = io.BytesIO()
+  packing.pack_zip(stream, files)
+  return stream.getvalue()
+
+
+def named_as(form):
+  return tsv([row(n, img_file_name=form.format(n)) for n in range(2)])
+
+
+def separated(mark):
+  lines = [COLUMNS, *(row(n) for n in range(2))]
+  return '\n'.join(mark.join(map(str, line)) for line in lines).encode()
+
+
+def without(column):
+  at = COLUMNS.index(column)
+  rows = [[*row(n)[:at], *row(n)[at + 1 :]] for n in range(2)]
+  return tsv(rows, [*COLUMNS[:at], *COLUMNS[at + 1 :]])
+
+
+@pytest.mark.parametrize(
+  'files',
+  [
+    # Archives side by side.
+    {'e_1.zip': zipped({'ecotaxa.tsv': TABLE, **FIRST}),
+     'e_2.zip': zipped(SECOND)},
+    {'ecotaxa.tsv': TABLE, 'a.zip': zipped(FIRST), 'b.zip': zipped(SECOND)},
+    {'t.zip': zipped({'ecotaxa.tsv': TABLE}), **IMAGES},
+    {'all.zip': zipped({'t.zip': zipped({'ecotaxa.tsv': TABLE}), **IMAGES})},
+    # Paths of other machines and folders.
+    {'tables/ecotaxa.tsv': named_as('../images/{}.png'), **IMAGES},
+    {'ecotaxa.tsv': named_as('../images/{}.png'), **IMAGES},
+    {'ecotaxa.tsv': named_as('C:/Users/x/images/{}.png'), **IMAGES},
+    {'ecotaxa.tsv': named_as('//server/x/images/{}.png'), **IMAGES},
+    {'ecotaxa.tsv': named_as('file:///C:/images/{}.png'), **IMAGES},
+    {'ecotaxa.tsv': named_as('https://x.org/images/{}.png'), **IMAGES},
+    # Other endings of files.
+    {'ecotaxa.tsv': named_as('images/{}.jpg'), **IMAGES},
+    {'ecotaxa.tsv': named_as('images/{}'), **IMAGES},
+    # Tables of other programs and hands.
+    {'export_7.tsv': TABLE, **IMAGES},
+    {'list.csv': separated(','), 'notes.txt': b'x', **IMAGES},
+    {'ecotaxa.tsv': separated(';'), **IMAGES},
+    {'ecotaxa.tsv': separated('|'), **IMAGES},
+    {'ecotaxa.tsv': b'# from R\n# 2024\n' + TABLE, **IMAGES},
+    {'ecotaxa.tsv': b'My project\t\t\n\n' + TABLE, **IMAGES},
+    {'ecotaxa.tsv': without('object_annotation_category'), **IMAGES},
+    {'ecotaxa.tsv': without('object_annotation_status'), **IMAGES},
+    {'ecotaxa.tsv': tsv([row(0, object_annotation_status='')])
+     + tsv([row(1, object_annotation_status='')]), **IMAGES},
+  ],
+)  # fmt: skip
+def test_what_a_person_can_use_comes_in_whole(tmp_path, files):
+  found = read.export(str(packing.tree(tmp_path / 'e', files)))
+  assert [(x.object_id, x.taxon, x.status) for x in found.objects] == [
+    ('o00', 'Calanoida', 'validated'), ('o01', 'other<living', 'validated')
+  ]  # fmt: skip
+  for item, data in zip(found.objects, IMAGES.values(), strict=True):
+    assert found.files.read(found.files.find(item.image)) == data
+  assert {why for _, why in found.skipped} <= {'the header or its types again'}
+
+
+def test_a_table_of_any_name_or_separator_is_read_by_itself(tmp_path):
+  files = {'list.csv': separated(';'), 'ecotaxa.tsv': tsv([row(5)]), **IMAGES}
+  place = packing.tree(tmp_path, files) / 'list.csv'
+  found = read.export(str(place))
+  assert len(found.objects) == 2
+  assert found.notes == ("list.csv:1: cells are separated by ';', not by tabs",)
+  reasons = [*rules.problems('ecotaxa.tsv', table.parse(separated(','), ''))]
+  assert "line 1: cells are separated by ',', not by tabs" in reasons
+  with pytest.raises(InputError, match=r'a.tsv: no tab.* first line; it is em'):
+    read.export(str(packing.tree(tmp_path, {'a.tsv': b' '}) / 'a.tsv'))
+  (tmp_path / 'b.csv').write_bytes(separated(',') + b'\n"x,')
+  with pytest.raises(InputError, match=r'b.csv: line 4: unexpected end of'):
+    read.export(str(tmp_path / 'b.csv'))
+
+
+def test_an_image_of_another_table_is_not_taken(tmp_path):
+  other = tsv([row(0, object_id='x'), row(1, object_id='y')])
+  files = {
+    'a.zip': zipped({'ecotaxa.tsv': TABLE}), 'ecotaxa.tsv': other, **IMAGES,
+    'b/c.zip': zipped({'ecotaxa.tsv': TABLE}),
+    'b/d.zip': zipped({'ecotaxa.tsv': other, **IMAGES}),
+  }  # fmt: skip
+  found = read.export(str(packing.tree(tmp_path, files)))
+  readable = set()
+  for item in found.objects:
+    with contextlib.suppress(ValueError):
+      found.files.find(item.image)
+      readable.add(item.object_id)
+  assert readable == {'x', 'y'} and len(found.objects) == 6
+
+
+def test_paths_that_nothing_here_ends_like_stay_out(tmp_path):
+  found = export(
+    tmp_path,
+    row(0, img_file_name='https://x.org/vault/0.png'),
+    row(1, img_file_name='D:\\9.png'),
+    files=['deep/0.png'],
+  )
+  assert [why for _, why in found.skipped] == [
+    'https://x.org/vault/0.png: an absolute path, but deep/0.png: write this'
+    ' into img_file_name',
+    'D:\\9.png: an absolute path',
+  ]
+
+
+def test_names_of_a_zip_may_be_utf8_that_does_not_say_so(tmp_path):
+  rows = [row(0, img_file_name='é/Øre.png'), row(1, img_file_name='ß.png')]
+  names = {'ee/OOre.png': packing.picture(0), 'ss.png': packing.picture(1)}
+  data = zipped({'ecotaxa.tsv': tsv(rows), **names})
+  for ascii, text in ((b'ee/OOre', 'é/Øre'), (b'ss.png', 'ß.png')):
+    data = data.replace(ascii, text.encode())
+  (tmp_path / 'e.zip').write_bytes(data)
+  found = read.export(str(tmp_path / 'e.zip'))
+  assert [found.files.read(item.image) for item in found.objects] == [
+    packing.picture(0), packing.picture(1)
+  ]  # fmt: skip
+
+
+def test_joined_tables_of_several_encodings_keep_their_letters(tmp_path):
+  text = [
+    tsv([row(n, object_annotation_category='Protopéridinium')], encoding=code)
+    for n, code in enumerate(('utf-8-sig', 'cp1252', 'utf-8-sig'))
+  ]
+  (tmp_path / 'ecotaxa.tsv').write_bytes(b''.join(text))
+  found = read.export(str(tmp_path))
+  assert [item.taxon for item in found.objects] == ['Protopéridinium'] * 3
+
+
+def test_taxa_may_be_known_by_their_numbers_alone(tmp_path):
+  columns = (*COLUMNS[:4], 'object_annotation_category_id')
+  rows = [[*row(n)[:4], 45 + n] for n in range(2)]
+  found = export(tmp_path, *rows, columns=columns)
+  assert [item.taxon for item in found.objects] == ['45', '46']
+  assert found.notes == (
+    'ecotaxa_a.tsv: no row has a category: object_annotation_category_id names'
+    ' the taxa',
+  )
+
+
+def test_states_that_nobody_knows_are_shown_and_told(tmp_path, capsys):
+  rows = [row(n, object_annotation_status='Validé') for n in range(2)]
+  path = str(packing.tree(tmp_path, {'ecotaxa.tsv': tsv(rows)}))
+  show_export(path)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].split()[-1] == 'validé'
+  assert lines[2].split()[:6] == ['Calanoida', '0', '0', '0', '0', '1']
+  with pytest.raises(InputError, match='status must be one of validated, pred'):
+    source.from_export(path, ('validated',), '')

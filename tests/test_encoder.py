@@ -5,7 +5,6 @@ import sys
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from plankton_jax.nn import encoders, measures
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import sharding
 from plankton_jax.train.step import make_embed_step
+from tests import tiny_encoder
 
 # What another process embeds on four devices, held to what this one does.
 SCRIPT = """
@@ -54,15 +54,13 @@ def fresh(**fields):
     'stem': 'half',
     'embedding_dim': 6,
     'poses': 8,
+    'whitening': 0.0,
   } | fields
-  model = encoders.make(**config['encoder'])
-  variables = jax.jit(
-    lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False)
-  )(jax.random.key(0, impl='rbg'))
-  prototypes = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+  params, batch_stats = tiny_encoder.draw(config)
+  prototypes = tiny_encoder.make_prototypes(3, 6)
   return Encoder(
-    {'encoder': variables['params'], 'objective': {'prototypes': prototypes}},
-    variables['batch_stats'],
+    {'encoder': params, 'objective': {'prototypes': prototypes}},
+    batch_stats,
     config,
     ('a', 'b', 'c'),
     7,

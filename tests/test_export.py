@@ -4,8 +4,6 @@ import subprocess
 import sys
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,8 +15,9 @@ from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card, programs
 from plankton_jax.files import encoder_folder
-from plankton_jax.nn import embedding, encoders
+from plankton_jax.nn import embedding
 from plankton_jax.train import evaluation
+from tests import tiny_encoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ('Acantharea', 'Copepoda', 'Ötzi')
@@ -61,27 +60,14 @@ def _encoder(get_config=smoke.get_config, **fields):
   )
   config.data.channels = 3 if fields.get('stem') == 'imagenet' else 1
   config = config.to_dict()
-  model = encoders.make(**config['encoder'])
-  images = jnp.zeros((1, 24, 24, config['data']['channels']))
-  variables = jax.jit(lambda key: model.init(key, images, train=False))(
-    jax.random.key(0, impl='rbg')
-  )
-  rng = np.random.default_rng(0)
-  drawn = jax.tree.map(
-    lambda x: (
-      rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
-      if x.ndim == 1
-      else np.asarray(x)
-    ),
-    variables,
-  )
-  prototypes = rng.normal(size=(len(NAMES), 6)).astype(np.float32)
+  params, batch_stats = tiny_encoder.draw(config)
+  prototypes = tiny_encoder.make_prototypes(len(NAMES), 6)
   objective = (
     {'prototypes': prototypes} if get_config is not smoke.get_config else {}
   )
   return Encoder(
-    {'encoder': drawn['params'], 'objective': objective},
-    drawn['batch_stats'],
+    {'encoder': params, 'objective': objective},
+    batch_stats,
     config,
     NAMES,
     120,

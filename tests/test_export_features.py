@@ -81,6 +81,6 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
   given.splits['test'] = source(dim=7)[0].splits['test']
   with pytest.raises(InputError, match=r'run: .*\[60, 7\] dimensions'):
     run_analysis(export_features, [given], tmp_path)
-  with pytest.raises(InputError, match='give one --workdir'):
+  with pytest.raises(InputError, match='takes one --workdir'):
     run_analysis(export_features, [source()[0]] * 2, tmp_path)
   assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Listing, naming and hashing a tree of image files."""
 
+import errno
 import io
 import os
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
+from plankton_jax.data.sources import files as files_of
 from plankton_jax.data.sources import folder, ifcb, objects
 from plankton_jax.errors import InputError
 
@@ -92,8 +94,8 @@ def test_what_cannot_be_a_data_set_is_named(tmp_path):
   with pytest.raises(InputError, match=r'holds no image \(.bmp, '):
     folder.scan(str(tmp_path))
   write(tmp_path / 'a/x.png')
-  (tmp_path / 'b/c').mkdir(parents=True)
-  with pytest.raises(InputError, match=r'/b/c holds no image: remove'):
+  packing.tree(tmp_path, {'b/c/x.zip': b''})
+  with pytest.raises(InputError, match=r'/b/c holds no image, .*: unpack them'):
     folder.scan_classes(str(tmp_path))
   write(tmp_path / 'loose.png')
   with pytest.raises(InputError, match=r'loose.png lies in no class folder'):
@@ -125,6 +127,63 @@ def test_an_empty_class_says_what_its_folder_holds(tmp_path):
   packing.tree(tmp_path, {'b/x.heic': b'', 'b/c/y.heic': b''})
   with pytest.raises(InputError, match=r'/b/c holds.* \(1 of .heic\): convert'):
     folder.scan_classes(str(tmp_path))
+
+
+def test_folders_that_hold_nothing_of_use_are_told_and_are_no_class(
+  tmp_path, caplog
+):
+  write(tmp_path / 'a/x.png')
+  (tmp_path / 'b/c').mkdir(parents=True)
+  packing.tree(
+    tmp_path, {'d/Thumbs.db': b'', 'd/desktop.ini': b'', 'e/notes.txt': b''}
+  )
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.images.class_names == ('a',) and listing.others == {'.txt': 1}
+  assert '3 folders hold no image, and are no class: b/c, d, e' in caplog.text
+
+
+def test_hidden_folders_with_images_are_doubted(tmp_path):
+  for name in ('a/x.png', '.5mm/deep/y.png', 'a/.old/z.png'):
+    write(tmp_path / name)
+  packing.tree(tmp_path, {'.git/notes': b''})
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.images.ids == ('a/x.png',)
+  assert listing.doubts == (
+    'hidden folders with images are passed over: .5mm, a/.old',
+  )
+
+
+def test_images_without_an_ending_are_known_by_their_first_bytes(tmp_path):
+  files = {'a/1': packing.picture(1), 'a/2.': packing.picture(2), 'a/3': b'x'}
+  listing = folder.scan(str(packing.tree(tmp_path, files)))
+  assert listing.images.ids == ('a/1', 'a/2.')
+  assert listing.others == {'no ending': 1}
+
+
+def test_sets_of_other_formats_are_told_what_to_do(tmp_path):
+  packing.tree(
+    tmp_path, {'z/.zgroup': b'', 'z/images/0.0': b'', 'list.csv': b'x.png,a'}
+  )
+  with pytest.raises(InputError, match=r'1 of .zarr\): export their images as'):
+    folder.scan(str(tmp_path / 'z'))
+  with pytest.raises(InputError, match='is not a folder: name its columns as'):
+    folder.scan(str(tmp_path / 'list.csv'))
+  write(tmp_path / 'x.png')
+  with pytest.raises(InputError, match=r'x.png lies .*; or, of a list of imag'):
+    folder.scan_classes(str(tmp_path))
+
+
+def test_folders_too_deep_are_one_short_line(tmp_path, monkeypatch):
+  def too_long(*_):
+    raise OSError(errno.ENAMETOOLONG, 'File name too long')
+
+  write(tmp_path / 'a/x.png')
+  monkeypatch.setattr(os, 'scandir', too_long)
+  with pytest.raises(InputError, match=r'File name too long$'):
+    folder.scan(str(tmp_path))
+  monkeypatch.undo()
+  monkeypatch.setattr(os, 'stat', too_long)
+  assert not list(files_of.walk(tmp_path))
 
 
 def test_splits_without_classes_are_no_classes(tmp_path):
@@ -333,13 +392,11 @@ def test_the_side_that_a_folder_stands_for():
 
 def test_names_with_line_breaks_stay_in_one_line(tmp_path):
   write(tmp_path / 'a' / '0.png')
-  (tmp_path / 'x\ny').mkdir()
-  with pytest.raises(
-    InputError, match=r'x\\ny holds no image: remove'
-  ) as error:
+  packing.tree(tmp_path, {'x\ny/z.zip': b''})
+  with pytest.raises(InputError, match=r'x\\ny holds no image, but') as error:
     folder.source(str(tmp_path))
   assert '\n' not in str(error.value)
-  (tmp_path / 'x\ny').rmdir()
+  (tmp_path / 'x\ny/z.zip').unlink()
   write(tmp_path / 'loo\r\tse\u2028.png')
   with pytest.raises(InputError, match=r'loo\\r\\tse\\u2028.png lies in no'):
     folder.source(str(tmp_path))

@@ -134,11 +134,13 @@ def test_images_are_turned_as_exif_says(colour, form, orientation):
   assert (kept == data) == (form in ('PNG', 'JPEG') and orientation == 1)
 
 
-@pytest.mark.parametrize('mode', ['L', 'I;16'])
-def test_of_several_pages_the_first_is_kept_and_noted(grey, mode):
+@pytest.mark.parametrize(
+  ('mode', 'form'), [('L', 'TIFF'), ('I;16', 'TIFF'), ('L', 'PNG')]
+)
+def test_of_several_pages_the_first_is_kept_and_noted(grey, mode, form):
   dtype = np.uint16 if mode == 'I;16' else np.uint8
   pages = [Image.fromarray((grey // d).astype(dtype)) for d in (1, 2, 3)]
-  data = encoded(pages[0], 'TIFF', save_all=True, append_images=pages[1:])
+  data = encoded(pages[0], form, save_all=True, append_images=pages[1:])
   kept = images.ingest(data)
   assert kept.note == 'several pages, of which the first is kept'
   np.testing.assert_array_equal(images.decode(kept.data), grey)
@@ -235,6 +237,10 @@ def test_truncated_is_refused(colour, form):
     (b'', 'empty file'),
     (b'station,depth\n12,40\n' * 9, 'not a PNG, JPEG, TIFF, BMP, GIF or W'),
     (encoded(Image.new('L', (4, 4)), 'PPM'), 'not a PNG, JPEG, TIFF, BMP, G'),
+    (b' <!DOCTYPE html><p>Log in', 'WebP image, but a web page: download it'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'run git lfs pull'),
+    (b'\0\0\0\x18ftypheic\0\0\0\0', 'HEIC or AVIF: convert it to PNG'),
+    (encoded(Image.new('L', (4, 4)), 'JPEG2000'), 'a JPEG 2000 image: conv'),
   ],
 )
 def test_no_image_is_refused(data, reason):

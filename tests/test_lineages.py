@@ -7,7 +7,7 @@ import pytest
 
 from analysis import taxonomy
 from analysis.files import taxa
-from analysis.measures import backed_off, classes, fitted, lineages
+from analysis.measures import classes, fitted, lineages
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests import packing
@@ -186,7 +186,14 @@ def test_a_file_of_taxa(tmp_path):
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'cp1252', 'utf-16'])
 @pytest.mark.parametrize('mark', [',', ';', '\t'])
 def test_a_file_of_taxa_as_spreadsheets_write_it(tmp_path, encoding, mark):
-  lines = ('', ';;', 'taxon;lineage;category_id;aphia_id', 'ée;a>ée;NA;nan')
+  lines = (
+    'sep=;',
+    '# of, 2024;',
+    '',
+    ';;',
+    'taxon;lineage;category_id;aphia_id',
+    'ée;a>ée;NA;nan',
+  )
   path = tmp_path / 'taxa.csv'
   path.write_bytes('\r\n'.join(lines).replace(';', mark).encode(encoding))
   assert taxa.read(path).of == {'ée': taxa.Taxon(('a', 'ée'))}
@@ -232,7 +239,7 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'name\x0cof it,"b\n"\n1,2\n', r'it has name\\x0cof it, b\)'),
     (b'', 'no column taxon .it has no rows'),
     (b'taxon,lineage\na,x\na,y\n', 'line 3: a differs from an earlier row'),
-    (b'taxon,lineage\n"a\rb",x\n"a\rb",y\n', r'line 3: a\\rb differs'),
+    (b'taxon,lineage\n"a\rb",x\n"a\rb",y\n', r'line 5: a\\nb differs'),
     (b'taxon,category_id\na,4x\n', "line 2: category_id '4x': no number"),
     (b'taxon,category_id\na,' + b'9' * 5000, 'line 2: category_id .*no number'),
     (b'taxon,aphia_id\na,x\n', "line 2: 'x' is neither an AphiaID"),
@@ -341,9 +348,9 @@ def test_what_cannot_be_backed_off_is_said():
   known = taxa.Taxa({'a': taxa.Taxon(('r', 'a')), 'b': taxa.Taxon(('r', 'b'))})
   rows = blobs([9, 9, 9], names=names)
   fit = fitted.fit(source(train=rows, val=rows), None, acceptance=0.95)
-  ranks = backed_off.fit(fit, known, 0.8)
+  ranks = lineages.fit(fit, known, 0.8)
   assert ranks.remarks == ['1 of 3 classes without a lineage: x.']
   assert ranks.tree is not None and not ranks.lines
-  ranks = backed_off.fit(fit._replace(val=None), known, 0.8)
+  ranks = lineages.fit(fit._replace(val=None), known, 0.8)
   assert ranks.remarks == ['No val images: names are not backed off.']
-  assert backed_off.fit(fit, taxa.NONE, 0.8) == backed_off.Ranks()
+  assert lineages.fit(fit, taxa.NONE, 0.8) == lineages.Ranks()

@@ -235,7 +235,7 @@ def test_a_spectrum_keeps_the_objects_of_each_class():
   assert edges[0] <= size.min() and size.max() < edges[-1]
   chance = rng.dirichlet(np.ones(3), 50)
   objects = np.array([30.0, 15.0, 5.0])
-  found = tallies.spectrum(size, edges, chance, objects).objects
+  found = tallies.spectrum(size, edges, chance, objects)
   np.testing.assert_allclose(found.sum(axis=0), objects)
   by_loop = np.zeros_like(found)
   for s, row in zip(size, chance, strict=True):
@@ -253,7 +253,7 @@ def test_sizes_at_an_edge_and_sizes_that_are_none():
   chance = np.array([[1.0, 0.0], [0.5, 0.0], [0.5, 0.0]])
   found = tallies.spectrum(
     np.array([1.0, np.nan, 0.5]), edges, chance, np.array([4.0, 0.0])
-  ).objects
+  )
   np.testing.assert_allclose(found, [[2.0, 0.0]])
 
 

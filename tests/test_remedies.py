@@ -80,7 +80,8 @@ def _own_split(rare):
     ),
     (
       lambda: _own_split('other'),
-      "data.own_split does not go with data.rare='other'",
+      "data.own_split does not go with data.rare='other'; set it to 'gallery'"
+      " or 'drop'",
     ),
     (
       lambda: write.encode(pathlib.Path('a.tsv'), []),
@@ -135,7 +136,7 @@ def _own_split(rare):
       lambda: pile.gather(
         RUN._replace(splits={'val': EMPTY}), images=None, splits=('val',)
       ),
-      'run: val hold no image',
+      'run: val hold no image; name another split in --pile',
     ),
   ],
 )

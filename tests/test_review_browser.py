@@ -182,6 +182,31 @@ def test_a_person_takes_marks_names_grows_and_undoes(browser, review, tmp_path):
     assert complaints(browser, address) == []
 
 
+def test_a_draw_is_confirmed_and_corrected_one_by_one(browser, tmp_path):
+  draw = np.array([40, 7, 22])
+  review = review_images.session(
+    tmp_path, review_images.make(60)._replace(drawn=draw)
+  )
+  with served(review, tmp_path) as address:
+    start(browser, address)
+    assert browser.find_element('id', 'heading').text == 'As they were drawn'
+    rows = browser.execute_script('return Array.from(view.rows)')
+    assert rows == draw.tolist()
+    wait(browser, 'nearest.length === 2')
+    first = browser.execute_script('return nearest[0]')
+    press(browser, '1')  # confirmed; the next one is in focus
+    press(browser, 'l')
+    press(browser, 'u')
+    state = review.state()
+    names = [state.names[label] for label in state.label[draw]]
+    assert names == [first, 'not living', 'unknown']
+    browser.find_element('id', 'drawn').click()
+    press(browser)
+    assert browser.execute_script('return view.rows.length') == 0
+    assert complaints(browser, address) == []
+  review._log.close()
+
+
 def test_groups_are_split_and_joined_and_more_found(browser, review, tmp_path):
   with served(review, tmp_path) as address:
     start(browser, address)

@@ -1,12 +1,13 @@
 """Starts a review again after its folder has changed."""
 
+import pathlib
 import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.files import folders, inputs, pile, taxa
+from analysis.files import folders, inputs, originals, pile, taxa
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
 from analysis.formats import darwin_core
@@ -14,7 +15,8 @@ from analysis.measures import groups
 from analysis.review import outcome, prepare, store, thumbnails
 from analysis.review.session import Session
 from analysis.review.store import Store, Stored
-from plankton_jax.data.sources.objects import Object
+from plankton_jax.data.sources import objects
+from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
 
 BRIGHT, DARK, GREY = 200, 40, 120
@@ -34,7 +36,8 @@ def embedded(monkeypatch):
   asked = []
 
   def embed(encoder, listed, *, pixel_um, white=0, desc='embed'):
-    shades = [folders.read(listed.root / key).mean() for key in listed.ids]
+    read = originals.reader_of(listed)
+    shades = [read(key).mean() for key in listed.ids]
     if not any(shades):
       raise InputError('no image can be read')
     asked.append((list(listed.ids), pixel_um))
@@ -43,17 +46,17 @@ def embedded(monkeypatch):
     found = inputs.Embeddings(
       rows, listed.labels, np.array(listed.ids), listed.class_names
     )
-    return Embedded(listed.root, found, [], white)
+    return Embedded(pathlib.Path(listed.place), found, [], white)
 
   monkeypatch.setattr(folders, 'encoder', lambda source: None)
   monkeypatch.setattr(folders, 'embed', embed)
   return asked
 
 
-def begin(root, out, pixel_um=None):
+def begin(root, out, pixel_um=None, **options):
   images = prepare.images(
-    SOURCE, folder_=str(root), splits=[], acceptance=0.95, pixel_um=pixel_um,
-    listed=taxa.NONE, out=out,
+    SOURCE, splits=[], acceptance=0.95, pixel_um=pixel_um, listed=taxa.NONE,
+    out=out, **{'folder_': str(root) if root else None, **options},
   )  # fmt: skip
   log = Store(out / store.FILE, images.ids, images.group)
   return Session(images, log)
@@ -124,7 +127,7 @@ def test_files_whose_names_become_alike_are_all_written(tmp_path):
   assert outcome.write_classes(tmp_path / 'out', images, lines) == (2, 0)
   written = sorted((tmp_path / 'out/ant').iterdir())
   assert len(written) == 2
-  assert {folders.read(path).mean() for path in written} == {DARK, BRIGHT}
+  assert {originals.read(path).mean() for path in written} == {DARK, BRIGHT}
 
 
 def picture(shade):
@@ -159,6 +162,58 @@ def test_another_folder_is_refused_and_another_pixel_is_embedded(
     pile.gather(SOURCE, images=None, splits=['unseen'], pixel_um=5.0)
 
 
+def test_a_draw_is_all_that_is_embedded_and_may_grow(tmp_path, embedded):
+  root, out, check = (tmp_path / name for name in ('haul', 'out', 'check.csv'))
+  draw(root, {f's1/m{i}': DARK + 9 * i for i in range(6)})
+  check.write_text('sample,id,class\ns1,s1/m4.png,\ns1,s1/m1.png,\n')
+  review = begin(root, out, check=check)
+  assert review.images.ids == ['s1/m4.png', 's1/m1.png']
+  review.decide('Ann', 'take', 0, {'rows': [0], 'name': 'ant'})
+  assert review.view('drawn', '').rows.tolist() == [1]
+  review._log.close()
+  more = ['s1/m0.png', 's1/m4.png', 's1/m1.png', 's1/m2.png']
+  check.write_text('\n'.join(['id', *more]))
+  review = begin(root, out, check=check)
+  assert [ids for ids, _ in embedded] == [[*more[1:3]], [more[0], more[3]]]
+  ids = review.images.ids
+  assert [ids[row] for row in review.images.drawn] == more
+  listed = review.view('drawn', '').rows
+  assert [ids[row] for row in listed] == [more[0], *more[2:]]
+  review._log.close()
+  check.write_text('id\ns1/m4.png\ns2/m4.png\n')
+  with pytest.raises(InputError, match=r'1 of its 2 images .* as s2/m4.png'):
+    begin(root, out, check=check)
+  check.write_text('name\ns1/m4.png\n')
+  with pytest.raises(InputError, match='no column id'):
+    begin(root, out, check=check)
+
+
+def test_objects_of_an_export_are_drawn_with_what_it_says(
+  tmp_path, embedded, monkeypatch
+):
+  items = tuple(
+    Object(f'o{i}', f'o{i}.png', sample='s', date='20240102') for i in range(4)
+  )
+  draw(tmp_path, {f'o{i}': DARK + i for i in range(4)})
+  files = {x.id: (tmp_path / x.image).read_bytes() for x in items}
+  labels = objects.unlabelled(len(items))
+  export = Objects(
+    'export.zip', tuple(files), files.__getitem__, labels, (), items=items
+  )
+  monkeypatch.setattr(prepare.select, 'objects', lambda path, field: export)
+  check = tmp_path / 'check.csv'
+  check.write_text('id\ns//o3\ns//o1\n')
+  review = begin(None, tmp_path / 'out', export='export.zip', check=check)
+  assert review.images.items == (items[3], items[1])
+  shades = [review.images.read(key).mean() for key in review.images.ids]
+  assert shades == [DARK + 3, DARK + 1]
+  with pytest.raises(InputError, match=r'export.zip, s//o9: no such image'):
+    review.images.read('s//o9')
+  review._log.close()
+  with pytest.raises(InputError, match='exclude each other'):
+    begin(tmp_path, tmp_path / 'out', export='export.zip')
+
+
 def test_new_rows_join_the_group_that_most_of_theirs_are_in():
   before = Stored(['a', 'b', 'c', 'd'], np.array([0, 5, 5, -1]), 7)
   group = np.array([1, 1, 1, 2, 1, 2, 0, 0, -1])
@@ -176,7 +231,7 @@ def test_what_a_runs_export_says_of_its_images_is_kept(monkeypatch, capsys):
   )  # fmt: skip
   monkeypatch.setattr(taxa, 'objects_of_run', lambda source: [item])
   ids = [item.id, 'x/b.png']
-  items, known = prepare._origin(SOURCE, ids)
+  items, known = prepare._origin(SOURCE, {}, ids)
   assert items == (item, Object('x/b', 'x/b.png'))
   line = darwin_core.occurrence(items[0], ids[0], 'Oithona', known, who='Ann')
   fields = ('eventDate', 'decimalLatitude', 'higherClassification')
@@ -188,6 +243,6 @@ def test_what_a_runs_export_says_of_its_images_is_kept(monkeypatch, capsys):
     raise InputError('no such export')
 
   monkeypatch.setattr(taxa, 'objects_of_run', gone)
-  items, known = prepare._origin(SOURCE, ids)
+  items, known = prepare._origin(SOURCE, {}, ids)
   assert [one.image for one in items] == ids and not known.of
   assert 'taxa: no such export' in capsys.readouterr().err

@@ -10,6 +10,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from analysis.files import checks, inputs
+from analysis.files.new_images import NewImages
 from analysis.review import outcome, server, thumbnails
 from plankton_jax.errors import InputError
 from tests import review_images
@@ -226,6 +228,38 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
     'ant': ('0', '3'), 'bee': ('0', '4'), 'cat': ('2', '2'),
     'unknown': ('1', '0'),
   }  # fmt: skip
+
+
+def test_a_draw_is_checked_in_its_order_and_counts_read_it(tmp_path):
+  draw = np.array([7, 2, 11, 0])
+  images = review_images.make()._replace(drawn=draw)
+  review = review_images.session(tmp_path, images)
+  client = server.make_app(review, TOKEN, tmp_path / 'out').test_client()
+  assert get(client, 'api/start').json['drawn'] is True
+  take(client, [2, 5], 'cat')  # of which 5 is not in the draw
+  take(client, [0], 'bee', seen=9)
+  answer = get(client, 'api/view/drawn')
+  assert np.frombuffer(answer.data, '<i4').tolist() == [7, 11]
+  assert json.loads(answer.headers['X-View'])['line'] == 0
+  answer = post(client, 'write', {}).json
+  assert 'Give checked.csv to analysis.counts as --checked.' in answer['notes']
+  path = tmp_path / 'out' / 'checked.csv'
+  lines = list(csv.DictReader(path.read_text().splitlines()))
+  assert [line['id'] for line in lines] == [images.ids[i] for i in draw]
+  rows = inputs.Embeddings(
+    images.embedding, np.full(12, -1), np.array(images.ids), ()
+  )
+  found, notes = checks.read(path, NewImages('', rows, images.items, ()))
+  assert found == {2: 'cat', 0: 'bee'}
+  assert '2 of 4 rows have no class' in notes[0]
+  review._log.close()
+
+
+def test_without_a_draw_there_is_none_to_list_or_write(client, tmp_path):
+  assert get(client, 'api/start').json['drawn'] is False
+  assert get(client, 'api/view/drawn').status_code == 400
+  post(client, 'write', {})
+  assert not (tmp_path / 'out' / 'checked.csv').exists()
 
 
 def test_what_no_longer_is_so_is_removed(client, tmp_path, monkeypatch):

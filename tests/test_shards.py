@@ -279,6 +279,12 @@ def test_anyones_parquet_is_read_and_checked(tmp_path):
   )
   assert rows.class_names == ('a', 'b') and rows.label.tolist() == [1, -1, 0]
   assert rows.id.tolist() == ['3', '5', '4']
+  large = pyarrow.array(three, pyarrow.large_list(pyarrow.float64()))  # Polars'
+  rows = inputs.read_embeddings(
+    table(path, embedding=large, label=['b', 'None', ' a'])
+  )
+  assert rows.class_names == ('a', 'b') and rows.label.tolist() == [1, -1, 0]
+  assert rows.embedding.tolist() == three
   halves = inputs.read_splits(
     table(path, embedding=three, split=['a', 'b', 'a'])
   )
@@ -291,6 +297,7 @@ def test_anyones_parquet_is_read_and_checked(tmp_path):
     'differ in length': {'embedding': [[1.0], [1.0, 2.0]]},
     r'differ in length: \[None\]': {'embedding': floats([None])},
     'want lists of numbers': {'embedding': [1.0]},
+    'list<.*: string>; want lists': {'embedding': [['a']]},
     'not finite': {'embedding': [[1.0], [np.nan]]},
   }.items():
     with pytest.raises(InputError, match=match):

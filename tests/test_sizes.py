@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from analysis import embed
-from analysis.files import folders
+from analysis.files import folders, originals
 from configs import arcface
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
@@ -131,7 +131,7 @@ def test_the_size_of_an_image_is_followed(
   np.testing.assert_allclose(found, wanted, atol=1e-5)
   exported = jax.jit(programs.embed_fn(encoder))(np.asarray(data.images), given)
   np.testing.assert_allclose(exported, wanted, atol=1e-5)
-  pixels = folders.read(tmp_path / 'images' / names[0], encoder)
+  pixels = originals.read(tmp_path / 'images' / names[0], encoder)
   query = folders.embed_one(encoder, pixels)
   np.testing.assert_allclose(query, wanted[0], atol=1e-5)
 

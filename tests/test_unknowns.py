@@ -8,7 +8,7 @@ import pytest
 from sklearn import covariance
 
 from analysis.measures import classes, openset, unknowns, whitened
-from analysis.measures.thresholds import threshold
+from analysis.measures.openset import threshold
 from tests.analysis_runs import blobs
 
 COUNTS = (9, 1, 6, 14)

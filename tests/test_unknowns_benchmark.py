@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.files import inputs
-from analysis.measures import thresholds
+from analysis.measures import openset
 from benchmarks import unknowns
 from plankton_jax.errors import InputError
 from tests import flagged
@@ -43,8 +43,8 @@ def test_thresholds_of_classes_are_subtracted():
   label = unknowns.Parts(
     np.repeat([0, 1], [30, 2]), np.array([0, 1]), np.array([2])
   )
-  common = thresholds.threshold(val, 0.95)
-  own = thresholds.threshold(val[:30], 0.95)
+  common = openset.threshold(val, 0.95)
+  own = openset.threshold(val[:30], 0.95)
   found = unknowns.less_thresholds(distances, label, 0)
   assert found.test.tolist() == [7.0 - own, 9.0 - common]
   assert found.unseen.tolist() == [5.0 - common]
@@ -71,7 +71,7 @@ def test_scores_are_measured_and_tabulated(tmp_path, capsys):
     found['mean + angle + density'].unseen, np.sum(parts, axis=0)
   )
   measured = unknowns.measure(found['mean'])
-  limit = thresholds.threshold(found['mean'].val, 0.95)
+  limit = openset.threshold(found['mean'].val, 0.95)
   assert measured.unknown == np.mean(found['mean'].unseen > limit)
 
 

@@ -86,30 +86,40 @@ def _shapes(shape, **fields):
   )
 
 
-def save(folder, config, class_names=('ant', 'bee'), *, half=False):
-  """Exports an encoder of a config, every array of it random."""
+def draw(config):
+  """Draws every array of an encoder of a config: params and batch_stats."""
   data, fields = config['data'], config['encoder']
   hashed = fields | {'measures': tuple(fields['measures'])}
   shapes = _shapes((1, data['size'], data['size'], data['channels']), **hashed)
   rng = np.random.default_rng(0)
 
-  def draw(x):
+  def array(x):
+    if x.dtype == bool:  # whether sizes are in µm
+      return np.zeros(x.shape, bool)
     if x.ndim > 1:  # a kernel
       return rng.normal(0.0, x.size**-0.25, x.shape).astype(x.dtype)
     return rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)  # variances too
 
-  variables = jax.tree.map(draw, shapes)
+  variables = jax.tree.map(array, shapes)
+  return variables['params'], variables['batch_stats']
+
+
+def make_prototypes(count, dim):
+  """Draws the prototypes [count, dim] of classes."""
+  rng = np.random.default_rng(0)
+  return rng.normal(size=(count, dim)).astype(np.float32)
+
+
+def save(folder, config, class_names=('ant', 'bee'), *, half=False):
+  """Exports an encoder of a config, every array of it random."""
+  params, batch_stats = draw(config)
+  prototypes = make_prototypes(
+    len(class_names), config['encoder']['embedding_dim']
+  )
   encoder_folder.save(
     folder,
-    params={
-      'encoder': variables['params'],
-      'objective': {
-        'prototypes': rng.normal(
-          size=(len(class_names), fields['embedding_dim'])
-        ).astype(np.float32)
-      },
-    },
-    batch_stats=variables['batch_stats'],
+    params={'encoder': params, 'objective': {'prototypes': prototypes}},
+    batch_stats=batch_stats,
     config=config,
     class_names=class_names,
     step=7,

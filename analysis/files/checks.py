@@ -1,4 +1,8 @@
-"""Lists images for a person to check, and reads what the person found."""
+"""Lists images for a person to check, and reads what the person found.
+
+`analysis.counts --check` writes the list; a person fills it in, or decides on
+its images on the page of `analysis.review --check`.
+"""
 
 import collections
 import pathlib
@@ -56,6 +60,32 @@ def listed(
   return lines
 
 
+def drawn(path: pathlib.Path, ids: Sequence[str]) -> list[int]:
+  """Finds the images that a table of `listed` names, in the table's order.
+
+  Returns:
+    Their places among the `ids` of all images.
+
+  Raises:
+    InputError: it cannot be read, has no column id or no row, or names an image
+      that is not there.
+  """
+  header, rows = tables.read_csv(path, 'images to check', _COLUMNS['id'])
+  column = tables.find_columns(path, header, _COLUMNS, ['id'])['id']
+  assert column
+  place = {key: at for at, key in enumerate(ids)}
+  names = list(dict.fromkeys(row[column] for _, row in rows))
+  missing = [name for name in names if name not in place]
+  if missing or not names:
+    example = f', such as {one_line(missing[0])}' if missing else ''
+    raise InputError(
+      f'{path}: {len(missing):,} of its {len(names):,} images are not among'
+      f' the {len(ids):,} there{example}: give the --images or --export that'
+      ' analysis.counts drew them from'
+    )
+  return [place[name] for name in names]
+
+
 def read(
   path: pathlib.Path, new: NewImages
 ) -> tuple[dict[int, str], list[str]]:
@@ -72,7 +102,7 @@ def read(
     InputError: it cannot be read, lacks a column, has two classes for an image,
       or none for any of these images.
   """
-  header, rows = tables.read_csv(path, 'checked images')
+  header, rows = tables.read_csv(path, 'checked images', _COLUMNS['id'])
   columns = tables.find_columns(path, header, _COLUMNS, ['id', 'class'])
   identity, named, status = columns['id'], columns['class'], columns['status']
   assert identity and named
@@ -96,7 +126,8 @@ def read(
   if not found:
     raise InputError(
       f'{path}: none of its {len(rows):,} rows gives a class to one of the'
-      f' images, such as {new.rows.id[0]}'
+      f' images, such as {new.rows.id[0]}: fill in the column {named}, and'
+      ' count the images that it was drawn from'
     )
   notes = []
   if blank:

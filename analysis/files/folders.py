@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from analysis.files import inputs
+from analysis.files import inputs, originals
 from analysis.files.inputs import Embeddings, Source
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import objects, source
@@ -108,7 +108,11 @@ def embed(
     raise InputError(f'{place} holds no object that can be read')
   white = white or find_white(encoder, found)
   decoded = objects.decoded(
-    found, **_fields(encoder), white=white, crop=_crop(encoder), desc=desc
+    found,
+    **_fields(encoder),
+    white=white,
+    crop=originals.crop_of(encoder),
+    desc=desc,
   )
   known = found.measures.of(found.ids)
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
@@ -251,42 +255,4 @@ def _fields(encoder: 'Encoder') -> dict[str, Any]:
 
 def find_white(encoder: 'Encoder', found: Objects) -> int:
   """Finds the white of 16-bit images: the run's, or by all of them."""
-  return _white(encoder) or objects.find_white(found)
-
-
-def _white(encoder: 'Encoder') -> int:
-  return encoder.config['data'].get('white', 65535)  # of configs without one
-
-
-def _crop(encoder: 'Encoder') -> Sequence[int]:
-  return encoder.config['data'].get('crop', images.NO_CROP)
-
-
-def read(
-  path: pathlib.Path, encoder: 'Encoder | None' = None, white: int = 0
-) -> np.ndarray:
-  """Reads one image file, uint8 [H, W] or [H, W, 3].
-
-  It is scaled and cropped as the images of `encoder` are, if one is given.
-  `white` is that of a set of images, where the encoder's config names none.
-
-  Raises:
-    InputError: it cannot be read.
-  """
-  try:
-    return decode(path.read_bytes(), encoder, white)
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: {source.describe(error)}') from None
-
-
-def decode(
-  data: bytes, encoder: 'Encoder | None' = None, white: int = 0
-) -> np.ndarray:
-  """Decodes a file's bytes as `read` does.
-
-  Raises:
-    ValueError: they are no image that can be read.
-  """
-  if encoder is None:
-    return images.decode(data, white)
-  return images.decode(data, _white(encoder) or white, _crop(encoder))
+  return originals.white_of(encoder) or objects.find_white(found)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.files import shards
+from analysis.files import shards, tables
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 
@@ -75,8 +75,8 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
   It is an .npz of arrays, or a Parquet file or folder of shards whose columns
   have these names, with `class` in place of `label`. `embedding` [N, D] alone
   is needed. `label` [N] are indices into `class_names`, -1 for none, or the
-  names themselves, '' for none; rows are unlabelled without it. `id` [N] are
-  unique; row numbers without it.
+  names themselves, '' or words such as NaN for none; rows are unlabelled
+  without it. `id` [N] are unique; row numbers without it.
 
   Raises:
     InputError: the file does not exist or holds pickled objects, an array is
@@ -88,13 +88,11 @@ def read_embeddings(path: pathlib.Path) -> Embeddings:
 
 def is_embedding_file(path: str | pathlib.Path) -> bool:
   """Tells by its ending whether a path names embeddings, not images."""
-  return pathlib.Path(path).suffix in ('.npz', '.parquet')
+  return pathlib.Path(path).suffix.lower() in ('.npz', '.parquet')
 
 
 def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
   """Checks the arrays of an embedding file, and completes them."""
-  if 'embedding' not in found:
-    raise InputError(f"{path}: array 'embedding' is missing")
   for name, (kinds, ndim) in _ARRAYS.items():
     if name not in found:
       continue
@@ -104,14 +102,18 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
         f'{path}: {name} is {array.dtype} {array.shape}; want'
         f' {"numbers" if kinds == "biuf" else "text"} of {ndim} dimension(s)'
       )
-  embedding = np.asarray(found['embedding'], np.float32)
+  with np.errstate(over='ignore'):  # what float32 cannot hold is told below
+    embedding = np.asarray(found['embedding'], np.float32)
+  if len(embedding) and not embedding.shape[1]:
+    raise InputError(f'{path}: embedding {embedding.shape} holds no numbers')
   label, names = _labels(path, found)
   if label.shape != (len(embedding),):
     raise InputError(
       f'{path}: embedding {embedding.shape} and label {label.shape} do not'
       ' fit; want [N, D] and [N]'
     )
-  if label.size and not -1 <= label.min() <= label.max() < len(names):
+  fits = label.size == 0 or -1 <= label.min() <= label.max() < len(names)
+  if not fits or (label % 1).any():
     raise InputError(f'{path}: a label has no name in class_names')
   label = label.astype(np.int32)  # not before: it would wrap around
   numbers = np.arange(len(label)).astype(str)
@@ -151,7 +153,7 @@ def read_splits(path: pathlib.Path) -> dict[str, Embeddings]:
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the arrays of a file that are ours to read."""
-  if path.suffix == '.parquet':
+  if path.suffix.lower() == '.parquet':
     return shards.read(path)
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
@@ -163,7 +165,10 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       path.open('rb') as file,
       np.load(file, allow_pickle=False) as arrays,
     ):
+      shards.require(path, 'array', arrays.files)
       return {name: arrays[name] for name in arrays.files if name in _ARRAYS}
+  except InputError:
+    raise
   except _UNREADABLE as error:
     pickled = 'allow_pickle' in str(error)
     reason = (
@@ -183,10 +188,10 @@ def _labels(
     names = tuple(_text(path, found, 'class_names').tolist()) if given else ()
     return np.full(len(found['embedding']), -1), names
   if found['label'].dtype.kind in 'SU':
-    text = _text(path, found, 'label')
-    names = tuple(sorted(set(text.tolist()) - {''}))
+    text = [tables.known(name) for name in _text(path, found, 'label').tolist()]
+    names = tuple(sorted({*text} - {''}))
     index = {name: at for at, name in enumerate(names)} | {'': -1}
-    return np.array([index[name] for name in text.tolist()], int), names
+    return np.array([index[name] for name in text], int), names
   if 'class_names' not in found:
     raise InputError(
       f"{path}: array 'class_names' is missing, which label indexes"
@@ -363,7 +368,9 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
   for path in paths:
     for name, rows in read_splits(path).items():
       if name in splits:
-        raise InputError(f'{path}: a second file or split named {name}')
+        raise InputError(
+          f'{path}: a second file or split named {name}: rename one'
+        )
       splits[name] = rows
   return Source(' + '.join(splits), splits, None, None)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from analysis.files import folders, inputs, samples
+from analysis.files import folders, inputs, originals, samples
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data import select
@@ -135,13 +135,7 @@ def from_objects(
     InputError: none can be read.
   """
   found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
-
-  def picture(id: str) -> np.ndarray:
-    try:
-      return folders.decode(objects.read(id), encoder, found.white)
-    except ValueError as error:
-      raise InputError(f'{objects.place}/{id}: {error}') from None
-
+  picture = originals.reader_of(objects, encoder, found.white)
   return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
 
 
@@ -235,7 +229,9 @@ def _places(
   """
   if len(set(ids)) < len(ids):
     twice = collections.Counter(ids).most_common(1)[0][0]
-    raise InputError(f'{file}: the id {twice} is there twice')
+    raise InputError(
+      f'{file}: the id {twice} is there twice: give each image its own'
+    )
   row = {id: at for at, id in enumerate(ids)}
   own = [item.object_id for item in objects.items] or object_ids(objects.ids)
   several = collections.Counter(own)

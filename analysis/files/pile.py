@@ -55,11 +55,10 @@ def gather(
     listed = folder.scan(images, field='--images').images
     encoder = folders.encoder(source)
     found = folders.embed(encoder, listed, pixel_um=pixel_um)
-    root = found.root
     return Pile(
-      root.resolve().name,
+      found.root.resolve().name,
       found.rows,
-      lambda key: folders.read(root / key, encoder, found.white),
+      originals.reader_of(listed, encoder, found.white),
       found.skipped,
       (),
     )
@@ -77,7 +76,10 @@ def gather(
     source.name, {name: source.splits[name] for name in wanted}
   )
   if not len(rows.id):
-    raise InputError(f'{source.name}: {", ".join(wanted)} hold no image')
+    raise InputError(
+      f'{source.name}: {", ".join(wanted)} hold no image; name another split in'
+      ' --pile'
+    )
   notes = []
   read = None
   try:

@@ -10,20 +10,22 @@ Each says of which files it was made, so that changed files are noticed.
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from analysis.files import tables
+from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
 MANY = 1_000_000  # rows of a file; more go into shards
 ROWS = 100_000  # of a shard
 UNFINISHED = '_unfinished.json'  # readers of folders leave out _names
+_SHOWN = 8  # names of columns that an error lists at most
 HEADER = b'plankton_jax'  # the key of our JSON in a schema's metadata
-COLUMNS = ('id', 'class', 'embedding', 'split')  # those that are read
+COLUMNS = ('id', 'class', 'label', 'embedding', 'split')  # those that are read
 
 Columns = Mapping[str, Any]  # by name, [N] or [N, D] each
 
@@ -132,8 +134,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   from pyarrow import parquet
 
   schema = _schema(path)
-  if 'embedding' not in schema.names:
-    raise InputError(f"{path}: column 'embedding' is missing")
+  require(path, 'column', schema.names)
   kept = [name for name in COLUMNS if name in schema.names]
   try:
     table = parquet.read_table(path, columns=kept)
@@ -145,11 +146,14 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     }
   except (pyarrow.ArrowException, OSError) as error:
     raise _unreadable(path, error) from None
-  if 'class' in texts:
-    encoded = texts.pop('class').combine_chunks().dictionary_encode()
+  others = texts.pop('label', None)  # as other programs call it
+  classes = texts.pop('class', others)
+  if classes is not None:
+    encoded = classes.combine_chunks().dictionary_encode()
     present = encoded.dictionary.to_pylist()
     names = read_header(path).get('class_names') or []
     if not set(present) <= {*names, ''}:
+      present = list(map(tables.known, present))
       names = sorted({*present} - {''})
     index = {name: at for at, name in enumerate(names)} | {'': -1}
     numbers = np.array([index[name] for name in present], np.int32)
@@ -158,6 +162,17 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   for name, column in texts.items():
     found[name] = column.to_numpy().astype(np.str_)
   return found
+
+
+def require(path: pathlib.Path, kind: str, names: Sequence[str]) -> None:
+  """Raises InputError unless embeddings are among arrays or columns."""
+  if 'embedding' not in names:
+    held = one_line(', '.join(names[:_SHOWN])) or 'none'
+    more = ', ...' if len(names) > _SHOWN else ''
+    raise InputError(
+      f"{path}: {kind} 'embedding' is missing (it has {held}{more}): give the"
+      ' vectors, [N, D], this name'
+    )
 
 
 def _schema(path: pathlib.Path) -> Any:
@@ -192,12 +207,14 @@ def _matrix(path: pathlib.Path, column: Any) -> np.ndarray:
   from pyarrow import compute, types
 
   kind = column.type
-  if not types.is_fixed_size_list(kind) and not types.is_list(kind):
+  fixed = types.is_fixed_size_list(kind)
+  if not (fixed or types.is_list(kind) or types.is_large_list(kind)) or not (
+    types.is_integer(kind.value_type) or types.is_floating(kind.value_type)
+  ):
     raise InputError(f'{path}: embedding is {kind}; want lists of numbers')
   lengths = compute.unique(compute.list_value_length(column)).to_pylist()
   if len(lengths) > 1 or None in lengths:
     raise InputError(f'{path}: rows of embedding differ in length: {lengths}')
-  fixed = types.is_fixed_size_list(kind)
   width = kind.list_size if fixed else (lengths or [0])[0]
   found = np.empty((len(column), width), np.float32)
   start = 0

@@ -5,10 +5,9 @@ import gzip
 import io
 import json
 import pathlib
-import re
 import types
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,18 @@ Row = Mapping[str, Any]
 
 
 def read_csv(
-  path: pathlib.Path, what: str
+  path: pathlib.Path, what: str, columns: Collection[str]
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
   """Reads a table that a person made; may be gzipped.
 
   It may be separated by tabs, commas, semicolons or bars, and in any encoding
-  that spreadsheets write. Words that mean no value, such as NA, become ''.
+  that spreadsheets write, below comments. Words that mean no value, such as
+  NA, become ''.
 
   Args:
     path: the table's.
     what: the table is of, for messages.
+    columns: names by one of which the header is known.
 
   Returns:
     The header, in lower case, and (line, cells by column) of each row.
@@ -45,27 +46,24 @@ def read_csv(
       data = gzip.decompress(data)
     if kind := table.kind_of(data):
       raise InputError(f'{path}: it is {kind}: save it as CSV')
-    text = table.decode(data).replace('\0', '')
-    # Blank lines, of blanks or separators, may precede the header.
-    lines = re.split('\r\n|\n|\r', text)
-    first = next((line for line in lines if line.strip(' ,;\t')), '')
-    mark = max('\t;,|', key=first.count)
-    found = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
+    lines, top, mark = table.open_text(data, columns)
+    mark = mark or max(table.MARKS, key=lines[top].count)
+    text = io.StringIO('\n'.join(lines[top:]))
+    found = csv.reader(text, delimiter=mark, strict=True)
     filled = (row for row in found if any(map(str.strip, row)))
     header = [name.strip().lower() for name in next(filled, [])]
     rows = []
     for row in filled:
       if any(row[len(header) :]):
         raise InputError(
-          f'{path}, line {found.line_num}: {len(row)} cells for'
+          f'{path}, line {top + found.line_num}: {len(row)} cells for'
           f' {len(header)} columns: quote what holds {mark!r}, and name every'
           ' column'
         )
-      cells = [
-        '' if cell.strip().lower() in table.NO_VALUE else cell.strip()
-        for cell in [*row, *[''] * len(header)]
-      ]
-      rows.append((found.line_num, dict(zip(header, cells, strict=False))))
+      cells = [known(cell) for cell in [*row, *[''] * len(header)]]
+      rows.append(
+        (top + found.line_num, dict(zip(header, cells, strict=False)))
+      )
     return header, rows
   except (
     OSError,
@@ -76,6 +74,12 @@ def read_csv(
     raise InputError(
       f'{path}: no table of {what} ({describe(error)})'
     ) from None
+
+
+def known(cell: str) -> str:
+  """Strips a cell; returns '' for words that mean no value, such as NaN."""
+  cell = cell.strip()
+  return '' if cell.lower() in table.NO_VALUE else cell
 
 
 def find_columns(

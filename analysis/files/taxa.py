@@ -57,6 +57,11 @@ class Taxa(NamedTuple):
 NONE = Taxa({})
 
 
+def given(path: str | None) -> Taxa:
+  """Reads the table that --taxa names, as `read` does; none without a path."""
+  return read(pathlib.Path(path)) if path else NONE
+
+
 def read(path: pathlib.Path) -> Taxa:
   """Reads a table of taxa: CSV or tab-separated, may be gzipped.
 
@@ -70,11 +75,11 @@ def read(path: pathlib.Path) -> Taxa:
     InputError: it cannot be read, lacks the column, has a column in use twice
       or a row of more cells than columns, or contradicts itself.
   """
-  header, rows = tables.read_csv(path, 'taxa')
+  header, rows = tables.read_csv(path, 'taxa', _COLUMNS['taxon'])
   columns = tables.find_columns(path, header, _COLUMNS, ['taxon'])
   for name in (*columns.values(), *RANKS):
     if name and header.count(name) > 1:
-      raise InputError(f'{path}: column {name!r} is there twice')
+      raise InputError(f'{path}: column {name!r} is there twice: keep one')
   ranks = tuple(name for name in RANKS if name in header)
   found: dict[str, Taxon] = {}
   for line, row in rows:
@@ -91,7 +96,8 @@ def read(path: pathlib.Path) -> Taxa:
     number = parse_number(cells['category_id'])
     if number is None and cells['category_id']:
       raise InputError(
-        f'{path}, line {line}: category_id {cells["category_id"]!r}: no number'
+        f'{path}, line {line}: category_id {cells["category_id"]!r}: no number;'
+        " give EcoTaxa's, or nothing"
       )
     taxon = Taxon(
       lineage,
@@ -102,7 +108,8 @@ def read(path: pathlib.Path) -> Taxa:
     )
     if found.setdefault(name, taxon) != taxon:
       raise InputError(
-        f'{path}, line {line}: {one_line(name)} differs from an earlier row'
+        f'{path}, line {line}: {one_line(name)} differs from an earlier row:'
+        ' keep one'
       )
   return Taxa(found, () if columns['lineage'] else ranks)
 
@@ -157,7 +164,7 @@ def of_run(source: Source) -> tuple[Taxa, list[str]]:
 def objects_of_run(source: Source) -> Sequence[Object]:
   """Reads the objects of the EcoTaxa export that a run was trained on.
 
-  There are none of other data.
+  Returns none for other data.
 
   Raises:
     InputError: the export cannot be read.

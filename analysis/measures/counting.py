@@ -17,9 +17,9 @@ from analysis.files.inputs import Embeddings
 from analysis.measures import (
   classes,
   labeller,
+  openset,
   posterior,
   prevalence,
-  thresholds,
   unknowns,
 )
 from analysis.measures.labeller import Labeller
@@ -241,7 +241,7 @@ def _without_own(
 def set_limit(known: Known, acceptance: float) -> float:
   """Sets the threshold of unknowns as `analysis.predict` does."""
   fresh = known.placed.distance[known.fresh]
-  return thresholds.threshold(fresh, acceptance)
+  return openset.threshold(fresh, acceptance)
 
 
 def fit(

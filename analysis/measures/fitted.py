@@ -9,7 +9,7 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import calibration, labeller, thresholds, unknowns
+from analysis.measures import calibration, labeller, openset, unknowns
 from analysis.measures.calibration import Reliability
 from analysis.measures.labeller import Labeller
 
@@ -113,7 +113,7 @@ def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
     kind = 'examples' if val is None else 'validation images'
     remarks.append(
       f'Too few {kind} for thresholds at {acceptance:.0%}'
-      f' ({thresholds.fewest(acceptance)} needed): no image is unknown.'
+      f' ({openset.fewest(acceptance)} needed): no image is unknown.'
     )
   tested = Tested({}, {})
   if held_out is not None:

@@ -18,7 +18,7 @@ from analysis.files.inputs import Embeddings, Source
 from analysis.measures import (
   calibration,
   classes,
-  thresholds,
+  openset,
   unknowns,
   whitened,
 )
@@ -83,7 +83,8 @@ def gallery(
     train, notes = inputs.labelled(source, 'train')
     if train is None:
       raise InputError(
-        f'{source.name}: no labelled train images to predict from'
+        f'{source.name}: no labelled train images to predict from; embed images'
+        ' in class folders, or an annotated export'
       )
     splits['train'] = train
   if inputs.RARE in source.splits:
@@ -165,8 +166,22 @@ def fit(
   if not len(true):
     return Labeller(gallery, seen, 1.0, math.inf)
   scale = calibration.temperature(-distance, true)
-  limit = thresholds.threshold(novelty, acceptance)
+  limit = openset.threshold(novelty, acceptance)
   return Labeller(gallery, seen, scale, limit)
+
+
+def of_run(source: Source, acceptance: float) -> tuple[Labeller, list[str]]:
+  """Fits the classes of a run's labelled images, without test or examples.
+
+  Returns:
+    The labeller, and notes on what is left out.
+
+  Raises:
+    InputError: there are no labelled train images.
+  """
+  rows, added, notes = gallery(source, None)
+  val, missing = split(source, 'val', rows.class_names)
+  return fit(rows, added, val, acceptance=acceptance), notes + missing
 
 
 def squared(seen: Seen, embedding: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.files.taxa import Path, Taxa
+from analysis.measures import calibration, labeller
+from analysis.measures.fitted import Fitted
 from plankton_jax.errors import InputError
-
-Path = tuple[str, ...]  # from the root to a node
 
 
 class Tree(NamedTuple):
@@ -236,6 +237,77 @@ def measure(
     'named': _mean(~left),
     'named_accuracy': _mean(good[~left]),
   }
+
+
+class Ranks(NamedTuple):
+  """Holds how sure a labeller is at each rank; empty without lineages."""
+
+  tree: Tree | None = None
+  levels: Sequence[Level] = ()  # of the tree
+  limits: Sequence[float] = ()  # of the levels; empty without val images
+  lines: Sequence[Mapping[str, Any]] = ()  # of the levels, by test images
+  measures: Mapping[str, Any] = {}
+  far: np.ndarray | None = None  # edges to the true class, of each mistake
+  remarks: Sequence[str] = ()
+
+
+def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
+  """Sets the thresholds of ranks on val images, and tests them on test images.
+
+  `sure` is the share of right names to reach at a rank.
+  """
+  names = fitted.labeller.gallery.class_names
+  known_as = {name: taxon.lineage for name, taxon in known.of.items()}
+  tree = grow(names, known_as, known.ranks)
+  if tree is None:
+    return Ranks()
+  every = levels(tree)
+  if fitted.val is None:
+    remarks = ['No val images: names are not backed off.']
+    return Ranks(tree, every, remarks=remarks)
+  limits = calibrate(
+    every,
+    _likeliest_of(every, fitted, fitted.val.embedding),
+    fitted.val.label,
+    sure,
+  )
+  lacking = [name for name in names if not known_as.get(name)]
+  remarks = []
+  if lacking:
+    more = ', ...' if len(lacking) > 5 else ''
+    remarks.append(
+      f'{len(lacking)} of {len(names)} classes without a lineage:'
+      f' {", ".join(lacking[:5])}{more}.'
+    )
+  if fitted.held_out is None:
+    return Ranks(tree, every, limits, remarks=remarks)
+  tested = _likeliest_of(every, fitted, fitted.held_out.embedding)
+  true = fitted.held_out.label
+  lines, measures = measure(tree, every, tested, true, limits)
+  wrong = tested.label != true
+  far = edges(tree, every, tested.label[wrong], true[wrong])
+  return Ranks(tree, every, limits, lines, measures, far, remarks)
+
+
+def place_images(
+  ranks: Ranks, fitted: Fitted, embedding: np.ndarray
+) -> list[Placed]:
+  """Gives each row [N, D] its lowest sure node; nothing without thresholds."""
+  if ranks.tree is None or not ranks.limits:
+    return []
+  found = _likeliest_of(ranks.levels, fitted, embedding)
+  return place(ranks.tree, ranks.levels, found, ranks.limits)
+
+
+def _likeliest_of(
+  levels: Sequence[Level], fitted: Fitted, embedding: np.ndarray
+) -> Likeliest:
+  """Finds the likeliest nodes of rows [N, D], some rows at a time."""
+  parts = [
+    likeliest(levels, calibration.softmax(-apart, fitted.labeller.temperature))
+    for apart in labeller.squared_in_blocks(fitted.labeller.seen, embedding)
+  ]
+  return Likeliest(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -5,16 +5,21 @@ measured image by image, and by the counts of classes, with a bin for what is of
 none: whoever counts plankton asks for the numbers in each class, in which
 mistakes either way cancel, so that the threshold that separates best may count
 badly.
+
+One threshold, set on validation images, holds for all classes: those of each
+class alone, or drawn towards the common one, found fewer of the unseen
+(docs/unknowns.md).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import classes
-from analysis.measures.thresholds import threshold
+from analysis.measures import classes, prevalence
+from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
 # Shares of seen images to accept that are tried.
@@ -98,6 +103,30 @@ def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
   return Judged(classes.voted(rows, train.label), distance[:, -1])
 
 
+def check_acceptance(acceptance: float) -> None:
+  """Raises InputError for a share outside 0 … 1."""
+  if not 0.0 < acceptance < 1.0:
+    raise InputError(f'--acceptance={acceptance}: give a share such as 0.95')
+
+
+def fewest(acceptance: float) -> int:
+  """Counts the fewest images that bound a share `acceptance` of new ones."""
+  return math.ceil(round(acceptance / (1.0 - acceptance), 9))
+
+
+def threshold(distance: np.ndarray, acceptance: float) -> float:
+  """Takes the ⌈(n + 1) · acceptance⌉-th smallest of n distances.
+
+  A new distance of the same kind is at most this with probability of at least
+  `acceptance` (split conformal prediction: Angelopoulos and Bates 2021,
+  arXiv:2107.07511). Infinite where n < `fewest(acceptance)`.
+  """
+  rank = math.ceil(round((len(distance) + 1) * acceptance, 9))
+  if rank > len(distance):
+    return math.inf
+  return float(np.sort(distance)[rank - 1])
+
+
 def detection(
   seen: np.ndarray, unseen: np.ndarray
 ) -> tuple[Curve, dict[str, float]]:
@@ -155,8 +184,7 @@ def dissimilarity(
 ) -> np.ndarray:
   """Computes the Bray-Curtis dissimilarity of counts of classes.
 
-  Sum |t - p| / sum (t + p) over classes (Bray and Curtis 1957, Ecol. Monogr.
-  27): 0 where all counts are right, 1 where no class is in both.
+  0 where all counts are right, 1 where no class is in both.
 
   Args:
     true: [N] classes 0 ... size - 1; N is 1 or more.
@@ -167,13 +195,10 @@ def dissimilarity(
     [...].
   """
   want = np.bincount(true, minlength=size)
-  found = np.stack(
-    [
-      np.bincount(one, minlength=size)
-      for one in predicted.reshape(-1, len(true))
-    ]
-  )
-  gaps = np.abs(found - want).sum(axis=1) / (2.0 * len(true))
+  found = [
+    np.bincount(one, minlength=size) for one in predicted.reshape(-1, len(true))
+  ]
+  gaps = prevalence.bray_curtis(np.stack(found), want)
   return gaps.reshape(predicted.shape[:-1])
 
 

@@ -83,7 +83,7 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
     InputError: there are no rows, or the splits differ in dimensions.
   """
   if not splits:
-    raise InputError('the embedding files hold no rows')
+    raise InputError('the embedding files hold no rows: embed images first')
   inputs.check_widths('projection', splits)
   on = ['train'] if 'train' in splits else list(splits)
   fitted = np.concatenate([splits[split].embedding for split in on])

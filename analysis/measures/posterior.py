@@ -7,9 +7,11 @@ Shrikumar 2020, arXiv:1901.06852, section 4.3), and a constant background. They
 are calibrated for the shares that the classes have among the fitted images.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from analysis.files.inputs import Embeddings
 
@@ -95,15 +97,25 @@ def fit(
     value += 0.5 * np.sum(bias[:-1] ** 2)
     return value, np.append(by_scale, slope)
 
-  found = optimize.minimize(
-    loss,
-    np.append(np.log(start.scale * unit), start.bias),
-    jac=True,
-    method='L-BFGS-B',
-    bounds=[(-7.0, 12.0)] + [(-50.0, 50.0)] * (count + 1),
-    options={'maxiter': steps},
-  )
+  # Its matrices are so small that threads wait far longer than they compute.
+  with _threads().limit(limits=1, user_api='blas'):
+    found = optimize.minimize(
+      loss,
+      np.append(np.log(start.scale * unit), start.bias),
+      jac=True,
+      method='L-BFGS-B',
+      bounds=[(-7.0, 12.0)] + [(-50.0, 50.0)] * (count + 1),
+      options={'maxiter': steps},
+    )
   return Posterior(float(np.exp(found.x[0]) / unit), found.x[1:])
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+  """Finds the threads of NumPy and SciPy, once, as that takes a fit's time."""
+  from scipy import optimize  # noqa: F401  (which loads those of SciPy)
+
+  return ThreadpoolController()
 
 
 def chances(posterior: Posterior, far: np.ndarray) -> np.ndarray:

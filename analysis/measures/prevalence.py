@@ -155,7 +155,10 @@ def adapt(
 
 
 def bray_curtis(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-  """Computes Σ|a − b| / Σ(a + b) over the last axis: 0 equal, 1 disjoint."""
+  """Computes Σ|a − b| / Σ(a + b) over the last axis: 0 equal, 1 disjoint.
+
+  The dissimilarity of Bray and Curtis 1957, Ecol. Monogr. 27.
+  """
   return np.abs(one - other).sum(axis=-1) / (one + other).sum(axis=-1)
 
 

@@ -5,7 +5,7 @@ columns of EcoTaxa's tables, as instruments' software names them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,9 @@ _FLOWN: tuple[tuple[str, str, str, float], ...] = (
   ),
 )
 _SPLIT, _WATER = 'acq_sub_part', 'sample_tot_vol'  # ZooScan, other scanners
+
+
+Row = dict[str, Any]
 
 
 class Sample(NamedTuple):
@@ -176,6 +179,44 @@ def outward(
   )
 
 
+def tabulate(
+  found: Sequence[Sample],
+  names: Sequence[str],
+  *,
+  methods: bool = False,
+  checks: Mapping[str, Checks] | None = None,
+) -> list[Row]:
+  """Tabulates samples by class; concentrations if any is known.
+
+  `methods` adds a column of the method, and `checks` one of the images of the
+  sample that were checked.
+  """
+  known = any(np.isfinite(one.per_m3).any() for one in found)
+  lines = []
+  for one in found:
+    for c, name in enumerate(names):
+      line: Row = {'sample': one.name, 'class': name}
+      if methods:
+        line['method'] = one.method
+      if checks is not None:
+        line['checked'] = (
+          len(checks[one.name].rows) if one.name in checks else 0
+        )
+      line |= {
+        'objects': one.objects[c],
+        'low': one.low[c],
+        'high': one.high[c],
+      }
+      if known:
+        line |= {
+          'per_m3': one.per_m3[c],
+          'per_m3_low': one.per_m3_low[c],
+          'per_m3_high': one.per_m3_high[c],
+        }
+      lines.append(line)
+  return lines
+
+
 def per_m3(
   columns: Mapping[str, np.ndarray],
   samples: Sequence[str],
@@ -221,13 +262,6 @@ def _imaged(
   return np.array([sum(of[sample].values()) for sample in samples])
 
 
-class Spectrum(NamedTuple):
-  """Objects by size and class."""
-
-  edges: np.ndarray  # [B + 1] µm
-  objects: np.ndarray  # [B, C]
-
-
 def diameters(measures: Mapping[str, np.ndarray]) -> np.ndarray | None:
   """Computes diameters [N] of circles of the objects' areas, µm.
 
@@ -254,8 +288,8 @@ def edges(size: np.ndarray) -> np.ndarray:
 
 def spectrum(
   size: np.ndarray, edges: np.ndarray, chance: np.ndarray, objects: np.ndarray
-) -> Spectrum:
-  """Distributes objects [C] of each class over bins of size.
+) -> np.ndarray:
+  """Distributes objects [C] of each class over bins of size, [B, C].
 
   Each image counts for a class by its probability `chance` [N, C], scaled so
   that a class has its objects in all; those of images without a size are in no
@@ -267,4 +301,56 @@ def spectrum(
   place = np.searchsorted(edges, size, side='right') - 1
   inside = np.isfinite(size) & (place >= 0) & (place < len(found))
   np.add.at(found, place[inside], weight[inside])
-  return Spectrum(edges, found)
+  return found
+
+
+def tabulate_spectra(
+  measures: Mapping[str, np.ndarray],
+  units: Sequence[Unit],
+  estimates: Sequence[Estimate],
+  chance: np.ndarray,
+  names: Sequence[str],
+  method: str,
+) -> list[Row]:
+  """Tabulates objects by sample, class and size; empty if sizes are unknown.
+
+  Args:
+    measures: of the N images, by name.
+    units: the samples.
+    estimates: of the units.
+    chance: [N, C] probabilities of the images under the method's shares.
+    names: of the classes.
+    method: by which objects are counted.
+  """
+  size = diameters(measures)
+  if size is None:
+    return []
+  bounds = edges(size)
+  volumes_known = any(np.isfinite(unit.per_m3) for unit in units)
+  sums: dict[str, list[np.ndarray]] = {}
+  for unit, one in zip(units, estimates, strict=True):
+    found = spectrum(
+      size[unit.rows],
+      bounds,
+      chance[unit.rows],
+      one.images * one.shares[method],
+    )
+    sums.setdefault(unit.sample, []).append(
+      np.stack([found, unit.per_m3 * found])
+    )
+  lines = []
+  for sample, parts in sums.items():
+    objects, per_m3 = np.sum(parts, axis=0)
+    for i, c in zip(*np.nonzero(objects), strict=True):
+      line: Row = {
+        'sample': sample,
+        'class': names[c],
+        'from_um': bounds[i],
+        'to_um': bounds[i + 1],
+        'objects': objects[i, c],
+      }
+      if volumes_known:
+        line['per_m3'] = per_m3[i, c]
+        line['per_m3_um'] = per_m3[i, c] / (bounds[i + 1] - bounds[i])
+      lines.append(line)
+  return lines

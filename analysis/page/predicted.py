@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.files import folders, inputs, originals
+from analysis.files import inputs, originals
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
@@ -76,7 +76,7 @@ def _labelled(
   white = examples.white
   read = None if source.encoder else originals.reader(source)
   return lambda key: (
-    folders.read(paths[key], encoder, white)
+    originals.read(paths[key], encoder, white)
     if read is None or key in paths
     else read(key)
   )

@@ -3,7 +3,8 @@
 `python -m analysis.review --workdir=DIR --images=FOLDER` prints an address to
 open in a browser. Without --images the images of --pile are sorted. Decisions
 are kept in DIR/analysis/review/review.sqlite as they are made; starting again
-goes on with them. docs/review.md has the keys.
+goes on with them. With --check only the images are shown that a table of
+`analysis.counts --check` lists. docs/review.md has the keys.
 """
 
 import logging
@@ -16,7 +17,7 @@ from absl import flags
 
 from analysis.files import command as analyses
 from analysis.files import pile, taxa
-from analysis.measures import thresholds
+from analysis.measures import openset
 from analysis.review import prepare, server, store
 from analysis.review.session import Session
 from analysis.review.store import Store
@@ -28,8 +29,11 @@ PORT = flags.DEFINE_integer('port', 0, 'The port; 0 takes any free one.')
 PREPARE = flags.DEFINE_bool(
   'prepare', False, 'Embed, group and make thumbnails, then end.'
 )
+CHECK = flags.DEFINE_string(
+  'check', None, 'A table that analysis.counts --check wrote: these images.'
+)
 for name in (
-  'workdir', 'encoder', 'images', 'pixel_um', 'pile', 'taxa', 'out',
+  'workdir', 'encoder', 'images', 'export', 'pixel_um', 'pile', 'taxa', 'out',
   'acceptance',
 ):  # fmt: skip
   flags.declare_key_flag(name)  # --help shows it
@@ -45,15 +49,16 @@ def open_session(out: pathlib.Path) -> Session:
   """
   sources, _ = analyses.given(untrained=True)
   source = analyses.one_run(sources, 'review')
-  thresholds.check(analyses.ACCEPTANCE.value)
-  table = analyses.TAXA.value
+  openset.check_acceptance(analyses.ACCEPTANCE.value)
   images = prepare.images(
     source,
     folder_=analyses.IMAGES.value,
+    export=analyses.EXPORT.value,
+    check=pathlib.Path(CHECK.value) if CHECK.value else None,
     splits=pile.SPLITS.value,
     acceptance=analyses.ACCEPTANCE.value,
     pixel_um=analyses.PIXEL_UM.value,
-    listed=taxa.read(pathlib.Path(table)) if table else taxa.NONE,
+    listed=taxa.given(analyses.TAXA.value),
     out=out,
   )
   return Session(images, Store(out / store.FILE, images.ids, images.group))
@@ -84,7 +89,8 @@ def main(argv: Sequence[str]) -> None:
   del argv
   host.show_log(logging.WARNING)
   _, default = analyses.given(untrained=True)
-  out = pathlib.Path(analyses.OUT.value or default / 'review')
+  own = 'check' if CHECK.value else 'review'
+  out = pathlib.Path(analyses.OUT.value or default / own)
   listening = listen(PORT.value)
   session = open_session(out)
   count = len(session.images.ids)

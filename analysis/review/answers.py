@@ -39,6 +39,7 @@ def start(session: Session, asked: Asked) -> Json:
     'name': session.images.name,
     'images': len(session.images.ids),
     'seq': session.seq(),
+    'drawn': session.images.drawn is not None,
   }
 
 
@@ -109,7 +110,7 @@ def thumbs(session: Session, asked: Asked) -> Packed:
 
 
 def view(session: Session, asked: Asked, kind: str) -> Packed:
-  """Lists the images of a set, a decided name, or the unsure ones.
+  """Lists the images of a set, a decided name, a draw, or the unsure ones.
 
   Raises:
     InputError: there is no such list.

@@ -194,6 +194,11 @@ def decided(state: State, embedding: np.ndarray, name: int) -> View:
   return View(rows[np.argsort(near, kind='stable')], 0, state.names[name])
 
 
+def drawn(state: State, rows: np.ndarray) -> View:
+  """Keeps the order of a draw [K], without what is decided."""
+  return View(rows[state.label[rows] == UNDECIDED], 0, '')
+
+
 def unsure(
   state: State, predicted: Predicted, density: np.ndarray, count: int
 ) -> View:

@@ -12,14 +12,16 @@ from PIL import Image
 from analysis.files import result, tables
 from analysis.files.result import Result
 from analysis.formats import darwin_core
+from analysis.measures.openset import UNKNOWN
 from analysis.review.prepare import Images
-from analysis.review.refit import UNKNOWN, Predicted
+from analysis.review.refit import Predicted
 from analysis.review.store import UNDECIDED, Event, State
 from plankton_jax.data.ecotaxa import write as ecotaxa
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
 ECOTAXA = 'ecotaxa_review.tsv'
+CHECKED = 'checked.csv'
 NO_TAXON = (UNKNOWN, 'artefact', 'not living')  # classes of no occurrence
 VALIDATED, PREDICTED = 'validated', 'predicted'
 
@@ -110,7 +112,10 @@ def occurrences(images: Images, lines: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def gather(images: Images, lines: Sequence[Row]) -> Result:
-  """Gathers the tables: CSV, Parquet, EcoTaxa's, Darwin Core's, and counts."""
+  """Gathers the tables: CSV, Parquet, EcoTaxa's, Darwin Core's, and counts.
+
+  Of a draw there is the table that `analysis.counts --checked` reads, too.
+  """
   columns = {field: [line[field] for line in lines] for field in lines[0]}
   files: dict[str, result.Writer | None] = {
     'review.parquet': functools.partial(tables.write_parquet, columns=columns),
@@ -126,6 +131,9 @@ def gather(images: Images, lines: Sequence[Row]) -> Result:
   csvs: dict[str, Sequence[Row]] = {
     'review.csv': lines, 'counts.csv': counts(lines)
   }  # fmt: skip
+  if images.drawn is not None:
+    csvs[CHECKED] = [lines[row] for row in images.drawn.tolist()]
+    notes.append(f'Give {CHECKED} to analysis.counts as --checked.')
   found = occurrences(images, lines)
   if found:
     csvs[darwin_core.FILE] = found

@@ -3,14 +3,23 @@
 import hashlib
 import pathlib
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 import plankton_jax
-from analysis.files import folders, inputs, new_images, pile, taxa
+from analysis.files import (
+  checks,
+  folders,
+  inputs,
+  new_images,
+  originals,
+  pile,
+  taxa,
+)
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.files.taxa import Taxa
@@ -19,10 +28,11 @@ from analysis.review import refit, store, thumbnails
 from analysis.review.refit import Known
 from analysis.review.store import Stored
 from analysis.review.thumbnails import Thumbnails
+from plankton_jax.data import select
 from plankton_jax.data.sources import folder
-from plankton_jax.data.sources.objects import Object
+from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
-from plankton_jax.files import atomic, home
+from plankton_jax.files import atomic
 
 TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
 
@@ -44,6 +54,7 @@ class Images(NamedTuple):
   items: tuple[Object, ...]  # [N] what is known of each
   taxa: Taxa
   references: str  # the software and the encoder
+  drawn: np.ndarray | None = None  # rows of a draw to check, in its order
 
 
 class Gathered(NamedTuple):
@@ -57,10 +68,23 @@ class Gathered(NamedTuple):
   near: np.ndarray | None = None  # [N, K]
 
 
+class Opened(NamedTuple):
+  """Embedded images, and how to see them."""
+
+  name: str
+  found: Gathered
+  read: Read  # id -> original image
+  draw: Sequence[str] | None = None  # ids of a draw to check, in its order
+  root: pathlib.Path | None = None  # where ids are files, if they are
+  items: Mapping[str, Object] = types.MappingProxyType({})  # by id
+
+
 def images(
   source: Source,
   *,
   folder_: str | None,
+  export: str | None = None,
+  check: pathlib.Path | None = None,
   splits: Sequence[str],
   acceptance: float,
   pixel_um: float | None,
@@ -73,26 +97,35 @@ def images(
   added to the folder since is embedded and follows; what is no longer there
   stays, so that no decision is lost.
 
+  Args:
+    source: a run or an encoder.
+    folder_: a folder of images.
+    export: an EcoTaxa export, a table, IFCB bins or FlowCam runs.
+    check: a table of images, as `checks.listed` makes it: these alone.
+    splits: of the run, without folder and export.
+    acceptance: share of images of known classes to name.
+    pixel_um: the side of pixels of new images, µm; None takes the known.
+    listed: what a table says of taxa.
+    out: the folder of the review.
+
   Raises:
     InputError: there is no image, no labelled one, or no picture.
   """
+  if folder_ and export:
+    raise InputError('--images and --export exclude each other: give one')
   before = store.read(out / store.FILE)
   kept: pathlib.Path | None = None
-  root: pathlib.Path | None = None
-  if folder_:
-    root = home.expand(folder_)
-    name, read = root.resolve().name, _reader(root)
+  if folder_ or export:
     kept = _kept_file(source, pixel_um, out)
-    found = _of_folder(source, folder_, pixel_um, kept, before)
+    place = (
+      select.objects(export, field='--export')
+      if export
+      else folder.scan(folder_ or '', field='--images').images
+    )
+    opened = _open_place(source, place, check, pixel_um, kept, before)
   else:
-    every = pile.gather(source, images=None, splits=splits, pixel_um=pixel_um)
-    if every.read is None:
-      raise InputError(f'review needs pictures; {"; ".join(every.notes)}')
-    name, read = every.name, every.read
-    found = Gathered(every.rows.id.tolist(), every.rows.embedding)
-    if len(set(found.ids)) < len(found.ids):
-      raise InputError(f'{name}: two images have one id; review one split')
-  found = _in_order(found, before.ids, out / store.FILE)
+    opened = _open_pile(source, splits, check, pixel_um)
+  found = _in_order(opened.found, before.ids, out / store.FILE)
   if found.near is None:
     print(f'grouping {len(found.ids):,} images', file=sys.stderr)
     made = groups.find(found.embedding)
@@ -102,10 +135,12 @@ def images(
   known = known_classes(source, found.embedding.shape[1], acceptance)
   assert found.group is not None and found.near is not None
   assert found.density is not None
-  items, of_run = _origin(source, found.ids)
+  items, of_run = _origin(source, opened.items, found.ids)
+  rows = {key: row for row, key in enumerate(found.ids)}
+  draw = [rows[key] for key in opened.draw or () if key in rows]
   step = '' if source.workdir is None else f' step {inputs.step(source)}'
   return Images(
-    name,
+    opened.name,
     found.ids,
     found.embedding,
     found.embedding @ known.axes,
@@ -113,12 +148,13 @@ def images(
     found.density,
     refit.link(found.embedding, found.near),
     known,
-    thumbnails.collect(out, found.ids, read, before=len(before.ids)),
-    read,
-    root,
+    thumbnails.collect(out, found.ids, opened.read, before=len(before.ids)),
+    opened.read,
+    opened.root,
     items,
     taxa.merge(listed, of_run),
     f'plankton_jax {plankton_jax.__version__}, {source.name}{step}',
+    None if opened.draw is None else np.array(draw, int),
   )
 
 
@@ -141,16 +177,57 @@ def continued(group: np.ndarray, before: Stored) -> np.ndarray:
   return found
 
 
-def _of_folder(
+def _open_place(
   source: Source,
-  path: str,
+  place: Objects,
+  check: pathlib.Path | None,
+  pixel_um: float | None,
+  kept: pathlib.Path,
+  before: Stored,
+) -> Opened:
+  """Embeds what is new of a folder or of an export's objects."""
+  read = originals.reader_of(place)
+  if check:
+    place = place.take(checks.drawn(check, place.ids))
+  draw = place.ids if check else None
+  found = _embed(source, place, pixel_um, kept, before)
+  name = pathlib.Path(place.place).resolve().name
+  items = dict(zip(place.ids, place.items, strict=False))
+  return Opened(name, found, read, draw, place.root, items)
+
+
+def _open_pile(
+  source: Source,
+  splits: Sequence[str],
+  check: pathlib.Path | None,
+  pixel_um: float | None,
+) -> Opened:
+  """Opens splits of a run, which are embedded.
+
+  Raises:
+    InputError: there is no such split, no picture, or an id is there twice.
+  """
+  every = pile.gather(source, images=None, splits=splits, pixel_um=pixel_um)
+  if every.read is None:
+    raise InputError(f'review needs pictures; {"; ".join(every.notes)}')
+  found = Gathered(every.rows.id.tolist(), every.rows.embedding)
+  if len(set(found.ids)) < len(found.ids):
+    raise InputError(f'{every.name}: two images have one id; review one split')
+  if not check:
+    return Opened(every.name, found, every.read)
+  found = _take(found, checks.drawn(check, found.ids))
+  return Opened(every.name, found, every.read, found.ids)
+
+
+def _embed(
+  source: Source,
+  place: Objects,
   pixel_um: float | None,
   kept: pathlib.Path,
   before: Stored,
 ) -> Gathered:
-  """Embeds the images of a folder that no start before did."""
-  listed = folder.scan(path, field='--images').images
-  present, decided = set(listed.ids), set(before.ids)
+  """Embeds the images of a place that no start before did."""
+  present, decided = set(place.ids), set(before.ids)
   if decided and not present & decided:
     raise InputError(
       f'{kept.parent / store.FILE} holds decisions on {len(decided):,} other'
@@ -158,9 +235,9 @@ def _of_folder(
     )
   old = _load(kept)
   known = set(old.ids)
-  missing = [i for i, key in enumerate(listed.ids) if key not in known]
+  missing = [i for i, key in enumerate(place.ids) if key not in known]
   if missing:
-    part = listed.take(missing)
+    part = place.take(missing)
     encoder = folders.encoder(source)
     try:
       new = folders.embed(encoder, part, pixel_um=pixel_um, white=old.white)
@@ -182,7 +259,8 @@ def _of_folder(
   gone = sum(old.ids[i] not in present for i in wanted)
   if gone:
     print(
-      f'{gone:,} images are no longer in {path}; what is decided of them stays',
+      f'{gone:,} images are no longer in {place.place}; what is'
+      ' decided of them stays',
       file=sys.stderr,
     )
   return _take(old, wanted)
@@ -239,10 +317,6 @@ def _keep(path: pathlib.Path, found: Gathered) -> None:
     np.savez(file, **arrays)
 
 
-def _reader(root: pathlib.Path) -> Read:
-  return lambda key: folders.read(root / key)
-
-
 def _kept_file(
   source: Source, pixel_um: float | None, out: pathlib.Path
 ) -> pathlib.Path:
@@ -253,21 +327,24 @@ def _kept_file(
 
 
 def _origin(
-  source: Source, ids: Sequence[str]
+  source: Source, described: Mapping[str, Object], ids: Sequence[str]
 ) -> tuple[tuple[Object, ...], Taxa]:
-  """Looks up what the run's export says of the images, and its taxa."""
-  listed: Sequence[Object] = ()
+  """Looks up what exports say of the images, and their taxa.
+
+  These are the run's export and `described`, objects by their ids.
+  """
+  known: dict[str, Object] = {}
   try:
-    listed = taxa.objects_of_run(source)
+    known = {item.id: item for item in taxa.objects_of_run(source)}
   except InputError as error:
     print(f'no dates, places and taxa: {error}', file=sys.stderr)
-  known = {item.id: item for item in listed}
+  known |= described
   files = new_images.object_ids(ids)
   items = tuple(
     known.get(key, Object(short, key))
     for key, short in zip(ids, files, strict=True)
   )
-  return items, taxa.from_objects(listed)[0]
+  return items, taxa.from_objects(known.values())[0]
 
 
 def known_classes(source: Source, size: int, acceptance: float) -> Known:
@@ -281,12 +358,10 @@ def known_classes(source: Source, size: int, acceptance: float) -> Known:
   if source.workdir is None:
     axes = np.eye(size, dtype=np.float32)
     return Known((), np.zeros((0, size)), np.zeros(0, int), TEMPERATURE, axes)
-  gallery, rows, _ = labeller.gallery(source, None)
-  val, _ = labeller.split(source, 'val', gallery.class_names)
-  fitted = labeller.fit(gallery, rows, val, acceptance=acceptance)
+  fitted, _ = labeller.of_run(source, acceptance)
   space = fitted.seen.space
   return Known(
-    gallery.class_names,
+    fitted.gallery.class_names,
     space.means + space.origin @ space.map,
     space.counts,
     fitted.temperature,

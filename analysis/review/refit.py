@@ -19,9 +19,9 @@ import numpy as np
 from scipy import sparse
 
 from analysis.measures import groups
+from analysis.measures.openset import UNKNOWN
 from analysis.review.store import UNDECIDED, State
 
-UNKNOWN = 'unknown'  # a decision that teaches no class
 BLOCK = 4096  # rows whose probabilities fit into a cache
 LINKS = 5  # nearest images that an image is linked with
 SPREAD = 0.9  # share of a row's chances that its links give
@@ -84,6 +84,7 @@ def means(known: Known, white: np.ndarray, state: State) -> Means:
   names += [name for name in state.names if name not in known.names]
   index = {name: i for i, name in enumerate(names)}
   target = np.array([index[name] for name in state.names], int)
+  # That it is unknown teaches no class.
   teaches = np.array([name != UNKNOWN for name in state.names], bool)
   rows = np.flatnonzero(state.label != UNDECIDED)
   rows = rows[teaches[state.label[rows]]]

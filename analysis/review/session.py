@@ -135,13 +135,15 @@ class Session:
     return choice.sets(self.state(), predicted, self.images.embedding)
 
   def view(self, kind: str, key: str) -> View:
-    """Orders the images of a set, a decided name, or the unsure ones.
+    """Orders the images of a set, a decided name, a draw, or the unsure ones.
 
     Raises:
       InputError: there is no such list.
     """
     predicted, state = self.fitted().predicted, self.state()
     embedding = self.images.embedding
+    if kind == 'drawn' and self.images.drawn is not None:
+      return choice.drawn(state, self.images.drawn)
     if kind == 'unsure':
       return choice.unsure(state, predicted, self.images.density, UNSURE)
     if kind == 'decided' and key in state.names:

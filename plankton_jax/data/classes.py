@@ -62,7 +62,8 @@ def order(
   """
   if len(class_names) < 2:
     raise InputError(
-      f'only one class ({class_names[0]}): at least two are needed to train on'
+      f'only one class ({class_names[0]}): at least two are needed to train on;'
+      ' add images of another'
     )
   if isinstance(unseen_classes, str):
     raise InputError(
@@ -73,7 +74,7 @@ def order(
     count = unseen_classes
     if not 0 <= count <= len(class_names):
       raise InputError(
-        f'data.unseen_classes={count} of {len(class_names)} classes'
+        f'data.unseen_classes={count} of {len(class_names)} classes; give fewer'
       )
     large = [name for name in class_names if name not in small]
     rest = [name for name in class_names if name in small]

@@ -373,7 +373,7 @@ def _decoded(
     cache_dir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise InputError(
-      f'data.cache_dir: {cache_dir}: {error.strerror}'
+      f'data.cache_dir: {cache_dir}: {error.strerror}; choose another'
     ) from error
   if not reused:
     found = selected.records()

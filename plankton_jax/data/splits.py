@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,16 +107,8 @@ def make(
       f"data.rare='other': the class {OTHER!r} is unseen; take it off"
       ' data.unseen_classes'
     )
-  while rare == 'other' and set(reasons) - {OTHER}:
-    merged, all_names = merge(own, set(reasons) - {OTHER}, names)
-    side, found = divide(merged, num_classes=len(all_names))
-    present = set(np.unique(merged).tolist())
-    lacking = {all_names[n]: why for n, why in found.items() if n in present}
-    further = {n: why for n, why in lacking.items() if n != OTHER}
-    reasons = {n: why for n, why in reasons.items() if n != OTHER} | lacking
-    if not further:
-      own = merged
-      break
+  if rare == 'other' and set(reasons) - {OTHER}:
+    own, side, reasons = _with_other(divide, own, names, reasons)
   trained = np.unique(own[side >= 0])
   if len(trained) < 2:
     name, reason = next(iter(reasons.items()))
@@ -166,7 +158,10 @@ def take(
         ' needed'
       )
   if rare == 'other':
-    raise InputError("data.own_split does not go with data.rare='other'")
+    raise InputError(
+      "data.own_split does not go with data.rare='other'; set it to 'gallery'"
+      " or 'drop'"
+    )
   unseen = labels >= num_seen
   copies = ~unseen & np.isin(digests, digests[unseen])
   usable = ~unseen & ~copies
@@ -202,6 +197,33 @@ def merge(
   labels_of_rare = [names.index(name) for name in rare]
   merged = np.isin(labels, labels_of_rare)
   return np.where(merged, names.index(OTHER), labels), names
+
+
+def _with_other(
+  divide: Callable[..., _Divided],
+  labels: np.ndarray,
+  class_names: Sequence[str],
+  rare: dict[str, str],
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+  """Merges rare classes into 'other', and those that this makes rare.
+
+  Args:
+    divide: `_divide`, but for the labels and their number.
+    labels: int [N].
+    class_names: of the labels.
+    rare: class -> reason.
+
+  Returns:
+    Labels int [N], their sides int [N], and every rare class with its reason.
+  """
+  while True:
+    merged, names = merge(labels, set(rare) - {OTHER}, class_names)
+    side, found = divide(merged, num_classes=len(names))
+    present = set(np.unique(merged).tolist())
+    lacking = {names[n]: why for n, why in found.items() if n in present}
+    rare = {n: why for n, why in rare.items() if n != OTHER} | lacking
+    if not set(lacking) - {OTHER}:
+      return merged, side, rare
 
 
 def _divide(

@@ -58,14 +58,15 @@ def export(
   Raises:
     InputError: there is no encoder, or it cannot be written in that format.
   """
-  from plankton_jax import checkpoints
-  from plankton_jax.export import card, programs
-  from plankton_jax.files import encoder_folder
-
   if format != 'safetensors' and out.is_dir():
     raise InputError(f'{out} is a folder; --out is the file to write')
   if half and format != 'safetensors':
     raise InputError(f'--half is for --format=safetensors, not {format}')
+  # Imported late, as they bring in JAX, which mistakes do without.
+  from plankton_jax import checkpoints
+  from plankton_jax.export import card, programs
+  from plankton_jax.files import encoder_folder
+
   encoder = checkpoints.load_encoder(workdir, step)
   encoder.config = encoder_folder.without_paths(encoder.config)
   out.parent.mkdir(parents=True, exist_ok=True)

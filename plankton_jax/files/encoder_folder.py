@@ -103,7 +103,9 @@ def _halved(name: str, array: np.ndarray) -> np.ndarray:
     return array
   largest = float(np.abs(array).max())
   if largest > float(np.finfo(np.float16).max):
-    raise InputError(f'{name} has {largest:.3g}: too large for float16')
+    raise InputError(
+      f'{name} has {largest:.3g}: too large for float16; leave out --half'
+    )
   return np.asarray(array, np.float16)
 
 

@@ -96,7 +96,10 @@ def _is_ours(path: str) -> bool:
 
 def _need_file(path: pathlib.Path) -> None:
   if not path.is_file():
-    raise InputError(f'encoder.pretrained: {path}: no such file')
+    raise InputError(
+      f'encoder.pretrained: {path}: no such file; docs/pretrained.md says where'
+      ' to get one'
+    )
 
 
 def read(path: pathlib.Path, published: Published) -> Weights:
@@ -125,7 +128,8 @@ def read(path: pathlib.Path, published: Published) -> Weights:
   )
   if prefix is None:
     raise InputError(
-      f'{path}: not a {published.network}: no {landmark!r} in it'
+      f'{path}: not a {published.network}: no {landmark!r} in it; set'
+      ' encoder.name to the network of these weights'
     )
   return {
     name.removeprefix(prefix): array

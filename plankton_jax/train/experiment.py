@@ -140,7 +140,8 @@ def _chunk(chunk: int, size: int) -> int:
     return 0
   if size % chunk:
     raise InputError(
-      f'batch.chunk={chunk} does not divide the {size} images of a batch'
+      f'batch.chunk={chunk} does not divide the {size} images of a batch; 0'
+      ' takes them at once'
     )
   sharding.make_mesh(chunk, field='batch.chunk')
   return chunk

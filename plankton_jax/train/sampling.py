@@ -51,7 +51,7 @@ class Sampler:
     if classes and per_class and classes * per_class != size:
       raise InputError(
         f'batch.classes={classes} times batch.per_class={per_class} is not'
-        f' batch.size={size}'
+        f' batch.size={size}; batch.per_class=0 shares them out'
       )
     classes = min(classes, len(present))
     if size > len(labels):

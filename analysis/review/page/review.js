@@ -186,6 +186,7 @@ function show(found) {
   joining = false;
   byId('heading').textContent = {
     group: `Group ${view.key}`, class: 'Predicted', unsure: 'One by one',
+    drawn: 'As they were drawn',
     decided: 'Decided', like: 'More like these', '': 'All done',
   }[view.kind];
   byId('name').value = view.name;
@@ -427,6 +428,7 @@ document.addEventListener('keydown', (event) => {
 const BUTTONS = {
   grow: KEYS.g, shrink: KEYS.h, like, split, join: startJoin,
   undo: KEYS.z, redo: KEYS.y, unsure: KEYS.o,
+  drawn: () => queue(() => open('drawn', '')),
   write: () => write(false), classes: () => write(true), help: KEYS['?'],
 };
 for (const [id, act] of Object.entries(BUTTONS)) {
@@ -453,8 +455,9 @@ queue(async () => {
   about = await json('start');
   byId('title').textContent = about.name;
   document.title = `Review: ${about.name}`;
+  byId('drawn').hidden = !about.drawn;
   await refresh();
-  await next();
+  await (about.drawn ? open('drawn', '') : next());
   byId('tiles').focus();
   document.body.dataset.ready = 'yes';
   listen();

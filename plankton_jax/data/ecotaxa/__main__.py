@@ -25,8 +25,9 @@ def show_export(path: str) -> None:
   """Prints an export's objects by state and class, and those left out."""
   export = read.export(path)
   print(f'{export.files.place}: {source.describe(export)}')
-  states = [*table.STATES, annotations.UNCLASSIFIED]
   counts = collections.Counter((i.taxon, i.status) for i in export.objects)
+  known = (*table.STATES, annotations.UNCLASSIFIED)
+  states = dict.fromkeys([*known, *(item.status for item in export.objects)])
   lineage = {item.taxon: item.lineage for item in export.objects}
   width = max((len(taxon) for taxon in lineage), default=0)
   print(' ' * (width + 4) + ''.join(f'{state:>13}' for state in states))
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) != 2:
     raise InputError('name one EcoTaxa export, or one table to import')
   path = home.expand(argv[1])
-  if path.is_file() and path.suffix in ('.tsv', '.txt'):
+  if path.is_file() and path.suffix.lower() in files.TEXTS:
     return 1 if check_table(path) else 0
   show_export(argv[1])
   return 0

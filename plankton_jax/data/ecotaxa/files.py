@@ -1,5 +1,6 @@
 """Opens the files of an EcoTaxa export, in folders and zip archives."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -10,10 +11,19 @@ import tempfile
 import unicodedata
 import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from pathlib import Path
 from typing import NamedTuple
 
+from plankton_jax.data.ecotaxa import table
+from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.files import (
   PACKED,
@@ -27,9 +37,11 @@ from plankton_jax.errors import InputError
 
 # Names that its importer looks for, though in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
-_TABLES = ('.tsv', '.txt', '.csv', '.xlsx', '.gz')  # endings of others
+TEXTS = ('.tsv', '.txt', '.csv')  # endings of tables with other names
+_TABLES = (*TEXTS, '.xlsx', '.gz')  # of files that may have been tables
 _TWICE = 'another file of this name comes later in the archive, and is read'
 
+_SCHEME = re.compile(r'[a-z]+:', re.IGNORECASE)  # of drives and of the web
 _DEEPEST = 3  # zip archives inside each other
 _LARGEST = 2**36  # bytes of an archive in another, unpacked
 _GONE = 'no such file in the export'
@@ -42,9 +54,16 @@ class Files(NamedTuple):
   tables: tuple[str, ...]
   images: tuple[str, ...]  # names of all image files, in a row or not
   find: Callable[[str], str]  # the file that a name means; raises ValueError
+  # (table, image as it names it) -> name of the image; raises ValueError
+  locate: Callable[[str, str], str]
   read: Callable[[str], bytes]  # raises ValueError with the reason
   digest: Callable[[str], bytes]  # of the content; b'' if it cannot be read
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of archives inside
+
+  @property
+  def single(self) -> bool:
+    """Tells whether the place is one table, not what holds tables."""
+    return self.tables == (self.place.name,) and self.place.is_file()
 
 
 class _Entry(NamedTuple):
@@ -57,7 +76,9 @@ class _Entry(NamedTuple):
 def open_export(path: str, *, field: str = 'data.path') -> Files:
   """Lists the files of a zip archive, of a folder, or beside one table.
 
-  Zip archives inside it count as folders of their names.
+  Zip archives inside it count as folders of their names, those without a table
+  also as unpacked where they lie. A table may have any name if it is given
+  itself, or if none is called as EcoTaxa's are.
 
   Args:
     path: the archive, folder or table.
@@ -68,40 +89,31 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   """
   place = expanded(path, field, 'the EcoTaxa export')
   skipped: list[tuple[str, str]] = []
-  if is_table(place):
+  packed_otherwise = place.suffix.lower() in PACKED
+  if single := _is_text(place):
     found = _unique(_of_folder(place.parent, skipped), skipped)
   elif place.is_dir():
     found = _unique(_of_folder(place, skipped), skipped)
   elif not place.exists():
-    raise InputError(f'{field}: {place} is not there')
-  elif archives.is_zip(place):
+    raise InputError(
+      f'{field}: {place} is not there; give a zip archive, a folder, or a table'
+    )
+  elif archives.is_zip(place) and not packed_otherwise:
     archive = archives.open_zip(place)
     found = _unique(_of_zip(archive, '', 1, skipped), skipped)
   else:
-    remedy = ': unpack it' if place.suffix.lower() in PACKED else ''
+    remedy = ': unpack it' if packed_otherwise else ''
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'
       f' ecotaxa*.tsv{remedy}'
     )
-  tables = (place.name,) if is_table(place) else _tables(found)
+  every = _tables(found)
+  tables = (place.name,) if single else every
   if not tables:
     raise InputError(
       f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt{_instead(found)}'
     )
-  alike = _alike(found)
-  stems = functools.cache(lambda: _stems(filter(is_image, found)))
-
-  def find(name: str) -> str:
-    if name in found:
-      return name
-    others = alike.get(_fold(name), ())
-    if not others:
-      near = stems().get(_stem(name))
-      there = f', but {near}: write this into img_file_name' if near else ''
-      raise ValueError(f'{_GONE}{there}')
-    if len(others) > 1:
-      raise ValueError(f'{_GONE}, but several alike: {", ".join(others[:3])}')
-    return others[0]
+  find, locate = _finders(found, every)
 
   def digest(name: str) -> bytes:
     try:
@@ -114,6 +126,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     tables,
     tuple(filter(is_image, found)),
     find,
+    locate,
     lambda name: found[find(name)].read(),
     digest,
     tuple(skipped),
@@ -129,6 +142,12 @@ def is_table(path: Path) -> bool:
   )
 
 
+def _is_text(place: Path) -> bool:
+  """Tells whether a path is a text, which may be a table of any name."""
+  text = is_table(place) or place.suffix.lower() in TEXTS
+  return text and place.is_file() and not archives.is_zip(place)
+
+
 def beside(table: str, image: str) -> str:
   """Resolves the path of an image, which starts at the table that names it.
 
@@ -136,10 +155,100 @@ def beside(table: str, image: str) -> str:
     ValueError: the path leads outside the export.
   """
   image = archives.tidy(image)
-  reason = archives.refusal(image)
-  if reason:
+  name = posixpath.normpath(posixpath.join(posixpath.dirname(table), image))
+  absolute = image.startswith('/') or _SCHEME.match(image)
+  if reason := archives.refusal('/' if absolute else name):
     raise ValueError(reason)
-  return posixpath.normpath(posixpath.join(posixpath.dirname(table), image))
+  return name
+
+
+class _Finders(NamedTuple):
+  find: Callable[[str], str]
+  locate: Callable[[str, str], str]
+
+
+def _finders(found: Collection[str], tables: Sequence[str]) -> _Finders:
+  """Makes `Files.find` and `Files.locate` for the names of files and tables."""
+  zips = (name for name in found if name.lower().endswith('.zip'))
+  packed = sorted(zips, key=len, reverse=True)  # the inner ones first
+  bare = [name for name in packed if not _holds(name, tables)]
+  named = {name: _unpacked_names(name, bare) for name in found}
+  alike = _alike(named, _fold)
+  stems = functools.cache(lambda: _stems(filter(is_image, found)))
+  endless = functools.cache(
+    lambda: _alike({n: named[n] for n in found if is_image(n)}, _endless)
+  )
+
+  def near(name: str) -> str:
+    other = stems().get(_stem(name))
+    return f', but {other}: write this into img_file_name' if other else ''
+
+  def find(name: str) -> str:
+    if name in found:
+      return name
+    others = alike.get(_fold(name), ()) or endless().get(_endless(name), ())
+    if not others:
+      raise ValueError(f'{_GONE}{near(name)}')
+    if len(others) > 1:
+      raise ValueError(f'{_GONE}, but several alike: {", ".join(others[:3])}')
+    return others[0]
+
+  def locate(table: str, image: str) -> str:
+    names, reason = _places(table, image, packed, tables)
+    for name in names:
+      with contextlib.suppress(ValueError):
+        return find(name)
+    if reason:
+      raise ValueError(f'{reason}{near(archives.tidy(image))}')
+    return names[0]
+
+  return _Finders(find, locate)
+
+
+def _places(
+  table: str, image: str, packed: Sequence[str], tables: Sequence[str]
+) -> tuple[list[str], str]:
+  """Lists the names that a table may mean by an image, the likeliest first.
+
+  The table of an archive may name images beside the archive, unless another
+  table lies there. Of a path that leads out of the export, the end may lie
+  beside the table.
+
+  Returns:
+    The names, and why the path itself is refused; '' if it is not.
+  """
+  bases = [table]
+  for base in _unpacked_names(table, packed)[1:]:
+    if posixpath.dirname(base) not in map(posixpath.dirname, tables):
+      bases.append(base)
+  try:
+    return [beside(base, image) for base in bases], ''
+  except ValueError as error:
+    reason = str(error)
+  parts = archives.tidy(image).split('/')
+  names = []
+  for at in range(1, len(parts)):
+    for base in bases:
+      with contextlib.suppress(ValueError):
+        names.append(beside(base, '/'.join(parts[at:])))
+  return names, reason
+
+
+def _holds(archive: str, names: Iterable[str]) -> bool:
+  return any(name.startswith(f'{archive}/') for name in names)
+
+
+def _unpacked_names(name: str, packed: Sequence[str]) -> list[str]:
+  """Names a file, and as if more and more archives were unpacked in place.
+
+  The archives that hold others come after these, in `packed` and as unpacked.
+  """
+  names = [name]
+  for archive in packed:
+    if names[-1].startswith(f'{archive}/'):
+      rest = names[-1][len(archive) + 1 :]
+      names.append(posixpath.join(posixpath.dirname(archive), rest))
+  return names
 
 
 def _unique(
@@ -188,17 +297,15 @@ def _of_zip(
   for info in archive.infolist():
     if info.filename.endswith('/'):
       continue
-    tidy = archives.tidy(info.filename)
+    tidy = archives.name_of(info)
     name = prefix + tidy
     mark = f'{info.CRC} {info.file_size}'
     yield name, _Entry(_unpacker(archive, info), mark.encode)
     if not tidy.lower().endswith('.zip') or is_clutter(tidy.split('/')):
       continue
-    reason = archives.refusal(tidy)
+    reason = archives.zip_refusal(info, _LARGEST)
     if depth == _DEEPEST:
       reason = f'a zip archive in {_DEEPEST} others'
-    elif info.file_size > _LARGEST:
-      reason = f'larger than {_LARGEST >> 30} GiB'
     if not reason:
       try:
         with archives.readable():
@@ -249,15 +356,20 @@ def _instead(names: Iterable[str]) -> str:
   return ''
 
 
-def _tables(names: Iterable[str]) -> tuple[str, ...]:
-  return tuple(
-    sorted(
-      name
-      for name in names
-      if _TABLE.fullmatch(posixpath.basename(name))
-      and not is_clutter(name.split('/'))
-    )
-  )
+def _tables(found: Mapping[str, _Entry]) -> tuple[str, ...]:
+  """Finds the tables by their names, or by their headers if none is."""
+  names = [n for n in sorted(found) if not is_clutter(n.split('/'))]
+  called = [n for n in names if _TABLE.fullmatch(posixpath.basename(n))]
+  return tuple(called or (n for n in names if _has_header(n, found[n])))
+
+
+def _has_header(name: str, entry: _Entry) -> bool:
+  if posixpath.splitext(name)[1].lower() not in TEXTS:
+    return False
+  try:
+    return table.is_ecotaxa(entry.read())
+  except ValueError:
+    return False
 
 
 def _fold(name: str) -> str:
@@ -282,9 +394,23 @@ def _stems(names: Iterable[str]) -> dict[str, str]:
   return found
 
 
-def _alike(names: Iterable[str]) -> dict[str, list[str]]:
-  """Groups names that differ only in how they are written."""
+def _endless(name: str) -> str:
+  """Writes a name in one way, without the ending of an image."""
+  root, ending = posixpath.splitext(name)
+  return _fold(root if ending.lower() in images.EXTENSIONS else name)
+
+
+def _alike(
+  names: Mapping[str, Sequence[str]], fold: Callable[[str], str]
+) -> dict[str, list[str]]:
+  """Groups the files of which a name is one by `fold`.
+
+  Args:
+    names: file -> its names.
+    fold: writes names in one way.
+  """
   alike: dict[str, list[str]] = {}
-  for name in sorted(names):
-    alike.setdefault(_fold(name), []).append(name)
+  for name, own in sorted(names.items()):
+    for form in {*map(fold, own)}:
+      alike.setdefault(form, []).append(name)
   return alike

@@ -7,7 +7,6 @@ import posixpath
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +107,7 @@ def export(
   opened = files.open_export(path, field=field)
   found = _read_tables(opened)
   rows, apart = _kept_apart(_joined(opened, found.rows))
-  _check_ids(rows, opened.place)
+  _check_ids(rows, opened)
   kept = _choose(rows, image_rank)
   chosen = [kept.best[id] for id in sorted(kept.best)]
   items, contrary = annotations.settle([row.item for row in chosen], kept.said)
@@ -155,14 +154,18 @@ def _read_tables(opened: files.Files) -> _Tables:
       found = _read(opened, name)
     except InputError as error:
       unread.append(error)
-      why = str(error).removeprefix(f'{opened.place}/{name}: ')
+      why = str(error).removeprefix(f'{_named(opened, name)}: ')
       skipped.append((name, why))
       continue
     notes += [f'{name}:{line}: {note}' for line, note in found.notes]
     skipped += [(f'{name}:{line}', why) for line, why in found.bad]
     measured[name], unclear = numbers.read(found)
     notes += [f'{name}: {note}' for note in unclear]
-    for at, (line, rank, item) in enumerate(_objects(found, name)):
+    annotated = _annotated(found)
+    notes += [f'{name}: {note}' for note in annotated.notes]
+    for at, (line, rank, item) in enumerate(
+      _objects(found, name, annotated, opened)
+    ):
       if isinstance(item, str):
         skipped.append((f'{name}:{line}', item))
       else:
@@ -208,7 +211,7 @@ def object_id(id: str) -> str:
 
 def _read(opened: files.Files, name: str) -> table.Table:
   """Reads a table, and checks that no column in use is there twice."""
-  place = f'{opened.place}/{name}'
+  place = _named(opened, name)
   try:
     found = table.parse(opened.read(name), place)
   except ValueError as error:
@@ -216,8 +219,13 @@ def _read(opened: files.Files, name: str) -> table.Table:
       raise
     raise InputError(f'{place}: {error}') from error
   found.require_once(*_ONCE)
-  found.require('object_id', 'img_file_name')
+  found.require(*sorted(table.NEEDED, reverse=True))
   return found
+
+
+def _named(opened: files.Files, table: str) -> str:
+  """Names a table in messages: by the whole path, once."""
+  return str(opened.place if opened.single else f'{opened.place}/{table}')
 
 
 def _measures(
@@ -234,23 +242,61 @@ def _measures(
   return Measures(names, tuple(row.item.id for row in rows), values)
 
 
+class _Annotated(NamedTuple):
+  """The annotation of each row of a table."""
+
+  states: Sequence[str]
+  taxa: Sequence[str]
+  notes: Sequence[str]  # on columns that stand for others
+
+
+def _annotated(found: table.Table) -> _Annotated:
+  """Reads states and taxa of all rows.
+
+  Where no row has a category, the last of its hierarchy, or else its number, is
+  the taxon. Where no row has a state, those with a category are validated.
+  """
+  states, taxa = _field(found, 'status'), _field(found, 'taxon')
+  notes = []
+  if not any(taxa):
+    lineages = _field(found, 'lineage')
+    instead = {
+      'object_annotation_hierarchy': [
+        lineage.rpartition('>')[2].strip() for lineage in lineages
+      ],
+      'object_annotation_category_id': _field(found, 'category_id'),
+    }
+    for name, values in instead.items():
+      if any(values):
+        notes.append(f'no row has a category: {name} names the taxa')
+        taxa = values
+        break
+  if any(taxa) and not any(states):
+    notes.append('no row has a state: those with a category are validated')
+    states = ['validated' if taxon else '' for taxon in taxa]
+  return _Annotated(states, taxa, notes)
+
+
 def _objects(
-  found: table.Table, name: str
+  found: table.Table, name: str, annotated: _Annotated, opened: files.Files
 ) -> Iterator[tuple[int, float, Object | str]]:
   """Yields (line, rank, object or why it is skipped) of each row.
 
   Objects of a table without annotation are unclassified.
   """
+  others = [field for field in _COLUMNS if field not in ('status', 'taxon')]
   columns = zip(
     found.lines,
     numbers.points(found.column('img_rank')),
     *(_known(found, name) for name in ('object_id', 'img_file_name')),
-    *(_field(found, field) for field in _COLUMNS),
+    annotated.states,
+    annotated.taxa,
+    *(_field(found, field) for field in others),
     strict=True,
   )
   (column,) = _COLUMNS['taxon']
   nowhere = '' if column in found.columns else f', as no column is {column}'
-  for line, rank, key, image, status, taxon, *others in columns:
+  for line, rank, key, image, status, taxon, *more in columns:
     status = status.lower() or annotations.UNCLASSIFIED
     status = _LETTERS.get(status, status)
     if not key or not image:
@@ -260,11 +306,11 @@ def _objects(
       yield line, 0.0, f'{status} without a category{nowhere}'
     else:
       try:
-        where = files.beside(name, image)
+        where = opened.locate(name, image)
       except ValueError as error:
         yield line, 0.0, f'{image}: {error}'
         continue
-      yield line, _number(rank), Object(key, where, status, taxon, *others)
+      yield line, _number(rank), Object(key, where, status, taxon, *more)
 
 
 def _field(found: table.Table, field: str) -> Sequence[str]:
@@ -353,7 +399,7 @@ def _rounded(rows: Sequence[_Row]) -> list[str]:
   ]
 
 
-def _check_ids(rows: Sequence[_Row], place: Path) -> None:
+def _check_ids(rows: Sequence[_Row], opened: files.Files) -> None:
   collisions = _collisions(rows)
   if not collisions:
     return
@@ -362,7 +408,7 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
   more = ', ...' if len(first) > 6 else ''
   others = f' (and {len(collisions) - 1} more ids)' if collisions[1:] else ''
   raise InputError(
-    f'{place}/{first[0].table}: lines {lines}{more} give the id'
+    f'{_named(opened, first[0].table)}: lines {lines}{more} give the id'
     f' {first[0].item.object_id!r} and one img_rank to different images'
     f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
   )
@@ -370,7 +416,7 @@ def _check_ids(rows: Sequence[_Row], place: Path) -> None:
 
 def _unnamed(opened: files.Files, rows: Sequence[_Row]) -> list[str]:
   """Counts the image files of an export that no row names."""
-  if opened.place.is_file() and files.is_table(opened.place):
+  if opened.single:
     return []  # Its folder holds what it likes.
   left = dict.fromkeys(opened.images)
   for row in rows:

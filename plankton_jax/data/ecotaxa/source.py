@@ -117,6 +117,9 @@ def _none_labelled(
     name, reason = export.skipped[0]
     held += f'; {len(export.skipped)} left out, as {name}: {reason}'
   remedy = 'set data.labelled_status'
+  if counts.keys().isdisjoint(table.STATES):
+    known = ', '.join(table.STATES)
+    remedy = f'object_annotation_status must be one of {known}'
   if not counts:
     remedy = 'no row can be used'
   elif not any(item.taxon for item in export.objects):

@@ -2,8 +2,9 @@
 
 import codecs
 import csv
+import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from plankton_jax.data.sources.source import one_line
@@ -25,6 +26,10 @@ _MISTAKEN = {
   b'\xd0\xcf\x11\xe0': 'an Excel workbook',
   b'%PDF': 'a PDF file',
 }
+# Columns without which a table is not EcoTaxa's.
+NEEDED = frozenset(('object_id', 'img_file_name'))
+MARKS = '\t;,|'  # that separate cells
+_LINES_ABOVE = 50  # the header at most, such as comments
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
 
@@ -52,14 +57,16 @@ class Table(NamedTuple):
       if name not in self.columns:
         raise InputError(
           f'{self.place}: column {name!r} is missing (it has'
-          f' {one_line(", ".join(self.columns))})'
+          f' {one_line(", ".join(self.columns))}); add it, or export it again'
         )
 
   def require_once(self, *names: str) -> None:
     """Raises InputError if one of the columns is there twice."""
     for name in names:
       if self.columns.count(name) > 1:
-        raise InputError(f'{self.place}: column {name!r} is there twice')
+        raise InputError(
+          f'{self.place}: column {name!r} is there twice; delete one'
+        )
 
 
 def parse(data: bytes, place: str) -> Table:
@@ -73,9 +80,12 @@ def parse(data: bytes, place: str) -> Table:
   Raises:
     InputError: it is empty or no table.
   """
-  lines_of_text = re.split('\r\n|\n|\r', decode(data).replace('\0', ''))
-  top = _top(lines_of_text)
+  lines_of_text, top, mark = open_text(data, NEEDED)
+  mark = mark or '\t'
   first = lines_of_text[top]
+  if mark != '\t':
+    lines_of_text = _with_tabs(lines_of_text, top, mark, place)
+    first = lines_of_text[top]
   header = _values([first]) or first.split('\t')
   columns = tuple(name.strip().lower() for name in header)
   if len(columns) < 2:
@@ -90,6 +100,8 @@ def parse(data: bytes, place: str) -> Table:
   lines: list[int] = []
   bad: list[tuple[int, str]] = []
   notes: list[tuple[int, str]] = []
+  if mark != '\t':
+    notes.append((top + 1, f'cells are separated by {mark!r}, not by tabs'))
   for line, values, note in _records(lines_of_text, top + 1, len(columns)):
     if note:
       notes.append((line, note))
@@ -120,12 +132,59 @@ def parse(data: bytes, place: str) -> Table:
   )
 
 
-def _top(lines: Sequence[str]) -> int:
-  """Finds the header: below blank lines, and one that names the separator."""
+def is_ecotaxa(data: bytes) -> bool:
+  """Tells by its header whether a text is a table of EcoTaxa's columns."""
+  lines, top, mark = open_text(data, NEEDED)
+  return {*_names(lines[top], mark)} >= NEEDED
+
+
+def open_text(
+  data: bytes, names: Collection[str]
+) -> tuple[list[str], int, str]:
+  """Splits a table into lines; finds its header and what separates cells.
+
+  The header is the first line with one of these columns, or else that below
+  blank lines, and one that names the separator.
+
+  Returns:
+    The lines, the header's place among them, and what separates its cells; ''
+    if it has none of the columns.
+  """
+  lines = re.split('\r\n|\n|\r', decode(data).replace('\0', ''))
+  for at, line in enumerate(lines[:_LINES_ABOVE]):
+    for mark in MARKS:
+      if mark in line and not {*names}.isdisjoint(_names(line, mark)):
+        return lines, at, mark
   for at, line in enumerate(lines):
-    if line.strip() and not line.lower().startswith(_SEPARATOR):
-      return at
-  return 0
+    if line.strip(f' {MARKS}') and not line.lower().startswith(_SEPARATOR):
+      return lines, at, ''
+  return lines, 0, ''
+
+
+def _names(header: str, mark: str) -> list[str]:
+  return [cell.strip(' "').lower() for cell in header.split(mark)]
+
+
+def _with_tabs(
+  lines: Sequence[str], top: int, mark: str, place: str
+) -> list[str]:
+  """Separates the cells from the header on by tabs; lines keep their numbers.
+
+  Raises:
+    InputError: a quote is never closed.
+  """
+  text = io.StringIO()
+  rows = csv.reader(
+    io.StringIO('\n'.join(lines[top:])), delimiter=mark, strict=True
+  )
+  try:
+    csv.writer(text, delimiter='\t', lineterminator='\n').writerows(rows)
+  except csv.Error as error:
+    raise InputError(
+      f'{place}: line {top + rows.line_num}: {error}; save it as tab-separated'
+      ' text'
+    ) from None
+  return [*lines[:top], *text.getvalue().split('\n')]
 
 
 def _has_row_names(lines: Iterable[str], width: int) -> bool:
@@ -148,6 +207,8 @@ def kind_of(data: bytes) -> str:
 def _mistake(data: bytes, first: str) -> str:
   """Says what a file without a header of columns is, and the remedy."""
   remedy = 'save it as tab-separated text'
+  if not first.strip():
+    return '; it is empty'
   if kind := kind_of(data):
     return f'; it is {kind}: {remedy}'
   if first.lstrip().lower().startswith(('<!doctype', '<html')):
@@ -261,10 +322,17 @@ def decode(data: bytes) -> str:
   ):
     if data.startswith(mark):
       return data.decode(encoding, errors='replace')
-  data = data.removeprefix(codecs.BOM_UTF8)
+  try:
+    text = data.decode()
+  except UnicodeDecodeError:  # Tables that were joined may differ in encoding.
+    text = ''.join(map(_decode_line, data.splitlines(keepends=True)))
+  return text.replace('\ufeff', '')  # marks of order, of each joined table
+
+
+def _decode_line(line: bytes) -> str:
   for encoding in ('utf-8', 'cp1252'):
     try:
-      return data.decode(encoding)
+      return line.decode(encoding)
     except UnicodeDecodeError:
       continue
-  return data.decode('latin-1')
+  return line.decode('latin-1')

@@ -20,6 +20,20 @@ EXTENSIONS = frozenset({
 FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP')
 MAX_PIXELS = 2**26
 
+# How files of most of these formats begin.
+_STARTS = (b'\x89PNG', b'\xff\xd8\xff', b'II*\0', b'MM\0*', b'GIF8')
+# How files begin that are not read, and what they are.
+_OTHERS = (
+  (b'<!doctype', 'a web page: download it again, logged in'),
+  (b'<html', 'a web page: download it again, logged in'),
+  (b'version https://git-lfs', 'a pointer to the image: run git lfs pull'),
+  (b'%pdf', 'a PDF file: export its images'),
+  (b'pk\3\4', 'an archive: unpack it'),
+  (b'\0\0\0\x0cjp  ', 'a JPEG 2000 image: convert it to PNG'),
+)
+_PHONE = (b'ftyphei', b'ftypmif', b'ftypavif')  # after four bytes
+
+_NO_IMAGE = 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
 NO_CROP = (0, 0, 0, 0)
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
@@ -120,6 +134,15 @@ def white_of(deepest: int) -> int:
   return next(2**bits - 1 for bits in _DEPTHS if deepest < 2**bits)
 
 
+def is_known(path: str) -> bool:
+  """Tells by its first bytes whether a file is an image, whatever its name."""
+  try:
+    with open(path, 'rb') as file:
+      return file.read(4).startswith(_STARTS)
+  except OSError:
+    return False
+
+
 def deepest(data: bytes) -> int:
   """Finds the largest value of a 16-bit image; 0 for any other bytes."""
   try:
@@ -193,7 +216,10 @@ def _open(data: bytes) -> Image.Image:
   if not data:
     raise ValueError('empty file')
   # Only these formats: others that PIL knows may start other programs.
-  image = Image.open(io.BytesIO(data), formats=FORMATS)
+  try:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+  except UnidentifiedImageError as error:
+    raise ValueError(f'{_NO_IMAGE}{_instead(data)}') from error
   width, height = image.size
   if width * height > MAX_PIXELS:
     raise Image.DecompressionBombError(f'{width} x {height} px')
@@ -203,6 +229,15 @@ def _open(data: bytes) -> Image.Image:
       '16 bits that count from white to black: save it from black to white'
     )
   return image
+
+
+def _instead(data: bytes) -> str:
+  """Says what the bytes are that are no image; '' if it is not known."""
+  start = data[:64].lstrip().lower()
+  if data[4:12].startswith(_PHONE):
+    return ', but one of a phone, HEIC or AVIF: convert it to PNG'
+  kind = next((kind for mark, kind in _OTHERS if start.startswith(mark)), '')
+  return f', but {kind}' if kind else ''
 
 
 def _from_white(image: Any) -> bool:
@@ -217,7 +252,7 @@ def _is_plain(image: Any) -> bool:
     plain = image.format == 'JPEG'
   if not plain or image.mode not in ('L', 'RGB'):
     return False
-  if image.has_transparency_data:
+  if image.has_transparency_data or getattr(image, 'n_frames', 1) > 1:
     return False
   return image.getexif().get(_ORIENTATION, 1) == 1
 
@@ -318,8 +353,6 @@ def _median(values: np.ndarray) -> int:
 
 
 def _reason(error: Exception) -> str:
-  if isinstance(error, UnidentifiedImageError):
-    return 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   if isinstance(
     error, Image.DecompressionBombError | Image.DecompressionBombWarning
   ):

@@ -109,7 +109,7 @@ def _ask(about: ImageSet, file: Path, *, yes: bool) -> None:
   if not sys.stdin.isatty():
     raise InputError('nobody is there to ask: give --yes to download')
   if input(f'Download under {about.licence}? [y/N] ').strip().lower() != 'y':
-    raise InputError('not downloaded')
+    raise InputError('not downloaded; answer y, or give --yes')
 
 
 def _describe(name: str, about: ImageSet) -> None:

@@ -38,7 +38,9 @@ def size(url: str) -> int | None:
       raise _gone(url, error) from error
     return None  # Some refuse HEAD; the download itself will tell.
   except _LOST as error:
-    raise InputError(f'{url}: {_reason(error)}') from error
+    raise InputError(
+      f'{url}: {_reason(error)}; try again, or give the file with --archive'
+    ) from error
 
 
 def fetch(url: str, file: Path) -> None:

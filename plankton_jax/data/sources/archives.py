@@ -16,6 +16,10 @@ from plankton_jax.errors import InputError
 
 MAX_BYTES = 2**28  # bytes of one file; images of MAX_PIXELS take fewer
 
+# Flags of a zip archive's entry.
+_ENCRYPTED = 0x1
+_UTF8 = 0x800  # its name is UTF-8
+
 # What zipfile and tarfile raise of damaged bytes, at opening and at reading.
 _BROKEN = (
   tarfile.TarError,
@@ -88,7 +92,7 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
 def is_zip(path: Path) -> bool:
   """Tells whether a file begins as zip archives do, even a damaged one."""
   with path.open('rb') as file:
-    return file.read(4) in (b'PK\3\4', b'PK\5\6')
+    return file.read(4) in (b'PK\3\4', b'PK\5\6', b'PK\7\x08')
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -142,14 +146,32 @@ def refusal(name: str) -> str:
   return ''
 
 
-def zip_refusal(info: zipfile.ZipInfo) -> str:
-  """Says why a zip archive's entry is refused; '' if it is not."""
+def zip_refusal(info: zipfile.ZipInfo, most: int | None = None) -> str:
+  """Says why a zip archive's entry is refused; '' if it is not.
+
+  Args:
+    info: the entry.
+    most: bytes that it may hold; None takes MAX_BYTES.
+  """
   mode = info.external_attr >> 16
   if stat.S_ISLNK(mode):
     return 'a link'
-  if info.flag_bits & 1:
-    return 'encrypted'
-  return refusal(tidy(info.filename)) or _too_large(info.file_size)
+  if info.flag_bits & _ENCRYPTED:
+    return 'encrypted: unpack the archive with its password'
+  return refusal(name_of(info)) or _too_large(info.file_size, most or MAX_BYTES)
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+  """Decodes the tidy name of a zip archive's entry.
+
+  Some programs write UTF-8 without the flag that says so; zipfile then decodes
+  it as the code page of DOS.
+  """
+  name = info.filename
+  if not info.flag_bits & _UTF8:
+    with contextlib.suppress(UnicodeError):
+      name = name.encode('cp437').decode()
+  return tidy(name)
 
 
 def tidy(name: str) -> str:
@@ -187,7 +209,7 @@ def _in_zip(path: Path) -> Iterator[tuple]:
       if not info.filename.endswith('/'):
         shown = info.filename.encode(errors='backslashreplace').decode()
         reason = zip_refusal(info)
-        name = shown if reason else tidy(info.filename)
+        name = shown if reason else name_of(info)
         yield name, reason, functools.partial(read_zipped, archive, info)
 
 
@@ -232,7 +254,7 @@ def _tar_refusal(info: tarfile.TarInfo) -> str:
     return 'a link'
   if not info.isreg():
     return 'not a file'
-  return refusal(tidy(info.name)) or _too_large(info.size)
+  return refusal(tidy(info.name)) or _too_large(info.size, MAX_BYTES)
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -246,9 +268,8 @@ def _check_end(archive: tarfile.TarFile) -> None:
     pass
 
 
-def _too_large(size: int) -> str:
-  limit = MAX_BYTES >> 20
-  return f'larger than {limit} MiB' if size > MAX_BYTES else ''
+def _too_large(size: int, most: int) -> str:
+  return f'larger than {most >> 20} MiB' if size > most else ''
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> InputError:

@@ -9,18 +9,22 @@ from plankton_jax.errors import InputError
 from plankton_jax.files import home
 
 # Endings of archives that a user is told to unpack; zip has readers.
-PACKED = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
-# Folders that systems and archivers make.
+PACKED = (
+  *('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.zipx', '.zst'),
+  *('.001', '.z01'),  # the first part of several
+)
+# Folders and files that systems and archivers make.
 _CLUTTER = frozenset(
   {
     *('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN'),
     *('System Volume Information', 'lost+found'),
+    *('Thumbs.db', 'ehthumbs.db', 'desktop.ini', 'Icon\r'),
   }
 )
 
 
 def is_clutter(parts: Iterable[str]) -> bool:
-  """Tells whether a name in a path is hidden, or of a folder of the system."""
+  """Tells whether a name in a path is hidden, or one of the system's."""
   return any(name.startswith('.') or name in _CLUTTER for name in parts)
 
 
@@ -72,7 +76,11 @@ def walk(root: Path) -> Iterator[Path]:
   """
   seen: set[tuple[int, int]] = set()
   for place, folders, names in os.walk(root, followlinks=True):
-    status = os.stat(place)
+    try:
+      status = os.stat(place)
+    except OSError:  # Its path is too long, or it is gone.
+      folders.clear()
+      continue
     if (status.st_dev, status.st_ino) in seen:
       folders.clear()
       continue

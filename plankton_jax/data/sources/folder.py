@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from plankton_jax.data.sources.files import (
 )
 from plankton_jax.data.sources.objects import Objects, to_source
 from plankton_jax.data.sources.source import Source, one_line
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,16 @@ _REMEDIES = (
     'convert them to PNG',
     ('.heic', '.heif', '.avif', '.jp2', '.j2k', '.pgm', '.ppm', '.raw', '.dng'),
   ),
-)
+  (
+    'export their images as PNG files',
+    ('.h5', '.hdf5', '.nc', '.zarr', '.npy', '.npz', '.mat', '.parquet',
+     '.tfrecord', '.lmdb', '.pkl', '.czi', '.nd2', '.avi', '.mp4'),
+  ),
+)  # fmt: skip
+_AS_LIST = 'name its columns as EcoTaxa does (docs/ecotaxa.md)'
+_LISTS = ('.csv', '.tsv', '.txt', '.xlsx')  # endings of lists of images
+_ZARR = frozenset(('.zarray', '.zgroup', 'zarr.json'))  # files of such a store
+_LONGEST = 500  # characters of a path that an error shows
 _YEAR = re.compile(r'(18|19|20)\d\d')
 
 
@@ -72,7 +81,8 @@ def scan(
   """Lists every image below a folder, following links.
 
   Ignores hidden files, folders that systems make, such as `__MACOSX`, and other
-  extensions. Folders whose names differ only by Unicode form are one class.
+  extensions; files without any are images if they begin as such. Folders whose
+  names differ only by Unicode form are one class.
 
   Args:
     path: the folder.
@@ -91,17 +101,25 @@ def scan(
     raise InputError(f'data.class_level={class_level!r} must be one of {known}')
   root = expanded(path, field, 'the folder of images')
   if not root.is_dir():
-    packed = root.suffix.lower() in ('.zip', *PACKED) and root.is_file()
-    remedy = ': unpack it, or open it as an EcoTaxa export' if packed else ''
-    raise InputError(f'{field}: {one_line(root)} is not a folder{remedy}')
+    remedy = _remedy([root.suffix.lower()]) if root.is_file() else ''
+    if root.suffix.lower() in ('.zip', *PACKED, *_LISTS) and root.is_file():
+      remedy = 'unpack it, or open it as an EcoTaxa export'
+      if root.suffix.lower() in _LISTS:
+        remedy = f'{_AS_LIST}, and open it as an export'
+    instead = f': {remedy}' if remedy else ''
+    raise InputError(f'{field}: {one_line(root)} is not a folder{instead}')
   found: list[str] = []
   empty: list[str] = []
   endings: collections.Counter[str] = collections.Counter()
-  _walk(root, '', (), found, empty, endings)
+  hidden: list[str] = []
+  try:
+    _walk(root, '', (), found, empty, hidden, endings)
+  except RecursionError:
+    raise InputError(f'{root}: folders are nested too deeply') from None
   if not found:
     raise InputError(
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{_instead(endings, "")}'
+      f'{_instead(endings)}'
     )
   ids, skipped = [], []
   for name in sorted(found):
@@ -130,7 +148,7 @@ def scan(
     others,
     tuple(sorted(empty)),
     understood,
-    tuple(doubts),
+    (*_passed_over(root, hidden), *doubts),
   )
 
 
@@ -145,25 +163,43 @@ def scan_classes(
 ) -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
+  Warns of folders without an image.
+
   Raises:
-    InputError: an image lies outside any class folder, or a folder has none.
+    InputError: an image lies outside any class folder, or a folder has none
+      that can be read.
   """
   listing = scan(path, class_level=class_level, field=field)
-  found, empty = listing.images, listing.empty
+  found, place = listing.images, Path(listing.images.place)
   if (found.labels < 0).any():
     loose = found.ids[int(np.argmin(found.labels))]
+    listed = not listing.others.keys().isdisjoint(_LISTS)
+    otherwise = f'; or, of a list of images, {_AS_LIST}' if listed else ''
     raise InputError(
-      f'{one_line(Path(found.place) / loose)} lies in no class folder: '
-      'move the images into one folder per class'
+      f'{one_line(place / loose)} lies in no class folder: move the images into'
+      f' one folder per class{otherwise}'
     )
-  if empty:
-    folder = Path(found.place) / empty[0]
-    others = collections.Counter(file.suffix.lower() for file in walk(folder))
-    otherwise = 'remove the folder or put the images of its class there'
-    raise InputError(
-      f'{one_line(folder)} holds no image{_instead(others, otherwise)}'
+  for name, held in unread(listing).items():
+    raise InputError(f'{one_line(place / name)} holds no image{held}')
+  if listing.empty:
+    log.warning(
+      '%s: %d folders hold no image, and are no class: %s',
+      place,
+      len(listing.empty),
+      shorten_list([one_line(name) for name in listing.empty]),
     )
   return listing
+
+
+def unread(listing: Listing) -> dict[str, str]:
+  """Finds folders whose images are not read; says what they hold instead."""
+  found = {}
+  for name in listing.empty:
+    files = walk(Path(listing.images.place, name))
+    others = collections.Counter(file.suffix.lower() for file in files)
+    if _remedy(others):
+      found[name] = _instead(others)
+  return found
 
 
 def source(path: str, class_level: str = 'path') -> Source:
@@ -224,14 +260,32 @@ def _name_classes(
   return classes, understood, [*doubts, *joined]
 
 
-def _instead(others: Mapping[str, int], otherwise: str) -> str:
+def _instead(others: Mapping[str, int]) -> str:
   """Says which files there are that are no images, and the remedy."""
   counts = collections.Counter(others).most_common(3)
   shown = ', '.join(f'{count:,} of {ending}' for ending, count in counts)
   held = f', but other files ({shown})' if shown else ''
-  found = (do for ending, _ in counts for do, of in _REMEDIES if ending in of)
-  remedy = next(found, otherwise)
+  remedy = _remedy([ending for ending, _ in counts] + [*others])
   return f'{held}: {remedy}' if remedy else held
+
+
+def _remedy(endings: Iterable[str]) -> str:
+  """Says what to do with files that may hold images; '' if none does."""
+  found = (do for ending in endings for do, of in _REMEDIES if ending in of)
+  return next(found, '')
+
+
+def _passed_over(root: Path, hidden: Sequence[str]) -> list[str]:
+  """Doubts hidden folders that hold images."""
+  held = [name for name in hidden if any(map(_is_picture, walk(root / name)))]
+  if not held:
+    return []
+  shown = shorten_list([one_line(name) for name in held])
+  return [f'hidden folders with images are passed over: {shown}']
+
+
+def _is_picture(file: Path) -> bool:
+  return file.suffix.lower() in images.EXTENSIONS
 
 
 def _recognise(classes: Sequence[str]) -> tuple[int, str]:
@@ -332,27 +386,38 @@ def _walk(
   ancestors: tuple[tuple[int, int], ...],
   found: list[str],
   empty: list[str],
+  hidden: list[str],
   others: collections.Counter[str],
 ) -> None:
-  status = folder.stat()
-  here = (status.st_dev, status.st_ino)
-  if here in ancestors:  # A link back up the tree.
-    return
   before = len(found), len(empty)
   try:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in ancestors:  # A link back up the tree.
+      return
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   except OSError as error:
-    raise InputError(f'{one_line(folder)}: {error.strerror}') from error
+    shown = one_line(folder)[:_LONGEST]
+    raise InputError(f'{shown}: {error.strerror}') from error
+  if not _ZARR.isdisjoint(entry.name for entry in entries):
+    entries = []
+    others['.zarr'] += 1
   for entry in entries:
     name = prefix + entry.name
     if is_clutter([entry.name]):
+      if entry.name.startswith('.') and _is_folder(entry):
+        hidden.append(name)
       continue
     if _is_folder(entry):
       inner = (*ancestors, here)
-      _walk(folder / entry.name, f'{name}/', inner, found, empty, others)
+      _walk(
+        folder / entry.name, f'{name}/', inner, found, empty, hidden, others
+      )
     elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):
       ending = os.path.splitext(name)[1].lower()
-      if ending in images.EXTENSIONS:
+      if ending in images.EXTENSIONS or (
+        ending in ('', '.') and images.is_known(entry.path)
+      ):
         found.append(name)
       else:
         others[ending or 'no ending'] += 1

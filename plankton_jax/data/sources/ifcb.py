@@ -121,7 +121,10 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
   place = files.expanded(path, field)
   found = find(place)
   if found is None:
-    raise InputError(f'{place} holds no IFCB bin (.adc, .hdr and .roi)')
+    raise InputError(
+      f'{place} holds no IFCB bin (.adc, .hdr and .roi); give its files the'
+      ' name that the instrument gave them'
+    )
   return found
 
 
@@ -374,7 +377,7 @@ def _archived(path: Path) -> dict[str, Open]:
   except InputError:
     return {}
   inside = {
-    archives.tidy(info.filename): info
+    archives.name_of(info): info
     for info in archive.infolist()
     if not info.filename.endswith('/')
   }

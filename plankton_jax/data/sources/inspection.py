@@ -36,16 +36,15 @@ def inspect(path: str) -> Inspection:
   """Reads every image below a folder, and reports what it finds.
 
   Problems are files that cannot be read, images outside any class, classes
-  without images, fewer than two classes to train on, and one image in several
-  classes. Small classes and copies within a class are only noted: data.rare
-  covers the first, and copies stay on one side of the split.
+  whose images are of formats that are not read, fewer than two classes to train
+  on, and one image in several classes. Empty folders, small classes and copies
+  within a class are only noted: data.rare covers small ones, and copies stay on
+  one side of the split.
   """
   try:
     listing = folder.scan(path, class_level='auto')
   except InputError as error:
     return Inspection([], [], [str(error)])
-  except RecursionError:
-    return Inspection([], [], [f'{path}: folders are nested too deeply'])
   except OSError as error:
     return Inspection([], [], [f'{path}: {describe(error)}'])
   found, broken = _read_all(listing.images)
@@ -138,7 +137,9 @@ def _problems(
   problems = [
     *_listed('files cannot be read', [f'{n}: {why}' for n, why in broken]),
     *_listed('images lie in no class folder', loose),
-    *_listed('folders hold no image', list(listing.empty)),
+    *_listed(
+      'folders hold no image that is read', list(folder.unread(listing))
+    ),
     *_listed(
       'images stand in several classes', [' = '.join(c) for c in across]
     ),
@@ -157,8 +158,13 @@ def _notes(
   independent: Mapping[str, int],
 ) -> list[str]:
   """Lists what a run copes with, but its owner should know."""
+  lost = folder.unread(listing)
   return [
     *listing.doubts,
+    *_listed(
+      'folders hold no image, and are no class',
+      [name for name in listing.empty if name not in lost],
+    ),
     *classes.doubts(listing.images.class_names),
     *_listed(
       f'classes have fewer than {FEWEST} different images, too few to train'

@@ -99,10 +99,11 @@ class Objects(NamedTuple):
     return len(self.ids) + len(self.skipped) + sum(self.left_aside.values())
 
   def take(self, rows: Sequence[int]) -> 'Objects':
-    """Selects some images, in this order."""
+    """Selects some images, in this order; what is skipped is of the whole."""
     return self._replace(
       ids=tuple(self.ids[row] for row in rows),
       labels=self.labels[list(rows)],
+      skipped=(),
       items=tuple(self.items[row] for row in rows) if self.items else (),
     )
 
@@ -167,8 +168,8 @@ def decoded(
     crop=crop,
   )
   # What reads archives cannot be sent to other processes.
-  alone = found.root is not None
-  for one in workers.in_order(fitted, found.ids, desc=desc, processes=alone):
+  sent = found.root is not None
+  for one in workers.in_order(fitted, found.ids, desc=desc, processes=sent):
     if isinstance(one, str):
       yield one
       continue
@@ -193,6 +194,7 @@ def find_white(found: Objects) -> int:
 
 
 def _may_be_deep(path: Path) -> bool:
+  """Tells by the first bytes of a file, which cost less than all of it."""
   with path.open('rb') as file:
     return file.read(4) in _DEEP
 
