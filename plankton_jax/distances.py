@@ -233,9 +233,10 @@ def _tiled_sums(rows, labels, num_classes, metric):
     # Rows are sorted by class, so that each class is one run.
     row_classes, row_runs = np.unique(labels[a], return_index=True)
     column_classes, column_runs = np.unique(labels[b], return_index=True)
-    sums = np.add.reduceat(tile, column_runs, axis=1)
-    sums = np.add.reduceat(sums, row_runs, axis=0)
-    return np.ix_(row_classes, column_classes), sums, i == j
+    # Named alike, so that the whole tile is freed before the next sum.
+    tile = np.add.reduceat(tile, column_runs, axis=1)
+    tile = np.add.reduceat(tile, row_runs, axis=0)
+    return np.ix_(row_classes, column_classes), tile, i == j
 
   corners = [(i, j) for i in starts for j in starts if j >= i]
   sums = np.zeros((num_classes, num_classes))

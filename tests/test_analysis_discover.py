@@ -171,6 +171,8 @@ def test_bad_options_are_refused(options, message, tmp_path):
   made = source(workdir=tmp_path / 'run')
   with pytest.raises(InputError, match=message):
     discover.analyse([made], **options)
+  with pytest.raises(InputError, match='discover takes one --workdir'):
+    discover.analyse([made, made])
 
 
 def test_unknown_needs_thresholds():

@@ -186,3 +186,31 @@ def test_a_file_in_a_zip_without_a_name_is_refused(tmp_path):
   found = archives.listing(path)
   assert found.names == ('sound',)
   assert found.refused == (('', 'no file name'),)
+
+
+@pytest.mark.parametrize('name', ['a.tar', 'a.zip'])
+def test_folders_in_an_archive_are_no_files(tmp_path, name):
+  (tmp_path / 'set').mkdir()
+  (tmp_path / 'set/x.bin').write_bytes(b'x')
+  path = tmp_path / name
+  # Both writers make an entry of the folder, too.
+  if name == 'a.zip':
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.write(tmp_path / 'set', 'set')
+      archive.write(tmp_path / 'set/x.bin', 'set/x.bin')
+  else:
+    with tarfile.open(path, 'w') as archive:
+      archive.add(tmp_path / 'set', 'set')
+  assert archives.listing(path) == (('set/x.bin',), (), {})
+  assert [c.data for c in archives.read(path, ['set/x.bin'])] == [b'x']
+
+
+def test_a_damaged_table_in_an_archive_is_refused(tmp_path):
+  path = pack(tmp_path / 'a.zip', {'set/t.csv': b'name,taxon\n' * 9})
+  data = bytearray(path.read_bytes())
+  data[data.index(b'taxon')] ^= 1
+  path.write_bytes(data)
+  found = archives.listing(path, 't.csv')
+  assert not found.tables
+  ((name, reason),) = found.refused
+  assert name == 'set/t.csv' and 'Bad CRC-32' in reason

@@ -425,6 +425,30 @@ def test_taxa_whose_parents_share_a_name_are_told_apart(numbers, taxa):
   assert bool(notes) == (taxa[0] != 'egg')
 
 
+@pytest.mark.parametrize(
+  ('lines', 'rows', 'noted'),
+  [
+    # Never closed: of this line and of no other.
+    (['a\t"x', 'b\t2\t3'], [('a', '"x', ''), ('b', '2', '3')], [2]),
+    # Closed by the quote of a later row.
+    (['a\t"x', 'b\t2\t3"'], [('a', '"x', ''), ('b', '2', '3"')], [2]),
+    (['a\t"x', 'y"'], [('a', 'x\ny', '')], []),
+    (['a\t"x"y'], [('a', 'xy', '')], []),
+    (['a\t"%s"' % ('x' * 140_000)], [('a', '"%s"' % ('x' * 140_000), '')], []),
+  ],
+)
+def test_quotes_of_lines_with_too_few_cells(lines, rows, noted):
+  text = '\n'.join(['object_id\tobject_x\tobject_y', *lines, ''])
+  found = table.parse(text.encode(), '')
+  assert list(found.rows) == rows
+  assert [line for line, _ in found.notes] == noted
+
+
+def test_bytes_of_no_known_encoding_are_letters():
+  found = table.parse(b'object_id\tobject_x\na\t\x81\xe9\n', '')
+  assert found.rows == (('a', '\x81é'),)
+
+
 TABLE = tsv([row(n) for n in range(2)])
 IMAGES = {f'images/{n}.png': packing.picture(n) for n in range(2)}
 FIRST = {'images/0.png': IMAGES['images/0.png']}

@@ -193,6 +193,10 @@ def test_each_metric_weighs_the_rows_that_it_is_a_mean_of():
     'effective_rank': pytest.approx(3.4),
     'count': 8.0,
   }
+  none = [values | {'count': 0, 'loss_count': 0} for values in metrics]
+  found = evaluation.average(none, np.array([8, 8, 4]))
+  assert math.isnan(found['loss']) and math.isnan(found['d_ap'])
+  assert found['spread'] == pytest.approx(3.4) and found['count'] == 0
 
 
 def test_counts_are_logged_as_anchors_of_triplets_alone():

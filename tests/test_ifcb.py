@@ -358,3 +358,19 @@ def test_bins_of_other_cases_and_encodings_are_read(tmp_path, encoding):
   np.testing.assert_array_equal(
     images(found)[f'{NEW}_00001'], pixels(0, (5, 9))
   )
+
+
+@pytest.mark.parametrize(
+  ('column', 'value'), [(15, '-5'), (17, '-1'), (15, '900000000')]
+)
+def test_a_region_of_impossible_sides_is_no_region(tmp_path, column, value):
+  regions = [(n, 0, 0, pixels(n, (5, 9))) for n in (1, 2)]
+  file = make(tmp_path, NEW, regions) / f'{NEW}.adc'
+  first, second = file.read_text().splitlines()
+  cells = first.split(',')
+  assert cells[15:18] == ['9', '5', '0']  # width, height, offset
+  cells[column] = value
+  file.write_text(f'{",".join(cells)}\n \n{second}\n')
+  found = ifcb.objects(str(tmp_path))
+  assert found.skipped == ((f'{NEW}_00001', 'not a line of an .adc'),)
+  assert found.ids == (f'{NEW}_00003',)  # the blank line counts

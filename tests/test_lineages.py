@@ -7,7 +7,7 @@ import pytest
 
 from analysis import taxonomy
 from analysis.files import taxa
-from analysis.measures import classes, lineages
+from analysis.measures import classes, fitted, lineages
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests import packing
@@ -341,3 +341,16 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
   assert '$run^$: no taxa of its export' in told and 'no lineages' in told
+
+
+def test_what_cannot_be_backed_off_is_said():
+  names = ('a', 'b', 'x')
+  known = taxa.Taxa({'a': taxa.Taxon(('r', 'a')), 'b': taxa.Taxon(('r', 'b'))})
+  rows = blobs([9, 9, 9], names=names)
+  fit = fitted.fit(source(train=rows, val=rows), None, acceptance=0.95)
+  ranks = lineages.fit(fit, known, 0.8)
+  assert ranks.remarks == ['1 of 3 classes without a lineage: x.']
+  assert ranks.tree is not None and not ranks.lines
+  ranks = lineages.fit(fit._replace(val=None), known, 0.8)
+  assert ranks.remarks == ['No val images: names are not backed off.']
+  assert lineages.fit(fit, taxa.NONE, 0.8) == lineages.Ranks()

@@ -44,8 +44,7 @@ def _launch(caches, workdir, *flags, devices):
       'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
       'OMP_WAIT_POLICY': 'passive',
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0'
-      ' --xla_cpu_use_fusion_emitters=false'
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]}'
       f' --xla_force_host_platform_device_count={devices}',
     },
     stdout=subprocess.DEVNULL,

@@ -175,6 +175,13 @@ def test_prepared_sets_that_cannot_be_used(tmp_path):
   prepare(NoLabel, tmp_path)
   with pytest.raises(InputError, match=r'lacks an Image .* it has image'):
     records.prepared('no_label', str(tmp_path))
+  with pytest.raises(InputError, match=r'data.public planktonset1 \('):
+    records.prepared('planktonset1', str(tmp_path))
+  prepare(TwoSplits, tmp_path, 'parquet')
+  with pytest.raises(
+    InputError, match=r'is stored as parquet: .*file_format=.array_record'
+  ):
+    records.prepared('two_splits', str(tmp_path))
 
 
 def test_no_tensorflow_is_imported(tmp_path):

@@ -51,9 +51,8 @@ def _started(script, devices, *given):
     cwd=ROOT,
     env={
       **os.environ,
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
-      ' --xla_backend_optimization_level=0'
-      ' --xla_cpu_use_fusion_emitters=false',
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]}'
+      f' --xla_force_host_platform_device_count={devices}',
       'JAX_PLATFORMS': 'cpu',
       'PYTHONPATH': '.',
     },

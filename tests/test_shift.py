@@ -103,6 +103,10 @@ def test_power_grows_with_the_sample(monkeypatch):
     drift.find_power(reference, 1, level=0.06, rng=np.random.default_rng(8))
     == np.inf
   )
+  # Nothing can be told of copies of one image.
+  copies = reference._replace(embedding=np.ones_like(reference.embedding))
+  found = drift.find_power(copies, 8, level=0.06, rng=np.random.default_rng(8))
+  assert found == np.inf
 
 
 def test_alarms_are_those_of_holm():
@@ -200,6 +204,22 @@ def test_new_samples_alarm_and_are_to_be_labelled(
   assert (tmp_path / 'out/samples.png').stat().st_size > 10_000
   assert (tmp_path / 'out/groups.png').stat().st_size > 10_000
   assert len(found.values['shift.json']['groups']) == 3
+
+
+def test_groups_that_are_not_left_out_are_named(monkeypatch):
+  monkeypatch.setattr(shift, 'MOST_GROUPS', 3)
+  made = made_run()
+  train, test = made.splits['train'], made.splits['test']
+  ids = np.array([f'a{id[1:]}' for id in train.id])
+  few = np.array(['d_1', 'd_2', *test.id[2:]])
+  splits = {'train': train._replace(id=ids), 'test': test._replace(id=few)}
+  one = made._replace(splits=made.splits | splits)
+  lines, notes = shift.leave_one_out(one, '^(.)_', 0.95)
+  assert [line['group'] for line in lines] == ['b', 'c']
+  assert notes == [
+    '4 groups: the 3 of most images are left out',
+    'a has all train images: not left out',
+  ]
 
 
 def test_bad_input_is_told_in_one_line(tmp_path):

@@ -276,7 +276,8 @@ def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
   if lacking:
     more = ', ...' if len(lacking) > 5 else ''
     remarks.append(
-      f'{len(lacking)} classes have no lineage: {", ".join(lacking[:5])}{more}.'
+      f'{len(lacking)} of {len(names)} classes without a lineage:'
+      f' {", ".join(lacking[:5])}{more}.'
     )
   if fitted.held_out is None:
     return Ranks(tree, every, limits, remarks=remarks)

@@ -59,8 +59,7 @@ TINY = Sizes(
   every=False,
   patience_s=600.0,
   least_s=0.0,
-  flags='--xla_backend_optimization_level=0'
-  ' --xla_cpu_use_fusion_emitters=false',
+  flags='--xla_backend_optimization_level=0',
 )
 GROUPS = ('limits', 'checks', 'run', 'step', 'mining', 'embed', 'search')
 POLICIES = ('hard+hard', 'easy+semihard')
