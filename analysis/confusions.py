@@ -130,7 +130,7 @@ def left_out(found: Confusions) -> list[str]:
     f'{found.source}, {found.method}: {what} the {most} most confused of'
     f' {len(found.classes):,} classes'
     for what, most in (
-      ('the figure shows', style.MOST_CLASSES),
+      ('the figure shows', classes.shown(len(found.classes))),
       ('confusions.json holds the matrix of', MOST_WHOLE),
     )
     if len(found.classes) > most
@@ -243,7 +243,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 
 def draw(found: list[Confusions]) -> plt.Figure:
   """Draws a panel a source: counts, coloured by share of the true class."""
-  found = [most_confused(f, style.MOST_CLASSES) for f in found]
+  found = [most_confused(f, classes.shown(len(f.classes))) for f in found]
   figure, grid = style.heatmap_grid(
     [[len(f.classes) for f in found]],
     [name for f in found for name in f.classes],

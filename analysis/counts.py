@@ -35,7 +35,7 @@ from analysis.measures import (
 from analysis.measures.checked import Checks
 from analysis.measures.counting import Known, Space
 from analysis.measures.fitted import Fitted
-from analysis.measures.openset import UNKNOWN
+from analysis.measures.openset import no_class
 from analysis.measures.tallies import Row, Sample, Unit
 from analysis.measures.trials import Trials
 from plankton_jax.errors import InputError, shorten_list
@@ -224,7 +224,7 @@ def count(
     objects: what to count.
     space: where images are placed.
     known: images of known class.
-    names: of the classes, and of none.
+    names: of the classes; the last is that of unknown images.
     limit: of the distance, beyond which an image is unknown.
     method: the one to trust.
     draws: of the bootstrap.
@@ -329,7 +329,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     objects,
     space,
     known,
-    (*space.names, UNKNOWN),
+    (*space.names, no_class(space.names)),
     limit=tried.limit,
     method=tried.trusted,
     draws=asked.draws,

@@ -198,10 +198,9 @@ def left_out(panel: Panel) -> list[str]:
   where = f'{panel.source}, {panel.split}'
   count = len(panel.classes)
   notes = []
-  if count > style.MOST_CLASSES:
+  if (shown := classes.shown(count)) < count:
     notes.append(
-      f'{where}: the figures show the {style.MOST_CLASSES} largest of'
-      f' {count:,} classes'
+      f'{where}: the figures show the {shown} largest of {count:,} classes'
     )
   if count > MOST_WHOLE:
     notes.append(
@@ -251,7 +250,8 @@ def pairs(panels: dict[str, list[Panel]]) -> list[dict[str, Any]]:
 
 def drawn(panel: Panel) -> tuple[list[str], np.ndarray]:
   """Selects what a figure has room for: class names and their means [K, K]."""
-  keep = classes.first(panel.counts[panel.largest], style.MOST_CLASSES)
+  most = classes.shown(len(panel.classes))
+  keep = classes.first(panel.counts[panel.largest], most)
   names = [panel.classes[i] for i in panel.largest[keep]]
   return names, panel.means[np.ix_(keep, keep)]
 

@@ -233,7 +233,7 @@ def embed_images(
 def main(argv: Sequence[str]) -> None:
   """Embeds as the flags ask."""
   del argv
-  workdirs = [pathlib.Path(path) for path in WORKDIR.value]
+  workdirs = [home.expand(path) for path in WORKDIR.value]
   name, images, out = ENCODER.value, IMAGES.value, OUT.value
   if bool(workdirs) == bool(name):
     raise InputError(
@@ -252,9 +252,9 @@ def main(argv: Sequence[str]) -> None:
       embed_run(workdir, STEP.value, SHARD.value)
     return
   default = pathlib.Path(
-    'runs', pathlib.Path(images).resolve().name.removesuffix('.zip')
+    'runs', home.expand(images).resolve().name.removesuffix('.zip')
   )
-  path = pathlib.Path(out) if out else default
+  path = home.expand(out or default)
   if workdirs:
     outputs.check(path)
   place = encoder_folder.need(name, '--encoder') if name else workdirs[0]

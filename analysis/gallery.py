@@ -62,15 +62,20 @@ def summary(
   for one in ranked:
     other = one.rows['other'][:1]
     alone = not len(other)
+    own = {
+      'nearest': one.distance['nearest'][0],
+      'median': one.median,
+      'farthest': one.distance['farthest'][0],
+    }
+    if one.size < 2:  # An only image is the centre itself.
+      own = dict.fromkeys(own, np.nan)
     rows.append(
       {
         'source': source,
         'split': split,
         'class': found.class_names[one.label],
         'images': one.size,
-        'nearest': one.distance['nearest'][0],
-        'median': one.median,
-        'farthest': one.distance['farthest'][0],
+        **own,
         'other': np.nan if alone else one.distance['other'][0],
         'of class': '' if alone else found.class_names[found.label[other[0]]],
       }

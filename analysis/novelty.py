@@ -25,7 +25,6 @@ from analysis.measures import openset, unknowns
 from analysis.measures.openset import (
   MEASURES,
   NO_CURVE,
-  UNKNOWN,
   Best,
   Judged,
   Score,
@@ -173,13 +172,13 @@ def predictions(
 ) -> list[Row]:
   """Tabulates the class predicted for each image, or that it is unknown."""
   nearest = inputs.named(train.class_names, judged.label)
-  accepted = judged.distance <= limit
+  accepted, none = judged.distance <= limit, openset.no_class(train.class_names)
   return [
     {
       'id': rows.id[i],
       'split': split,
       'class': true,
-      'predicted': nearest[i] if accepted[i] else UNKNOWN,
+      'predicted': nearest[i] if accepted[i] else none,
       'nearest_class': nearest[i],
       'distance': judged.distance[i],
       'threshold': limit,

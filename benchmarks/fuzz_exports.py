@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,8 @@ def vary_updates(rng: Rng) -> bytes:
 def read_updates(data: bytes, folder: pathlib.Path) -> None:
   """Reads a table that was written, and compares it with what was to be.
 
-  But for spaces around it and zero bytes, which are dropped in reading.
+  But for spaces around it, zero bytes and byte order marks, which are dropped
+  in reading.
   """
   from plankton_jax.data.ecotaxa import table, write
 
@@ -197,7 +199,7 @@ def read_updates(data: bytes, folder: pathlib.Path) -> None:
   write.write_tsv(path, rows)
   found = table.parse(path.read_bytes(), str(path))
   for name in ('img_file_name', 'object_id', 'object_annotation_category'):
-    want = [row[name].replace('\0', '').strip() for row in rows]
+    want = [re.sub('[\0\ufeff]', '', row[name]).strip() for row in rows]
     if list(found.column(name)) != want:
       raise AssertionError(f'column {name} differs when it is read')
 

@@ -47,6 +47,7 @@ FILE = 'configs/finetune.py'
 MEASURES = ('test R@1', 'test MAP@R', 'unseen R@1', 'unseen MAP@R')
 _WIDTH = 512  # of every layer of the projector
 _LAYERS = 3
+_NONE = np.zeros(0, int)
 
 
 class Variant(NamedTuple):
@@ -251,16 +252,29 @@ def _fit(
   )
   make = batches.resident(data.images, data.labels, rows, None, run.measures)
   for i in range(config['epochs'] * per_epoch):
-    known = run.sampler(i) if labels else np.zeros(0, int)
-    more = others(i) if variant.when != 'never' else np.zeros(0, int)
-    batch = make(np.concatenate([known, more]))
-    # The loss sees no label of another row.
-    batch['valid'] = jnp.arange(len(known) + len(more)) < len(known)
-    state, metrics = step(state, batch, key, stage=0)
+    known = run.sampler(i) if labels else _NONE
+    more = others(i) if variant.when != 'never' else _NONE
+    state, metrics = step(state, join(make, known, more), key, stage=0)
   if not np.isfinite(metrics['loss']):
     raise DivergedError(f'the loss is {float(metrics["loss"])}')
   params = {**state.params, 'objective': state.params['objective']['labelled']}
   return state.replace(params=params)
+
+
+def join(
+  make: Callable[[np.ndarray], batches.Batch],
+  known: np.ndarray,
+  more: np.ndarray,
+) -> batches.Batch:
+  """Makes a batch of which the loss sees the labels of the `known` rows alone.
+
+  Args:
+    make: rows to their batch.
+    known: rows with labels.
+    more: rows without.
+  """
+  valid = jnp.arange(len(known) + len(more)) < len(known)
+  return make(np.concatenate([known, more])) | {'valid': valid}
 
 
 def measure(encoder: Encoder, data: pipeline.Data) -> dict[str, float]:

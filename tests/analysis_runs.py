@@ -24,6 +24,12 @@ def blobs(counts, *, noise=0.3, first=0, dim=6, seed=0, names=NAMES):
   return Embeddings(rows[order], labels[order], ids[order], names)
 
 
+def joined(*parts):
+  """Appends embeddings of the same class names to each other."""
+  columns = zip(*[part[:3] for part in parts], strict=True)
+  return Embeddings(*map(np.concatenate, columns), parts[0].class_names)
+
+
 def empty(dim=6):
   return Embeddings(
     np.zeros((0, dim), np.float32),

@@ -5,11 +5,10 @@ import numpy as np
 
 def squared_loop(x, y):
   """Squared Euclidean distances, [M, D], [N, D] -> [M, N]."""
-  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  x, y = (np.ascontiguousarray(rows, np.float64) for rows in (x, y))
   dists = np.zeros((len(x), len(y)))
   for i in range(len(x)):
-    for j in range(len(y)):
-      dists[i, j] = ((x[i] - y[j]) ** 2).sum()
+    dists[i] = ((x[i] - y) ** 2).sum(axis=1)
   return dists
 
 
@@ -19,11 +18,12 @@ def retrieval_loop(embeddings, labels, ks):
   Ranks the other rows by (squared distance, index) and reads the definitions
   off the ranking.
   """
-  dists = squared_loop(embeddings, embeddings)
+  dists = squared_loop(embeddings, embeddings).tolist()
+  labels = np.asarray(labels).tolist()
   results = []
   for query in range(len(labels)):
     others = [row for row in range(len(labels)) if row != query]
-    others.sort(key=lambda row: (dists[query, row], row))
+    others.sort(key=lambda row: (dists[query][row], row))
     hits = [labels[row] == labels[query] for row in others]
     relevant = sum(hits)
     if relevant == 0:

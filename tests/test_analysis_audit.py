@@ -1,6 +1,5 @@
 """Flipped labels come first; near-duplicates are found, at any density."""
 
-import csv
 import json
 
 import numpy as np
@@ -15,6 +14,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 from tests.analysis_runs import NAMES, blobs, make_report, source
 from tests.analysis_runs import run as run_analysis
+from tests.written import read_csv
 
 
 def ranked(embedding, label):
@@ -156,14 +156,9 @@ def run(tmp_path, monkeypatch):
   return source(workdir=tmp_path / 'run', train=train, test=test, unseen=unseen)
 
 
-def read(path):
-  with path.open(newline='', encoding='utf-8') as file:
-    return list(csv.DictReader(file))
-
-
 def test_analyse_lists_and_draws(run, tmp_path, capsys):
   run_analysis(audit, [run], tmp_path)
-  rows = read(tmp_path / 'audit.csv')
+  rows = read_csv(tmp_path / 'audit.csv')
   twin = run.splits['train'].id[8]
   mislabelled = run.splits['test'].id[4]
   assert [int(row['rank']) for row in rows] == list(range(1, 85))
@@ -174,7 +169,7 @@ def test_analyse_lists_and_draws(run, tmp_path, capsys):
   assert own['suggested'] == own['neighbour_1_label'] != own['label']
   (pair,) = [
     row
-    for row in read(tmp_path / 'audit_duplicates.csv')
+    for row in read_csv(tmp_path / 'audit_duplicates.csv')
     if float(row['distance']) == 0.0
   ]
   assert (pair['id_a'], pair['split_a']) == (twin, 'train')
@@ -213,7 +208,7 @@ def test_report_has_the_audit(run, tmp_path):
   assert 'alone in its class, so not judged: c' in section
   assert '<b>' not in section.replace('<b>audit:</b>', '')
   assert 'rather &lt;b&gt;' in section or 'rather $a_<wbr>$' in section
-  pairs = read(tmp_path / 'audit_duplicates.csv')
+  pairs = read_csv(tmp_path / 'audit_duplicates.csv')
   shown = section.count('data-picture="')
   assert shown == (1 + lists.NEIGHBOURS) * audit.SHOWN + 2 * len(pairs)
   assert 'data-picture="-1"' not in section
@@ -229,7 +224,7 @@ def test_without_images_the_lists_remain(tmp_path, capsys):
   told = capsys.readouterr().out
   assert 'audit: run: images need a workdir' in told
   assert 'audit: run, b: no labelled images: skipped' in told
-  rows = read(tmp_path / 'audit.csv')
+  rows = read_csv(tmp_path / 'audit.csv')
   assert len(rows) == 4 and 'neighbour_3' in rows[0]
   assert 'neighbour_4' not in rows[0]
   assert len(lists.images(rows[0])) == 4
@@ -247,6 +242,6 @@ def test_what_cannot_be_judged_is_named(tmp_path, capsys):
   assert 'all images are of one class: none' in capsys.readouterr().out
   run_analysis(audit, [source(unseen=blobs([9, 9]))], tmp_path)
   assert 'audit: run: no labels to judge' in capsys.readouterr().out
-  assert read(tmp_path / 'audit.csv') == []
+  assert read_csv(tmp_path / 'audit.csv') == []
   with pytest.raises(InputError, match='run: a, b have'):
     run_analysis(audit, [source(a=blobs([9]), b=blobs([9], dim=7))], tmp_path)

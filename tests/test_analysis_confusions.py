@@ -9,7 +9,7 @@ from analysis import confusions
 from analysis.figures import style
 from analysis.files import result, tables
 from analysis.files.result import Drawing
-from analysis.measures import openset
+from analysis.measures import classes, openset
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, empty, source
@@ -149,7 +149,8 @@ def test_analyse_tells_what_is_missing(tmp_path, monkeypatch, capsys):
 def test_of_very_many_classes_the_most_confused_are_kept(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(style, 'MOST_CLASSES', 30)
+  for name in ('MOST_SHOWN', 'FEW_SHOWN'):
+    monkeypatch.setattr(classes, name, 30)
   names = tuple(f'class_{i}' for i in range(250))
   train = blobs([2] * 250, dim=250, names=names, noise=0.01)
   test = blobs([1] * 250, dim=250, names=names, noise=0.01, seed=1)

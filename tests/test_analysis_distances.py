@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from analysis import distances
-from analysis.figures import style
 from analysis.files import inputs
+from analysis.measures import classes
 from tests.analysis_runs import NAMES, blobs, empty, source
 from tests.analysis_runs import run as run_analysis
 
@@ -128,7 +128,8 @@ def test_many_classes_are_drawn_without_numbers(tmp_path):
 def test_of_very_many_classes_the_largest_are_kept(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(style, 'MOST_CLASSES', 30)
+  for name in ('MOST_SHOWN', 'FEW_SHOWN'):
+    monkeypatch.setattr(classes, name, 30)
   counts = np.full(300, 1)
   counts[[5, 290]] = 4
   names = tuple(f'class_{i}' for i in range(300))

@@ -139,7 +139,7 @@ def test_measured_takes_test_and_unseen_or_every_file(tmp_path):
   assert list(inputs.measured(files)[0]) == ['mine', 'test']
 
 
-def test_main_reads_workdirs(run, tmp_path):
+def test_main_reads_workdirs(run, tmp_path, monkeypatch):
   for parent in ('a', 'b'):
     work = tmp_path / parent / 'run'
     work.parent.mkdir()
@@ -155,6 +155,9 @@ def test_main_reads_workdirs(run, tmp_path):
   assert out == first / 'analysis' / 'predict'
   _, out = run(folder='predict', workdir=[str(first)], out='x')
   assert str(out) == 'x'
+  monkeypatch.setenv('HOME', str(tmp_path))
+  sources, out = run(workdir=['~/a/run'], out='~/x')
+  assert sources[0].workdir == first and out == tmp_path / 'x'
 
 
 def test_main_reads_files_by_their_names(run, tmp_path):

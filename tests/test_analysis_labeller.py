@@ -13,18 +13,13 @@ from analysis.measures import (
   unknowns,
   whitened,
 )
-from tests.analysis_runs import blobs
+from tests.analysis_runs import blobs, joined
 
 NO_EXAMPLES = np.arange(0)
 
 
 def fit(gallery, val=None, examples=NO_EXAMPLES, acceptance=0.95):
   return labeller.fit(gallery, examples, val, acceptance=acceptance)
-
-
-def joined(*parts):
-  columns = zip(*[part[:3] for part in parts], strict=True)
-  return Embeddings(*map(np.concatenate, columns), parts[0].class_names)
 
 
 @pytest.mark.parametrize('block', [classes.ENTRIES, 20])

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from analysis import predict
 from analysis.files import folders, inputs, new_images, originals, outputs
-from analysis.measures import labeller, predictions
+from analysis.measures import labeller, openset, predictions
 from analysis.page import predicted
 from plankton_jax.data.ecotaxa import rules
 from plankton_jax.data.ecotaxa import table as ecotaxa
@@ -354,6 +354,8 @@ def test_a_class_called_unknown_is_no_novelty(tmp_path):
   (one,) = run(tmp_path, source)
   assert one.name == 'unknown' and one.known
   assert 'Unknown <span class="count">0<' in page(tmp_path)
+  assert openset.no_class(('ant',)) == 'unknown'
+  assert openset.no_class(('unknown', 'ant')) == 'unknown (no class)'
 
 
 def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):

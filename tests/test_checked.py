@@ -1,7 +1,5 @@
 """Counts corrected by checked images: estimates, intervals, tables, files."""
 
-import csv
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ from analysis.measures.checked import Checks
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, save, source
+from tests.written import read_csv
 
 SIZE = 300
 
@@ -254,10 +253,6 @@ def test_a_bad_table_is_told_in_one_line(tmp_path, text, match):
     checks.read(tmp_path / 'none.csv', items())
 
 
-def read(path):
-  return list(csv.DictReader(path.read_text().splitlines()))
-
-
 @pytest.fixture(scope='module')
 def corrected(tmp_path_factory):
   """A run that draws a list, and takes 15 images of each sample as checked."""
@@ -296,7 +291,7 @@ def corrected(tmp_path_factory):
 
 def test_the_list_to_check_is_drawn_by_sample(corrected):
   _, folder, every = corrected
-  lines = read(folder / 'check.csv')
+  lines = read_csv(folder / 'check.csv')
   assert [line['sample'] for line in lines] == ['s1'] * 15 + ['s2'] * 15
   ids = [line['id'] for line in lines]
   assert len(set(ids)) == 30 and set(ids) <= set(every)
@@ -309,7 +304,7 @@ def test_the_list_to_check_is_drawn_by_sample(corrected):
 def test_a_list_that_is_there_is_never_overwritten(tmp_path, capsys):
   made = result.Result(forms={'check.csv': [{'id': 'a', 'class': ''}]})
   result.write(made, tmp_path)
-  assert read(tmp_path / 'check.csv') == [{'id': 'a', 'class': ''}]
+  assert read_csv(tmp_path / 'check.csv') == [{'id': 'a', 'class': ''}]
   (tmp_path / 'check.csv').write_text('mine')
   result.write(made, tmp_path)
   assert (tmp_path / 'check.csv').read_text() == 'mine'
@@ -318,7 +313,7 @@ def test_a_list_that_is_there_is_never_overwritten(tmp_path, capsys):
 
 def test_counts_follow_what_was_checked(corrected):
   found, out, _ = corrected
-  lines = read(out / 'counts.csv')
+  lines = read_csv(out / 'counts.csv')
   by = {(line['sample'], line['class']): line for line in lines}
   assert {line['checked'] for line in lines} == {'15'}
   new = by['s2', 'dog']
@@ -328,9 +323,9 @@ def test_counts_follow_what_was_checked(corrected):
   for name, total in (('s1', 30), ('s2', 50)):
     own = [line for key, line in by.items() if key[0] == name]
     assert sum(float(line['objects']) for line in own) == pytest.approx(total)
-  methods = {line['method'] for line in read(out / 'counts_by_method.csv')}
+  methods = {line['method'] for line in read_csv(out / 'counts_by_method.csv')}
   assert methods == {*prevalence.METHODS, 'checked'}
-  tried = read(out / 'checking.csv')
+  tried = read_csv(out / 'checking.csv')
   assert [line['checked_images'] for line in tried] == ['25']
   notes = '\n'.join(found.notes)
   assert '30 images of 2 samples are checked' in notes

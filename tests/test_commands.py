@@ -53,6 +53,8 @@ SMALL = {
 # What each benchmark measures in the tests, which time nothing.
 BRIEF = {
   'benchmarks.accelerator': ['--tiny', '--only=limits'],
+  # UMAP is tests/test_projection.py's, and takes seconds to compile.
+  'analysis.report': ['--method=pca'],
   'analysis.review': ['--prepare'],  # which serves no page
   'plankton_jax.doctor': ['--step_seconds=0'],
 }

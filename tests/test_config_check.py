@@ -69,6 +69,10 @@ def test_every_preset_is_in_range(name, preset):
     ('data.per_class', 4, 0, 'a whole number from 1'),
     ('data.size', 1, 0, 'a whole number from 1'),
     ('data.channels', 3, 2, '1 or 3'),
+    ('data.resize', 'stretch', 'crop', "'pad' or 'stretch'"),
+    ('data.on_bad_image', 'raise', 'ask', "'skip' or 'raise'"),
+    ('data.white', 65535, 65536, 'a whole number from 0 to 65535'),
+    ('data.pixel_um', 0.5, math.inf, 'a number from 0'),
     ('batch.size', 2, 1, 'a whole number from 2'),
     ('batch.classes', 2, 1, 'a whole number from 0, not 1'),
     ('batch.per_class', 0, 1, 'a whole number from 0, not 1'),
@@ -134,6 +138,17 @@ def test_the_bounds_of_objectives(name, field, bad):
 def test_fractions_are_three_shares_of_one(fractions):
   with pytest.raises(InputError, match=r'data\.fractions=.*sum to 1'):
     config_check.check(_with(_config('triplet'), 'data.fractions', fractions))
+
+
+@pytest.mark.parametrize(
+  'crop', [(1, 2, 3), (0, 0, -1, 0), (0, 0, 0.5, 0), 4, None]
+)
+def test_crops_that_cannot_be_are_refused(crop, make_config, tmp_path):
+  with pytest.raises(InputError, match='must be four counts of pixels: off'):
+    config_check.check(_with(_config('smoke'), 'data.crop', crop))
+  config = _with(make_config(), 'data.crop', crop)  # of a damaged run
+  with pytest.raises(InputError, match='must be four counts of pixels: off'):
+    loop.load_data(config, tmp_path)
 
 
 def test_a_missing_field_is_named():

@@ -525,7 +525,8 @@ def test_of_many_classes_the_most_numerous_are_counted_apart(
   sizes = [3, 20, 2, 4, 15]
   new = blobs(sizes, noise=0.2, seed=3)
   assert counting.choose_classes(fit.labeller, new.embedding) is None
-  monkeypatch.setattr(counting, 'MOST_CLASSES', 2)
+  monkeypatch.setattr(counting, 'MOST_CLASSES', 4)
+  monkeypatch.setattr(counting, 'FEW_CLASSES', 2)
   apart = counting.choose_classes(fit.labeller, new.embedding)
   assert apart.tolist() == [1, 4]
   space = counting.make_space(fit.labeller, apart)

@@ -606,3 +606,29 @@ def test_states_that_nobody_knows_are_shown_and_told(tmp_path, capsys):
   assert lines[2].split()[:6] == ['Calanoida', '0', '0', '0', '0', '1']
   with pytest.raises(InputError, match='status must be one of validated, pred'):
     source.from_export(path, ('validated',), '')
+
+
+def test_an_earlier_copy_of_a_table_elsewhere_counts_once(tmp_path):
+  files = {'ecotaxa.tsv': TABLE, 'old/ecotaxa.tsv': TABLE, **IMAGES}
+  found = read.export(str(packing.tree(tmp_path, files)))
+  assert [(x.object_id, x.image) for x in found.objects] == [
+    ('o00', 'images/0.png'), ('o01', 'images/1.png')
+  ]  # fmt: skip
+  assert found.repeated == 2 and not found.notes
+
+
+@pytest.mark.parametrize('mended', ['table', 'file'])
+def test_utf8_that_was_read_as_something_else_is_mended(tmp_path, mended):
+  wrong = 'é°'.encode().decode('cp1252')
+  data = tsv([row(0, object_annotation_category='é°', img_file_name='é°.png')])
+  if mended == 'table':
+    data = data.decode('cp1252').encode()
+  name = wrong if mended == 'file' else 'é°'
+  files = {'ecotaxa.tsv': data, f'{name}.png': packing.picture(0)}
+  found = read.export(str(packing.tree(tmp_path, files)))
+  (item,) = found.objects
+  assert item.taxon == 'é°' and not found.notes
+  assert found.files.read(item.image) == packing.picture(0)
+  assert [table.mend(text) for text in ('é', 'Ж', 'Ã', wrong)] == [
+    *('é', 'Ж', 'Ã', 'é°')
+  ]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
-from plankton_jax.data.sources import flowcam, folder
+from plankton_jax.data.sources import flowcam, folder, objects
 from plankton_jax.errors import InputError
 
 COLUMNS = (
@@ -81,7 +81,7 @@ def test_every_row_of_a_list_is_accounted_for(tmp_path):
     (f'run.lst:{first + 9}', 'particle 8 comes again'),
   )
   assert found.left_aside == {flowcam.EMPTY: 1, flowcam.BESIDE: 2}
-  assert found.total == 10 + 2
+  assert objects.to_source(found, '').read == 10 + 2
   reasons = ('beyond the edge of run_000001', 'beyond the edge', 'gone.tif: No')
   for number, reason in enumerate(reasons):
     with pytest.raises(ValueError, match=reason):
@@ -134,3 +134,23 @@ def test_lists_of_other_programs_are_no_runs(tmp_path):
   assert select.described(str(tmp_path)) is None
   with pytest.raises(InputError, match=r'holds no list \(.lst\) of a FlowCam'):
     flowcam.objects(str(tmp_path))
+
+
+def test_lists_of_other_encodings_and_hands_are_read(tmp_path):
+  rows = (
+    row(1, 0, 0, 5, 6, 'RUN_000001.TIF'),
+    row(2, 0, 0, 5, 6, 'C:\\runs\\run_000001.tif'),
+    (*row(3, '0.0', '0', 5.0, 6.0), ''),
+    row(4, 0.5, 0, 5, 6),
+    row(5, 0, 0, 5, 6, '../run_000001.tif'),
+    row(6, 'nan', 0, 5, 6),
+  )
+  text = listed(*rows).decode()
+  for encoding in ('utf-8-sig', 'utf-16', 'latin-1'):
+    place = run(tmp_path / encoding)
+    (place / 'run.lst').write_bytes(text.encode(encoding))
+    found = select.objects(str(place))
+    assert found.ids == ('run_00001', 'run_00002', 'run_00003')
+    assert len({*map(found.read, found.ids)}) == 1
+    assert [why for _, why in found.skipped] == ['not a line of a list'] * 3
+    assert objects.to_source(found, '').read == 6 + 2

@@ -11,7 +11,7 @@ from PIL import Image
 
 from plankton_jax.data import select
 from plankton_jax.data.sources import files as files_of
-from plankton_jax.data.sources import folder, ifcb, objects
+from plankton_jax.data.sources import folder, ifcb, levels, objects
 from plankton_jax.errors import InputError
 
 
@@ -340,7 +340,7 @@ def test_splits_and_years_in_a_folder_that_holds_all(tmp_path, tops, said):
   images = listing.images
   assert images.class_names == ('ant', 'bee')
   assert said in listing.understood and not listing.doubts
-  sides = [folder.side(name) for name in images.ids]
+  sides = [levels.side(name) for name in images.ids]
   assert set(sides) == ({'train', 'test'} if 'train' in tops[0] else {''})
 
 
@@ -387,7 +387,7 @@ def test_an_archive_is_no_folder_and_the_error_says_what_to_do(tmp_path):
 
 def test_the_side_that_a_folder_stands_for():
   names = ('train/a/x.png', 'Validation/a/x.png', 'TEST/x.png', 'trains/x.png')
-  assert [folder.side(name) for name in names] == ['train', 'val', 'test', '']
+  assert [levels.side(name) for name in names] == ['train', 'val', 'test', '']
 
 
 def test_names_with_line_breaks_stay_in_one_line(tmp_path):

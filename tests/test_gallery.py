@@ -7,7 +7,7 @@ import numpy as np
 from analysis import gallery
 from analysis.files import originals
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import ranks
+from analysis.measures import classes, ranks
 from analysis.page import lists
 from tests.analysis_runs import run as run_analysis
 
@@ -116,7 +116,8 @@ def test_many_classes_are_paged(tmp_path, monkeypatch):
 def test_of_very_many_classes_the_largest_are_drawn(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(ranks, 'MOST', 2)
+  monkeypatch.setattr(classes, 'MOST_SHOWN', 3)
+  monkeypatch.setattr(classes, 'FEW_SHOWN', 2)
   monkeypatch.setattr(gallery, 'PAGE', 1)
   label = np.repeat(np.arange(4, dtype=np.int32), [1, 3, 1, 2])
   rows = Embeddings(
@@ -141,3 +142,16 @@ def test_without_a_workdir_the_numbers_remain(tmp_path, capsys):
   assert 'gallery: run: images need a workdir' in capsys.readouterr().out
   assert (tmp_path / 'gallery.csv').exists()
   assert not list(tmp_path.glob('*.png'))
+
+
+def test_an_only_image_has_no_distance_to_the_centre():
+  found = Embeddings(
+    np.float32([[1, 0], [0, 1], [0, 3]]), np.array([0, 1, 1]), np.array('abc'),
+    ('ant', 'bee'),
+  )  # fmt: skip
+  ranked = ranks.rank(found.embedding, found.label)
+  ant, bee = gallery.summary('run', 'test', found, ranked)
+  own = ('nearest', 'median', 'farthest')
+  assert np.isnan([ant[name] for name in own]).all()
+  assert [bee[name] for name in own] == [1, 1, 1]
+  assert ant['other'] == 2**0.5 and ant['of class'] == 'bee'

@@ -66,7 +66,7 @@ def test_regions_are_read_in_place(tmp_path, name, suffix):
   np.testing.assert_array_equal(read[f'{name}_00001'], regions[0][3])
   np.testing.assert_array_equal(read[f'{name}_00003'], regions[2][3])
   assert found.left_aside == {ifcb.EMPTY: 1} and not found.skipped
-  assert found.total == 3
+  assert objects.to_source(found, '').read == 3
   one = ifcb.objects(str(tmp_path / f'2012/x/{name}{suffix(".hdr")}'))
   assert one.ids == found.ids
 
@@ -85,7 +85,10 @@ def test_old_bins_are_stitched(tmp_path):
   scene, regions = overlapping()
   found = ifcb.objects(str(make(tmp_path, OLD, regions)))
   assert found.ids == (f'{OLD}_00001', f'{OLD}_00003')
-  assert found.left_aside == {ifcb.STITCHED: 1} and found.total == 3
+  assert (
+    found.left_aside == {ifcb.STITCHED: 1}
+    and objects.to_source(found, '').read == 3
+  )
   stitched = images(found)[f'{OLD}_00001']
   assert stitched.shape == scene.shape
   known = np.zeros(scene.shape, bool)
@@ -122,7 +125,7 @@ def test_an_empty_region_between_them_does_not_part_a_pair(tmp_path):
   regions.insert(1, (4, 0, 0, EMPTY))
   found = ifcb.objects(str(make(tmp_path, OLD, regions)))
   assert found.ids == (f'{OLD}_00001', f'{OLD}_00004')
-  assert found.total == 4
+  assert objects.to_source(found, '').read == 4
 
 
 def test_empty_damaged_and_missing_files(tmp_path):
@@ -148,7 +151,7 @@ def test_empty_damaged_and_missing_files(tmp_path):
   with pytest.raises(ValueError, match=r'\.roi: No such file'):
     found.read(found.ids[0])
   empty = ifcb.objects(str(tmp_path / 'a'))
-  assert not empty.ids and empty.total == 0
+  assert not empty.ids and objects.to_source(empty, '').read == 0
 
 
 @pytest.mark.parametrize('offset', [2**31, 2**80])
@@ -196,7 +199,10 @@ def test_whatever_holds_images_is_opened(tmp_path):
   folder = packing.tree(tmp_path / 'export', files)
   for place in (folder, packing.pack_zip(tmp_path / 'export.zip', files)):
     found = select.objects(str(place))
-    assert found.ids == ('S0/A0/o00', 'S1/A1/o01') and found.total == 3
+    assert (
+      found.ids == ('S0/A0/o00', 'S1/A1/o01')
+      and objects.to_source(found, '').read == 3
+    )
     assert found.read(found.ids[0]) == packing.picture(0)
     shown = list(
       objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
@@ -331,11 +337,27 @@ def test_damage_in_an_archive_of_bins_is_named(tmp_path):
     data = data.replace(bad, bytes(len(bad)))
   packed.write_bytes(data)
   found = ifcb.objects(str(packed))
-  assert found.ids == (f'{NEW}_00001',) and found.total == 2
+  assert (
+    found.ids == (f'{NEW}_00001',) and objects.to_source(found, '').read == 2
+  )
   ((name, reason),) = found.skipped
   assert name == OLD and reason.startswith('.adc: damaged in the archive (')
   with pytest.raises(ValueError, match='damaged in the archive'):
     found.read(found.ids[0])
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_bins_of_other_cases_and_encodings_are_read(tmp_path, encoding):
+  make(tmp_path, NEW, [(1, 10, 20, pixels(0, (5, 9)))])
+  table = tmp_path / f'{NEW}.adc'
+  text = table.read_text()
+  table.unlink()
+  table.with_name(f'{NEW.lower()}.ADC').write_bytes(text.encode(encoding))
+  found = ifcb.objects(str(tmp_path))
+  assert found.ids == (f'{NEW}_00001',) and not found.skipped
+  np.testing.assert_array_equal(
+    images(found)[f'{NEW}_00001'], pixels(0, (5, 9))
+  )
 
 
 @pytest.mark.parametrize(

@@ -113,11 +113,16 @@ def test_an_adapted_network_is_that_of_its_merged_kernels(name):
   plain = jax.jit(_create(name, None))()
   images = jax.random.normal(jax.random.key(2), (2, SIDE, SIDE, 1))
 
-  def embed(params, adapter):
-    model = _embedder(name, adapter)
-    return jax.jit(functools.partial(model.apply, train=False))(
-      {'params': params, 'batch_stats': fresh.batch_stats}, images
+  steps = {
+    adapter: jax.jit(
+      functools.partial(_embedder(name, adapter).apply, train=False)
     )
+    for adapter in (ADAPTER, None)
+  }
+
+  def embed(params, adapter):
+    variables = {'params': params, 'batch_stats': fresh.batch_stats}
+    return steps[adapter](variables, images)
 
   # It begins as the frozen network does, everything else drawn alike.
   params = fresh.params['encoder']

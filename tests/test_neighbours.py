@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 from plankton_jax.neighbours import spaces, tiles
-
-
-def spread_case(rng):
-  return rng.normal(size=(90, 6))
-
-
-def close_case(rng):
-  """Distances that differ by about the tolerance, between any two rows."""
-  rows, _ = np.linalg.qr(rng.normal(size=(90, 90)))
-  return rows * (1.0 + 3e-6 * rng.normal(size=(90, 1)))
+from tests.neighbour_cases import close_case, spread_case
 
 
 @pytest.mark.parametrize('case', [spread_case, close_case])

@@ -17,6 +17,7 @@ import pytest
 from benchmarks import processes as benchmark
 from plankton_jax.cli import processes
 from plankton_jax.errors import InputError
+from tests.written import read_log
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS, STEPS = 8, 32  # of the run
@@ -88,12 +89,6 @@ def _together(caches, workdir, count, *flags):
   ]
 
 
-def _rows(workdir, split):
-  text = (workdir / 'metrics.jsonl').read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
-  return [row for row in rows if row['split'] == split]
-
-
 def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   caches, tmp_path
 ):
@@ -110,7 +105,7 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   (error,) = left.errors
   assert 'another process of the job is lost' in error
   assert 'Traceback' not in left.said
-  before = _rows(tmp_path / 'run', 'train')
+  before = read_log(tmp_path / 'run', 'train')
   assert 4 <= len(before) < STEPS  # an epoch at least, and not all of them
   step = benchmark.saved(tmp_path)
   # Of two devices too: with one, a convolution rounds otherwise, by which
@@ -118,8 +113,8 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   (last,) = _ended(_launch(caches, tmp_path / 'run', devices=2))
   assert last.status == 0, last.said
   assert f'at step {step} of {STEPS}' in last.said
-  want = _rows(tmp_path / 'whole', 'train')
-  got = _rows(tmp_path / 'run', 'train')
+  want = read_log(tmp_path / 'whole', 'train')
+  got = read_log(tmp_path / 'run', 'train')
   assert [row['step'] for row in got] == list(range(1, STEPS + 1))
   for name in ('loss', 'd_ap', 'd_an', 'grad_norm', 'spread'):
     both = zip(before, want, strict=False)

@@ -1,6 +1,7 @@
 """The plane: PCA against NumPy, UMAP's fixed seed, its fallbacks."""
 
 import csv
+import importlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from analysis.figures import style
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import planes
 from plankton_jax.errors import InputError
+from tests.analysis_runs import joined
 from tests.analysis_runs import run as run_analysis
 
 
@@ -20,13 +22,6 @@ def split(count, label, *, seed, dim=6, names=('a', 'b', 'c')):
   embedding = centres[label] + 0.1 * rng.normal(size=(count, dim))
   return Embeddings(
     embedding.astype(np.float32), label, np.arange(count).astype(str), names
-  )
-
-
-def joined(*parts):
-  return Embeddings(
-    *(np.concatenate(x) for x in list(zip(*parts, strict=True))[:3]),
-    parts[0].class_names,
   )
 
 
@@ -110,6 +105,10 @@ def test_umap_is_fixed_by_its_seed_and_keeps_clusters_apart():
   centres = [train[label == k].mean(axis=0) for k in (0, 1)]
   gaps = [np.linalg.norm(first.xy['test'] - c, axis=1) for c in centres]
   assert (gaps[1] < gaps[0]).all()  # the test rows are of class 1
+  # What takes seconds to compile is compiled once on a machine.
+  for name, module in planes.LOOPS.items():
+    loop = getattr(importlib.import_module(module), name)
+    assert loop.stats.cache_path
 
 
 def test_many_rows_are_sampled_by_split_and_class(monkeypatch):

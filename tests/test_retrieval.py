@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import numpy as np
@@ -99,15 +100,21 @@ SIZES = [
 ]
 
 
+@functools.cache
+def _in_loops(case, dtype):
+  """Embeddings and labels of a case, and what loops find of each row."""
+  embeddings, labels = case(np.random.default_rng(0))
+  embeddings = embeddings.astype(dtype)
+  return embeddings, labels, reference.retrieval_loop(embeddings, labels, KS)
+
+
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 @pytest.mark.parametrize('sizes', SIZES)
 def test_matches_double_loop(case, dtype, sizes, monkeypatch):
   for (module, name), size in sizes.items():
     monkeypatch.setattr(module, name, size)
-  embeddings, labels = case(np.random.default_rng(0))
-  embeddings = embeddings.astype(dtype)
-  want = reference.retrieval_loop(embeddings, labels, KS)
+  embeddings, labels, want = _in_loops(case, dtype)
   rows, measures = retrieval.per_query(embeddings, labels, ks=KS)
   assert list(rows) == [i for i, w in enumerate(want) if w is not None]
   for name, values in measures.items():

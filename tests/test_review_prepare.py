@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.files import folders, inputs, originals, pile, taxa
+from analysis.files import folders, inputs, new_images, originals, pile, taxa
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Source
 from analysis.formats import darwin_core
@@ -200,7 +200,7 @@ def test_objects_of_an_export_are_drawn_with_what_it_says(
   export = Objects(
     'export.zip', tuple(files), files.__getitem__, labels, (), items=items
   )
-  monkeypatch.setattr(prepare.select, 'objects', lambda path, field: export)
+  monkeypatch.setattr(new_images, 'open_source', lambda path, rank: export)
   check = tmp_path / 'check.csv'
   check.write_text('id\ns//o3\ns//o1\n')
   review = begin(None, tmp_path / 'out', export='export.zip', check=check)

@@ -92,6 +92,13 @@ def test_the_term_takes_features_of_all_and_the_loss_those_with_labels():
   assert (np.abs(slope[:, 3:]).sum(1) > 0).all()
 
 
+def test_the_loss_sees_the_labels_of_known_rows_alone():
+  make = lambda rows: {'label': 10 * rows, 'valid': np.ones(len(rows), bool)}
+  batch = benchmark.join(make, np.array([3, 1]), np.array([2, 0, 1]))
+  assert batch['label'].tolist() == [30, 10, 20, 0, 10]
+  assert batch['valid'].tolist() == [True, True, False, False, False]
+
+
 def test_the_command_trains_each_run_once(
   caches, tmp_path, monkeypatch, capsys
 ):

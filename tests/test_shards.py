@@ -202,17 +202,17 @@ def test_a_folder_in_shards_equals_one_file(tmp_path, monkeypatch, capsys):
   assert again.class_names == whole.class_names == ('a', 'b')
 
 
-@pytest.mark.parametrize('place', ['export', 'export/a.adc'])
+@pytest.mark.parametrize('place', ['export', 'export/a[1].adc'])
 def test_the_stamp_of_an_export_or_bin_is_of_all_its_files(place, tmp_path):
   (tmp_path / 'export').mkdir()
-  for name in ('a.adc', 'a.roi'):
+  for name in ('a[1].adc', 'a[1].roi'):
     (tmp_path / 'export' / name).write_bytes(b'1')
   found = objects.Objects(
     str(tmp_path / place), ('a',), str.encode, objects.unlabelled(1), ()
   )
   before = folders.stamp(found)
   assert folders.stamp(found) == before
-  changed = tmp_path / 'export/a.roi'
+  changed = tmp_path / 'export/a[1].roi'
   changed.write_bytes(b'12')
   longer = folders.stamp(found)
   os.utime(changed, (1, 1))

@@ -401,6 +401,7 @@ def test_order_classes():
   ('unseen', 'message'),
   [
     (('copepod_calanoida',), "'copepod_calanoida'; did you mean copepod_cala"),
+    ((' COPEPOD_CALANOID',), 'did you mean copepod_calanoid'),
     (('zzz',), "no class 'zzz'; choose from chain, copepod_calanoid, vase"),
     ('vase', r"write \('vase',\)"),
     (2, '1 of 3 classes .* would be seen'),

@@ -1,10 +1,8 @@
 """Runs that begin from an encoder of this project."""
 
-import functools
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -20,21 +18,19 @@ SIZE = 'Measures_0'
 HEAD = ('Dense_0', 'BatchNorm_1')  # resnet10 with the stem 'half'
 
 
-@functools.cache
-def _initial(channels, **fields):
-  images = jnp.zeros((1, 16, 16, channels))
-  model = encoders.make(**fields)
-  return jax.jit(lambda key: model.init(key, images, train=False))(
-    jax.random.key(1, impl='rbg')
-  )
+def _initial(config):
+  """Variables of other numbers than the saved ones, not whitened yet."""
+  params, batch_stats = tiny_encoder.draw(config, seed=1)
+  if WHITENING in batch_stats:
+    dim = config['encoder']['embedding_dim']
+    batch_stats[WHITENING]['matrix'] = np.eye(dim, dtype=np.float32)
+  return {'params': params, 'batch_stats': batch_stats}
 
 
 def _begin(name, config, channels=1):
   """The model of a config, its fresh variables, and those it begins with."""
-  fields = config['encoder']
-  model = encoders.make(**fields)
-  hashed = fields | {'measures': tuple(fields['measures'])}
-  fresh = _initial(channels, **hashed)
+  model = encoders.make(**config['encoder'])
+  fresh = _initial(config | {'data': config['data'] | {'channels': channels}})
   begun = pretrained.begin(fresh, backbone=model.backbone, path=name)
   return model, flatten_dict(fresh), flatten_dict(begun)
 

@@ -1,5 +1,6 @@
 """Embeddings whitened by how the training images of a class differ."""
 
+import functools
 import json
 
 import chex
@@ -127,7 +128,7 @@ def _run(make_config, workdir, **fields):
 
 
 def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
-  make_config, tmp_path, monkeypatch
+  make_config, tmp_path, monkeypatch, traced_once
 ):
   config = _run(make_config, tmp_path, epochs=1, encoder__whitening=1.0)
   encoder = checkpoints.load_encoder(tmp_path)
@@ -148,9 +149,11 @@ def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
     },
   }
 
+  apply = jax.jit(functools.partial(plain.apply, train=False))
+
   def embed(rows):
     images = to_float(jnp.asarray(data.images[rows]))
-    return np.asarray(plain.apply(variables, images, train=False))
+    return np.asarray(apply(variables, images))
 
   rows = data.splits['train']
   want = whitening.fit(embed(rows), data.labels[rows], power=1.0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import encoders
+from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train.state import join_frozen, split_frozen
 
 TINY = {
@@ -86,12 +87,12 @@ def _shapes(shape, **fields):
   )
 
 
-def draw(config):
+def draw(config, *, seed=0):
   """Draws every array of an encoder of a config: params and batch_stats."""
   data, fields = config['data'], config['encoder']
   hashed = fields | {'measures': tuple(fields['measures'])}
   shapes = _shapes((1, data['size'], data['size'], data['channels']), **hashed)
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(seed)
 
   def array(x):
     if x.dtype == bool:  # whether sizes are in µm
@@ -113,6 +114,8 @@ def make_prototypes(count, dim):
 def save(folder, config, class_names=('ant', 'bee'), *, half=False):
   """Exports an encoder of a config, every array of it random."""
   params, batch_stats = draw(config)
+  if MEASURES in batch_stats:
+    batch_stats[MEASURES]['in_um'] = np.array(True)
   prototypes = make_prototypes(
     len(class_names), config['encoder']['embedding_dim']
   )

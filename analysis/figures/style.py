@@ -32,7 +32,6 @@ Colour = tuple[float, float, float, float]
 
 UNLABELLED = 'unlabelled'
 GREY = (0.6, 0.6, 0.6, 1.0)
-MOST_CLASSES = 120  # in a figure, so that it stays within a few thousand pixels
 
 
 def palette(count: int) -> list[Colour]:

@@ -13,6 +13,7 @@ from analysis.files.result import Result
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 from plankton_jax.neighbours import choice
 
 WORKDIR = flags.DEFINE_multi_string(
@@ -92,13 +93,13 @@ def given(*, untrained: bool = False) -> tuple[list[Source], pathlib.Path]:
   if ENCODER.value:
     source = inputs.from_encoder(ENCODER.value)
     default = pathlib.Path('runs', source.name, 'analysis')
-    return [source], pathlib.Path(OUT.value) if OUT.value else default
-  workdirs = [pathlib.Path(path) for path in WORKDIR.value]
-  files = [pathlib.Path(path) for path in EMBEDDINGS.value]
+    return [source], home.expand(OUT.value or default)
+  workdirs = [home.expand(path) for path in WORKDIR.value]
+  files = [home.expand(path) for path in EMBEDDINGS.value]
   sources = inputs.from_workdirs(workdirs) if workdirs else []
   sources += [inputs.from_files(files)] if files else []
   default = (workdirs or [files[0].parent])[0] / 'analysis'
-  return sources, pathlib.Path(OUT.value) if OUT.value else default
+  return sources, home.expand(OUT.value or default)
 
 
 def one_source(sources: Sequence[Source], name: str) -> Source:

@@ -1,5 +1,6 @@
 """Embeds any folder of images, or the objects of any source."""
 
+import glob
 import hashlib
 import pathlib
 import sys
@@ -35,7 +36,7 @@ def stamp(found: Objects) -> str:
     if place.is_dir():
       files = [*walk(place)]
     else:  # an archive, or one of the files of a bin
-      files = sorted(place.parent.glob(f'{place.stem}.*'))
+      files = sorted(place.parent.glob(f'{glob.escape(place.stem)}.*'))
   state = hashlib.blake2b(digest_size=16)
   for file in files:
     try:

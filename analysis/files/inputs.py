@@ -158,7 +158,9 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise InputError(f'{path}: no such embedding file; run analysis.embed')
   if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
-    raise InputError(f'{path}: not a readable .npz; write it with np.savez')
+    raise InputError(
+      f'{path}: not a readable .npz; embed again, or write it with np.savez'
+    )
   try:
     # NumPy leaves a file that it opened itself open where it is damaged.
     with (

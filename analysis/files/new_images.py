@@ -17,6 +17,7 @@ from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
@@ -151,7 +152,7 @@ def from_files(embeddings: str, path: str | None) -> NewImages:
   Raises:
     InputError: a file cannot be read, or has none of the objects.
   """
-  file = pathlib.Path(embeddings)
+  file = home.expand(embeddings)
   rows = inputs.read_embeddings(file)
   if not len(rows.id):
     raise InputError(f'{file}: no rows to predict')

@@ -88,7 +88,7 @@ def finish(folder: pathlib.Path) -> None:
 
 
 def _begin(folder: pathlib.Path, plan: str) -> None:
-  """Removes whatever the folder holds of other plans."""
+  """Makes the folder, and removes shards of other plans from it."""
   if folder.is_file():
     folder.unlink()
   folder.mkdir(parents=True, exist_ok=True)

@@ -220,7 +220,7 @@ def parse_number(text: str) -> int | None:
   """Parses a number that EcoTaxa gave, which Excel may have made 45.0.
 
   Returns:
-    None if it is none, or has more digits than EcoTaxa's have.
+    None if the text is no number, or has more digits than EcoTaxa's have.
   """
   found = re.fullmatch(r'(\d{1,18})(\.0)?', text)
   return int(found[1]) if found else None

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy import sparse
 
 from plankton_jax.errors import shorten_list
 
 SEED = 0
 ENTRIES = 2**22  # float64 values of a block of rows by columns, 32 MiB
 NO_DIRECTION = 1e-6  # rows that are shorter have none
+MOST_SHOWN = 96  # in a figure, which is then a few thousand pixels wide
+FEW_SHOWN = 60  # of more, as some are left out in any case
 LISTED = 3  # notes of one class each; of more classes, one note on all
 
 
@@ -48,8 +51,9 @@ def centroids(
   present, members, counts = np.unique(
     label, return_inverse=True, return_counts=True
   )
-  sums = np.zeros((len(present), embedding.shape[1]))
-  np.add.at(sums, members, embedding)
+  entries = np.ones(len(members)), (members, np.arange(len(members)))
+  of_class = sparse.csr_array(entries, (len(present), len(members)))
+  sums = of_class @ embedding.astype(np.float64)
   return present, counts, sums / counts[:, None]
 
 
@@ -59,6 +63,11 @@ def first(importance: np.ndarray, most: int) -> np.ndarray:
   Entries of larger `importance` [C] matter more; ties go to the first.
   """
   return np.sort(np.argsort(-importance, kind='stable')[:most])
+
+
+def shown(count: int) -> int:
+  """Tells how many of so many classes a figure or a gallery shows."""
+  return count if count <= MOST_SHOWN else FEW_SHOWN
 
 
 def sample(label: np.ndarray, most: int) -> np.ndarray:

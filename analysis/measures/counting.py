@@ -34,6 +34,7 @@ EVENNESS = (1.0, 0.3, 0.1)
 MOST = 1500  # train images that are fitted to, and images of no class
 EACH = 500  # and those of one class that its density is made of
 MOST_CLASSES = 200  # that are counted apart
+FEW_CLASSES = 100  # of more: the time is that by their number, squared or more
 MOST_KINDS = 100  # whose images stand in for images of no class
 
 
@@ -127,13 +128,13 @@ def choose_classes(
   """Chooses the classes that most of the images [N, D] are taken for.
 
   Returns:
-    `MOST_CLASSES` of them, in order; None if there are no more than that.
+    `FEW_CLASSES` of them, in order; None if there are `MOST_CLASSES` or fewer.
   """
   count = len(fitted.gallery.class_names)
   if count <= MOST_CLASSES:
     return None
   nearest, _ = labeller.guess(fitted, embedding)
-  return classes.first(np.bincount(nearest, minlength=count), MOST_CLASSES)
+  return classes.first(np.bincount(nearest, minlength=count), FEW_CLASSES)
 
 
 def place(space: Space, embedding: np.ndarray) -> Placed:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from analysis.measures import classes
+from analysis.measures import classes, threads
 from plankton_jax.neighbours import search
 
 RESAMPLINGS = 10
@@ -118,7 +117,7 @@ def fit(
   return model.fit(rows, labels)
 
 
-@threadpool_limits.wrap(limits=1)  # The products are too small to share.
+@threads.single()
 def learn(
   features: str,
   rows: np.ndarray,

@@ -87,8 +87,8 @@ def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
 
   `acceptance` is the share of known images that the threshold lets through.
 
-  An encoder without a run has only examples: none of them was trained on, so
-  that each, left out of the fit, stands for a val image.
+  An encoder without a run has only examples. It was trained on none of them, so
+  each, left out of the fit, takes the place of a val image.
 
   Raises:
     InputError: there are no labelled train images, or no examples.

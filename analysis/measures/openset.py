@@ -12,7 +12,7 @@ class alone, or drawn towards the common one, found fewer of the unseen
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,11 @@ class Best(NamedTuple):
 
   acceptance: float
   dissimilarity: float  # on images that did not choose it
+
+
+def no_class(names: Collection[str]) -> str:
+  """Names images of no class, unlike a class of a project called unknown."""
+  return f'{UNKNOWN} (no class)' if UNKNOWN in names else UNKNOWN
 
 
 def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:

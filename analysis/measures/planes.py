@@ -1,5 +1,7 @@
 """Places embeddings on a plane by UMAP or PCA, fitted on train."""
 
+import contextlib
+import importlib
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 
 METHODS = ('umap', 'pca')
 
+# UMAP's functions that take seconds to compile, and their modules.
+LOOPS = {
+  'smooth_knn_dist': 'umap.umap_',
+  'compute_membership_strengths': 'umap.umap_',
+  'init_transform': 'umap.umap_',
+  '_nb_optimize_layout_euclidean_single_epoch': 'umap.layouts',
+}
 SEED = 0
 NEIGHBOURS = 15  # UMAP's own default
 SHOWN = ('train', 'test', 'unseen')  # splits, where they exist
@@ -124,6 +133,7 @@ def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
     warnings.filterwarnings('ignore', 'Tensorflow not installed')
     import umap
 
+  _keep_compiled()
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'using precomputed metric')
     warnings.filterwarnings('ignore', 'Transforming new data with precomputed')
@@ -140,6 +150,19 @@ def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
     for x in others:
       places.append(reducer.transform(_graph(x, fitted)))
   return places
+
+
+def _keep_compiled() -> None:
+  """Keeps UMAP's loops on disk once they are compiled, which takes seconds.
+
+  It asks numba so for others of its functions, but not for these.
+  """
+  for name, module in LOOPS.items():
+    # Other releases may lack it.
+    loop = getattr(importlib.import_module(module), name, None)
+    if loop is not None:
+      with contextlib.suppress(RuntimeError):  # there is no place to write to
+        loop.enable_caching()
 
 
 def _graph(rows: np.ndarray, fitted: np.ndarray) -> 'sparse.csr_matrix':

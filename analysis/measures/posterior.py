@@ -1,4 +1,4 @@
-"""Computes probabilities of classes, or of none, from how far classes are.
+"""Computes probabilities of each class and of no class from distances.
 
 The probability of class c is proportional to exp(b_c − a f_c), f_c how far an
 image lies from the class, and that of no class to exp(b_u), wherever the image

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.measures.labeller import Labeller, Labels
 from analysis.measures.lineages import Placed
-from analysis.measures.openset import UNKNOWN
+from analysis.measures.openset import no_class
 from plankton_jax.data.sources.objects import Object
 
 NEIGHBOURS = 5
@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
   id: str  # its record's: path below a folder, or sample/acquisition/object
   item: Object  # what its source says of it
-  name: str  # class, or UNKNOWN
+  name: str  # class, or openset.no_class
   confidence: float  # of the nearest class, if the image is of a known one
   nearest: str  # class whose centre is nearest
   second: str  # class with the next centre, or ''
@@ -98,7 +98,7 @@ def collect(
   """
   names, gallery = labeller.gallery.class_names, labeller.gallery
   keys, classes = gallery.id.tolist(), gallery.label.tolist()
-  alone = len(names) < 2
+  alone, none = len(names) < 2, no_class(names)
   found = []
   for id, item, node, first, sure, second, rest, far, limit, rows, gaps in zip(
     ids,
@@ -111,7 +111,7 @@ def collect(
       Prediction(
         id,
         item,
-        names[first] if far <= limit else UNKNOWN,
+        names[first] if far <= limit else none,
         sure,
         names[first],
         '' if alone else names[second],

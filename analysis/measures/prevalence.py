@@ -105,9 +105,10 @@ def maximise(found: Errors, sample: Answers, weights: np.ndarray) -> np.ndarray:
   Saerens, Latinne and Decaestecker 2002, equation 2.9: each step averages the
   probabilities as they would be under the shares of the step before.
   """
-  ratio = sample.chance / found.prior
+  drawn = weights > 0.0  # a bootstrap leaves out a third
+  ratio = sample.chance[drawn] / found.prior
   share = found.prior
-  weights = weights / weights.sum()
+  weights = weights[drawn] / weights.sum()
   for _ in range(STEPS):
     before = share
     share = share * (ratio.T @ (weights / (ratio @ share)))

@@ -8,7 +8,6 @@ import numpy as np
 from analysis.measures import classes
 
 COUNT = 5  # images of each kind
-MOST = 120  # the most classes shown of a split; of more, the largest
 KINDS = {
   'nearest': 'nearest the class centre',
   'farthest': 'farthest from it',
@@ -69,6 +68,7 @@ def _smallest(values: np.ndarray) -> np.ndarray:
 
 def largest(sizes: Mapping[str, int]) -> set[str]:
   """Selects the classes to show, by their numbers of images."""
-  keep = classes.first(np.array(list(sizes.values()), int), MOST)
+  count = np.array(list(sizes.values()), int)
+  keep = classes.first(count, classes.shown(len(count)))
   names = list(sizes)
   return {names[i] for i in keep}

@@ -4,11 +4,10 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from analysis.files.inputs import Embeddings
-from analysis.measures import classes
+from analysis.measures import classes, threads
 from plankton_jax import retrieval
 from plankton_jax.neighbours import search
 
@@ -139,13 +138,13 @@ def clustering(
   def measure(at: np.ndarray) -> dict[str, float]:
     return agreement(labels[at], clusters(embeddings[at], labels[at]))
 
-  if not reclustered(count, classes_):
+  if reclustered(count, classes_):
+    with threads.single():
+      return halves(measure, count)
+  with threads.single():
     found = clusters(embeddings, labels, starts=1)
-    whole = agreement(labels, found)
-    return {name: (x, np.nan, np.nan) for name, x in whole.items()}
-  # Threads that wait for each other take longer than one, of so few rows.
-  with threadpool_limits(limits=1):
-    return halves(measure, count)
+  whole = agreement(labels, found)
+  return {name: (x, np.nan, np.nan) for name, x in whole.items()}
 
 
 def reclustered(count: int, classes_: int) -> bool:

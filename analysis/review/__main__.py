@@ -24,6 +24,7 @@ from analysis.review.store import Store
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 PORT = flags.DEFINE_integer('port', 0, 'The port; 0 takes any free one.')
 PREPARE = flags.DEFINE_bool(
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
   host.show_log(logging.WARNING)
   _, default = analyses.given(untrained=True)
   own = 'check' if CHECK.value else 'review'
-  out = pathlib.Path(analyses.OUT.value or default / own)
+  out = home.expand(analyses.OUT.value or default / own)
   listening = listen(PORT.value)
   session = open_session(out)
   count = len(session.images.ids)

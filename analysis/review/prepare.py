@@ -28,7 +28,6 @@ from analysis.review import refit, store, thumbnails
 from analysis.review.refit import Known
 from analysis.review.store import Stored
 from analysis.review.thumbnails import Thumbnails
-from plankton_jax.data import select
 from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
@@ -117,11 +116,11 @@ def images(
   kept: pathlib.Path | None = None
   if folder_ or export:
     kept = _kept_file(source, pixel_um, out)
-    place = (
-      select.objects(export, field='--export')
-      if export
-      else folder.scan(folder_ or '', field='--images').images
-    )
+    if export:
+      rank = (source.config or {}).get('data', {}).get('image_rank')
+      place = new_images.open_source(export, rank)
+    else:
+      place = folder.scan(folder_ or '', field='--images').images
     opened = _open_place(source, place, check, pixel_um, kept, before)
   else:
     opened = _open_pile(source, splits, check, pixel_um)

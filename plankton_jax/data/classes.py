@@ -152,7 +152,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _unknown(field: str, name: str, class_names: Sequence[str]) -> InputError:
   """Builds the error for a missing class, which suggests similar names."""
-  close = difflib.get_close_matches(name, class_names, cutoff=0.5)
+  alike = {other.casefold(): other for other in class_names}
+  near = difflib.get_close_matches(name.casefold().strip(), alike, cutoff=0.5)
+  close = [alike[other] for other in near]
   hint = f'did you mean {" or ".join(close)}' if close else 'choose from '
   hint += '?' if close else _listed(class_names)
   return InputError(f'{field}: no class {name!r}; {hint}')

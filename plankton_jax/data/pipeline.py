@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import math
 import time
 import types
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from plankton_jax.data import accounting, select, split_file, splits
 from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import levels
 from plankton_jax.data.sources.source import Measures
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
@@ -102,6 +101,8 @@ def load(
 ) -> Data:
   """Loads the images of `config.data` with the split that `workdir` keeps.
 
+  The fields are those of a config that `config_check` has checked.
+
   Builds records and the decoded cache under `cache_dir` once for each content
   and settings, and the split once as workdir/split.json. Logs the fate of every
   object, and writes it to accounting.json and skipped.txt if `writes`.
@@ -110,9 +111,6 @@ def load(
     InputError: a field or the images cannot be used, or the data no longer
       fits the split.
   """
-  pixels: dict[str, Any]
-  pixels = {'size': size, 'resize': resize, 'channels': channels, 'crop': crop}
-  _check(**pixels, white=white, pixel_um=pixel_um, on_bad_image=on_bad_image)
   if own_split and (source != 'folder' or class_level != 'auto'):
     raise InputError(
       "data.own_split needs data.source='folder' and data.class_level='auto'"
@@ -136,7 +134,15 @@ def load(
   selected = select.choose(selected, classes)
   # Unknown names are refused before anything is decoded.
   used_classes.order(selected.class_names, unseen_classes, seed)
-  decoded = _decoded(selected, cache, white, **pixels | {'crop': tuple(crop)})
+  decoded = _decoded(
+    selected,
+    cache,
+    white,
+    size=size,
+    resize=resize,
+    channels=channels,
+    crop=tuple(crop),
+  )
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
@@ -229,7 +235,7 @@ def _split(
       return splits.take(
         labels,
         decoded.digests,
-        [folder.side(id) for id in decoded.ids.tolist()],
+        [levels.side(id) for id in decoded.ids.tolist()],
         class_names=class_names,
         num_seen=num_seen,
         rare=rare,
@@ -313,41 +319,6 @@ def _drawn(
     )
   names, num_seen = used_classes.order(class_names, drawn, seed, small)
   return list(names[num_seen:])
-
-
-def _check(
-  *,
-  resize: str,
-  size: int,
-  channels: int,
-  white: int,
-  crop: Sequence[int],
-  pixel_um: float,
-  on_bad_image: str,
-) -> None:
-  """Raises InputError unless the fields of images can be used."""
-  for field, value, choices in (
-    ('resize', resize, ('pad', 'stretch')),
-    ('channels', channels, (1, 3)),
-    ('on_bad_image', on_bad_image, ('skip', 'raise')),
-  ):
-    if value not in choices:
-      raise InputError(
-        f'data.{field}={value!r} must be {choices[0]!r} or {choices[1]!r}'
-      )
-  count = lambda x: isinstance(x, int) and x >= 0
-  listed = isinstance(crop, tuple | list) and len(crop) == 4
-  if not listed or not all(map(count, crop)):
-    raise InputError(
-      f'data.crop={crop!r} must be four counts of pixels: off the top,'
-      ' right, bottom and left'
-    )
-  if not 0 <= pixel_um < math.inf:
-    raise InputError(f'data.pixel_um={pixel_um} must be positive, or 0')
-  if not 0 <= white < 2**16:
-    raise InputError(f'data.white={white} must be 1 to 65535, or 0')
-  if size < 1:
-    raise InputError(f'data.size={size} must be at least 1 px')
 
 
 def _decoded(

@@ -194,7 +194,9 @@ def _cells(rows: np.ndarray, count: int) -> Any:
   size, dim = rows.shape
   cells = int(np.clip(CELLS * np.sqrt(size), 1, max(1, size // TRAINED)))
   bytes_ = max(n for n in range(1, max(2, dim // 4 + 1)) if dim % n == 0)
-  index = _faiss().index_factory(dim, f'IVF{cells},PQ{bytes_}')
+  # 'np': codes are in no order of their bits, by which nothing is sought here;
+  # to find one takes longer than all the rest.
+  index = _faiss().index_factory(dim, f'IVF{cells},PQ{bytes_}np')
   for fitted in (index.cp, index.pq.cp):
     fitted.min_points_per_centroid = 1
     fitted.max_points_per_centroid = TRAINED

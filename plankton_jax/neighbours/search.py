@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -42,47 +43,11 @@ def nearest(
   found = np.zeros(distance.shape, int)
   if not distance.size:
     return distance, found
-  units = spaces.units(queries) if alone else spaces.units(rows, queries)
-  # Each part takes every so many rows: its nearest tell how near all others
-  # must be, whatever the order of the rows.
-  parts = -(-len(rows) // max(WIDTH, GROUPS * count))
-  columns, longest = [], 0.0
-  for part in range(parts):
-    placed = spaces.place(rows[part::parts], units)
-    columns.append(np.ascontiguousarray(placed.gallery.T))
-    longest = max(longest, placed.lengths.max())
-  step = max(1, ENTRIES // columns[0].shape[1])
+  placed = _place(rows, None if alone else queries, count)
+  step = max(1, ENTRIES // placed.columns[0].shape[1])
 
   def search(own: np.ndarray) -> int:
-    placed = spaces.place(queries[own], units)
-
-    def limit(bound: np.ndarray) -> np.ndarray:
-      width = placed.query.shape[1]
-      error = spaces.rounding(
-        placed.lengths, bound, longest=longest, width=width
-      )
-      return np.nextafter(
-        (bound + error).astype(np.float32), np.float32(np.inf)
-      )
-
-    entries = _Entries(len(own), count, limit)
-    buffer = np.empty(len(own) * columns[0].shape[1], np.float32)
-    for part, of_part in enumerate(columns):
-      shape = len(own), of_part.shape[1]
-      out = buffer[: shape[0] * shape[1]].reshape(shape)
-      dists = np.matmul(placed.query, of_part, out=out)
-      if alone:
-        here = np.flatnonzero(own % parts == part)
-        dists[here, own[here] // parts] = np.inf
-      which, column = entries.near(dists)
-      entries.add(which, column * parts + part, dists[which, column])
-    which, column = entries.least()
-    exact = spaces.between(queries, own[which], rows, column)
-    order = np.lexsort((column, exact, which))
-    starts = np.searchsorted(which, np.arange(len(own)))
-    first = order[starts[:, None] + np.arange(count)]
-    distance[own] = np.sqrt(exact[first])
-    found[own] = column[first]
+    distance[own], found[own] = _nearest_of(queries, own, placed, count)
     return len(own)
 
   blocks = np.split(np.arange(len(queries)), range(step, len(queries), step))
@@ -97,6 +62,75 @@ def nearest(
     for searched in pool.map(search, blocks):
       bar.update(searched)
   return distance, found
+
+
+class _Gallery(NamedTuple):
+  """Rows in parts, of which part p of n holds rows p, p + n, p + 2n, ...
+
+  So the nearest of one part tell how near the others must be, in any order.
+  """
+
+  rows: np.ndarray  # [N, D], as given
+  units: spaces.Units
+  columns: list[np.ndarray]  # float32 [D + 2, W] of each part
+  longest: float  # length of any row
+  alone: bool  # whether queries are its rows, none its own neighbour
+
+
+def _place(
+  rows: np.ndarray, queries: np.ndarray | None, count: int
+) -> _Gallery:
+  """Places rows [N, D] among which `count` are sought for each query.
+
+  The queries are rows of their own [Q, D], or these rows if None.
+  """
+  units = spaces.units(rows) if queries is None else spaces.units(rows, queries)
+  parts = -(-len(rows) // max(WIDTH, GROUPS * count))
+  columns, longest = [], 0.0
+  for part in range(parts):
+    placed = spaces.place(rows[part::parts], units)
+    columns.append(np.ascontiguousarray(placed.gallery.T))
+    longest = max(longest, placed.lengths.max())
+  return _Gallery(rows, units, columns, longest, queries is None)
+
+
+def _nearest_of(
+  queries: np.ndarray, own: np.ndarray, gallery: _Gallery, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds the nearest rows of the queries at `own` [B], as `nearest` does.
+
+  Returns:
+    Distances float64 [B, count] and rows [B, count].
+  """
+  placed = spaces.place(queries[own], gallery.units)
+
+  def limit(bound: np.ndarray) -> np.ndarray:
+    error = spaces.rounding(
+      placed.lengths,
+      bound,
+      longest=gallery.longest,
+      width=placed.query.shape[1],
+    )
+    return np.nextafter((bound + error).astype(np.float32), np.float32(np.inf))
+
+  entries = _Entries(len(own), count, limit)
+  parts = len(gallery.columns)
+  buffer = np.empty(len(own) * gallery.columns[0].shape[1], np.float32)
+  for part, columns in enumerate(gallery.columns):
+    shape = len(own), columns.shape[1]
+    out = buffer[: shape[0] * shape[1]].reshape(shape)
+    dists = np.matmul(placed.query, columns, out=out)
+    if gallery.alone:
+      here = np.flatnonzero(own % parts == part)
+      dists[here, own[here] // parts] = np.inf
+    which, column = entries.near(dists)
+    entries.add(which, column * parts + part, dists[which, column])
+  which, column = entries.least()
+  exact = spaces.between(queries, own[which], gallery.rows, column)
+  order = np.lexsort((column, exact, which))
+  starts = np.searchsorted(which, np.arange(len(own)))
+  first = order[starts[:, None] + np.arange(count)]
+  return np.sqrt(exact[first]), column[first]
 
 
 class _Entries:

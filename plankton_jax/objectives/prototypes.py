@@ -73,9 +73,8 @@ def subcenter_arcface(
     centers: K.
     margin: m, radians.
     scale: s.
-    class_weights: [N], of each class's images in the mean; None for 1.
-    sample_prototypes: share of the prototypes in a step's loss, at random
-      beside those of the batch's classes; 1 for all.
+    class_weights: as in `arcface`.
+    sample_prototypes: as in `arcface`.
   """
   shape = (num_classes, centers, embedding_dim)
   return _prototypes(
@@ -102,9 +101,8 @@ def cosface(
     embedding_dim: D.
     margin: m, in cosine.
     scale: s.
-    class_weights: [N], of each class's images in the mean; None for 1.
-    sample_prototypes: share of the prototypes in a step's loss, at random
-      beside those of the batch's classes; 1 for all.
+    class_weights: as in `arcface`.
+    sample_prototypes: as in `arcface`.
   """
   lower = lambda cos, sin: cos - margin
   shape = (num_classes, embedding_dim)

@@ -71,6 +71,8 @@ FIELDS: dict[str, Range | Choice] = {
   'data.per_class': _COUNT,
   'data.size': _COUNT,
   'data.channels': Choice((1, 3)),
+  'data.resize': Choice(('pad', 'stretch')),
+  'data.on_bad_image': Choice(('skip', 'raise')),
   'data.white': Range(0, 65535, whole=True),
   'data.pixel_um': Range(0),
   'batch.size': Range(2, whole=True),
@@ -146,12 +148,46 @@ def check(config: Config) -> None:
           ' configs/base.py'
         )
       value = value[part]
-    if not allowed.holds(value):
-      raise InputError(f'{field}={value!r} must be {allowed}')
+    _check_value(field, value, allowed)
+  read_data(config['data'])
   splits.check_fractions(config['data']['fractions'])
-  class_names('data.classes', config['data']['classes'])
-  unseen_classes(config['data']['unseen_classes'])
   _check_measures(config['encoder']['measures'])
+
+
+def read_data(data: Config) -> Config:
+  """Checks a config's section `data`; reads its fields that name classes.
+
+  Fields that it lacks, as one of another version, are not checked.
+
+  Raises:
+    InputError: a field is out of range.
+  """
+  for field, allowed in FIELDS.items():
+    section, _, name = field.rpartition('.')
+    if section == 'data' and name in data:
+      _check_value(field, data[name], allowed)
+  if 'crop' in data:
+    _check_crop(data['crop'])
+  found = dict(data)
+  if 'classes' in data:
+    found['classes'] = class_names('data.classes', data['classes'])
+  if 'unseen_classes' in data:
+    found['unseen_classes'] = unseen_classes(data['unseen_classes'])
+  return found
+
+
+def _check_value(field: str, value: Any, allowed: Range | Choice) -> None:
+  if not allowed.holds(value):
+    raise InputError(f'{field}={value!r} must be {allowed}')
+
+
+def _check_crop(value: Any) -> None:
+  good = isinstance(value, tuple | list) and len(value) == 4
+  if not good or not all(map(_COUNT_OR_OFF.holds, value)):
+    raise InputError(
+      f'data.crop={value!r} must be four counts of pixels: off the top,'
+      ' right, bottom and left'
+    )
 
 
 def _check_measures(value: Any) -> None:

@@ -82,11 +82,7 @@ def load_data(
   Raises:
     InputError: a field or file cannot be used.
   """
-  data = dict(config['data'])
-  if 'classes' in data:  # configs of other versions may lack a field
-    data['classes'] = config_check.class_names('data.classes', data['classes'])
-  if 'unseen_classes' in data:
-    data['unseen_classes'] = config_check.unseen_classes(data['unseen_classes'])
+  data = config_check.read_data(config['data'])
   with write_errors.explained(home.expand(config['data']['cache_dir'])):
     return config_file.build(
       pipeline.load,

@@ -42,8 +42,7 @@ def make(
     steps_per_epoch: turns epochs into steps.
 
   Raises:
-    InputError: the schedule is unknown, a multiple negative, or the warm-up as
-      long as the run.
+    InputError: the schedule is unknown, or the warm-up as long as the run.
   """
   total = epochs * steps_per_epoch
   warmup = round(warmup_epochs * steps_per_epoch)
@@ -60,12 +59,6 @@ def make(
     raise InputError(
       f'optimizer.schedule={schedule!r} is unknown; choose constant or cosine'
     )
-  for field, multiple in (
-    ('objective_rate', objective_rate),
-    ('encoder_rate', encoder_rate),
-  ):
-    if multiple < 0:
-      raise InputError(f'optimizer.{field}={multiple} must be 0 or more')
   rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
   rate = optax.join_schedules([rise, after], [warmup]) if warmup else after
   backbone, last = model.backbone, len(model.backbone.stages)

@@ -91,7 +91,8 @@ const grid = new Grid(byId('tiles'), describe, {press, point, sweep});
 
 function describe(row, place) {
   const kinds = [];
-  if (place >= line) kinds.push('below');
+  // Without a line, as one by one, none is paler than the others.
+  if (line && place >= line) kinds.push('below');
   if (place === focus) kinds.push('focused');
   if (marked.has(row)) kinds.push('marked');
   if (grid.sweeps(place)) kinds.push('swept');

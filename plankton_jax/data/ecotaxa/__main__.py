@@ -12,6 +12,7 @@ from plankton_jax.cli import command
 from plankton_jax.data.ecotaxa import (
   annotations,
   files,
+  names,
   read,
   rules,
   source,
@@ -54,7 +55,7 @@ def check_table(path: Path) -> int:
     found.lines, found.column('img_file_name'), strict=True
   ):
     try:
-      there = (path.parent / files.beside('', image)).is_file()
+      there = (path.parent / names.beside('', image)).is_file()
     except ValueError as error:
       reasons.append(f'line {line}, image {image}: {error}')
       continue

@@ -1,8 +1,9 @@
-"""Settles what an export says of its objects' taxa in more than one way."""
+"""Completes and settles what the rows of an export say of taxa."""
 
 import collections
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from plankton_jax.data.sources.objects import Object
 
@@ -15,6 +16,48 @@ _ORDER = ('validated', 'dubious', 'predicted')
 def tidy(name: str) -> str:
   """Writes a taxon in one way: composed characters, single blanks."""
   return ' '.join(unicodedata.normalize('NFC', name).split())
+
+
+class Annotated(NamedTuple):
+  """The annotation of each of a table's N rows."""
+
+  states: Sequence[str]
+  taxa: Sequence[str]
+  notes: Sequence[str]  # on columns that stand for others
+
+
+def complete(
+  states: Sequence[str],
+  taxa: Sequence[str],
+  lineages: Sequence[str],
+  numbers: Sequence[str],
+) -> Annotated:
+  """Fills in the states and taxa of a table that has none of them.
+
+  Where no row has a category, the last of its hierarchy, or else its number, is
+  the taxon. Where no row has a state, those with a category are validated.
+
+  Args:
+    states: [N].
+    taxa: [N] categories.
+    lineages: [N] hierarchies, root>...>taxon.
+    numbers: [N] EcoTaxa's of the taxa.
+  """
+  notes = []
+  if not any(taxa):
+    last = [lineage.rpartition('>')[2].strip() for lineage in lineages]
+    for name, values in (
+      ('object_annotation_hierarchy', last),
+      ('object_annotation_category_id', numbers),
+    ):
+      if any(values):
+        notes.append(f'no row has a category: {name} names the taxa')
+        taxa = values
+        break
+  if any(taxa) and not any(states):
+    notes.append('no row has a state: those with a category are validated')
+    states = ['validated' if taxon else '' for taxon in taxa]
+  return Annotated(states, taxa, notes)
 
 
 def settle(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.ecotaxa import annotations, files, numbers, table
+from plankton_jax.data.ecotaxa.annotations import Annotated
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
@@ -42,6 +43,7 @@ _COLUMNS = {
   'person': ('object_annotation_person_name',),
 }
 _TAXA = ('taxon', 'lineage')
+_ANNOTATION = ('status', 'taxon', 'lineage', 'category_id')
 _DEGREES = ('latitude', 'longitude')
 _POINTS = (*_DEGREES, 'depth_min', 'depth_max')
 # An export in which one of these is there twice is refused.
@@ -161,7 +163,7 @@ def _read_tables(opened: files.Files) -> _Tables:
     skipped += [(f'{name}:{line}', why) for line, why in found.bad]
     measured[name], unclear = numbers.read(found)
     notes += [f'{name}: {note}' for note in unclear]
-    annotated = _annotated(found)
+    annotated = annotations.complete(*(_field(found, x) for x in _ANNOTATION))
     notes += [f'{name}: {note}' for note in annotated.notes]
     for at, (line, rank, item) in enumerate(
       _objects(found, name, annotated, opened)
@@ -242,49 +244,14 @@ def _measures(
   return Measures(names, tuple(row.item.id for row in rows), values)
 
 
-class _Annotated(NamedTuple):
-  """The annotation of each row of a table."""
-
-  states: Sequence[str]
-  taxa: Sequence[str]
-  notes: Sequence[str]  # on columns that stand for others
-
-
-def _annotated(found: table.Table) -> _Annotated:
-  """Reads states and taxa of all rows.
-
-  Where no row has a category, the last of its hierarchy, or else its number, is
-  the taxon. Where no row has a state, those with a category are validated.
-  """
-  states, taxa = _field(found, 'status'), _field(found, 'taxon')
-  notes = []
-  if not any(taxa):
-    lineages = _field(found, 'lineage')
-    instead = {
-      'object_annotation_hierarchy': [
-        lineage.rpartition('>')[2].strip() for lineage in lineages
-      ],
-      'object_annotation_category_id': _field(found, 'category_id'),
-    }
-    for name, values in instead.items():
-      if any(values):
-        notes.append(f'no row has a category: {name} names the taxa')
-        taxa = values
-        break
-  if any(taxa) and not any(states):
-    notes.append('no row has a state: those with a category are validated')
-    states = ['validated' if taxon else '' for taxon in taxa]
-  return _Annotated(states, taxa, notes)
-
-
 def _objects(
-  found: table.Table, name: str, annotated: _Annotated, opened: files.Files
+  found: table.Table, name: str, annotated: Annotated, opened: files.Files
 ) -> Iterator[tuple[int, float, Object | str]]:
   """Yields (line, rank, object or why it is skipped) of each row.
 
   Objects of a table without annotation are unclassified.
   """
-  others = [field for field in _COLUMNS if field not in ('status', 'taxon')]
+  others = [field for field in _COLUMNS if field not in _ANNOTATION[:2]]
   columns = zip(
     found.lines,
     numbers.points(found.column('img_rank')),
@@ -344,7 +311,11 @@ def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
 
 
 def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
-  """Gives rows of one id and rank one image, if theirs are copies."""
+  """Gives rows of one id and rank one image, if theirs are copies.
+
+  An image that is gone, of an earlier copy of a table, is one that is there and
+  has its name.
+  """
   first: dict[str, str] = {}  # image -> the one that it is a copy of
   for alike in _collisions(rows):
     known: dict[bytes, str] = {}  # content -> the first image of this one
@@ -353,6 +324,11 @@ def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
       with contextlib.suppress(ValueError):
         content = hashlib.blake2b(opened.read(image)).digest()
         first[image] = known.setdefault(content, image)
+    there = {posixpath.basename(image): image for image in known.values()}
+    for row in alike:
+      image = row.item.image
+      if image not in first and posixpath.basename(image) in there:
+        first[image] = there[posixpath.basename(image)]
   return [
     row._replace(
       item=row.item._replace(image=first.get(row.item.image, row.item.image))

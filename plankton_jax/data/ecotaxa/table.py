@@ -326,7 +326,18 @@ def decode(data: bytes) -> str:
     text = data.decode()
   except UnicodeDecodeError:  # Tables that were joined may differ in encoding.
     text = ''.join(map(_decode_line, data.splitlines(keepends=True)))
+  text = '\n'.join(map(mend, text.split('\n')))
   return text.replace('\ufeff', '')  # marks of order, of each joined table
+
+
+def mend(text: str) -> str:
+  """Undoes UTF-8 that was read as Windows-1252, as in Ã© for é."""
+  if text.isascii():
+    return text
+  try:
+    return text.encode('cp1252').decode()
+  except UnicodeError:
+    return text
 
 
 def _decode_line(line: bytes) -> str:

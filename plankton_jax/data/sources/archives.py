@@ -111,8 +111,11 @@ def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
   """Reads a file of a zip archive.
 
   Raises:
-    ValueError: with the reason, if it is damaged or cannot be unpacked.
+    ValueError: with the reason, if it is refused, damaged, or cannot be
+      unpacked.
   """
+  if reason := zip_refusal(info):
+    raise ValueError(reason)
   with readable():
     return archive.read(info)
 

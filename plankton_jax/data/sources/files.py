@@ -1,5 +1,7 @@
 """Walks the files below a folder, past what systems and archivers leave."""
 
+import codecs
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,6 +36,18 @@ def is_image(name: str) -> bool:
   return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
+def decode_text(data: bytes) -> str:
+  """Decodes what an instrument writes: Latin-1, unless marked as Unicode."""
+  for mark, encoding in (
+    (codecs.BOM_UTF8, 'utf-8'),
+    (codecs.BOM_UTF16_LE, 'utf-16-le'),
+    (codecs.BOM_UTF16_BE, 'utf-16-be'),
+  ):
+    if data.startswith(mark):
+      return data.removeprefix(mark).decode(encoding, errors='replace')
+  return data.decode('latin-1')
+
+
 def expanded(
   path: str, field: str, what: str = 'the place of the images'
 ) -> Path:
@@ -66,6 +80,12 @@ def read(path: Path) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise ValueError(error.strerror or str(error)) from error
+
+
+def digest(path: Path) -> bytes:
+  """Hashes a file's content."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'blake2b').digest()
 
 
 def walk(root: Path) -> Iterator[Path]:

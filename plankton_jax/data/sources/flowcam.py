@@ -11,7 +11,7 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -49,12 +49,12 @@ def is_list(path: Path) -> bool:
   if path.suffix.lower() != '.lst' or not path.is_file():
     return False
   try:
-    with path.open(encoding='latin-1') as file:
-      start = file.read(_START)
+    with path.open('rb') as file:
+      start = _lines(file.read(_START))
   except OSError:
     return False
-  rows = start.split('\n')[2:]
-  return bool(_NAMED.match(start)) or any(
+  rows = start[2:]
+  return bool(_NAMED.match('\n'.join(start[:3]))) or any(
     row.count(':') >= _COLONS for row in rows
   )
 
@@ -116,15 +116,15 @@ def _particles(
   found: list[Particle] = []
   ids: set[int] = set()
   empty = 0
+  there = {file.name.lower(): file for file in sorted(path.parent.iterdir())}
   for line, row in _rows(path):
     place = f'{run}.lst:{line}'
     try:
       number, left, top, width, height = (
-        int(row[name]) for name in _COLUMNS if name != 'collage_file'
+        _whole(row[name]) for name in _COLUMNS if name != 'collage_file'
       )
-      collage = row['collage_file'].strip()
-      inside = collage and Path(collage).name == collage
-      if min(number, left, top) < 0 or not inside:
+      named = PureWindowsPath(row['collage_file'].strip())
+      if min(number, left, top) < 0 or not named.name or '..' in named.parts:
         raise ValueError
     except (KeyError, ValueError):
       skipped.append((place, 'not a line of a list'))
@@ -141,12 +141,25 @@ def _particles(
       Particle(
         f'{run}_{number:05d}',
         run,
-        path.with_name(collage),
+        there.get(named.name.lower(), path.with_name(named.name)),
         (left, top, left + width, top + height),
         ''.join(day.groups()) if day else '',
       )
     )
   return found, empty
+
+
+def _whole(text: str) -> int:
+  """Parses a whole number, which a program may have made 45.0."""
+  number = float(text)
+  if not number.is_integer():
+    raise ValueError
+  return int(number)
+
+
+def _lines(data: bytes) -> list[str]:
+  """Splits a list into lines, whatever ends them."""
+  return re.split('\r\n|\n|\r', files.decode_text(data))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -156,7 +169,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     InputError: the list cannot be read, or lacks a column.
   """
   try:
-    lines = path.read_text(encoding='latin-1').split('\n')
+    lines = _lines(path.read_bytes())
   except OSError as error:
     raise InputError(f'{one_line(path)}: {describe(error)}') from None
   remedy = (
@@ -186,8 +199,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
   for number, line in enumerate(lines[first:], start=first + 1):
     if line.strip():
       cells = line.split('|')
-      whole = len(cells) == len(columns)
-      yield number, dict(zip(columns, cells, strict=True)) if whole else {}
+      whole = len(cells) >= len(columns) and not any(cells[len(columns) :])
+      yield number, dict(zip(columns, cells, strict=False)) if whole else {}
 
 
 def _reader(found: list[Particle]) -> Callable[[str], bytes]:

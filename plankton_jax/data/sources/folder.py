@@ -5,8 +5,6 @@ import functools
 import hashlib
 import logging
 import os
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +13,10 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import flowcam
+from plankton_jax.data.sources import flowcam, levels
 from plankton_jax.data.sources.files import (
   PACKED,
+  digest,
   expanded,
   is_clutter,
   read,
@@ -29,18 +28,6 @@ from plankton_jax.errors import InputError, shorten_list
 
 log = logging.getLogger(__name__)
 
-LEVELS = ('auto', 'path', 'last')  # ways to read the folders' names
-
-# Top-level folders that are not classes, and what they are.
-_SIDES = {
-  'train': 'train',
-  'training': 'train',
-  'val': 'val',
-  'valid': 'val',
-  'validation': 'val',
-  'test': 'test',
-  'testing': 'test',
-}
 # What to do with files that are not read as images, by their endings.
 _REMEDIES = (
   (
@@ -62,7 +49,6 @@ _AS_LIST = 'name its columns as EcoTaxa does (docs/ecotaxa.md)'
 _LISTS = ('.csv', '.tsv', '.txt', '.xlsx')  # endings of lists of images
 _ZARR = frozenset(('.zarray', '.zgroup', 'zarr.json'))  # files of such a store
 _LONGEST = 500  # characters of a path that an error shows
-_YEAR = re.compile(r'(18|19|20)\d\d')
 
 
 class Listing(NamedTuple):
@@ -96,42 +82,33 @@ def scan(
     InputError: there is no such folder, no image in it, or the level is
       unknown; or, by 'auto', images lie in folders train and test themselves.
   """
-  if class_level not in LEVELS:
-    known = ', '.join(map(repr, LEVELS))
-    raise InputError(f'data.class_level={class_level!r} must be one of {known}')
+  levels.check(class_level)
   root = expanded(path, field, 'the folder of images')
   if not root.is_dir():
-    remedy = _remedy([root.suffix.lower()]) if root.is_file() else ''
-    if root.suffix.lower() in ('.zip', *PACKED, *_LISTS) and root.is_file():
-      remedy = 'unpack it, or open it as an EcoTaxa export'
-      if root.suffix.lower() in _LISTS:
-        remedy = f'{_AS_LIST}, and open it as an export'
-    instead = f': {remedy}' if remedy else ''
-    raise InputError(f'{field}: {one_line(root)} is not a folder{instead}')
-  found: list[str] = []
-  empty: list[str] = []
-  endings: collections.Counter[str] = collections.Counter()
-  hidden: list[str] = []
+    raise InputError(
+      f'{field}: {one_line(root)} is not a folder{_unfolded(root)}'
+    )
+  found = _Found([], [], [], collections.Counter())
   try:
-    _walk(root, '', (), found, empty, hidden, endings)
+    _walk(root, '', (), found)
   except RecursionError:
     raise InputError(f'{root}: folders are nested too deeply') from None
-  if not found:
+  if not found.images:
     raise InputError(
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{_instead(endings)}'
+      f'{_instead(found.others)}'
     )
   ids, skipped = [], []
-  for name in sorted(found):
+  for name in sorted(found.images):
     try:
       name.encode()
       ids.append(name)
     except UnicodeEncodeError:
       shown = os.fsencode(name).decode(errors='backslashreplace')
       skipped.append((shown, 'the file name is not UTF-8'))
-  others = dict(sorted(endings.items()))
+  others = dict(sorted(found.others.items()))
   _refuse_collages(root, ids, others, field)
-  classes, understood, doubts = _name_classes(root, ids, class_level)
+  classes, understood, doubts = levels.name_classes(ids, class_level, root)
   class_names = sorted(set(classes) - {''})
   index = {name: i for i, name in enumerate(class_names)} | {'': -1}
   return Listing(
@@ -146,16 +123,10 @@ def scan(
       root=root,
     ),
     others,
-    tuple(sorted(empty)),
+    tuple(sorted(found.empty)),
     understood,
-    (*_passed_over(root, hidden), *doubts),
+    (*_passed_over(root, found.hidden), *doubts),
   )
-
-
-def side(id: str) -> str:
-  """Names the split that the topmost of an image's folders means, or ''."""
-  folders = id.lower().split('/')[:-1]
-  return next((_SIDES[name] for name in folders if name in _SIDES), '')
 
 
 def scan_classes(
@@ -218,8 +189,7 @@ def fingerprint(found: Objects) -> str:
 
   def hash_file(name: str) -> bytes:
     try:
-      with open(Path(found.place, name), 'rb') as file:
-        return hashlib.file_digest(file, 'blake2b').digest()
+      return digest(Path(found.place, name))
     except OSError:
       return b''  # It is listed as skipped when the records are written.
 
@@ -238,26 +208,19 @@ def _read(root: Path, id: str) -> bytes:
   return read(root / id)
 
 
-def _name_classes(
-  root: Path, ids: Sequence[str], class_level: str
-) -> tuple[list[str], str, list[str]]:
-  """Names the class of each image by its folders; '' in the root itself.
-
-  Returns:
-    The names [N], what the folders on top are if they are no classes, and
-    doubts.
-  """
-  classes = [name.rpartition('/')[0] for name in ids]
-  understood, doubts = '', []
-  if class_level == 'auto':
-    _refuse_splits(root, classes)
-    above, understood = _recognise(classes)
-    classes = ['/'.join(name.split('/')[above:]) for name in classes]
-    doubts = _repeated(classes)
-  elif class_level == 'last':
-    classes = [name.rpartition('/')[2] for name in classes]
-  classes, joined = _composed(classes)
-  return classes, understood, [*doubts, *joined]
+def _unfolded(path: Path) -> str:
+  """Says what to do with a file that is given as a folder; '' if nothing."""
+  ending = path.suffix.lower()
+  if not path.is_file():
+    return ''
+  if ending in _LISTS:
+    return f': {_AS_LIST}, and open it as an export'
+  if ending in ('.zip', *PACKED):
+    return ': unpack it, or open it as an EcoTaxa export'
+  if _is_picture(path):
+    return ': give the folder that the image lies in'
+  remedy = _remedy([ending])
+  return f': {remedy}' if remedy else ''
 
 
 def _instead(others: Mapping[str, int]) -> str:
@@ -288,34 +251,6 @@ def _is_picture(file: Path) -> bool:
   return file.suffix.lower() in images.EXTENSIONS
 
 
-def _recognise(classes: Sequence[str]) -> tuple[int, str]:
-  """Finds folders on top that are no classes: splits or years.
-
-  They may lie in a single folder that holds all.
-
-  Returns:
-    How many folders to drop from each path, and what they are; 0 and '' if all
-    are classes.
-  """
-  paths = [name.split('/') for name in dict.fromkeys(classes)]
-  for above in range(min(map(len, paths)) if paths else 0):
-    tops = sorted({path[above] for path in paths})
-    if not any(path[above + 1 :] for path in paths):
-      break
-    if kind := _no_classes(tops):
-      named = ['/'.join([*paths[0][:above], top]) for top in tops]
-      shown = ', '.join(named)
-      if kind == 'years' and len(named) > 1:
-        shown = f'{named[0]} to {named[-1]}'
-      return above + 1, (
-        f'{shown} are {kind}, the folders in them classes;'
-        " data.class_level='path' reads each folder as a class"
-      )
-    if len(tops) > 1:
-      break
-  return 0, ''
-
-
 def _refuse_collages(
   root: Path, ids: Sequence[str], others: Mapping[str, int], field: str
 ) -> None:
@@ -332,64 +267,23 @@ def _refuse_collages(
       )
 
 
-def _refuse_splits(root: Path, classes: Sequence[str]) -> None:
-  """Raises InputError if all images lie in folders such as train and test."""
-  names = {name.rpartition('/')[2].lower() for name in classes}
-  if len(names) > 1 and names <= _SIDES.keys():
-    raise InputError(
-      f'{root}: images lie in {" and ".join(sorted({*classes}))} themselves:'
-      " put them in one folder a class there; data.class_level='path' takes"
-      ' these for classes'
-    )
+class _Found(NamedTuple):
+  """What a walk has come across, by paths below the root."""
 
-
-def _no_classes(tops: Sequence[str]) -> str:
-  sides = {_SIDES.get(top.lower()) for top in tops}
-  if None not in sides and len(sides) > 1:
-    return 'splits'
-  return 'years' if all(map(_YEAR.fullmatch, tops)) else ''
-
-
-def _repeated(classes: Sequence[str]) -> list[str]:
-  """Doubts classes most of which share their innermost folder's name."""
-  alike: dict[str, list[str]] = {}
-  names = sorted({*classes} - {''})
-  for name in names:
-    alike.setdefault(name.rpartition('/')[2], []).append(name)
-  several = [found for found in alike.values() if len(found) > 1]
-  if 2 * sum(map(len, several)) <= len(names):
-    return []
-  shown = ' and '.join(map(one_line, several[0][:2]))
-  return [
-    f'{len(several):,} folders of one name are classes of their own in each'
-    f" folder above, such as {shown}; data.class_level='last' joins them"
-  ]
-
-
-def _composed(classes: list[str]) -> tuple[list[str], list[str]]:
-  """Joins classes whose names differ by Unicode form alone, and says so."""
-  form = {name: unicodedata.normalize('NFC', name) for name in {*classes}}
-  count = collections.Counter(form.values())
-  joined = sorted(name for name, number in count.items() if number > 1)
-  if not joined:
-    return classes, []
-  shown = ', '.join(map(one_line, joined[:3]))
-  note = f'folders that differ by Unicode form alone are one class: {shown}'
-  return [form[name] if count[form[name]] > 1 else name for name in classes], [
-    note
-  ]
+  images: list[str]
+  empty: list[str]  # folders without an image
+  hidden: list[str]  # folders
+  others: collections.Counter[str]  # ending -> files
 
 
 def _walk(
   folder: Path,
   prefix: str,
   ancestors: tuple[tuple[int, int], ...],
-  found: list[str],
-  empty: list[str],
-  hidden: list[str],
-  others: collections.Counter[str],
+  found: _Found,
 ) -> None:
-  before = len(found), len(empty)
+  """Adds what lies in a folder, and below it, to what was found."""
+  before = len(found.images), len(found.empty)
   try:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
@@ -401,28 +295,23 @@ def _walk(
     raise InputError(f'{shown}: {error.strerror}') from error
   if not _ZARR.isdisjoint(entry.name for entry in entries):
     entries = []
-    others['.zarr'] += 1
+    found.others['.zarr'] += 1
   for entry in entries:
     name = prefix + entry.name
     if is_clutter([entry.name]):
       if entry.name.startswith('.') and _is_folder(entry):
-        hidden.append(name)
-      continue
-    if _is_folder(entry):
-      inner = (*ancestors, here)
-      _walk(
-        folder / entry.name, f'{name}/', inner, found, empty, hidden, others
-      )
+        found.hidden.append(name)
+    elif _is_folder(entry):
+      _walk(folder / entry.name, f'{name}/', (*ancestors, here), found)
     elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):
       ending = os.path.splitext(name)[1].lower()
-      if ending in images.EXTENSIONS or (
-        ending in ('', '.') and images.is_known(entry.path)
-      ):
-        found.append(name)
+      bare = ending in ('', '.')
+      if ending in images.EXTENSIONS or (bare and images.is_known(entry.path)):
+        found.images.append(name)
       else:
-        others[ending or 'no ending'] += 1
-  if prefix and before == (len(found), len(empty)):
-    empty.append(prefix[:-1])
+        found.others[ending or 'no ending'] += 1
+  if prefix and before == (len(found.images), len(found.empty)):
+    found.empty.append(prefix[:-1])
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -55,8 +55,18 @@ class _Format(NamedTuple):
 
 
 _FORMATS = (
-  _Format(re.compile(r'IFCB\d+_(\d{4}_\d{3}_\d{6})'), '%Y_%j_%H%M%S', 9, True),
-  _Format(re.compile(r'D(\d{8}T\d{6})_IFCB\d+'), '%Y%m%dT%H%M%S', 13, False),
+  _Format(
+    re.compile(r'IFCB\d+_(\d{4}_\d{3}_\d{6})', re.IGNORECASE),
+    '%Y_%j_%H%M%S',
+    9,
+    True,
+  ),
+  _Format(
+    re.compile(r'D(\d{8}T\d{6})_IFCB\d+', re.IGNORECASE),
+    '%Y%m%dT%H%M%S',
+    13,
+    False,
+  ),
 )
 
 
@@ -139,7 +149,7 @@ def find(place: Path) -> Objects | None:
   for name in sorted(every):  # .ADC before .adc, which counts
     file = PurePosixPath(name)
     if is_bin(file):
-      stem = file.with_suffix('').as_posix()
+      stem = file.with_name(file.stem.upper()).as_posix()
       parts[stem][file.suffix.lower()] = every[name]
   if not parts:
     return None
@@ -335,7 +345,7 @@ def _format(bin: str) -> _Format:
 
 def _text(bin: Bin, ending: str) -> str:
   with bin.open(ending) as file:
-    return file.read().decode('latin-1')
+    return files.decode_text(file.read())
 
 
 def _files(place: Path) -> Iterator[tuple[str, Open]]:
@@ -389,8 +399,6 @@ def _archived(path: Path) -> dict[str, Open]:
 
   @functools.lru_cache(maxsize=2)
   def unpack(name: str) -> bytes:
-    if reason := archives.zip_refusal(inside[name]):
-      raise ValueError(reason)
     return archives.read_zipped(archive, inside[name])
 
   def opened(name: str) -> BinaryIO:

@@ -93,11 +93,6 @@ class Objects(NamedTuple):
   items: tuple[Object, ...] = ()  # one for each id, or none
   root: Path | None = None  # where ids are the paths of files, their folder
 
-  @property
-  def total(self) -> int:
-    """Counts all that was read, kept or not."""
-    return len(self.ids) + len(self.skipped) + sum(self.left_aside.values())
-
   def take(self, rows: Sequence[int]) -> 'Objects':
     """Selects some images, in this order; what is skipped is of the whole."""
     return self._replace(
