@@ -105,12 +105,6 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
-def pytest_collection_finish():
-  """Leaves the libraries, which stay, out of every later search for cycles."""
-  gc.collect()
-  gc.freeze()
-
-
 def pytest_addoption(parser):
   parser.addoption(
     '--no-skips', action='store_true', help='Fail if any test is skipped.'
