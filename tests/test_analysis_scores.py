@@ -1,13 +1,11 @@
-import contextlib
-import sys
-
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy.spatial.distance import cdist
 from sklearn import metrics
 from sklearn.neighbors import KNeighborsClassifier
 
-from analysis.measures import classes, curves, scores, threads
+from analysis.measures import classes, curves, posterior, scores
 from tests.analysis_runs import blobs
 
 
@@ -284,24 +282,28 @@ def test_blocks_hold_every_row_once_and_no_more_than_there_is_room_for(
   assert len(list(classes.blocks(rows, 50))) == max(rows, 1)
 
 
-def test_products_take_one_thread_of_libraries_that_are_loaded_by_then(
-  monkeypatch,
-):
-  limited = []
+def test_products_take_one_thread_of_every_library(monkeypatch):
+  counts = []
 
-  @contextlib.contextmanager
-  def limit(*, limits):
-    limited.append((limits, 'sklearn.svm' in sys.modules))
-    yield
-    limited.append('left')
+  def watched(function):
+    def watch(*given, **named):
+      libraries = threadpoolctl.threadpool_info()
+      assert {'blas', 'openmp'} <= {each['user_api'] for each in libraries}
+      counts.append({each['num_threads'] for each in libraries})
+      return function(*given, **named)
 
-  monkeypatch.setattr(threads, 'threadpool_limits', limit)
-  monkeypatch.delitem(sys.modules, 'sklearn.svm', raising=False)
+    return watch
+
+  monkeypatch.setattr(scores, 'clusters', watched(scores.clusters))
+  monkeypatch.setattr(curves, 'fit', watched(curves.fit))
+  monkeypatch.setattr(posterior, '_logits', watched(posterior._logits))
   rows = blobs([6, 6])
-  scores.clustering(rows.embedding, rows.label)
-  assert limited == [(1, True), 'left']
-  monkeypatch.setattr(scores, 'MOST_CLUSTERED', 1)
-  found = scores.clustering(rows.embedding, rows.label)
-  assert np.isnan(found['nmi'][1]) and limited[2:] == limited[:2]
-  curves.learn('x', rows.embedding, rows.label, classifiers=('kNN',))
-  assert limited[4:] == limited[:2]
+  with threadpoolctl.threadpool_limits(limits=2):
+    scores.clustering(rows.embedding, rows.label)
+    monkeypatch.setattr(scores, 'MOST_CLUSTERED', 1)
+    found = scores.clustering(rows.embedding, rows.label)
+    assert np.isnan(found['nmi'][1])
+    curves.learn('x', rows.embedding, rows.label, classifiers=('kNN',))
+    far = rows.embedding[:, :2] ** 2
+    posterior.fit(far, rows.label, np.ones(len(far)))
+    assert len(counts) > 4 and all(each == {1} for each in counts)

@@ -7,13 +7,12 @@ Shrikumar 2020, arXiv:1901.06852, section 4.3), and a constant background. They
 are calibrated for the shares that the classes have among the fitted images.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from analysis.files.inputs import Embeddings
+from analysis.measures import threads
 
 BLOCK = 1024  # images whose distances to the whole gallery are in memory
 STEPS = 500  # of a fit, at most
@@ -98,7 +97,7 @@ def fit(
     return value, np.append(by_scale, slope)
 
   # Its matrices are so small that threads wait far longer than they compute.
-  with _threads().limit(limits=1, user_api='blas'):
+  with threads.single():
     found = optimize.minimize(
       loss,
       np.append(np.log(start.scale * unit), start.bias),
@@ -108,14 +107,6 @@ def fit(
       options={'maxiter': steps},
     )
   return Posterior(float(np.exp(found.x[0]) / unit), found.x[1:])
-
-
-@functools.cache
-def _threads() -> ThreadpoolController:
-  """Finds the threads of NumPy and SciPy, once, as that takes a fit's time."""
-  from scipy import optimize  # noqa: F401  (which loads those of SciPy)
-
-  return ThreadpoolController()
 
 
 def chances(posterior: Posterior, far: np.ndarray) -> np.ndarray:

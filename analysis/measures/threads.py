@@ -1,9 +1,10 @@
 """Keeps small products of matrices to one thread."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 @contextlib.contextmanager
@@ -11,11 +12,20 @@ def single() -> Iterator[None]:
   """Lets scikit-learn, SciPy and NumPy use one thread.
 
   Threads that wait for each other take many times as long as one, where there
-  are few rows. Only libraries that are loaded can be limited; so they are.
+  are few rows.
+  """
+  with _libraries().limit(limits=1):
+    yield
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+  """Finds the libraries that have threads, once: it takes a small fit's time.
+
+  Only what is loaded can be found; so it is.
   """
   import sklearn.cluster
   import sklearn.linear_model
   import sklearn.svm  # noqa: F401
 
-  with threadpool_limits(limits=1):
-    yield
+  return ThreadpoolController()
