@@ -19,7 +19,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.train import batches, sharding, state, step, store
 
-DEVICES, ROWS, STEPS, SIDE = 8, 24, 20, 8
+DEVICES, ROWS, STEPS, SIDE = 8, 24, 50, 8
 CLASSES = {'num_classes': 16, 'embedding_dim': 6}
 sharding.MANY_CLASSES = 16  # so that their prototypes are split
 FEW = CLASSES | {'num_classes': 15}
@@ -91,7 +91,7 @@ def batch(seed: int) -> dict[str, np.ndarray]:
 
 
 def compare(name: str, mesh: jax.sharding.Mesh) -> None:
-  """Takes 20 steps both ways, and some of them from the same state as well.
+  """Takes 50 steps both ways, and some of them from the same state as well.
 
   Mining lets two long runs part at a rounding error: there every step begins
   from the same state.
@@ -122,7 +122,7 @@ def compare(name: str, mesh: jax.sharding.Mesh) -> None:
     rows = sharding.split(mesh, whole)
     if name in MINED:
       eight = copied()
-    checked = i % 5 == 0
+    checked = i % 10 == 0
     start = copied() if checked else None
     eight, found = train_step(eight, rows, key, stage=stage)
     one, want = train_step(one, whole, key, stage=stage)
