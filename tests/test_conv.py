@@ -144,7 +144,10 @@ def test_the_kernels_gradient_sums_the_parts_of_all_cores(
   outputs = rng.normal(size=(batch, 3, 3, 5)).astype(np.float32)
   found = np.full((2, 2, 4, 5), np.nan, np.float32)
   way = onednn_library.KernelGradient(
-    images.shape, found.shape, outputs.shape, (2, 2), (0, 0, 0, 0), 'float32'
+    onednn_library.Geometry(
+      *(images.shape, found.shape, outputs.shape),
+      *((2, 2), (0, 0, 0, 0), 'float32'),
+    )
   )
   way(*(array.ctypes.data for array in (images, found, outputs)))
   windows = images.astype(float).reshape(batch, 3, 2, 3, 2, 4)

@@ -191,7 +191,7 @@ def distances_without(
 
 
 class _Nearest(NamedTuple):
-  """What a block of rows needs of all means."""
+  """Keeps of all means what a block of rows needs."""
 
   directions: np.ndarray  # [N, D] float32
   member: np.ndarray  # [N] the nearest mean

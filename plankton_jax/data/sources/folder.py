@@ -52,7 +52,7 @@ _LONGEST = 500  # characters of a path that an error shows
 
 
 class Listing(NamedTuple):
-  """What lies below a folder: its images, sorted by id, and what to say."""
+  """Holds what lies below a folder: its images, sorted by id, and notes."""
 
   images: Objects  # label -1 in the root itself
   others: Mapping[str, int]  # ending of files that are no images -> files
@@ -268,7 +268,7 @@ def _refuse_collages(
 
 
 class _Found(NamedTuple):
-  """What a walk has come across, by paths below the root."""
+  """Collects what a walk comes across, by paths below the root."""
 
   images: list[str]
   empty: list[str]  # folders without an image

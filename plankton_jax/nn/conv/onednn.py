@@ -44,21 +44,21 @@ def _register():
     handler.register(_TARGET.format(kind), run)
 
 
-def _kernel_gradient(images, kernel, outputs, strides, padding, dtype):
+def _kernel_gradient(geometry):
   """Leaves threads to oneDNN in float32, where they never wait for long."""
-  given = images, kernel, outputs, strides, padding, dtype
-  if dtype == 'bfloat16':
-    return onednn_library.KernelGradient(*given)
-  return onednn_library.Convolution('backward_weights', *given)
+  if geometry.dtype == 'bfloat16':
+    return onednn_library.KernelGradient(geometry)
+  return onednn_library.Convolution('backward_weights', geometry)
 
 
 def _runner(prepare, order):
-  def run(buffers, geometry):
+  def run(buffers, moves):
     images, kernel, outputs = (buffers[i] for i in order)
-    convolve = prepare(
+    geometry = onednn_library.Geometry(
       *(images.shape, kernel.shape, outputs.shape),
-      *(tuple(geometry[:2]), tuple(geometry[2:]), images.dtype),
+      *(tuple(moves[:2]), tuple(moves[2:]), images.dtype),
     )
+    convolve = prepare(geometry)
     convolve(images.address, kernel.address, outputs.address)
 
   return run

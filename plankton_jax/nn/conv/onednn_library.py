@@ -5,9 +5,8 @@ import functools
 import importlib.metadata
 import math
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +69,17 @@ def multiplies_bfloat16() -> bool:
   return found & _BFLOAT16_ISA == _BFLOAT16_ISA
 
 
+class Geometry(NamedTuple):
+  """Says which arrays a convolution takes, and how it moves over them."""
+
+  images: tuple[int, ...]  # [B, H, W, C]
+  kernel: tuple[int, ...]  # [h, w, C, F]
+  outputs: tuple[int, ...]  # [B, H', W', F]
+  strides: tuple[int, ...]  # down and across
+  padding: tuple[int, ...]  # top, bottom, left, right
+  dtype: str  # of images and outputs, 'float32' or 'bfloat16'
+
+
 class Convolution:
   """One pass of a convolution, for arrays of fixed shapes and types.
 
@@ -78,27 +88,14 @@ class Convolution:
 
   Args:
     kind: 'forward', 'backward_data' or 'backward_weights'.
-    images: [B, H, W, C].
-    kernel: [h, w, C, F].
-    outputs: [B, H', W', F].
-    strides: down and across.
-    padding: top, bottom, left, right.
-    dtype: of images and outputs, 'float32' or 'bfloat16'.
+    geometry: of all three passes.
 
   Raises:
     RuntimeError: oneDNN cannot make this convolution.
   """
 
-  def __init__(
-    self,
-    kind: str,
-    images: Sequence[int],
-    kernel: Sequence[int],
-    outputs: Sequence[int],
-    strides: Sequence[int],
-    padding: Sequence[int],
-    dtype: str,
-  ):
+  def __init__(self, kind: str, geometry: Geometry):
+    images, kernel, outputs, strides, padding, dtype = geometry
     roles, kernel_layout = _PASSES[kind]
     layouts = (_images_layout(images, dtype), _images_layout(outputs, dtype))
     plan = _plan(kind, *layouts, _kernel_axes(kernel), strides, padding, dtype)
@@ -154,34 +151,26 @@ class KernelGradient:
   theirs until it leaves: on a busy machine that took forty times as long. Here
   they sleep, which costs a tenth of a training step where nothing else runs.
 
-  Arguments and errors are those of `Convolution`, without `kind`.
+  Takes the geometry of the whole batch; errors are those of `Convolution`.
   """
 
-  def __init__(
-    self,
-    images: Sequence[int],
-    kernel: Sequence[int],
-    outputs: Sequence[int],
-    strides: Sequence[int],
-    padding: Sequence[int],
-    dtype: str,
-  ):
+  def __init__(self, geometry: Geometry):
+    images, kernel, outputs = geometry[:3]
     self._size = math.prod(kernel)
     parts = min(_cores(), images[0])
     self._bounds = _divided(images[0], parts)
     # A small gradient is summed sooner by one thread than by several.
     self._slices = _divided(self._size, min(parts, 1 + self._size // _ALONE))
     self._image, self._output = (
-      math.prod(shape[1:]) * _BYTES[dtype] for shape in (images, outputs)
+      math.prod(shape[1:]) * _BYTES[geometry.dtype]
+      for shape in (images, outputs)
     )
 
     def prepare(first, end):
-      part = end - first
-      return Convolution(
-        'backward_weights',
-        *((part, *images[1:]), kernel, (part, *outputs[1:])),
-        *(strides, padding, dtype),
+      part = geometry._replace(
+        images=(end - first, *images[1:]), outputs=(end - first, *outputs[1:])
       )
+      return Convolution('backward_weights', part)
 
     self._convolve = _each(prepare, *self._bounds)
 
