@@ -270,11 +270,11 @@ def draw(found: list[curves.Curve]) -> plt.Figure:
     va='bottom',
     ha='right',
   )
-  handles, texts = grid[0, 0].get_legend_handles_labels()
-  legend = figure.legend(
-    handles, texts, loc='outside upper center', ncols=min(5, len(names))
+  figure.legend(
+    *grid[0, 0].get_legend_handles_labels(),
+    loc='outside upper center',
+    ncols=min(5, len(names)),
   )
-  style.literal(legend)
   figure.supxlabel(
     f'Unseen classes. Line: mean of {curves.RESAMPLINGS} stratified splits,'
     f' {curves.TRAIN_SHARE:.0%} for training; band: where 95 % of such splits'

@@ -259,8 +259,7 @@ def draw(found: list[Confusions]) -> plt.Figure:
     )
     ax.set_title(
       f'{f.source} ({f.method})\naccuracy {f.accuracy:.1%},'
-      f' balanced {f.balanced_accuracy:.1%}',
-      parse_math=False,
+      f' balanced {f.balanced_accuracy:.1%}'
     )
     ax.set_xlabel('predicted')
   grid[0, 0].set_ylabel('true class')

@@ -114,11 +114,9 @@ def draw(
   width = (1 + ACROSS) * cell + gap
   height = TOP + max(1, -(-len(found) // ACROSS)) * LINE
   on = images.canvas(width, height)
-  # Names may hold $.
-  heading: dict[str, Any] = {'va': 'center', 'parse_math': False}
-  on.ax.text(0.02, 0.12, title, fontsize=11, **heading)
-  on.ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
-  on.ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)
+  on.ax.text(0.02, 0.12, title, fontsize=11, va='center')
+  on.ax.text(0.02, 0.5, 'query', fontsize=9, va='center')
+  on.ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, va='center')
   middle = cell + 0.45 * gap
   on.ax.plot([middle] * 2, [0.42, height], color='0.8', lw=0.6)
   images.put(on, 0.0, TOP, *query)

@@ -96,8 +96,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   ]
   below = figure.add_subplot(grid[1, :])
   below.axis('off')
-  legend = below.legend(handles=entries, loc='upper center', ncols=columns)
-  style.literal(legend)
+  below.legend(handles=entries, loc='upper center', ncols=columns)
   return figure
 
 
@@ -105,7 +104,7 @@ def _scatter(
   ax: plt.Axes, panel: Panel, colour: Mapping[str, style.Colour]
 ) -> None:
   """Draws the points of one source."""
-  ax.set_title(f'{panel.name}\n{panel.plane.how}', parse_math=False)
+  ax.set_title(f'{panel.name}\n{panel.plane.how}')
   ax.set(xticks=[], yticks=[])
   ax.spines[:].set(visible=True, color='0.85')
   for split, found in panel.splits.items():

@@ -220,7 +220,7 @@ def draw(found: list[Scores]) -> plt.Figure:
   )
   for f in found:
     ax = grid[0, splits.index(f.split)]
-    ax.set_title(f.split, parse_math=False)
+    ax.set_title(f.split)
     for k, interval in enumerate((f.micro, f.macro)):
       offset = (2 * sources.index(f.source) + k + 0.5) * step - 0.4
       at = np.arange(len(NAMES)) + offset
@@ -242,15 +242,12 @@ def draw(found: list[Scores]) -> plt.Figure:
     ax.set_xlim(min(0.0, ax.get_xlim()[0]), 1.02)
     ax.set_xlabel('score and 95 % interval')
     ax.tick_params(axis='y', length=0)
-  handles, texts = grid[0, 0].get_legend_handles_labels()
-  legend = figure.legend(
-    handles,
-    texts,
+  figure.legend(
+    *grid[0, 0].get_legend_handles_labels(),
     loc='outside upper center',
     ncols=min(4, len(sources)),
     fontsize=7,
   )
-  style.literal(legend)
   return figure
 
 

@@ -121,14 +121,12 @@ def draw(found: Sequence[Ranked]) -> plt.Figure:
     rotation=45,
     ha='right',
     rotation_mode='anchor',
-    parse_math=False,
   )
   for ax in (left, right):
     ax.set_axisbelow(True)
-  legend = figure.legend(
+  figure.legend(
     *left.get_legend_handles_labels(), loc='outside upper left', ncols=4
   )
-  style.literal(legend)
   right.set(
     xlabel='edges of the taxonomy from the true class',
     ylabel='test images',
