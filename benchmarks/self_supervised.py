@@ -250,7 +250,7 @@ def _fit(
   state = state.replace(
     step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params)
   )
-  make = batches.resident(data.images, data.labels, rows, None, run.measures)
+  make = batches.resident(run.columns, rows, None)
   for i in range(config['epochs'] * per_epoch):
     known = run.sampler(i) if labels else _NONE
     more = others(i) if variant.when != 'never' else _NONE

@@ -111,13 +111,14 @@ def test_new_images_are_named_as_surely_as_asked():
   (old, label), (new, true) = draws(3000), draws(3000, seed=9)
   old, new = lineages.likeliest(levels, old), lineages.likeliest(levels, new)
   limits = lineages.calibrate(levels, old, label, 0.9)
-  lines, measures = lineages.measure(grown, levels, new, true, limits)
+  lines, measures, far = lineages.measure(grown, levels, new, true, limits)
   assert [line['nodes'] for line in lines] == [2, 3, 5, 6]
   for line in lines:
     assert line['named'] == 0 or line['named_accuracy'] > 0.88
   accuracy = [line['accuracy'] for line in lines]
   assert accuracy == sorted(accuracy, reverse=True)
   assert measures['named_accuracy'] > 0.88
+  assert len(far) == measures['mistakes'] > 0
   shares = [line['named'] for line in lines]
   assert measures['named'] == pytest.approx(sum(shares)) and min(shares) > 0
 
@@ -150,7 +151,7 @@ def test_mistakes_are_counted_in_edges():
   true = np.array([place['Calanoida'], place['Copepoda'], place['Diatoma']])
   chance = np.eye(len(NAMES))[[place['Copepoda'], place['Copepoda'], 0]]
   found = lineages.likeliest(levels, chance)
-  _, measures = lineages.measure(grown, levels, found, true, (1.0,) * 4)
+  _, measures, _ = lineages.measure(grown, levels, found, true, (1.0,) * 4)
   assert measures['mistakes'] == 2
   assert measures['taxonomic_distance'] == (1 + 5) / 2
   # Copepoda is a right, if shallow, name of a calanoid.

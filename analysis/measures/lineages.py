@@ -189,7 +189,7 @@ def measure(
   found: Likeliest,
   true: np.ndarray,
   limits: Sequence[float],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, Any], np.ndarray]:
   """Measures accuracy by level and the mistakes on test images.
 
   Args:
@@ -204,7 +204,8 @@ def measure(
     this level names, and the accuracy of these. And measures of all images:
     `taxonomic_distance`, the mean number of edges between the class of a wrong
     image and the one predicted; `named`, the share that gets a node, and
-    `named_accuracy`, the share of these whose node holds the true class.
+    `named_accuracy`, the share of these whose node holds the true class. And
+    the edges of each mistake.
   """
   lines = []
   placed = place(tree, levels, found, limits)
@@ -231,12 +232,16 @@ def measure(
     )
   wrong = found.label != true
   far = edges(tree, levels, found.label[wrong], true[wrong])
-  return lines[::-1], {
-    'mistakes': int(wrong.sum()),
-    'taxonomic_distance': _mean(far),
-    'named': _mean(~left),
-    'named_accuracy': _mean(good[~left]),
-  }
+  return (
+    lines[::-1],
+    {
+      'mistakes': int(wrong.sum()),
+      'taxonomic_distance': _mean(far),
+      'named': _mean(~left),
+      'named_accuracy': _mean(good[~left]),
+    },
+    far,
+  )
 
 
 class Ranks(NamedTuple):
@@ -282,11 +287,8 @@ def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
   if fitted.held_out is None:
     return Ranks(tree, every, limits, remarks=remarks)
   tested = _likeliest_of(every, fitted, fitted.held_out.embedding)
-  true = fitted.held_out.label
-  lines, measures = measure(tree, every, tested, true, limits)
-  wrong = tested.label != true
-  far = edges(tree, every, tested.label[wrong], true[wrong])
-  return Ranks(tree, every, limits, lines, measures, far, remarks)
+  found = measure(tree, every, tested, fitted.held_out.label, limits)
+  return Ranks(tree, every, limits, *found, remarks)
 
 
 def place_images(

@@ -122,13 +122,11 @@ def measure(
   state = jax.jit(experiment.create)(key)
   state = sharding.place(experiment.mesh, state)
   stream = batches.training(
-    data.images,
-    data.labels,
+    experiment.columns,
     data.splits['train'],
     experiment.sampler,
     range(1 + _STEPS),
     experiment.mesh,
-    experiment.measures,
   )
   batch = next(stream)
   began = time.monotonic()
