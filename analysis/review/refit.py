@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from analysis.measures import groups
-from analysis.measures.openset import UNKNOWN
+from analysis.measures.openset import no_class
 from analysis.review.store import UNDECIDED, State
 
 BLOCK = 4096  # rows whose probabilities fit into a cache
@@ -85,7 +85,8 @@ def means(known: Known, white: np.ndarray, state: State) -> Means:
   index = {name: i for i, name in enumerate(names)}
   target = np.array([index[name] for name in state.names], int)
   # That it is unknown teaches no class.
-  teaches = np.array([name != UNKNOWN for name in state.names], bool)
+  none = no_class(known.names)
+  teaches = np.array([name != none for name in state.names], bool)
   rows = np.flatnonzero(state.label != UNDECIDED)
   rows = rows[teaches[state.label[rows]]]
   of = target[state.label[rows]]

@@ -7,10 +7,9 @@
 const byId = (id) => document.getElementById(id);
 const STEP = 10; // tiles by which the line moves
 const POLL = 2000; // ms between questions for others' decisions
-const SPECIAL = {u: 'unknown', a: 'artefact', l: 'not living'};
 const GROWN = 1.2; // a set passed over comes again when it promises so much more
 
-let about = {images: 0, seq: 0}; // of the review
+let about = {images: 0, seq: 0, special: {}, lineages: {}}; // of the review
 let now; // names, classes, labels and predictions
 let sets = []; // the list at the left
 let view = {kind: '', key: '', rows: new Int32Array(0), names: []};
@@ -143,10 +142,14 @@ function entry(kind, key, name, count, title) {
 }
 
 function drawNames() {
-  const names = new Set([...now.names, ...now.classes]);
+  const names = new Set([
+    ...now.names, ...now.classes, ...Object.keys(about.lineages),
+    ...Object.values(about.special)]);
   byId('names').replaceChildren(...[...names].sort().map((name) => {
     const option = document.createElement('option');
     option.value = name;
+    // What is typed is sought in lineages, too.
+    if (Object.hasOwn(about.lineages, name)) option.label = about.lineages[name];
     return option;
   }));
 }
@@ -414,7 +417,7 @@ document.addEventListener('keydown', (event) => {
   if (key === 'Enter' && event.shiftKey) {
     act = () => (marked.size ? nameChosen(byId('name').value) : undefined);
   }
-  if (key in SPECIAL) act = () => nameChosen(SPECIAL[key]);
+  if (key in about.special) act = () => nameChosen(about.special[key]);
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1];
   if (digit && event.shiftKey) {
     act = () => (view.names[digit - 1] ? take(view.names[digit - 1]) : undefined);
