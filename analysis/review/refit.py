@@ -129,10 +129,17 @@ def predict(
     state: what is decided, and which rows are not of a class.
     before: predictions after nearly the same decisions, from which fewer rounds
       lead to nearly the same chances.
+
+  Returns:
+    The predictions. While there is one class, undecided rows have none: nothing
+    tells what is not of it.
   """
+  rest = state.label == UNDECIDED
+  if before is not None and (before.first[rest] < 0).all():
+    before = None  # nothing was predicted
   index = {name: i for i, name in enumerate(of.names)}
   target = np.array([index[name] for name in state.names], int)
-  decided = np.flatnonzero(state.label != UNDECIDED)
+  decided = np.flatnonzero(~rest)
   label = target[state.label[decided]]
   decided, label = (part[of.present[label]] for part in (decided, label))
   barred = np.array(
@@ -162,6 +169,8 @@ def predict(
       chance[bars] = 0.0
       chance[decided] = 0.0
       chance[decided, label] = 1.0
+  if np.sum(of.present) < 2:
+    chance[rest] = 0.0
   chance = _shares(chance)
   return _summary(of.names, chance)
 

@@ -7,6 +7,7 @@
 const byId = (id) => document.getElementById(id);
 const STEP = 10; // tiles by which the line moves
 const POLL = 2000; // ms between questions for others' decisions
+const NAMELESS = 'Give a name first: a digit, or N and what you type.';
 const GROWN = 1.2; // a set passed over comes again when it promises so much more
 
 let about = {images: 0, seq: 0, special: {}, lineages: {}}; // of the review
@@ -75,7 +76,8 @@ function say(text) {
   said.textContent = text;
   said.hidden = false;
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => { said.hidden = true; }, 5000);
+  const time = Math.max(5000, 60 * text.length); // to read it
+  say.timer = setTimeout(() => { said.hidden = true; }, time);
 }
 
 // Runs one thing after another, and says what went wrong.
@@ -103,7 +105,7 @@ function describe(row, place) {
   const sure = Math.round(now.confidence[row] / 2.55);
   const name = now.classes[now.first[row]];
   // The name of the whole list would hide what differs.
-  return {text: name === view.name ? `${sure} %` : `${sure} % ${name}`, kinds};
+  return {text: name === view.name ? `${sure} %` : `${sure} %\u00a0${name}`, kinds};
 }
 
 function drawLists(decided) {
@@ -273,6 +275,7 @@ function take(name = byId('name').value) {
   if (!line) return nameChosen(name);
   const rows = taken();
   if (!rows.length) return say('Nothing is above the line.');
+  if (!name) return say(NAMELESS);
   return queue(async () => {
     const odd = [...marked].filter((row) => !rows.includes(row));
     await decide('take', {rows, odd, name});
@@ -283,7 +286,7 @@ function take(name = byId('name').value) {
 function nameChosen(name) {
   const rows = chosen();
   if (!rows.length) return undefined;
-  if (!name) return say('Give a name first: a digit, or N and what you type.');
+  if (!name) return say(NAMELESS);
   return queue(async () => {
     await decide('take', {rows, odd: [], name});
     if (!line) byId('name').value = ''; // the next image is another one
@@ -349,7 +352,8 @@ function turn(kind) {
 function writeTables(classes) {
   return queue(async () => {
     const answer = await json('write', {classes});
-    say([`${answer.folder}: ${answer.written.join(', ')}`, ...answer.notes].join('. '));
+    say([`Written to ${answer.folder}:`, answer.written.join(', '), ...answer.notes]
+      .join('\n'));
   });
 }
 
