@@ -6,7 +6,7 @@ from sklearn.calibration import calibration_curve
 
 from analysis.figures import reliability
 from analysis.files import result
-from analysis.measures import calibration, classes
+from analysis.measures import calibration
 
 
 def cross_entropy(logits, label, temperature):
@@ -54,7 +54,7 @@ def test_a_temperature_is_the_same_in_blocks(monkeypatch):
   label = rng.integers(0, 5, 40)
   logits = rng.normal(size=(40, 5)) + 2.0 * np.eye(5)[label]
   whole = calibration.temperature(logits, label)
-  monkeypatch.setattr(classes, 'ENTRIES', 15)  # three rows
+  monkeypatch.setattr(calibration, 'CACHED', 15)  # three rows
   assert calibration.temperature(logits, label) == pytest.approx(whole)
 
 

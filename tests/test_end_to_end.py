@@ -22,22 +22,23 @@ from tests.written import read_csv, read_log
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _launch(config, workdir, *more):
-  """launch.py in its own process, the config given by overrides."""
+def _training(config, workdir, *more):
+  """The arguments of launch.py, the config given by overrides."""
   flags = [
     f'--config.{name}={value}'
     for name, value in _flat(config)
     if value not in ('', {}, [])
   ]
+  return (
+    'launch.py', '--config=configs/smoke.py', f'--workdir={workdir}',
+    *flags, *more,
+  )  # fmt: skip
+
+
+def _launch(config, workdir):
+  """Starts launch.py in its own process."""
   return subprocess.Popen(
-    [
-      sys.executable,
-      'launch.py',
-      '--config=configs/smoke.py',
-      f'--workdir={workdir}',
-      *flags,
-      *more,
-    ],
+    [sys.executable, *_training(config, workdir)],
     cwd=ROOT,
     env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
     stdout=subprocess.DEVNULL,
@@ -96,15 +97,9 @@ def test_a_run_logs_every_step_validation_epoch_and_its_test(finished):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_embedding_files_hold_every_image_once(finished):
+def test_embedding_files_hold_every_image_once(finished, python):
   workdir, config, _ = finished
-  run = subprocess.run(
-    [sys.executable, '-m', 'analysis.embed', f'--workdir={workdir}'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  run = python('-m', 'analysis.embed', f'--workdir={workdir}')
   assert run.returncode == 0, run.stderr
   data = loop.load_data(config, workdir)
   encoder = checkpoints.load_encoder(workdir)
@@ -130,7 +125,7 @@ def test_embedding_files_hold_every_image_once(finished):
     encoder.embed(data.images[:2].astype(np.float32))
 
 
-def test_any_folder_can_be_embedded(finished, tmp_path):
+def test_any_folder_can_be_embedded(finished, tmp_path, python):
   from PIL import Image
 
   workdir = finished[0]
@@ -139,11 +134,10 @@ def test_any_folder_can_be_embedded(finished, tmp_path):
   picture.save(tmp_path / 'images/Copepoda/a.png')
   picture.save(tmp_path / 'images/b.png')
   out = tmp_path / 'other.npz'
-  command = [
-    sys.executable, '-m', 'analysis.embed', f'--workdir={workdir}',
+  python(
+    '-m', 'analysis.embed', f'--workdir={workdir}',
     f'--images={tmp_path}/images', f'--out={out}',
-  ]  # fmt: skip
-  subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+  ).check_returncode()  # fmt: skip
   rows = inputs.read_embeddings(out)
   assert dict(zip(rows.id.tolist(), rows.label.tolist(), strict=True)) == {
     'Copepoda/a.png': 0,
@@ -152,7 +146,7 @@ def test_any_folder_can_be_embedded(finished, tmp_path):
   np.testing.assert_allclose(rows.embedding[0], rows.embedding[1], atol=1e-6)
 
 
-def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
+def test_new_images_are_labelled_and_looked_up(finished, tmp_path, python):
   """The whole path after the embeddings, with the encoder's own images."""
   workdir, config, _ = finished
   data = loop.load_data(config, workdir)
@@ -163,15 +157,7 @@ def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
     (tmp_path / f'new/{i}.png').write_bytes(images.encode(pixels))
 
   def run(module, *more):
-    command = [sys.executable, '-m', module, f'--workdir={workdir}', *more]
-    done = subprocess.run(
-      command,
-      cwd=ROOT,
-      env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
-      capture_output=True,
-      text=True,
-      check=False,
-    )
+    done = python('-m', module, f'--workdir={workdir}', *more)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -318,10 +304,9 @@ def test_arcface_stops_early_and_keeps_the_best(
     (['stray'], "'stray'"),
   ],
 )
-def test_mistakes_are_one_line(flags, message, tmp_path, make_config):
-  process = _launch(make_config(), tmp_path / 'run', *flags)
-  _, said = process.communicate()
-  assert process.returncode == 2
-  lines = [line for line in said.splitlines() if line.startswith('error: ')]
+def test_mistakes_are_one_line(flags, message, tmp_path, make_config, python):
+  run = python(*_training(make_config(), tmp_path / 'run', *flags))
+  assert run.returncode == 2
+  lines = [x for x in run.stderr.splitlines() if x.startswith('error: ')]
   assert len(lines) == 1 and message in lines[0]
-  assert 'Traceback' not in said
+  assert 'Traceback' not in run.stderr

@@ -10,8 +10,14 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
+from plankton_jax.data.sources import (
+  contents,
+  folder,
+  ifcb,
+  levels,
+  objects,
+)
 from plankton_jax.data.sources import files as files_of
-from plankton_jax.data.sources import folder, ifcb, levels, objects
 from plankton_jax.errors import InputError
 
 
@@ -235,6 +241,48 @@ def test_fingerprint_follows_names_and_contents(tmp_path):
   (tmp_path / 'c').rename(tmp_path / 'd')
   seen.append(fingerprint())
   assert len(set(seen)) == 5
+
+
+def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
+  root, caches = tmp_path / 'images', tmp_path / 'caches'
+  for value, name in enumerate(('a/x.png', 'b/y.png', 'b/z.png')):
+    write(root / name, value)
+    os.utime(root / name, (1e9, 1e9))
+  (root / 'b/gone.png').symlink_to('nowhere')
+  read = []
+
+  def digest(path):
+    read.append(path.name)
+    return files_of.digest(path)
+
+  monkeypatch.setattr(contents, 'digest', digest)
+
+  def fingerprint():
+    read.clear()
+    found = folder.scan(str(root)).images
+    kept = folder.fingerprint(found, caches)
+    again = sorted(read)
+    assert kept == folder.fingerprint(found)  # of all that is there now
+    return again
+
+  assert fingerprint() == ['gone.png', 'x.png', 'y.png', 'z.png']
+  assert fingerprint() == ['gone.png']
+  write(root / 'b/y.png', 7)  # at a time that may not have passed yet
+  assert fingerprint() == fingerprint() == ['gone.png', 'y.png']
+  os.utime(root / 'b/y.png', (1e9, 1e9 + 1))
+  assert fingerprint() == ['gone.png', 'y.png']
+  (root / 'a/x.png').rename(root / 'a/w.png')
+  write(root / 'c/v.png', 8)
+  os.utime(root / 'c/v.png', (1e9, 1e9))
+  assert fingerprint() == ['gone.png', 'v.png', 'w.png']
+  assert fingerprint() == ['gone.png']
+  (kept,) = (caches / 'contents').iterdir()
+  kept.write_bytes(kept.read_bytes()[:200])  # torn
+  assert len(fingerprint()) == 5
+  kept.unlink()
+  kept.parent.rmdir()
+  kept.parent.write_text('no folder')  # nothing can be kept there
+  assert len(fingerprint()) == 5
 
 
 def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):

@@ -224,10 +224,9 @@ def _without_own(
   nearest, distance = placed.nearest.copy(), placed.distance.copy()
   for label in kinds:
     own, others = val.label == label, gallery.label != label
-    without = unknowns.fit(
+    without = unknowns.fit_rows(
       gallery.embedding[others],
       gallery.label[others],
-      val.embedding[~own],
       neighbours=labeller.NEIGHBOURS,
     )
     judged = unknowns.judge(

@@ -139,17 +139,17 @@ def fit(
   left out of its own class. Where the gallery is examples alone, a part of them
   at a time is left out of the whole fit. Without any of them nothing is fitted.
   """
+  of_val = None
   if val is None and len(examples) == len(gallery.label):
     seen, _, found, (rows, distance) = unknowns.fit_crosswise(
       gallery.embedding, gallery.label, neighbours=NEIGHBOURS
     )
   else:
-    seen = unknowns.fit(
-      gallery.embedding,
-      gallery.label,
-      None if val is None else val.embedding,
-      neighbours=NEIGHBOURS,
+    seen = unknowns.fit_rows(
+      gallery.embedding, gallery.label, neighbours=NEIGHBOURS
     )
+    of_val = None if val is None else unknowns.distances(seen, val.embedding)
+    seen = unknowns.scaled(seen, of_val)
     rows, found = unknowns.distances_without(seen, examples)
     rows = rows[calibration.sample(len(rows), len(seen.space.classes))]
     distance = whitened.squared_without(
@@ -157,10 +157,10 @@ def fit(
     )
   novelty = unknowns.score(seen, found).distance
   true = gallery.label[rows]
-  if val is not None:
+  if val is not None and of_val is not None:
     some = calibration.sample(len(val.label), len(seen.space.classes))
     distance = np.concatenate([squared(seen, val.embedding[some]), distance])
-    held_out = unknowns.judge(seen, val.embedding).distance
+    held_out = unknowns.score(seen, of_val).distance
     novelty = np.concatenate([held_out, novelty])
     true = np.concatenate([val.label[some], true])
   if not len(true):

@@ -66,7 +66,9 @@ def source(
   """
   started = time.monotonic()
   if source == 'folder':
-    selected = _from_source(folder.source(path, class_level), cache_dir)
+    selected = _from_source(
+      folder.source(path, class_level, cache_dir), cache_dir
+    )
   elif source == 'synthetic':
     from plankton_jax.data.drawn import plankton
 
