@@ -56,10 +56,7 @@ CHECK = flags.DEFINE_integer(
 CHECKED = flags.DEFINE_string(
   'checked', None, 'A table of id and class: images that a person checked.'
 )
-for name in (
-  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
-  'acceptance',
-):  # fmt: skip
+for name in ('images', 'export', 'by', 'pixel_um', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 20  # lines of counts in the terminal

@@ -29,7 +29,7 @@ QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
-for name in ('workdir', 'encoder', 'images', 'pixel_um', 'search', 'out'):
+for name in ('images', 'pixel_um', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure

@@ -59,10 +59,7 @@ OVERWRITE = flags.DEFINE_bool(
 SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
-for name in (
-  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out',
-  'export', 'acceptance', 'search',
-):  # fmt: skip
+for name in ('images', 'export', 'pixel_um', 'taxa', 'acceptance', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 

@@ -37,10 +37,7 @@ LABEL_FIRST = flags.DEFINE_integer(
 LEVEL = flags.DEFINE_float(
   'alarm_level', 0.05, 'Probability of a false alarm in any sample.'
 )
-for name in (
-  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
-  'acceptance',
-):  # fmt: skip
+for name in ('images', 'export', 'by', 'pixel_um', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 PERMUTATIONS = 999

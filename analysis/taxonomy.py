@@ -20,8 +20,7 @@ from analysis.files.taxa import Taxa
 from analysis.measures import fitted, lineages
 from plankton_jax.errors import InputError
 
-for name in ('workdir', 'embeddings', 'taxa', 'out'):
-  flags.declare_key_flag(name)  # --help shows it
+flags.declare_key_flag('taxa')  # --help shows it
 
 ACCEPTANCE = 0.95  # of the distances' thresholds, which play no part here
 
