@@ -198,10 +198,7 @@ def draw_labels(source: str, rows: Sequence[Row], read: Read) -> plt.Figure:
       [
         (row['id'], f'labelled\n{images.wrapped(row["label"])}'),
         *(
-          (
-            row[f'neighbour_{j}'],
-            images.wrapped(row[f'neighbour_{j}_label']),
-          )
+          (row[f'neighbour_{j}'], images.wrapped(row[f'neighbour_{j}_label']))
           for j in range(1, BESIDE + 1)
           if f'neighbour_{j}' in row
         ),

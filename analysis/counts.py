@@ -122,9 +122,7 @@ def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
 
 
 def describe_checks(
-  of_sample: Mapping[str, Checks],
-  found: Sequence[Sample],
-  added: Sequence[str],
+  of_sample: Mapping[str, Checks], found: Sequence[Sample], added: Sequence[str]
 ) -> list[str]:
   """Says what was checked, and what could not be corrected by it."""
   images = sum(len(one.rows) for one in of_sample.values())

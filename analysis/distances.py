@@ -122,11 +122,7 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
       for metric, measured in panels.items():
         measured.append(
           make_panel(
-            source.name,
-            split,
-            rows,
-            metric=metric,
-            include_self=include_self,
+            source.name, split, rows, metric=metric, include_self=include_self
           )
         )
   if not panels['euclidean']:

@@ -104,10 +104,7 @@ def shortened(key: str) -> str:
 
 
 def draw(
-  title: str,
-  query: tuple[np.ndarray, str],
-  found: list[Row],
-  read: Read,
+  title: str, query: tuple[np.ndarray, str], found: list[Row], read: Read
 ) -> plt.Figure:
   """Draws the query at the left, then its neighbours in lines."""
   cell, gap = images.CELL, images.GAP

@@ -35,13 +35,7 @@ from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.formats import darwin_core, ecotaxa
-from analysis.measures import (
-  fitted,
-  labeller,
-  lineages,
-  openset,
-  predictions,
-)
+from analysis.measures import fitted, labeller, lineages, openset, predictions
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
@@ -239,10 +233,7 @@ def make_files(
   if any(item.status or item.date for item in new.items):
     occurrences = list(
       darwin_core.rows(
-        found,
-        known,
-        references,
-        overwrite_validated=overwrite_validated,
+        found, known, references, overwrite_validated=overwrite_validated
       )
     )
     notes = notes + darwin_core.remarks(occurrences)

@@ -60,10 +60,7 @@ def measure(
   )
   chosen = classes.sample(labels, scores.SILHOUETTE_ROWS)
   whole = retrieval.per_query(
-    embeddings,
-    labels,
-    ks=KS,
-    queries=classes.sample(labels, scores.QUERIES),
+    embeddings, labels, ks=KS, queries=classes.sample(labels, scores.QUERIES)
   )
 
   def ranking(at: np.ndarray) -> dict[str, float]:

@@ -244,10 +244,7 @@ def test_new(
   permutations = max(PERMUTATIONS, int(np.ceil(2 * len(names) / asked.level)))
   tests = [
     drift.test(
-      reference,
-      sample.take(groups == name),
-      permutations=permutations,
-      rng=rng,
+      reference, sample.take(groups == name), permutations=permutations, rng=rng
     )
     for name in names
   ]

@@ -26,12 +26,7 @@ from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
-COLUMNS = (
-  'unseen MAP@R',
-  'unseen SVC n=30',
-  'test MAP@R',
-  'test macro MAP@R',
-)
+COLUMNS = ('unseen MAP@R', 'unseen SVC n=30', 'test MAP@R', 'test macro MAP@R')
 GAIN = 'gain in unseen MAP@R'
 
 

@@ -179,10 +179,7 @@ def grounds(options: recipes.Options, draws: int) -> list[recipes.Ground]:
 
 
 def specs(
-  chosen: dict[str, Contestant],
-  drawn: Sequence[recipes.Ground],
-  *,
-  seeds: int,
+  chosen: dict[str, Contestant], drawn: Sequence[recipes.Ground], *, seeds: int
 ) -> cells.Specs:
   """Builds the training specs of each contestant: each ground, each seed."""
   return {

@@ -44,10 +44,7 @@ def draw_counts(
     ax.errorbar(
       one.objects[kept],
       place,
-      xerr=[
-        (one.objects - one.low)[kept],
-        (one.high - one.objects)[kept],
-      ],
+      xerr=[(one.objects - one.low)[kept], (one.high - one.objects)[kept]],
       fmt='o',
       ms=4,
       lw=1.2,

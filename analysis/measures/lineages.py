@@ -61,9 +61,7 @@ def check(sure: float) -> None:
 
 
 def grow(
-  names: Sequence[str],
-  lineages: Mapping[str, Path],
-  ranks: Sequence[str] = (),
+  names: Sequence[str], lineages: Mapping[str, Path], ranks: Sequence[str] = ()
 ) -> Tree | None:
   """Places classes by their lineages; None if not two classes have one.
 
@@ -150,10 +148,7 @@ def calibrate(
 
 
 def place(
-  tree: Tree,
-  levels: Sequence[Level],
-  found: Likeliest,
-  limits: Sequence[float],
+  tree: Tree, levels: Sequence[Level], found: Likeliest, limits: Sequence[float]
 ) -> list[Placed]:
   """Gives each image its deepest sure node, called as the class that it is."""
   names = dict(zip(tree.paths, tree.names, strict=True))

@@ -68,7 +68,7 @@ def measures(sources: Sequence[Source], read: Read) -> list[Line]:
       _line(names, 'Epochs', _column(training, 'epochs', '{:.4g}')),
       _line(names, 'Minutes', _column(training, 'minutes', '{:.1f}')),
       _line(names, 'Images a second', _column(training, 'images/s', '{:.0f}')),
-    ],
+    ]
   }
   scores: dict[str, dict[str, dict[str, Any]]] = {}
   for row in read('retrieval') or []:

@@ -279,9 +279,7 @@ def _from_tfds(name: str, data_dir: str) -> Selected:
     fingerprint := records.fingerprint(builder),
     fingerprint,
     lambda: Read(
-      records.Records(builder),
-      skipped,
-      records.deepest(Path(builder.data_dir)),
+      records.Records(builder), skipped, records.deepest(Path(builder.data_dir))
     ),
     records.count(builder) + len(skipped),
     {},

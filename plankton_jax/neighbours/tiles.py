@@ -299,10 +299,7 @@ def _nearest_of(
 
 
 def _decoded(
-  queries: np.ndarray,
-  parts: list[np.ndarray],
-  tolerance: np.ndarray,
-  bits: int,
+  queries: np.ndarray, parts: list[np.ndarray], tolerance: np.ndarray, bits: int
 ) -> Nearest:
   """Unpacks the keys of each query, sorted, to one `Nearest`."""
   lengths = [len(part) for part in parts]

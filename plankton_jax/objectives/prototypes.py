@@ -165,8 +165,7 @@ def proxy_anchor(
     }
 
   return Objective(
-    init=lambda key: init_prototypes(key, num_classes, embedding_dim),
-    loss=loss,
+    init=lambda key: init_prototypes(key, num_classes, embedding_dim), loss=loss
   )
 
 

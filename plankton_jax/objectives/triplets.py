@@ -7,11 +7,7 @@ import jax.numpy as jnp
 from plankton_jax import distances, mining
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
-from plankton_jax.objectives.base import (
-  Objective,
-  masked_mean,
-  without_padding,
-)
+from plankton_jax.objectives.base import Objective, masked_mean, without_padding
 
 SELECTS = (*mining.SELECTS, 'all')
 FALLBACKS = ('nearest', 'none')

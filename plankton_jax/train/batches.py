@@ -91,10 +91,7 @@ def resident(
 
 
 def evaluation(
-  columns: Columns,
-  rows: np.ndarray,
-  size: int,
-  mesh: jax.sharding.Mesh | None,
+  columns: Columns, rows: np.ndarray, size: int, mesh: jax.sharding.Mesh | None
 ) -> Iterator[Batch]:
   """Yields all rows in batches of one size; `valid` is False on padding."""
   batch = streamed(columns, rows, mesh)

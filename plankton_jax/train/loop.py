@@ -335,10 +335,7 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
   logged = []
   for place, metrics in steps:
     failures.check_step(
-      metrics,
-      place.step,
-      image_names,
-      run.workdir if job.is_first() else None,
+      metrics, place.step, image_names, run.workdir if job.is_first() else None
     )
     logged.append(as_logged(metrics))
     run.log.write('train', place.logged, logged[-1])

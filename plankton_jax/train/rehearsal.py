@@ -60,10 +60,7 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(
-  config: Config,
-  workdir: str | pathlib.Path,
-  *,
-  accept_changes: bool = False,
+  config: Config, workdir: str | pathlib.Path, *, accept_changes: bool = False
 ) -> Rehearsal:
   """Begins a run, does a few of its steps, and keeps nothing of it.
 
