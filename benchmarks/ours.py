@@ -23,6 +23,7 @@ from plankton_jax import distances, host, objectives, retrieval
 from plankton_jax.data import pipeline, records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import folder as sources
 from plankton_jax.encoder import Encoder
 from plankton_jax.nn import encoders
@@ -211,9 +212,8 @@ def decode(*, folder: str, count: int, side: int) -> Job:
   directories = (folder / f'decoded-{n}' for n in itertools.count())
 
   def build():
-    settings = {'size': side, 'resize': 'stretch', 'channels': 1}
-    settings |= {'white': 255, 'crop': (0, 0, 0, 0)}
-    cache.build(next(directories), opened, (), **settings)
+    settings = Preprocessing(side, 'stretch', channels=1, white=255)
+    cache.build(next(directories), opened, (), settings)
 
   return each(build), {}
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import (
   contents,
   folder,
@@ -19,6 +20,8 @@ from plankton_jax.data.sources import (
 )
 from plankton_jax.data.sources import files as files_of
 from plankton_jax.errors import InputError
+
+SETTINGS = Preprocessing(size=8, resize='pad', channels=1)
 
 
 def write(path, value=0, shape=(6, 8)):
@@ -216,9 +219,7 @@ def test_16_bit_images_are_found_whatever_they_are_called(tmp_path):
     (tmp_path / name).write_bytes(stream.getvalue())
   images = folder.scan(str(tmp_path)).images
   assert objects.find_white(images) == 4095
-  decoded = objects.decoded(
-    images, size=8, resize='pad', channels=1, desc='test'
-  )
+  decoded = objects.decoded(images, SETTINGS, desc='test')
   for one in decoded:
     expected = np.floor(deep / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(one.pixels[..., 0], expected)
@@ -286,7 +287,6 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
 
 
 def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
-  settings = {'size': 8, 'resize': 'pad', 'channels': 1}
   for value, name in enumerate(('c.png', 'a.png', 'z/b.png')):
     write(tmp_path / name, value, shape=(8, 8))
   (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
@@ -294,7 +294,7 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   images = folder.scan(str(tmp_path)).images
   assert images.ids == ('a.png', 'bad.png', 'c.png', 'gone.png', 'z/b.png')
   assert images.labels.tolist() == [-1, -1, -1, -1, 0]
-  got = list(objects.decoded(images, **settings, desc='decode'))
+  got = list(objects.decoded(images, SETTINGS, desc='decode'))
   assert got.pop(3) == 'No such file or directory'
   assert got.pop(1) == 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   for one, value in zip(got, (1, 0, 2), strict=True):

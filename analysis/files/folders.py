@@ -108,13 +108,9 @@ def embed(
   if not found.ids and not found.skipped:
     raise InputError(f'{place} holds no object that can be read')
   white = white or find_white(encoder, found)
-  decoded = objects.decoded(
-    found,
-    **_fields(encoder),
-    white=white,
-    crop=originals.crop_of(encoder),
-    desc=desc,
-  )
+  crop = tuple(originals.crop_of(encoder))
+  settings = images.Preprocessing(**_fields(encoder), white=white, crop=crop)
+  decoded = objects.decoded(found, settings, desc=desc)
   known = found.measures.of(found.ids)
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
   skipped = [*found.skipped, *made.unread]
