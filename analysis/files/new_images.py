@@ -119,7 +119,7 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    rank = encoder.config['data'].get('image_rank')
+    rank = encoder.config['data']['image_rank']
     return from_objects(encoder, open_source(export, rank), pixel_um)
   if listed is None:
     assert images is not None
