@@ -28,7 +28,6 @@ from tqdm import tqdm
 from analysis.files import tables
 from benchmarks import cells, quality, recipes
 from plankton_jax import augment, host, retrieval
-from plankton_jax.cli import command
 from plankton_jax.data import pipeline
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import DivergedError, InputError
@@ -383,8 +382,4 @@ def main(values: flags.FlagValues) -> None:
 if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
-  command.run(
-    lambda argv: main(flags.FLAGS),
-    fast=True,
-    interrupted='interrupted; the same command goes on with the next run',
-  )
+  recipes.run(main)
