@@ -6,7 +6,6 @@ images, in the embedding, in raw pixels and in an untrained encoder's space.
 --grid=published --scaling=each --loss=hinge is the published experiment.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -201,7 +200,7 @@ def analyse(
     [Shown('classifiers: balanced accuracy (macro F1)', _table(found))],
     {'classifiers.csv': [row for f in found for row in curves.rows(f)]},
     {'classifiers.json': values},
-    {'classifiers': Drawing(functools.partial(draw, found), citations)},
+    {'classifiers': Drawing(lambda: draw(found), citations)},
   )
 
 

@@ -4,7 +4,6 @@
 the run has one, and by the nearest mean of the train embeddings.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -233,11 +232,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
         'matrices': [most_confused(f, MOST_WHOLE)._asdict() for f in found],
       }
     },
-    {
-      'confusions': Drawing(
-        functools.partial(draw, drawn), inputs.citations(sources)
-      )
-    },
+    {'confusions': Drawing(lambda: draw(drawn), inputs.citations(sources))},
   )
 
 

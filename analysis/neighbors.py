@@ -6,7 +6,6 @@ Euclidean, in the embedding. `--encoder=plankton --images=FOLDER` in place of
 the workdir searches a folder that nothing was trained on.
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -181,7 +180,7 @@ def analyse(
   pixels = read(query) if wanted.pixels is None else wanted.pixels
   title = f'{source.name}: the images most similar to {stem.name}'
   figure = Drawing(
-    functools.partial(draw, title, (pixels, text), found, read),
+    lambda: draw(title, (pixels, text), found, read),
     inputs.citations(sources),
   )
   return listed._replace(
@@ -201,8 +200,11 @@ def asked(sources: Sequence[Source]) -> Result:
   pixel_um = command.PIXEL_UM.value
   if command.IMAGES.value:
     images = folder.scan(command.IMAGES.value, field='--images').images
-    source = folders.collect(
-      source, folders.encoder(source), images, 'images', pixel_um
+    embedded = folders.embed(
+      folders.encoder(source), images, pixel_um=pixel_um, desc='images'
+    )
+    source = source._replace(
+      splits={'images': embedded.rows}, images=embedded.root
     )
   return analyse(
     [source],

@@ -10,7 +10,6 @@ the threshold by which classes are counted best. Given files,
 for any other images.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -318,12 +317,8 @@ def analyse(
     {**tables, 'novelty.csv': rows},
     {'novelty.json': {'acceptance': acceptance, 'scores': rows}},
     {
-      'novelty': Drawing(
-        functools.partial(figures.draw_curves, found), citations
-      ),
-      'novelty_scores': Drawing(
-        functools.partial(figures.draw_scores, found), citations
-      ),
+      'novelty': Drawing(lambda: figures.draw_curves(found), citations),
+      'novelty_scores': Drawing(lambda: figures.draw_scores(found), citations),
     },
   )
 

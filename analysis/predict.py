@@ -168,7 +168,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   figures: dict[str, Picture] = {}
   if fit.tested.ways:
     drawing = Drawing(
-      functools.partial(reliability.draw, fit.tested.ways),
+      lambda: reliability.draw(fit.tested.ways),
       inputs.citations(sources),
     )
     figures['reliability'] = result.render(drawing)

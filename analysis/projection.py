@@ -5,7 +5,6 @@ unit. Distances on the plane are not those of the embedding, so nothing is
 measured here.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -166,11 +165,7 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
     [Shown(title, tables.filled(summary))],
     {'projection.csv': [row for panel in panels for row in table(panel)]},
     {'projection.json': summary},
-    {
-      'projection': Drawing(
-        functools.partial(draw, panels), inputs.citations(sources)
-      )
-    },
+    {'projection': Drawing(lambda: draw(panels), inputs.citations(sources))},
   )
 
 

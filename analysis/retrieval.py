@@ -3,7 +3,6 @@
 `python -m analysis.retrieval --workdir=DIR`.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -201,7 +200,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     ],
     {'retrieval.csv': lines, 'retrieval_classes.csv': of_classes},
     {'retrieval.json': lines},
-    {'retrieval': Drawing(functools.partial(draw, found), citations)},
+    {'retrieval': Drawing(lambda: draw(found), citations)},
   )
 
 

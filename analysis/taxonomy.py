@@ -4,7 +4,6 @@
 those of the file, or of the EcoTaxa export that a run was trained on.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -83,11 +82,7 @@ def analyse(
     ],
     {'taxonomy.csv': lines},
     {'taxonomy.json': measures},
-    {
-      'taxonomy': Drawing(
-        functools.partial(draw, found), inputs.citations(sources)
-      )
-    },
+    {'taxonomy': Drawing(lambda: draw(found), inputs.citations(sources))},
   )
 
 

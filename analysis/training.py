@@ -3,7 +3,6 @@
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -107,9 +106,8 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
   ]
   drawn = [source for source, _ in logs.values()]
   stages = [(source.config or {}).get('curriculum', []) for source in drawn]
-  figure = functools.partial(
-    draw, list(logs), [log for _, log in logs.values()], stages
-  )
+  every = [log for _, log in logs.values()]
+  figure = lambda: draw(list(logs), every, stages)
   return Result(
     notes,
     [Shown('training', rows)],

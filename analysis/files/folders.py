@@ -214,24 +214,6 @@ def _name_skipped(
     raise source.none_readable(place, skipped)
 
 
-def collect(
-  source: Source,
-  encoder: 'Encoder',
-  images: Objects,
-  split: str,
-  pixel_um: float | None = None,
-) -> Source:
-  """Embeds a folder's images as those of an encoder's source, of one split.
-
-  `pixel_um` is as `embed` takes it.
-
-  Raises:
-    InputError: no image can be read.
-  """
-  found = embed(encoder, images, desc=split, pixel_um=pixel_um)
-  return source._replace(splits={split: found.rows}, images=found.root)
-
-
 def embed_one(
   encoder: 'Encoder', pixels: np.ndarray, pixel_um: float | None = None
 ) -> np.ndarray:

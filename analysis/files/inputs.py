@@ -377,8 +377,6 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
 def from_encoder(name: str) -> Source:
   """Makes the source of an encoder that has embedded nothing yet.
 
-  `folders.collect` adds the embeddings of a folder.
-
   Raises:
     InputError: there is no such encoder.
   """

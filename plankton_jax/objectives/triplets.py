@@ -1,6 +1,5 @@
 """Defines the triplet loss on mined triplets."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -64,8 +63,6 @@ def triplet(
 
   def loss(params, embeddings, batch, *, stage, key=None):
     del params
-    chex.assert_rank(embeddings, 2)
-    chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
     labels, valid = batch['label'], batch['valid']
     embeddings = without_padding(embeddings, valid)
