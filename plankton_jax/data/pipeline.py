@@ -15,7 +15,7 @@ from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.sources import levels
-from plankton_jax.data.sources.source import Measures
+from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
 
@@ -164,6 +164,13 @@ def load(
     rare=rare,
     seed=seed,
   )
+  if contrary := splits.contrary(decoded.digests, labels):
+    first = decoded.ids[contrary[0]].tolist()
+    log.warning(
+      '%s images have copies in other classes, such as %s and %s: keep one',
+      f'{sum(map(len, contrary)):,}',
+      *(one_line(first[at]) for at in (0, -1)),
+    )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
