@@ -132,8 +132,10 @@ def load(
     cache_dir=cache,
   )
   selected = select.choose(selected, classes)
-  # Unknown names are refused before anything is decoded.
-  used_classes.order(selected.class_names, unseen_classes, seed)
+  # Unknown names are refused before anything is decoded; of a count, as many
+  # are drawn afterwards as there may be.
+  named = 0 if isinstance(unseen_classes, int) else unseen_classes
+  used_classes.order(selected.class_names, named, seed)
   decoded = _decoded(
     selected,
     cache,
@@ -312,7 +314,7 @@ def _drawn(
     class_names[i] for i in np.flatnonzero(counts < splits.FEWEST).tolist()
   ]
   large = len(class_names) - len(small)
-  drawn = min(count, large - 2) if large >= 2 else count
+  drawn = min(count, max(large - 2, 0))
   before = split_file.unseen_classes(workdir / 'split.json')
   if before is not None and len(before) == count:
     return before

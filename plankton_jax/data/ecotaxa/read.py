@@ -427,8 +427,8 @@ def _alike(rows: Sequence[_Row], opened: files.Files) -> list[str]:
   further = sum(map(len, found)) - len(found)
   if 2 * further > len(rows):
     raise InputError(
-      f'{gives} and one img_rank to different images, as do most rows: give each'
-      ' object an id of its own, or number img_rank'
+      f'{gives} and one img_rank to different images, as most rows do: give'
+      ' each object an id of its own, or number img_rank'
     )
   return [
     f'{len(found):,} objects have several images of one img_rank, of which the'
