@@ -44,16 +44,27 @@ def is_image(name: str) -> bool:
   return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
-def decode_text(data: bytes) -> str:
-  """Decodes what an instrument writes: Latin-1, unless marked as Unicode."""
-  for mark, encoding in (
-    (codecs.BOM_UTF8, 'utf-8'),
-    (codecs.BOM_UTF16_LE, 'utf-16-le'),
-    (codecs.BOM_UTF16_BE, 'utf-16-be'),
+def utf16(data: bytes) -> str:
+  """Names the form of UTF-16 that a text is in; '' if it is in none.
+
+  Without a mark, every other of its first bytes is 0.
+  """
+  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    return 'utf-16'
+  start = data[:64]
+  for encoding, zeros, letters in (
+    ('utf-16-le', start[1::2], start[::2]),
+    ('utf-16-be', start[::2], start[1::2]),
   ):
-    if data.startswith(mark):
-      return data.removeprefix(mark).decode(encoding, errors='replace')
-  return data.decode('latin-1')
+    if zeros and not any(zeros) and all(letters):
+      return encoding
+  return ''
+
+
+def decode_text(data: bytes) -> str:
+  """Decodes what an instrument writes: Latin-1, unless it is Unicode."""
+  marked = 'utf-8-sig' if data.startswith(codecs.BOM_UTF8) else 'latin-1'
+  return data.decode(utf16(data) or marked, errors='replace')
 
 
 def expanded(
