@@ -1,3 +1,4 @@
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -51,10 +52,16 @@ def caches(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def python(tmp_path_factory):
-  """Runs `python ARGV...` in a fork, `python(*argv, cwd=ROOT, **env)`."""
-  with command_runner.started(tmp_path_factory.mktemp('python')) as run:
-    yield run
+def start_python(tmp_path_factory):
+  """Starts `python ARGV...` in a fork: `start(*argv, cwd=ROOT, **env)`."""
+  with command_runner.started(tmp_path_factory.mktemp('python')) as start:
+    yield start
+
+
+@pytest.fixture(scope='session')
+def python(start_python):
+  """Runs `python ARGV...` in a fork, to its end."""
+  return functools.partial(command_runner.finish, start_python)
 
 
 @pytest.fixture

@@ -46,6 +46,11 @@ def test_temperature_has_the_least_cross_entropy(seed):
     assert least <= cross_entropy(logits, label, other) + 1e-9
   # Logits of another unit are brought back.
   again = calibration.temperature(1e-3 * logits, label)
+  np.testing.assert_allclose(
+    calibration.confidence(logits, found),
+    calibration.softmax(logits, found).max(axis=1),
+    rtol=1e-12,
+  )
   assert again == pytest.approx(1e-3 * found, rel=1e-4)
 
 

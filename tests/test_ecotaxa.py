@@ -416,7 +416,9 @@ def test_ids_that_a_spreadsheet_rounded_are_an_error(tmp_path):
     row(n, object_id='2.02108E+13', sample_id='S', acq_id='A')
     for n in range(3, 9)
   ]
-  with pytest.raises(InputError, match=r'lines 5, 6, 7, 8, 9, 10 .*2108E\+13'):
+  with pytest.raises(
+    InputError, match=r'lines 5, 6, 7, 8, 9, 10 of .*2108E\+13'
+  ):
     read_back(tmp_path, {'ecotaxa.tsv': tsv(rows)})
   export = read_back(tmp_path, {'ecotaxa.tsv': tsv(rows[:4])})
   assert len(export.objects) == 4

@@ -111,6 +111,13 @@ def test_decimal_commas(cells, expected):
   assert list(numbers.points(cells.split())) == expected.split()
 
 
+def test_blanks_and_apostrophes_may_part_thousands():
+  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567']
+  values, bad = numbers.floats(cells)
+  np.testing.assert_allclose(values[:3], [1234.5, 12345678, 1234567])
+  assert bad == [3, 4]
+
+
 def test_commas_in_ranks_positions_and_measures(tmp_path):
   columns = (*COLUMNS, 'object_lat', 'object_lon', 'object_area', 'acq_pixel')
   found = export(
@@ -693,8 +700,15 @@ def test_several_images_of_one_rank_are_one_object_and_told(tmp_path):
   assert found.further == 1 and not found.skipped
   assert found.notes[0].startswith(
     '1 objects have several images of one img_rank, of which the first row of'
-    f' the table is taken, such as o00 in lines 2, 3 of {path}/ecotaxa.tsv: num'
+    f" the table is taken: lines 2, 3 of {path}/ecotaxa.tsv give the id 'o00';"
   )
+
+
+def test_one_id_for_most_images_is_no_id(tmp_path):
+  rows = [row(0, img_file_name=f'images/{n}.png') for n in range(4)]
+  packing.tree(tmp_path, {'ecotaxa.tsv': tsv([*rows, row(5)])})
+  with pytest.raises(InputError, match=r'lines 2, 3, 4, 5 of .* of its own'):
+    read.export(str(tmp_path))
 
 
 LISTED = [('images/0.png', 'Calanoida'), ('images/1.png', 'other<living')]

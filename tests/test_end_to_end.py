@@ -1,9 +1,6 @@
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -19,8 +16,6 @@ from plankton_jax.errors import InputError
 from plankton_jax.train import loop, sharding, store
 from tests.written import read_csv, read_log
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 
 def _training(config, workdir, *more):
   """The arguments of launch.py, the config given by overrides."""
@@ -33,18 +28,6 @@ def _training(config, workdir, *more):
     'launch.py', '--config=configs/smoke.py', f'--workdir={workdir}',
     *flags, *more,
   )  # fmt: skip
-
-
-def _launch(config, workdir):
-  """Starts launch.py in its own process."""
-  return subprocess.Popen(
-    [sys.executable, *_training(config, workdir)],
-    cwd=ROOT,
-    env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
 
 
 def _flat(tree, prefix=''):
@@ -183,7 +166,7 @@ def test_new_images_are_labelled_and_looked_up(finished, tmp_path, python):
 
 
 def test_killed_twice_and_resumed_ends_bitwise_equal(
-  finished, tmp_path, make_config
+  finished, tmp_path, start_python
 ):
   workdir, config, state = finished
   killed = tmp_path / 'killed'
@@ -191,15 +174,14 @@ def test_killed_twice_and_resumed_ends_bitwise_equal(
   # Before any checkpoint, and in the second epoch; tests/test_faults.py kills
   # as a checkpoint is written.
   for lines in (2, 10):
-    process = _launch(config, killed)
+    process = start_python(*_training(config, killed))
     while process.poll() is None:
       log = killed / 'metrics.jsonl'
       if log.exists() and log.read_text().count('\n') >= lines:
-        process.send_signal(signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
       time.sleep(0.002)
-    process.stderr.close()
     assert process.returncode == -signal.SIGKILL
-  process = _launch(config, killed)
+  process = start_python(*_training(config, killed))
   _, said = process.communicate()
   assert process.returncode == 0, said
   assert 'resuming' in said

@@ -158,8 +158,21 @@ def test_hidden_folders_with_images_are_doubted(tmp_path):
   listing = folder.scan_classes(str(tmp_path))
   assert listing.images.ids == ('a/x.png',)
   assert listing.doubts == (
-    'hidden folders with images are passed over: .5mm, a/.old',
+    'hidden folders and figures of runs are passed over: .5mm, a/.old',
   )
+
+
+def test_figures_of_a_run_are_no_images_of_its_folder(tmp_path):
+  for name in ('a/x.png', 'runs/1/analysis/map.png', 'analysis/y.png'):
+    write(tmp_path / name)
+  packing.tree(tmp_path / 'runs/1', {'config.json': b'', 'split.json': b''})
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.images.ids == ('a/x.png', 'analysis/y.png')
+  passed = 'hidden folders and figures of runs are passed over'
+  assert listing.doubts == (f'{passed}: runs/1/analysis',)
+  assert len([*files_of.walk(tmp_path)]) == 4
+  with pytest.raises(InputError, match=rf'holds no image .*; {passed}: ana'):
+    folder.scan(str(tmp_path / 'runs/1'))
 
 
 def test_images_without_an_ending_are_known_by_their_first_bytes(tmp_path):
@@ -175,7 +188,7 @@ def test_sets_of_other_formats_are_told_what_to_do(tmp_path):
   )
   with pytest.raises(InputError, match=r'1 of .zarr\): export their images as'):
     folder.scan(str(tmp_path / 'z'))
-  with pytest.raises(InputError, match='is not a folder: name its columns as'):
+  with pytest.raises(InputError, match='not a folder: if it lists images, '):
     folder.scan(str(tmp_path / 'list.csv'))
   write(tmp_path / 'x.png')
   with pytest.raises(InputError, match=r'x.png lies .*; or, of a list of imag'):

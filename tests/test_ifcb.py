@@ -266,6 +266,32 @@ def test_a_line_that_is_cut_off_is_no_region(tmp_path):
   assert found.skipped == ((f'{NEW}_00003', 'not a line of an .adc'),)
 
 
+@pytest.mark.parametrize('name', [OLD, NEW])
+@pytest.mark.parametrize('kept', [0, 1, 2])
+def test_regions_of_lines_that_are_lost_are_named(tmp_path, name, kept):
+  regions = [(n, 0, 0, pixels(n, (5, 9))) for n in (1, 2)]
+  file = make(tmp_path, name, regions, lead=name == OLD) / f'{name}.adc'
+  lines = file.read_text().splitlines(keepends=True)
+  file.write_text(''.join(lines[:kept]))
+  (tmp_path / f'{name} (1).roi').write_bytes(b'x')
+  found = ifcb.objects(str(tmp_path))
+  assert len(found.ids) == kept
+  lost = f'{45 * (2 - kept) + (kept == 0 and name == OLD)} bytes of .roi are of'
+  assert found.skipped == (
+    (f'{name} (1).roi', 'not the name that the instrument gives a bin'),
+    *[(name, f'{lost} no line of .adc: copy it again')][kept == 2 :],
+  )
+
+
+def test_a_table_beside_bins_is_told_and_opens_by_itself(tmp_path, caplog):
+  make(tmp_path, NEW, [(1, 0, 0, pixels(0, (5, 9)))])
+  file = tmp_path / 'ecotaxa_a.tsv'
+  file.write_text('object_id\timg_file_name\na\ta.png\n')
+  assert select.objects(str(tmp_path)).ids == (f'{NEW}_00001',)
+  assert f'{file}: the IFCB bins beside it are read' in caplog.text
+  assert len(select.objects(str(file)).ids) == 1
+
+
 def test_a_copy_of_a_bin_and_images_beside_are_left_out(tmp_path):
   regions = [(1, 0, 0, pixels(0, (5, 9)))]
   for place in ('a', 'b/c', '.trash'):

@@ -503,6 +503,7 @@ def test_two_classes_to_train_on_are_left(root, load, caplog):
   assert {i[0] for i in ids(data, 'rare')} == set('acd')
   assert 'only 0 can be held out' in caplog.text
   assert load(unseen_classes=2).class_names == data.class_names
+  assert load(unseen_classes=9).class_names == data.class_names
 
 
 def test_original_sizes_are_kept(root, load):

@@ -76,11 +76,11 @@ def run(site, tmp_path_factory):
   Its dependencies are this environment's; the repository is not on the path.
   """
   folder = tmp_path_factory.mktemp('elsewhere')
-  with command_runner.started(folder, site) as python:
+  with command_runner.started(folder, site) as start:
 
     def run(name, *more):
       script = name if name.startswith('-') else site / 'bin' / name
-      done = python(script, *more, cwd=folder)
+      done = command_runner.finish(start, script, *more, cwd=folder)
       assert done.returncode == 0, done.stdout + done.stderr
       return done.stdout
 
@@ -131,6 +131,7 @@ def test_the_changelog_has_the_version():
 
 def test_a_run_from_the_wheel_alone(run, caches):
   fields = SMALL | {
+    'curriculum': "((0,'easy','semihard'),)",  # as in other tests
     'compilation_cache_dir': caches / 'compiled',
     'data.cache_dir': caches / 'data',
   }

@@ -33,6 +33,13 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
   return special.softmax(logits / temperature, axis=1)
 
 
+def confidence(logits: np.ndarray, temperature: float) -> np.ndarray:
+  """Computes the largest [N] of the probabilities of `softmax`."""
+  gaps = logits - logits.max(axis=1, keepdims=True)
+  gaps /= temperature
+  return 1.0 / np.exp(gaps, out=gaps).sum(axis=1)
+
+
 def sample(images: int, classes: int) -> np.ndarray:
   """Draws the images, in order, that a temperature is fitted on.
 

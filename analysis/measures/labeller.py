@@ -199,8 +199,7 @@ def guess(
   label, sure = [], []
   for apart in squared_in_blocks(labeller.seen, embedding):
     label.append(apart.argmin(axis=1))
-    chance = calibration.softmax(-apart, labeller.temperature)
-    sure.append(chance.max(axis=1))
+    sure.append(calibration.confidence(-apart, labeller.temperature))
   return np.concatenate(label), np.concatenate(sure)
 
 

@@ -16,7 +16,7 @@ from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
 from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import levels
-from plankton_jax.data.sources.source import Measures
+from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
 
@@ -133,8 +133,10 @@ def load(
     cache_dir=cache,
   )
   selected = select.choose(selected, classes)
-  # Unknown names are refused before anything is decoded.
-  used_classes.order(selected.class_names, unseen_classes, seed)
+  # Unknown names are refused before anything is decoded; of a count, as many
+  # are drawn afterwards as there may be.
+  named = 0 if isinstance(unseen_classes, int) else unseen_classes
+  used_classes.order(selected.class_names, named, seed)
   settings = Preprocessing(size, resize, channels, white, tuple(crop))
   decoded = _decoded(selected, cache, settings)
   if decoded.skipped and on_bad_image == 'raise':
@@ -158,6 +160,13 @@ def load(
     rare=rare,
     seed=seed,
   )
+  if contrary := splits.contrary(decoded.digests, labels):
+    first = decoded.ids[contrary[0]].tolist()
+    log.warning(
+      '%s images have copies in other classes, such as %s and %s: keep one',
+      f'{sum(map(len, contrary)):,}',
+      *(one_line(first[at]) for at in (0, -1)),
+    )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
@@ -299,7 +308,7 @@ def _drawn(
     class_names[i] for i in np.flatnonzero(counts < splits.FEWEST).tolist()
   ]
   large = len(class_names) - len(small)
-  drawn = min(count, large - 2) if large >= 2 else count
+  drawn = min(count, max(large - 2, 0))
   before = split_file.unseen_classes(workdir / 'split.json')
   if before is not None and len(before) == count:
     return before

@@ -28,7 +28,7 @@ from plankton_jax.errors import InputError
 # Names that its importer looks for, though in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 TEXTS = ('.tsv', '.txt', '.csv')  # endings of tables with other names
-_TABLES = (*TEXTS, '.xlsx', '.xls', '.ods', '.gz', '.json', '.parquet')
+_TABLES = (*TEXTS, '.xlsx', '.xls', '.ods', '.gz', '.parquet')
 _TWICE = 'another file of this name comes later in the archive, and is read'
 
 _DEEPEST = 3  # zip archives inside each other
@@ -93,7 +93,7 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     remedy = ': unpack it' if packed_otherwise else ''
     if is_image(place.name):
       remedy = ': give the folder that the image lies in'
-    elif not remedy and place.suffix.lower() in _TABLES:
+    elif not remedy and place.suffix.lower() in (*_TABLES, '.json'):
       remedy = ': save it as tab-separated text'
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'

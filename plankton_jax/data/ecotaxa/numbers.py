@@ -31,6 +31,8 @@ _LEAST_UM = 0.2  # a smaller pixel is given in millimetres
 
 # One decimal comma. In front of just three digits it may part thousands.
 _COMMA = re.compile(r'([+-]?\d*),(\d+)((?:[eE][+-]?\d+)?)')
+# A blank or an apostrophe between thousands.
+_THOUSANDS = re.compile(r"(?<=\d)[\s'’](?=\d{3}(?!\d))")
 
 
 class Numbers(NamedTuple):
@@ -150,7 +152,8 @@ def floats(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
   """
   found = np.full(len(values), np.nan)
   bad = []
-  for row, value in enumerate(points(values)):
+  whole = [_THOUSANDS.sub('', value) for value in values]
+  for row, value in enumerate(points(whole)):
     if value.lower() in NO_VALUE:
       continue
     try:

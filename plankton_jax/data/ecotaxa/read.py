@@ -408,24 +408,32 @@ def _alike(rows: Sequence[_Row], opened: files.Files) -> list[str]:
   """Notes objects of which a table gives several images one rank.
 
   Raises:
-    InputError: their ids look rounded, so that these are several objects.
+    InputError: these are several objects, as most rows are such, or as their
+      ids look rounded.
   """
   found = _collisions(rows)
   if not found:
     return []
-  first = next((own for own in found if _is_rounded(own[0])), found[0])
+  rounded = [own for own in found if _is_rounded(own[0])]
+  first = (rounded or found)[0]
   place = _named(opened, first[0].table)
   lines = shorten_list([str(row.line) for row in first], _LINES)
-  id = first[0].item.object_id
-  if _is_rounded(first[0]):
+  gives = f'lines {lines} of {place} give the id {first[0].item.object_id!r}'
+  if rounded:
     raise InputError(
-      f'{place}: lines {lines} give the id {id!r}, which looks rounded by a'
-      ' spreadsheet, to different images: restore the ids'
+      f'{gives}, which looks rounded by a spreadsheet, to different images:'
+      ' restore the ids'
+    )
+  further = sum(map(len, found)) - len(found)
+  if 2 * further > len(rows):
+    raise InputError(
+      f'{gives} and one img_rank to different images, as most rows do: give'
+      ' each object an id of its own, or number img_rank'
     )
   return [
     f'{len(found):,} objects have several images of one img_rank, of which the'
-    f' first row of the table is taken, such as {one_line(id)} in lines {lines}'
-    f' of {place}: number img_rank, or give each object an id of its own'
+    f' first row of the table is taken: {gives}; number img_rank, or give each'
+    ' object an id of its own'
   ]
 
 

@@ -1,12 +1,12 @@
 """One EcoTaxa table: header, types if there are any, and rows of text."""
 
-import codecs
 import csv
 import io
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from plankton_jax.data.sources import files
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
@@ -313,7 +313,7 @@ def decode(data: bytes) -> str:
 
   Lines that are no UTF-8 are of one of `_OLD`.
   """
-  if encoding := _utf16(data):
+  if encoding := files.utf16(data):
     return data.decode(encoding, errors='replace')
   if old := old_encoding(data):  # of some lines alone, if tables were joined
     lines = data.splitlines(keepends=True)
@@ -324,30 +324,13 @@ def decode(data: bytes) -> str:
   return text.replace('\ufeff', '')  # marks of order, of each joined table
 
 
-def _utf16(data: bytes) -> str:
-  """Names the form of UTF-16 that a text is in; '' if it is in none.
-
-  Without a mark, every other byte of the header is 0.
-  """
-  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-    return 'utf-16'
-  start = data[:64]
-  for encoding, zeros, letters in (
-    ('utf-16-le', start[1::2], start[::2]),
-    ('utf-16-be', start[::2], start[1::2]),
-  ):
-    if zeros and not any(zeros) and all(letters):
-      return encoding
-  return ''
-
-
 def old_encoding(data: bytes) -> str:
   """Tells which of `_OLD` a text is in; '' if it is Unicode.
 
   In the right one, what follows a small letter is one itself, or an apostrophe;
   Windows' own is taken where both do alike.
   """
-  if _utf16(data):
+  if files.utf16(data):
     return ''
   try:
     data.decode()

@@ -39,6 +39,8 @@ NO_CROP = (0, 0, 0, 0)
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _ORIENTATION = 0x0112  # in Exif
 _PHOTOMETRIC = 0x0106  # in TIFF
+_SAMPLE_FORMAT = 0x0153  # in TIFF, of each channel
+_SIGNED = 2
 
 # MAX_PIXELS refuses what PIL only warns of.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -248,6 +250,12 @@ def _open(data: bytes) -> Image.Image:
     raise ValueError(
       '16 bits that count from white to black: save it from black to white'
     )
+  # PIL takes signed pixels of 8 bits for unsigned ones.
+  signed = _SIGNED in getattr(image, 'tag_v2', {}).get(_SAMPLE_FORMAT, ())
+  if signed or image.mode in ('I', 'F'):
+    raise ValueError(
+      'signed or 32-bit pixels have no known range: save as unsigned 16-bit'
+    )
   return image
 
 
@@ -293,8 +301,6 @@ def _plain(image: Image.Image, white: int) -> Image.Image:
     image = ImageOps.exif_transpose(image)
   if image.mode.startswith('I;16'):
     return _from_16_bits(image, white)
-  if image.mode in ('I', 'F'):
-    raise ValueError('32-bit pixels have no known range: save as 16-bit')
   if image.has_transparency_data:
     image = _on_background(image.convert('RGBA'))
   if image.mode not in ('L', 'RGB'):
