@@ -168,8 +168,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   figures: dict[str, Picture] = {}
   if fit.tested.ways:
     drawing = Drawing(
-      lambda: reliability.draw(fit.tested.ways),
-      inputs.citations(sources),
+      lambda: reliability.draw(fit.tested.ways), inputs.citations(sources)
     )
     figures['reliability'] = result.render(drawing)
     csvs['reliability.csv'] = reliability.rows(fit.tested.ways)
