@@ -219,9 +219,9 @@ def best_acceptance(
 ) -> Best | None:
   """Chooses the acceptance at which counts of classes are nearest the truth.
 
-  It is one of SHARES for which `val` is large enough, of equal ones the largest.
-  It is chosen on all images; its dissimilarity is the mean over halves, of the
-  acceptance that the other half chooses.
+  It is one of SHARES for which `val` is large enough, of equal ones the
+  largest. It is chosen on all images; its dissimilarity is the mean over
+  halves, of the acceptance that the other half chooses.
 
   Args:
     true: [N] classes 0 ... unknown.
