@@ -31,10 +31,7 @@ SMALLEST = flags.DEFINE_integer(
 AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
-for name in (
-  'workdir', 'encoder', 'embeddings', 'images', 'export', 'pixel_um', 'pile',
-  'out', 'acceptance', 'search',
-):  # fmt: skip
+for name in ('images', 'export', 'pixel_um', 'pile', 'acceptance', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 12  # groups in the terminal

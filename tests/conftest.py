@@ -1,3 +1,4 @@
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -7,7 +8,7 @@ import pytest
 
 from configs import smoke
 from plankton_jax.files import encoder_folder
-from tests import tiny_encoder
+from tests import command_runner, tiny_encoder
 
 # Tests compile far more than they compute: code that is quick to make. JAX ends
 # the process at a flag that it does not know, as later releases the second.
@@ -48,6 +49,19 @@ def caches(tmp_path_factory):
   folder = session / 'caches'
   folder.mkdir(exist_ok=True)
   return folder
+
+
+@pytest.fixture(scope='session')
+def start_python(tmp_path_factory):
+  """Starts `python ARGV...` in a fork: `start(*argv, cwd=ROOT, **env)`."""
+  with command_runner.started(tmp_path_factory.mktemp('python')) as start:
+    yield start
+
+
+@pytest.fixture(scope='session')
+def python(start_python):
+  """Runs `python ARGV...` in a fork, to its end."""
+  return functools.partial(command_runner.finish, start_python)
 
 
 @pytest.fixture

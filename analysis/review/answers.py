@@ -159,10 +159,7 @@ def decide(session: Session, asked: Asked) -> Json:
     InputError: it names no class, rows or groups that are there.
   """
   return session.decide(
-    asked.get('who', ''),
-    str(asked.get('kind')),
-    asked.get('seen', 0),
-    asked,
+    asked.get('who', ''), str(asked.get('kind')), asked.get('seen', 0), asked
   )._asdict()
 
 
