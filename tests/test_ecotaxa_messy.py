@@ -76,6 +76,7 @@ def test_a_quoted_cell_that_begins_with_a_quote_is_closed(tmp_path):
     (b'PK\3\4\x14\0', 'it is an Excel workbook or a zip archive: save it as'),
     (b'\xd0\xcf\x11\xe0\xa1\xb1', 'it is an Excel workbook: save it as tab-'),
     (b'%PDF-1.4\n', 'it is a PDF file: save it'),
+    (b'\x1f\x8b\x08\0', 'it is packed by gzip: save it'),
     (b' <!DOCTYPE html>\n', 'a web page: download the table again, logged in'),
   ],
 )
@@ -163,12 +164,14 @@ def test_cells_that_are_no_number_are_unknown_and_noted(tmp_path):
 
 
 def test_taxa_are_written_in_one_way(tmp_path):
-  names = ('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na')
+  names = (
+    *('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na'),
+    'Proto\u200bpéri\xaddinium a\ufeff',
+  )
+  forms = ('NFC', 'NFD', 'NFD', 'NFC')
   rows = [
     row(n, object_annotation_category=unicodedata.normalize(form, name))
-    for n, (name, form) in enumerate(
-      zip(names, ('NFC', 'NFD', 'NFD'), strict=True)
-    )
+    for n, (name, form) in enumerate(zip(names, forms, strict=True))
   ]
   found = export(tmp_path, *rows)
   assert {item.taxon for item in found.objects} == {names[0]}
@@ -255,6 +258,30 @@ def test_rows_that_contradict_each_other(tmp_path, rows, status, taxon, noted):
   assert 1 + found.further + found.repeated == len(rows)
 
 
+@pytest.mark.parametrize(
+  ('dates', 'status', 'taxon', 'noted'),
+  [
+    (('20230102', '20240101'), 'validated', 'b', 'of which the last counts'),
+    (('20240101', '2023-01-02'), 'validated', 'a', 'of which the last counts'),
+    (('20240101', '20240101'), 'dubious', 'a', 'and count as dubious'),
+    (('20240101', ''), 'dubious', 'a', 'and count as dubious'),
+    (('02/01/2023', '20240101'), 'dubious', 'a', 'and count as dubious'),
+  ],
+)
+def test_of_two_annotations_the_last_counts(
+  tmp_path, dates, status, taxon, noted
+):
+  rows = [
+    [*own, day]
+    for own, day in zip(annotated('validated', 'a', 'b'), dates, strict=True)
+  ]
+  columns = (*COLUMNS, 'object_annotation_date')
+  found = export(tmp_path, *rows, columns=columns)
+  (item,) = found.objects
+  assert (item.status, item.taxon) == (status, taxon)
+  assert noted in found.notes[0] and len(found.notes) == 1
+
+
 def test_images_that_no_row_names_are_counted(tmp_path):
   files = ['a%20b.png', 'e\u0301.PNG', 'left.jpg', '.hidden.png', 'x.txt']
   found = export(
@@ -310,6 +337,14 @@ def test_words_for_no_value_are_no_taxon_state_or_id(tmp_path, none):
   assert [reason for _, reason in found.skipped] == [
     *('validated without a category', 'no object_id', 'no img_file_name'),
   ]
+
+
+def test_a_column_that_is_there_twice_may_say_the_same(tmp_path):
+  rows = [[*row(n), f'S{n % 4}'] for n in range(2)]
+  assert len(export(tmp_path, *rows, columns=(*COLUMNS, 'sample_id')).objects)
+  rows[1][-1] = 'other'
+  with pytest.raises(InputError, match="'sample_id' is there twice; delete"):
+    export(tmp_path, *rows, columns=(*COLUMNS, 'sample_id'))
 
 
 @pytest.mark.parametrize('rank', ['nan', 'inf', 'first'])
