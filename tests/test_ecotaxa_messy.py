@@ -803,6 +803,7 @@ def test_a_list_whose_images_lie_in_class_folders(tmp_path):
   [
     (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),
     (b'raw,mask\n0.png,0.tif\n', 'column raw or mask may be meant by img_file'),
+    (b'file,label,xmin\n0.png,a,3\n', 'column xmin gives boxes within images'),
     (b'0.png,a\n1.png,b\n', '0.png, a, names no columns: write filename and'),
     (b'label,count\na,1\n', "'img_file_name' is missing .it has label, count"),
   ],

@@ -32,6 +32,8 @@ _NAMES = {
   'sample_id': ('sample', 'sampleid', 'sample_name', 'sam_orig_id'),
   'acq_id': ('acquisition', 'acquisition_id', 'acq_orig_id'),
 }
+# Columns of boxes, by the names of any of their edges.
+_BOXES = frozenset(('bbox', 'bounding_box', 'xmin', 'x_min', 'bbox_x', 'x1'))
 _HEADERS = frozenset(name for names in _NAMES.values() for name in names)
 TRIED = 50  # images of a list whose folder is looked for
 
@@ -84,6 +86,11 @@ def renamed(found: Table) -> tuple[Table, list[str]]:
       notes.append(f'{one_line(found.columns[places[0]])} as {name}')
   if _IMAGE not in columns:
     return found, []
+  if boxes := _BOXES.intersection(map(_fold, columns)):
+    raise InputError(
+      f'{found.place}: column {min(boxes)} gives boxes within images: cut them'
+      ' out, an image each, and list these'
+    )
   found = found._replace(columns=tuple(columns))
   if 'object_id' not in columns:
     notes.append(f'{_IMAGE} as object_id')
