@@ -768,6 +768,8 @@ BARE = slice(len('images/'), None)
     {'l.csv': b'sep=;\r\n' + listing(('file', 'class'), mark=';')},
     {'l.csv': b'# by hand\n' + listing(('path', 'txo.display_name'))},
     {'l.csv': listing(('file', 'taxon'), pick=BARE)},
+    {'l.csv': b'image,path,label,status\n'
+     b'0,images/0.png,Calanoida,new\n1,images/1.png,other<living,\n'},
     {'meta/l.csv': listing(('file', 'taxon'))},
     {'l.csv': listing(('file', 'taxon'), r'C:\my data\{}')},
     {'l.csv': listing(('file', 'taxon'), 'file:///C:/my%20data/{}')},
