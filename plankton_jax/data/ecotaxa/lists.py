@@ -24,7 +24,7 @@ _NAMES = {
     *('label', 'class', 'class_name', 'classname', 'label_name', 'category'),
     *('taxon', 'taxa', 'taxon_name', 'species', 'scientific_name'),
     *('scientificname', 'annotation', 'identification', 'display_name'),
-    'txo_display_name',
+    *('txo_display_name', 'espèce', 'espece', 'especie', 'classe', 'klasse'),
   ),
   'object_annotation_status': ('classif_qual', 'obj_classif_qual'),
   'object_annotation_hierarchy': ('lineage', 'hierarchy'),
