@@ -725,6 +725,24 @@ def test_sides_of_pixels_by_the_units_of_columns_and_cells(
   assert bool(notes) == noted
 
 
+@pytest.mark.parametrize(
+  ('column', 'cell', 'value'),
+  [
+    ('sample_tot_vol', '120,5 m3', 120.5),
+    ('sample_tot_vol', '500 mL', np.nan),  # not 500 m³
+    ('sample_total_volume', '50 L', 50),
+    ('acq_imaged_volume', '0.5_ml', 0.5),
+    ('acq_imaged_volume', '1 m³', np.nan),
+    ('acq_sub_part', '4', 4),
+  ],
+)
+def test_volumes_in_their_own_unit_alone(column, cell, value):
+  found = table.Table('', (column,), (), ((cell,), ('7',)), (2, 3))
+  of, notes = numbers.read(found)
+  np.testing.assert_allclose(of[column], [value, 7], rtol=1e-6)
+  assert bool(notes) == np.isnan(value)
+
+
 def test_several_images_of_one_rank_are_one_object_and_told(tmp_path):
   rows = [row(0), row(0, img_file_name='images/1.png'), row(2)]
   path = str(packing.tree(tmp_path, {'ecotaxa.tsv': tsv(rows), **IMAGES}))
