@@ -35,13 +35,7 @@ from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.formats import darwin_core, ecotaxa
-from analysis.measures import (
-  fitted,
-  labeller,
-  lineages,
-  openset,
-  predictions,
-)
+from analysis.measures import fitted, labeller, lineages, openset, predictions
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
@@ -59,10 +53,7 @@ OVERWRITE = flags.DEFINE_bool(
 SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
-for name in (
-  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out',
-  'export', 'acceptance', 'search',
-):  # fmt: skip
+for name in ('images', 'export', 'pixel_um', 'taxa', 'acceptance', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 
@@ -177,7 +168,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   figures: dict[str, Picture] = {}
   if fit.tested.ways:
     drawing = Drawing(
-      functools.partial(reliability.draw, fit.tested.ways),
+      lambda: reliability.draw(fit.tested.ways),
       inputs.citations(sources),
     )
     figures['reliability'] = result.render(drawing)
@@ -242,10 +233,7 @@ def make_files(
   if any(item.status or item.date for item in new.items):
     occurrences = list(
       darwin_core.rows(
-        found,
-        known,
-        references,
-        overwrite_validated=overwrite_validated,
+        found, known, references, overwrite_validated=overwrite_validated
       )
     )
     notes = notes + darwin_core.remarks(occurrences)

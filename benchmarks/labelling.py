@@ -45,6 +45,7 @@ from analysis.review import choice, prepare, refit, store
 from analysis.review.choice import Set, View
 from analysis.review.refit import Known, Predicted
 from analysis.review.store import Event
+from benchmarks import cells
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
@@ -57,6 +58,13 @@ LOOKED = 300  # images of a list that a person looks over at most
 LEFT = 0.05  # odd images that a person leaves in, of what a decision takes
 GROWN = 1.2  # times more that a list passed over promises before it comes again
 SHARES = (0.5, 0.8, 0.9, 0.95)  # of all images, in the table
+SHOWN = {  # measures in the terminal, and their decimals
+  'decisions to 50%': 0,
+  'decisions to 80%': 0,
+  'decisions to 90%': 0,
+  'precision at 90%': 3,
+  'right a decision to 90%': 1,
+}
 DIGITS = 9  # classes that one key names
 REFIT = 20  # images named one by one before lists are looked at again
 
@@ -350,17 +358,42 @@ def reached(one: Curve, share: float) -> tuple[float, float]:
   return float(one.keys[at]), float(one.right[at] / one.labelled[at])
 
 
-def summary(pile: str, way: str, curves: Sequence[Curve]) -> dict[str, Any]:
-  """Averages what persons reached in one way."""
-  line: dict[str, Any] = {'pile': pile, 'way': way}
+def measures(one: Curve) -> dict[str, float]:
+  """Measures a curve: decisions, and what they gave, to SHARES of all images.
+
+  NaN where a share is never reached.
+  """
+  found = {}
   for share in SHARES:
-    keys, precision = np.mean([reached(c, share) for c in curves], axis=0)
-    line[f'decisions to {share:.0%}'] = keys
+    keys, precision = reached(one, share)
+    found[f'decisions to {share:.0%}'] = keys
     if share in (SHARES[0], 0.9):
-      total = curves[0].labelled[-1]
-      line[f'right a decision to {share:.0%}'] = share * total / keys
-      line[f'precision at {share:.0%}'] = precision
-  return line
+      found[f'right a decision to {share:.0%}'] = (
+        share * one.labelled[-1] / keys
+      )
+      found[f'precision at {share:.0%}'] = precision
+  return found
+
+
+def summary(
+  pile: str, way: str, curves: Sequence[Curve]
+) -> tuple[dict[str, Any], dict[str, str]]:
+  """Makes a way's lines of labelling.csv and of the terminal.
+
+  Means over persons and half their 95 % intervals; NaN where one of the
+  persons never reaches a share.
+  """
+  line: dict[str, Any] = {'pile': pile, 'way': way, 'persons': len(curves)}
+  text = {'pile': pile, 'way': way}
+  each = [measures(one) for one in curves]
+  for name in each[0]:
+    values = [found[name] for found in each]
+    if np.isnan(values).any():
+      values = []
+    line[name], line[f'{name} ±'] = cells.interval(values)
+    if name in SHOWN:
+      text[name] = cells.shown(values, digits=SHOWN[name])
+  return line, text
 
 
 def draw(found: dict[str, dict[str, list[Curve]]], run: str) -> plt.Figure:
@@ -447,11 +480,12 @@ def analyse(
     found[name] = {
       way: [curve(made, way, seed) for seed in range(seeds)] for way in WAYS
     }
-  lines = [
+  summaries = [
     summary(name, way, curves)
     for name, ways in found.items()
     for way, curves in ways.items()
   ]
+  lines = [line for line, _ in summaries]
   points = [
     {'pile': name, 'way': way, 'seed': seed, 'decisions': k, 'labelled': n,
      'right': r}
@@ -461,7 +495,13 @@ def analyse(
     for k, n, r in zip(*(part.tolist() for part in one), strict=True)
   ]  # fmt: skip
   return Result(
-    shown=[Shown('labelling: decisions of a simulated person', lines)],
+    shown=[
+      Shown(
+        'labelling: decisions of a simulated person; mean ± 95 % interval over'
+        f' {seeds} persons',
+        [text for _, text in summaries],
+      )
+    ],
     tables={'labelling.csv': lines, 'curves.csv': points},
     figures={
       'labelling': Drawing(

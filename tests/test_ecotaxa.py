@@ -269,7 +269,7 @@ def test_bad_fields_are_one_line(tmp_path, load, changes, message):
       {'ecotaxa.tsv': tsv([[*row(0), 'x']])},
       'ecotaxa.tsv:2: 9 values for 8 columns',
     ),
-    ({'ecotaxa.tsv': b'a,b\n1,2\n'}, 'no tab-separated header'),
+    ({'ecotaxa.tsv': b'a,b\n1,2\n'}, "'img_file_name' is missing .it has a, b"),
     ({'ecotaxa.tsv': b''}, 'no tab-separated header'),
     ({'ecotaxa.tsv': b'object_id\tObject_ID \n'}, "'object_id' is there twice"),
     ({'ecotaxa.tsv': tsv([])}, r'no object is validated \(none\)'),
@@ -351,15 +351,16 @@ def test_tables_without_annotation_hold_unclassified_objects(tmp_path, kind):
       [[f'{n}.png', 0, f'n{n}', 'A9'] for n in range(5)], UNLABELLED
     ),
     'damaged/ecotaxa_x.tsv': b'a,b\n1,2\n',
-    'short/ecotaxa_y.tsv': tsv([['1.png', 0]], UNLABELLED[:2]),
+    'short/ecotaxa_y.tsv': tsv([[0, 'n']], UNLABELLED[1:3]),
     **whole(9),
   }
   export = read_back(tmp_path, files, kind)
   states = [item.status for item in export.objects]
   assert states.count('validated') == 9 and states.count('unclassified') == 5
   reasons = dict(export.skipped)
-  assert 'no tab-separated header' in reasons['damaged/ecotaxa_x.tsv']
-  assert "'object_id' is missing" in reasons['short/ecotaxa_y.tsv']
+  missing = "column 'img_file_name' is missing"
+  assert missing in reasons['damaged/ecotaxa_x.tsv']
+  assert missing in reasons['short/ecotaxa_y.tsv']
   accounted(export, 14 + 2)
 
 
@@ -415,7 +416,9 @@ def test_ids_that_a_spreadsheet_rounded_are_an_error(tmp_path):
     row(n, object_id='2.02108E+13', sample_id='S', acq_id='A')
     for n in range(3, 9)
   ]
-  with pytest.raises(InputError, match=r'lines 5, 6, 7, 8, 9, 10 .*2108E\+13'):
+  with pytest.raises(
+    InputError, match=r'lines 5, 6, 7, 8, 9, 10 of .*2108E\+13'
+  ):
     read_back(tmp_path, {'ecotaxa.tsv': tsv(rows)})
   export = read_back(tmp_path, {'ecotaxa.tsv': tsv(rows[:4])})
   assert len(export.objects) == 4

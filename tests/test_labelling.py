@@ -161,9 +161,19 @@ def test_decisions_to_a_share_are_read_off_the_curve():
   assert labelling.reached(one, 0.5) == (5.0, pytest.approx(60 / 70))
   assert labelling.reached(one, 0.85) == (9.0, 0.85)
   assert np.isnan(labelling.reached(one, 0.9)).all()
-  line = labelling.summary('test', 'review', [one, one])
-  assert line['decisions to 50%'] == 5
-  assert line['right a decision to 50%'] == 10
+  slow = one._replace(keys=2 * one.keys)
+  line, text = labelling.summary('test', 'review', [one, slow])
+  # Of two values the half is t(0.975, 1) = 12.706 times half their difference.
+  assert line['decisions to 50%'] == 7.5
+  assert line['decisions to 50% ±'] == pytest.approx(12.706 * 2.5, rel=1e-4)
+  assert line['right a decision to 50%'] == (10 + 5) / 2
+  assert line['persons'] == 2 and np.isnan(line['decisions to 90%'])
+  assert text['decisions to 50%'] == '8 ± 32'
+  assert text['decisions to 90%'] == '-'
+  # Where one of them never reaches a share, the others' mean would flatter.
+  best = one._replace(right=one.labelled)
+  line, _ = labelling.summary('test', 'review', [best, one])
+  assert np.isnan(line['decisions to 90%'])
 
 
 def test_tables_and_figure_of_a_run(tmp_path):

@@ -119,12 +119,32 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    rank = encoder.config['data'].get('image_rank')
+    rank = encoder.config['data']['image_rank']
     return from_objects(encoder, open_source(export, rank), pixel_um)
   if listed is None:
     assert images is not None
     listed = folder.scan(images, field='--images').images
   return from_objects(encoder, listed, pixel_um)
+
+
+def gather_grouped(
+  source: Source,
+  images: str | None,
+  export: str | None,
+  by: str,
+  pixel_um: float | None,
+) -> tuple[NewImages, np.ndarray]:
+  """Gathers images as `gather` does, and names the group [N] of each.
+
+  Raises:
+    InputError: nothing can be read, an image has no group, or the embeddings
+      are not of the source's dimensions.
+  """
+  listed = list_folder(images, export, by)
+  encoder = encoder_for(source, images)
+  new = gather(encoder, images, export, pixel_um, listed=listed)
+  inputs.check_dimensions(source.splits['train'], new.rows)
+  return new, samples.name_groups(new.rows.id.tolist(), by, new.items)
 
 
 def from_objects(

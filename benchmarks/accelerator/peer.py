@@ -83,11 +83,7 @@ def step(
 
 
 def embed(
-  *,
-  fields: dict[str, Any],
-  side: int,
-  batch: int,
-  compiler: str,
+  *, fields: dict[str, Any], side: int, batch: int, compiler: str
 ) -> Job:
   model, images = _model(fields, side, batch)
   model.eval()

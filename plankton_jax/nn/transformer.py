@@ -20,12 +20,7 @@ import numpy as np
 
 from plankton_jax.errors import InputError
 from plankton_jax.nn import transformer_weights
-from plankton_jax.nn.backbone import (
-  IMAGENET,
-  Normalisation,
-  Path,
-  Published,
-)
+from plankton_jax.nn.backbone import IMAGENET, Normalisation, Path, Published
 from plankton_jax.nn.conv.choice import keep_kernel
 from plankton_jax.nn.lora import Adapter, Dense
 

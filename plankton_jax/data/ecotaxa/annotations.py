@@ -112,9 +112,7 @@ def _settled(item: Object, said: Sequence[Object]) -> tuple[Object, bool]:
   return item._replace(status='dubious'), True
 
 
-def by_parent(
-  items: Sequence[Object],
-) -> tuple[tuple[Object, ...], list[str]]:
+def by_parent(items: Sequence[Object]) -> tuple[tuple[Object, ...], list[str]]:
   """Names taxa of one name but several parents as EcoTaxa does: name<parent.
 
   A name whose objects all have one category id is left alone, as are objects

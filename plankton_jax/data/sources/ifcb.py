@@ -17,7 +17,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -146,15 +146,17 @@ def find(place: Path) -> Objects | None:
   """
   every = dict(_files(place))
   parts: dict[str, dict[str, Open]] = collections.defaultdict(dict)
+  skipped: list[tuple[str, str]] = []
   for name in sorted(every):  # .ADC before .adc, which counts
     file = PurePosixPath(name)
     if is_bin(file):
       stem = file.with_name(file.stem.upper()).as_posix()
       parts[stem][file.suffix.lower()] = every[name]
+    elif file.suffix.lower() == '.roi':
+      skipped.append((name, 'not the name that the instrument gives a bin'))
   if not parts:
     return None
   bins: dict[str, Bin] = {}
-  skipped: list[tuple[str, str]] = []
   for stem in sorted(parts, key=lambda stem: (-len(parts[stem]), stem)):
     bin = Bin(PurePosixPath(stem).name, stem, parts[stem])
     first = bins.setdefault(bin.name, bin)
@@ -164,12 +166,16 @@ def find(place: Path) -> Objects | None:
   left_aside = dict.fromkeys((EMPTY, STITCHED, BESIDE), 0)
   left_aside[BESIDE] = sum(map(files.is_image, every))
   for _, bin in sorted(bins.items()):
+    named = len(skipped)
     try:
       regions = list(_regions(bin, skipped))
     except (OSError, ValueError) as error:
       skipped.append((bin.name, f'.adc: {describe(error)}'))
       continue
     filled = [region for region in regions if region.width * region.height]
+    if len(skipped) == named and (unknown := _beyond(bin, filled)):
+      why = f'{unknown:,} bytes of .roi are of no line of .adc: copy it again'
+      skipped.append((bin.name, why))
     left_aside[EMPTY] += len(regions) - len(filled)
     stitches = _format(bin.name).stitches
     own = [Cell(bin, pair) for pair in _pairs(filled, stitches=stitches)]
@@ -312,6 +318,21 @@ def _regions(bin: Bin, skipped: list[tuple[str, str]]) -> Iterator[Region]:
       skipped.append((f'{bin.name}_{number:05d}', 'not a line of an .adc'))
       continue
     yield region
+
+
+def _beyond(bin: Bin, regions: Sequence[Region]) -> int:
+  """Counts the bytes of a .roi beyond all regions, of lines that are lost.
+
+  Offsets of the first generation may begin at 1, and leave a byte.
+  """
+  try:
+    with bin.open('.roi') as file:
+      size = file.seek(0, os.SEEK_END)
+  except (OSError, ValueError):  # It is named when its cells are read.
+    return 0
+  ends = (region.offset + region.width * region.height for region in regions)
+  left = size - max(ends, default=0)
+  return left if left > 1 else 0
 
 
 def _pairs(
