@@ -12,7 +12,7 @@ from plankton_jax.files import encoder_folder
 from tests import command_runner, tiny_encoder
 
 # Tests compile far more than they compute: code that is quick to make. JAX ends
-# the process at a flag that it does not know, as later releases the second.
+# the process at a flag that it does not know, as later releases the last.
 FLAGS = [
   '--xla_backend_optimization_level=0',
   # Each part of a program takes time; the workers keep all cores busy.
