@@ -4,7 +4,6 @@ import importlib.metadata
 import logging
 import os
 
-import numpy as np
 import pytest
 
 from configs import smoke
@@ -90,10 +89,14 @@ def traced_once():
     values = (
       [config[name] for name in sections],
       None if constant and not warmup else own.schedule,
-      own.measures is not None and own.measures.tobytes(),
       data.images.shape[1:],
       data.num_seen,
-      np.bincount(data.labels[data.splits['train']]).tolist(),
+      # Classes are weighed by their images, and measures scaled.
+      {
+        name: column[data.splits['train']].tobytes()
+        for name, column in own.columns.items()
+        if name != 'image'
+      },
     )
     # Some tests put their own in place of these.
     network = encoders.BACKBONES[config['encoder']['name']]
