@@ -10,7 +10,6 @@ found. Concentrations and size spectra are there where the table has what they
 need. docs/counts.md explains the methods.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -56,10 +55,7 @@ CHECK = flags.DEFINE_integer(
 CHECKED = flags.DEFINE_string(
   'checked', None, 'A table of id and class: images that a person checked.'
 )
-for name in (
-  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
-  'acceptance',
-):  # fmt: skip
+for name in ('images', 'export', 'by', 'pixel_um', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 20  # lines of counts in the terminal
@@ -125,9 +121,7 @@ def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
 
 
 def describe_checks(
-  of_sample: Mapping[str, Checks],
-  found: Sequence[Sample],
-  added: Sequence[str],
+  of_sample: Mapping[str, Checks], found: Sequence[Sample], added: Sequence[str]
 ) -> list[str]:
   """Says what was checked, and what could not be corrected by it."""
   images = sum(len(one.rows) for one in of_sample.values())
@@ -400,15 +394,15 @@ def draw(
 ) -> dict[str, Drawing]:
   """Lists the figures: counts, methods, and spectra where sizes are known."""
   parts = {
-    'counts': functools.partial(
-      counted.draw_counts, found.every, found.names, found.method
+    'counts': lambda: counted.draw_counts(
+      found.every, found.names, found.method
     ),
-    'methods': functools.partial(
-      counted.draw_methods, tried.errors, tried.tested, tried.trusted
+    'methods': lambda: counted.draw_methods(
+      tried.errors, tried.tested, tried.trusted
     ),
   }
   if found.spectra:
-    parts['spectra'] = functools.partial(counted.draw_spectra, found.spectra)
+    parts['spectra'] = lambda: counted.draw_spectra(found.spectra)
   return {name: Drawing(part, citations) for name, part in parts.items()}
 
 

@@ -7,7 +7,6 @@ image's id), and tells how well it is labelled from the others. With
 which are unlike anything outside of training, and which images to label first.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,10 +36,7 @@ LABEL_FIRST = flags.DEFINE_integer(
 LEVEL = flags.DEFINE_float(
   'alarm_level', 0.05, 'Probability of a false alarm in any sample.'
 )
-for name in (
-  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
-  'acceptance',
-):  # fmt: skip
+for name in ('images', 'export', 'by', 'pixel_um', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 PERMUTATIONS = 999
@@ -89,10 +85,7 @@ def test_new(
   permutations = max(PERMUTATIONS, int(np.ceil(2 * len(names) / asked.level)))
   tests = [
     drift.test(
-      reference,
-      sample.take(groups == name),
-      permutations=permutations,
-      rng=rng,
+      reference, sample.take(groups == name), permutations=permutations, rng=rng
     )
     for name in names
   ]
@@ -205,9 +198,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   if lines:
     shown.append(Shown('shift: each group labelled from the others', lines))
     tables['groups.csv'] = lines
-    figures['groups'] = Drawing(
-      functools.partial(drifted.draw_groups, lines), citations
-    )
+    figures['groups'] = Drawing(lambda: drifted.draw_groups(lines), citations)
   if new is not None:
     found = test_new(fit, new, groups, asked)
     notes += found.said
@@ -215,17 +206,14 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     tables |= {'samples.csv': found.lines, 'label_first.csv': found.chosen}
     values |= {'samples': found.lines, 'said': found.said}
     alarmed = {line['sample'] for line in found.lines if line['alarm']}
-    figures['samples'] = Drawing(
-      functools.partial(
-        drifted.draw_samples,
-        found.lines,
-        found.reference.embedding,
-        found.sample.embedding,
-        np.isin(groups, list(alarmed)),
-        asked.level,
-      ),
-      citations,
+    draw = lambda: drifted.draw_samples(
+      found.lines,
+      found.reference.embedding,
+      found.sample.embedding,
+      np.isin(groups, list(alarmed)),
+      asked.level,
     )
+    figures['samples'] = Drawing(draw, citations)
   return Result(notes, shown, tables, {'shift.json': values}, figures)
 
 

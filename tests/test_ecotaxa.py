@@ -1,15 +1,12 @@
 """EcoTaxa exports as they come: zipped or not, with and without types."""
 
 import json
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import packing
 import pytest
 from test_pipeline import loader
-from test_readme import ROOT
 
 from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import read, table
@@ -272,9 +269,12 @@ def test_bad_fields_are_one_line(tmp_path, load, changes, message):
       {'ecotaxa.tsv': tsv([[*row(0), 'x']])},
       'ecotaxa.tsv:2: 9 values for 8 columns',
     ),
-    ({'ecotaxa.tsv': b'a,b\n1,2\n'}, 'no tab-separated header'),
+    ({'ecotaxa.tsv': b'a,b\n1,2\n'}, "'img_file_name' is missing .it has a, b"),
     ({'ecotaxa.tsv': b''}, 'no tab-separated header'),
-    ({'ecotaxa.tsv': b'object_id\tObject_ID \n'}, "'object_id' is there twice"),
+    (
+      {'ecotaxa.tsv': b'object_id\tObject_ID \n1\t2\n'},
+      "'object_id' is there twice",
+    ),
     ({'ecotaxa.tsv': tsv([])}, r'no object is validated \(none\)'),
   ],
 )
@@ -318,15 +318,11 @@ def test_a_table_is_read_as_it_stands():
   assert table.parse(b'a\tb\n\t\nx\ty\n', '').rows == (('x', 'y'),)
 
 
-def test_the_command_lists_an_export(tmp_path):
+def test_the_command_lists_an_export(tmp_path, python):
   path = pack(tmp_path, whole(9), 'zip')
-  listed = subprocess.run(
-    [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.splitlines()
+  done = python('-m', 'plankton_jax.data.ecotaxa', path)
+  assert done.returncode == 0, done.stderr
+  listed = done.stdout.splitlines()
   assert '9 validated, 4 samples, 8 acquisitions' in listed[0]
   assert listed[2].split() == [
     'Calanoida',
@@ -358,15 +354,16 @@ def test_tables_without_annotation_hold_unclassified_objects(tmp_path, kind):
       [[f'{n}.png', 0, f'n{n}', 'A9'] for n in range(5)], UNLABELLED
     ),
     'damaged/ecotaxa_x.tsv': b'a,b\n1,2\n',
-    'short/ecotaxa_y.tsv': tsv([['1.png', 0]], UNLABELLED[:2]),
+    'short/ecotaxa_y.tsv': tsv([[0, 'n']], UNLABELLED[1:3]),
     **whole(9),
   }
   export = read_back(tmp_path, files, kind)
   states = [item.status for item in export.objects]
   assert states.count('validated') == 9 and states.count('unclassified') == 5
   reasons = dict(export.skipped)
-  assert 'no tab-separated header' in reasons['damaged/ecotaxa_x.tsv']
-  assert "'object_id' is missing" in reasons['short/ecotaxa_y.tsv']
+  missing = "column 'img_file_name' is missing"
+  assert missing in reasons['damaged/ecotaxa_x.tsv']
+  assert missing in reasons['short/ecotaxa_y.tsv']
   accounted(export, 14 + 2)
 
 
@@ -422,7 +419,9 @@ def test_ids_that_a_spreadsheet_rounded_are_an_error(tmp_path):
     row(n, object_id='2.02108E+13', sample_id='S', acq_id='A')
     for n in range(3, 9)
   ]
-  with pytest.raises(InputError, match=r'lines 5, 6, 7, 8, 9, 10 .*2108E\+13'):
+  with pytest.raises(
+    InputError, match=r'lines 5, 6, 7, 8, 9, 10 of .*2108E\+13'
+  ):
     read_back(tmp_path, {'ecotaxa.tsv': tsv(rows)})
   export = read_back(tmp_path, {'ecotaxa.tsv': tsv(rows[:4])})
   assert len(export.objects) == 4
@@ -566,18 +565,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
   assert export.files.read('images/0.png') == packing.picture(0)
 
 
-def test_the_command_accounts_for_every_row(tmp_path):
+def test_the_command_accounts_for_every_row(tmp_path, python):
   files = whole(9)
   files['ecotaxa_b.tsv'] = tsv([row(0), row(10, object_id='')])
   path = pack(tmp_path, files, 'zip')
-  listed = subprocess.run(
-    [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.splitlines()
-  assert listed[-1] == (
+  done = python('-m', 'plankton_jax.data.ecotaxa', path)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1] == (
     '11 read = 9 objects + 0 further images + 1 repeated rows + 1 left out'
   )
 

@@ -76,8 +76,8 @@ def test_a_quoted_cell_that_begins_with_a_quote_is_closed(tmp_path):
     (b'PK\3\4\x14\0', 'it is an Excel workbook or a zip archive: save it as'),
     (b'\xd0\xcf\x11\xe0\xa1\xb1', 'it is an Excel workbook: save it as tab-'),
     (b'%PDF-1.4\n', 'it is a PDF file: save it'),
+    (b'\x1f\x8b\x08\0', 'it is packed by gzip: save it'),
     (b' <!DOCTYPE html>\n', 'a web page: download the table again, logged in'),
-    (b'a;b\n', "it has ';': save it as tab-separated text"),
   ],
 )
 def test_what_is_no_table_is_told_by_its_kind(data, message):
@@ -110,6 +110,13 @@ def test_places_that_are_no_export_are_told_by_their_kind(tmp_path):
 )
 def test_decimal_commas(cells, expected):
   assert list(numbers.points(cells.split())) == expected.split()
+
+
+def test_blanks_and_apostrophes_may_part_thousands():
+  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567']
+  values, bad = numbers.floats(cells)
+  np.testing.assert_allclose(values[:3], [1234.5, 12345678, 1234567])
+  assert bad == [3, 4]
 
 
 def test_commas_in_ranks_positions_and_measures(tmp_path):
@@ -157,12 +164,14 @@ def test_cells_that_are_no_number_are_unknown_and_noted(tmp_path):
 
 
 def test_taxa_are_written_in_one_way(tmp_path):
-  names = ('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na')
+  names = (
+    *('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na'),
+    'Proto\u200bpéri\xaddinium a\ufeff',
+  )
+  forms = ('NFC', 'NFD', 'NFD', 'NFC')
   rows = [
     row(n, object_annotation_category=unicodedata.normalize(form, name))
-    for n, (name, form) in enumerate(
-      zip(names, ('NFC', 'NFD', 'NFD'), strict=True)
-    )
+    for n, (name, form) in enumerate(zip(names, forms, strict=True))
   ]
   found = export(tmp_path, *rows)
   assert {item.taxon for item in found.objects} == {names[0]}
@@ -249,6 +258,30 @@ def test_rows_that_contradict_each_other(tmp_path, rows, status, taxon, noted):
   assert 1 + found.further + found.repeated == len(rows)
 
 
+@pytest.mark.parametrize(
+  ('dates', 'status', 'taxon', 'noted'),
+  [
+    (('20230102', '20240101'), 'validated', 'b', 'of which the last counts'),
+    (('20240101', '2023-01-02'), 'validated', 'a', 'of which the last counts'),
+    (('20240101', '20240101'), 'dubious', 'a', 'and count as dubious'),
+    (('20240101', ''), 'dubious', 'a', 'and count as dubious'),
+    (('02/01/2023', '20240101'), 'dubious', 'a', 'and count as dubious'),
+  ],
+)
+def test_of_two_annotations_the_last_counts(
+  tmp_path, dates, status, taxon, noted
+):
+  rows = [
+    [*own, day]
+    for own, day in zip(annotated('validated', 'a', 'b'), dates, strict=True)
+  ]
+  columns = (*COLUMNS, 'object_annotation_date')
+  found = export(tmp_path, *rows, columns=columns)
+  (item,) = found.objects
+  assert (item.status, item.taxon) == (status, taxon)
+  assert noted in found.notes[0] and len(found.notes) == 1
+
+
 def test_images_that_no_row_names_are_counted(tmp_path):
   files = ['a%20b.png', 'e\u0301.PNG', 'left.jpg', '.hidden.png', 'x.txt']
   found = export(
@@ -304,6 +337,14 @@ def test_words_for_no_value_are_no_taxon_state_or_id(tmp_path, none):
   assert [reason for _, reason in found.skipped] == [
     *('validated without a category', 'no object_id', 'no img_file_name'),
   ]
+
+
+def test_a_column_that_is_there_twice_may_say_the_same(tmp_path):
+  rows = [[*row(n), f'S{n % 4}'] for n in range(2)]
+  assert len(export(tmp_path, *rows, columns=(*COLUMNS, 'sample_id')).objects)
+  rows[1][-1] = 'other'
+  with pytest.raises(InputError, match="'sample_id' is there twice; delete"):
+    export(tmp_path, *rows, columns=(*COLUMNS, 'sample_id'))
 
 
 @pytest.mark.parametrize('rank', ['nan', 'inf', 'first'])
@@ -632,3 +673,170 @@ def test_utf8_that_was_read_as_something_else_is_mended(tmp_path, mended):
   assert [table.mend(text) for text in ('é', 'Ж', 'Ã', wrong)] == [
     *('é', 'Ж', 'Ã', 'é°')
   ]
+
+
+def decoded_as(taxon, encoding):
+  cells = tsv([row(0, object_annotation_category=taxon)], encoding='utf-8')
+  found = table.parse(cells.decode().encode(encoding), '')
+  return found.column('object_annotation_category')[0], found.notes
+
+
+@pytest.mark.parametrize(
+  ('taxon', 'encoding', 'noted'),
+  [
+    ('Protopéridinium à méduse', 'mac_roman', 'Mac Roman'),
+    ('Dinoflagellé d’été', 'cp1252', 'Windows-1252'),
+    ('l’eau', 'cp1252', 'Windows-1252'),
+    ('ÉTÉ', 'cp1252', 'Windows-1252'),
+    ('Копепода é', 'utf-16-le', ''),
+    ('桡足类', 'utf-16-be', ''),
+  ],
+)
+def test_letters_of_encodings_before_unicode(taxon, encoding, noted):
+  found, notes = decoded_as(taxon, encoding)
+  assert found == taxon
+  expected = f'its letters, not UTF-8, are read as {noted}'
+  assert notes == (((1, expected),) if noted else ())
+
+
+@pytest.mark.parametrize(
+  ('column', 'cells', 'sides', 'noted'),
+  [
+    ('acq_pixel', ('2,7 µm', '0.073 mm/px', '-1 mm', ''), (2.7, 73), True),
+    ('acq_pixel', ('0.073', '0.2', '5'), (73, 0.2, 5), True),
+    ('process_pixel_um', ('0.065', '73'), (0.065, 73), False),
+    ('process_pixel_size_mm', ('0.0106', '10.6 um'), (10.6, 10.6), False),
+    ('acq_resolution_pixel_per_micron', ('2.5', '0'), (0.4,), True),
+    ('acq_pixel_area_mm', ('3', '4'), (), False),
+    ('sample_pixel_um', ('3', '4'), (), False),
+  ],
+)
+def test_sides_of_pixels_by_the_units_of_columns_and_cells(
+  column, cells, sides, noted
+):
+  rows = tuple((cell,) for cell in cells)
+  found = table.Table('', (column,), (), rows, tuple(range(len(rows))))
+  of, notes = numbers.read(found)
+  if sides:
+    expected = [*sides, *[np.nan] * (len(cells) - len(sides))]
+    np.testing.assert_allclose(of['pixel_um'], expected, rtol=1e-6)
+  else:
+    assert not of
+  assert bool(notes) == noted
+
+
+@pytest.mark.parametrize(
+  ('column', 'cell', 'value'),
+  [
+    ('sample_tot_vol', '120,5 m3', 120.5),
+    ('sample_tot_vol', '500 mL', np.nan),  # not 500 m³
+    ('sample_total_volume', '50 L', 50),
+    ('acq_imaged_volume', '0.5_ml', 0.5),
+    ('acq_imaged_volume', '1 m³', np.nan),
+    ('acq_sub_part', '4', 4),
+  ],
+)
+def test_volumes_in_their_own_unit_alone(column, cell, value):
+  found = table.Table('', (column,), (), ((cell,), ('7',)), (2, 3))
+  of, notes = numbers.read(found)
+  np.testing.assert_allclose(of[column], [value, 7], rtol=1e-6)
+  assert bool(notes) == np.isnan(value)
+
+
+def test_several_images_of_one_rank_are_one_object_and_told(tmp_path):
+  rows = [row(0), row(0, img_file_name='images/1.png'), row(2)]
+  path = str(packing.tree(tmp_path, {'ecotaxa.tsv': tsv(rows), **IMAGES}))
+  found = read.export(path)
+  assert [item.image for item in found.objects] == [
+    'images/0.png', 'images/2.png'
+  ]  # fmt: skip
+  assert found.further == 1 and not found.skipped
+  assert found.notes[0].startswith(
+    '1 objects have several images of one img_rank, of which the first row of'
+    f" the table is taken: lines 2, 3 of {path}/ecotaxa.tsv give the id 'o00';"
+  )
+
+
+def test_one_id_for_most_images_is_no_id(tmp_path):
+  rows = [row(0, img_file_name=f'images/{n}.png') for n in range(4)]
+  packing.tree(tmp_path, {'ecotaxa.tsv': tsv([*rows, row(5)])})
+  with pytest.raises(InputError, match=r'lines 2, 3, 4, 5 of .* of its own'):
+    read.export(str(tmp_path))
+
+
+LISTED = [('images/0.png', 'Calanoida'), ('images/1.png', 'other<living')]
+
+
+def listing(header, form='{}', mark=',', end='', pick=slice(None)):
+  """A list of `LISTED`, with the images' names from `pick` on, in a form."""
+  rows = [header, *((form.format(n[pick]), taxon) for n, taxon in LISTED)]
+  lines = (mark.join(f'"{cell}"' for cell in cells) for cells in rows)
+  return ('\r\n'.join(lines) + end).encode()
+
+
+BARE = slice(len('images/'), None)
+
+
+@pytest.mark.parametrize(
+  'files',
+  [
+    {'l.csv': listing(('filename', 'label'), end='\r\n,\r\n , \r\n')},
+    {'l.csv': listing(('Image Name', 'Species'), mark=';')},
+    {'l.txt': listing(('Datei', 'Taxon'), mark='\t'), 'readme.txt': b'a, b'},
+    {'l.csv': b'sep=;\r\n' + listing(('file', 'class'), mark=';')},
+    {'l.csv': b'# by hand\n' + listing(('path', 'txo.display_name'))},
+    {'l.csv': listing(('file', 'taxon'), pick=BARE)},
+    {'l.csv': b'image,path,label,status\n'
+     b'0,images/0.png,Calanoida,new\n1,images/1.png,other<living,\n'},
+    {'meta/l.csv': listing(('file', 'taxon'))},
+    {'l.csv': listing(('file', 'taxon'), r'C:\my data\{}')},
+    {'l.csv': listing(('file', 'taxon'), 'file:///C:/my%20data/{}')},
+    {'l.csv': listing(('file', 'taxon'), 'data/train/{}')},
+    {'ecotaxa.csv': listing(('img_file_name', 'classif'), pick=BARE),
+     'ecotaxa.tsv': listing(('img_file_name', 'category'), mark='\t')},
+  ],
+)  # fmt: skip
+def test_a_list_of_images_with_other_columns_comes_in_whole(tmp_path, files):
+  found = read.export(str(packing.tree(tmp_path, files | IMAGES)))
+  assert [(x.image, x.taxon, x.status) for x in found.objects] == [
+    (*listed, 'validated') for listed in LISTED
+  ]
+  assert not found.skipped
+  assert any('are read: ' in note for note in found.notes)
+
+
+def test_a_list_whose_images_lie_in_class_folders(tmp_path):
+  text = listing(('file', 'taxon'), pick=BARE)
+  files = {f'{n}/{n}.png': packing.picture(n) for n in range(2)}
+  path = packing.tree(tmp_path, {'l.csv': text, **files})
+  found = read.export(str(path))
+  assert [item.image for item in found.objects] == ['0/0.png', '1/1.png']
+  packing.tree(path, {'9/1.png': packing.picture(9)})  # which of the two?
+  found = read.export(str(path))
+  for item in found.objects:
+    with pytest.raises(ValueError, match='no such file in the export, but '):
+      found.files.read(item.image)
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),
+    (b'raw,mask\n0.png,0.tif\n', 'column raw or mask may be meant by img_file'),
+    (b'file,label,xmin\n0.png,a,3\n', 'column xmin gives boxes within images'),
+    (b'0.png,a\n1.png,b\n', '0.png, a, names no columns: write filename and'),
+    (b'label,count\na,1\n', "'img_file_name' is missing .it has label, count"),
+  ],
+)
+def test_lists_that_may_mean_several_things_are_refused(
+  tmp_path, text, message
+):
+  path = packing.tree(tmp_path, {'l.csv': text, **IMAGES}) / 'l.csv'
+  with pytest.raises(InputError, match=message):
+    read.export(str(path))
+
+
+def test_lists_that_contradict_themselves_lose_no_image(tmp_path):
+  text = b'file,label\nimages/0.png,a\nimages/0.png,b\nimages/1.png,nan\n'
+  found = read.export(str(packing.tree(tmp_path, {'l.csv': text, **IMAGES})))
+  assert [item.status for item in found.objects] == ['dubious', 'unclassified']

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import (
   contents,
   folder,
@@ -19,6 +20,8 @@ from plankton_jax.data.sources import (
 )
 from plankton_jax.data.sources import files as files_of
 from plankton_jax.errors import InputError
+
+SETTINGS = Preprocessing(size=8, resize='pad', channels=1)
 
 
 def write(path, value=0, shape=(6, 8)):
@@ -155,8 +158,21 @@ def test_hidden_folders_with_images_are_doubted(tmp_path):
   listing = folder.scan_classes(str(tmp_path))
   assert listing.images.ids == ('a/x.png',)
   assert listing.doubts == (
-    'hidden folders with images are passed over: .5mm, a/.old',
+    'hidden folders and figures of runs are passed over: .5mm, a/.old',
   )
+
+
+def test_figures_of_a_run_are_no_images_of_its_folder(tmp_path):
+  for name in ('a/x.png', 'runs/1/analysis/map.png', 'analysis/y.png'):
+    write(tmp_path / name)
+  packing.tree(tmp_path / 'runs/1', {'config.json': b'', 'split.json': b''})
+  listing = folder.scan_classes(str(tmp_path))
+  assert listing.images.ids == ('a/x.png', 'analysis/y.png')
+  passed = 'hidden folders and figures of runs are passed over'
+  assert listing.doubts == (f'{passed}: runs/1/analysis',)
+  assert len([*files_of.walk(tmp_path)]) == 4
+  with pytest.raises(InputError, match=rf'holds no image .*; {passed}: ana'):
+    folder.scan(str(tmp_path / 'runs/1'))
 
 
 def test_images_without_an_ending_are_known_by_their_first_bytes(tmp_path):
@@ -172,7 +188,7 @@ def test_sets_of_other_formats_are_told_what_to_do(tmp_path):
   )
   with pytest.raises(InputError, match=r'1 of .zarr\): export their images as'):
     folder.scan(str(tmp_path / 'z'))
-  with pytest.raises(InputError, match='is not a folder: name its columns as'):
+  with pytest.raises(InputError, match='not a folder: if it lists images, '):
     folder.scan(str(tmp_path / 'list.csv'))
   write(tmp_path / 'x.png')
   with pytest.raises(InputError, match=r'x.png lies .*; or, of a list of imag'):
@@ -216,9 +232,7 @@ def test_16_bit_images_are_found_whatever_they_are_called(tmp_path):
     (tmp_path / name).write_bytes(stream.getvalue())
   images = folder.scan(str(tmp_path)).images
   assert objects.find_white(images) == 4095
-  decoded = objects.decoded(
-    images, size=8, resize='pad', channels=1, desc='test'
-  )
+  decoded = objects.decoded(images, SETTINGS, desc='test')
   for one in decoded:
     expected = np.floor(deep / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(one.pixels[..., 0], expected)
@@ -286,7 +300,6 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
 
 
 def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
-  settings = {'size': 8, 'resize': 'pad', 'channels': 1}
   for value, name in enumerate(('c.png', 'a.png', 'z/b.png')):
     write(tmp_path / name, value, shape=(8, 8))
   (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
@@ -294,7 +307,7 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   images = folder.scan(str(tmp_path)).images
   assert images.ids == ('a.png', 'bad.png', 'c.png', 'gone.png', 'z/b.png')
   assert images.labels.tolist() == [-1, -1, -1, -1, 0]
-  got = list(objects.decoded(images, **settings, desc='decode'))
+  got = list(objects.decoded(images, SETTINGS, desc='decode'))
   assert got.pop(3) == 'No such file or directory'
   assert got.pop(1) == 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   for one, value in zip(got, (1, 0, 2), strict=True):

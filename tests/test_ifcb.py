@@ -11,6 +11,7 @@ from test_ecotaxa import tsv
 from test_pipeline import loader
 
 from plankton_jax.data import select
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import flowcam, ifcb, objects
 from plankton_jax.errors import InputError
 
@@ -143,9 +144,8 @@ def test_empty_damaged_and_missing_files(tmp_path):
   }
   with pytest.raises(ValueError, match=r'\.roi ends within region 2'):
     found.read(found.ids[0])
-  shown = list(
-    objects.decoded(found, size=8, resize='pad', channels=1, desc='test')
-  )
+  settings = Preprocessing(size=8, resize='pad', channels=1)
+  shown = list(objects.decoded(found, settings, desc='test'))
   assert shown == ['.roi ends within region 2']
   (tmp_path / f'b/{OLD}.roi').unlink()
   with pytest.raises(ValueError, match=r'\.roi: No such file'):
@@ -204,9 +204,8 @@ def test_whatever_holds_images_is_opened(tmp_path):
       and objects.to_source(found, '').read == 3
     )
     assert found.read(found.ids[0]) == packing.picture(0)
-    shown = list(
-      objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
-    )
+    settings = Preprocessing(size=4, resize='pad', channels=3)
+    shown = list(objects.decoded(found, settings, desc='test'))
     assert shown[0].pixels.shape == (4, 4, 3)
     assert shown[1] == 'no such file in the export'
   found = select.objects(str(folder / 'images'))
@@ -265,6 +264,32 @@ def test_a_line_that_is_cut_off_is_no_region(tmp_path):
   found = ifcb.objects(str(tmp_path))
   assert found.ids == (f'{NEW}_00001', f'{NEW}_00002')
   assert found.skipped == ((f'{NEW}_00003', 'not a line of an .adc'),)
+
+
+@pytest.mark.parametrize('name', [OLD, NEW])
+@pytest.mark.parametrize('kept', [0, 1, 2])
+def test_regions_of_lines_that_are_lost_are_named(tmp_path, name, kept):
+  regions = [(n, 0, 0, pixels(n, (5, 9))) for n in (1, 2)]
+  file = make(tmp_path, name, regions, lead=name == OLD) / f'{name}.adc'
+  lines = file.read_text().splitlines(keepends=True)
+  file.write_text(''.join(lines[:kept]))
+  (tmp_path / f'{name} (1).roi').write_bytes(b'x')
+  found = ifcb.objects(str(tmp_path))
+  assert len(found.ids) == kept
+  lost = f'{45 * (2 - kept) + (kept == 0 and name == OLD)} bytes of .roi are of'
+  assert found.skipped == (
+    (f'{name} (1).roi', 'not the name that the instrument gives a bin'),
+    *[(name, f'{lost} no line of .adc: copy it again')][kept == 2 :],
+  )
+
+
+def test_a_table_beside_bins_is_told_and_opens_by_itself(tmp_path, caplog):
+  make(tmp_path, NEW, [(1, 0, 0, pixels(0, (5, 9)))])
+  file = tmp_path / 'ecotaxa_a.tsv'
+  file.write_text('object_id\timg_file_name\na\ta.png\n')
+  assert select.objects(str(tmp_path)).ids == (f'{NEW}_00001',)
+  assert f'{file}: the IFCB bins beside it are read' in caplog.text
+  assert len(select.objects(str(file)).ids) == 1
 
 
 def test_a_copy_of_a_bin_and_images_beside_are_left_out(tmp_path):

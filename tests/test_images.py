@@ -296,6 +296,15 @@ def test_32_bit_is_refused(grey):
       images.decode(data)
 
 
+@pytest.mark.parametrize('dtype', ['i1', '<i2'])
+def test_signed_pixels_are_refused(grey, dtype):
+  image = Image.fromarray((grey // 2).astype(dtype).view(f'u{dtype[-1]}'))
+  data = encoded(image, 'TIFF', tiffinfo={339: 2})
+  for function in (images.decode, images.ingest):
+    with pytest.raises(ValueError, match='signed or 32-bit pixels have no'):
+      function(data)
+
+
 @pytest.mark.parametrize('shape', [(40, 10), (10, 40), (40, 1), (300, 2)])
 def test_pad_keeps_aspect_and_takes_the_border_median(shape):
   pixels = np.full(shape, 200, np.uint8)

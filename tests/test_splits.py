@@ -567,3 +567,14 @@ def test_a_split_file_that_is_none_has_no_unseen_classes(tmp_path, content):
   assert split_file.unseen_classes(file) is None
   with pytest.raises(InputError, match='is damaged'):
     reuse(file, np.array(['a/0.png']))
+
+
+def test_images_that_several_classes_hold_are_found():
+  digests = np.array([5, 7, 5, 9, 7, 5, 8], np.uint64)
+  labels = np.array([1, 2, 0, 3, 2, 1, 3])
+  found = splits.contrary(digests, labels)
+  assert [rows.tolist() for rows in found] == [[2, 0, 5]]
+  digests[3] = 7
+  found = splits.contrary(digests, labels)
+  assert [rows.tolist() for rows in found] == [[2, 0, 5], [1, 4, 3]]
+  assert splits.contrary(np.arange(3), labels[:3]) == []

@@ -15,13 +15,7 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import (
-  calibration,
-  classes,
-  openset,
-  unknowns,
-  whitened,
-)
+from analysis.measures import calibration, classes, openset, unknowns, whitened
 from analysis.measures.unknowns import Seen
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice
@@ -223,12 +217,7 @@ def label(
     apart[at, first] = np.inf
     second = apart.argmin(axis=1)  # the first, where there is one class
     found.append(
-      (
-        first,
-        chance[at, first],
-        second,
-        chance[at, second] * (second != first),
-      )
+      (first, chance[at, first], second, chance[at, second] * (second != first))
     )
   first, sure, second, rest = map(np.concatenate, zip(*found, strict=True))
   distance = unknowns.judge(labeller.seen, embedding).distance

@@ -6,7 +6,7 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from plankton_jax.data import accounting, select, split_file, splits
 from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import levels
-from plankton_jax.data.sources.source import Measures
+from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
 
@@ -132,17 +133,12 @@ def load(
     cache_dir=cache,
   )
   selected = select.choose(selected, classes)
-  # Unknown names are refused before anything is decoded.
-  used_classes.order(selected.class_names, unseen_classes, seed)
-  decoded = _decoded(
-    selected,
-    cache,
-    white,
-    size=size,
-    resize=resize,
-    channels=channels,
-    crop=tuple(crop),
-  )
+  # Unknown names are refused before anything is decoded; of a count, as many
+  # are drawn afterwards as there may be.
+  named = 0 if isinstance(unseen_classes, int) else unseen_classes
+  used_classes.order(selected.class_names, named, seed)
+  settings = Preprocessing(size, resize, channels, white, tuple(crop))
+  decoded = _decoded(selected, cache, settings)
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
@@ -164,6 +160,13 @@ def load(
     rare=rare,
     seed=seed,
   )
+  if contrary := splits.contrary(decoded.digests, labels):
+    first = decoded.ids[contrary[0]].tolist()
+    log.warning(
+      '%s images have copies in other classes, such as %s and %s: keep one',
+      f'{sum(map(len, contrary)):,}',
+      *(one_line(first[at]) for at in (0, -1)),
+    )
   labels, class_names, num_seen = used_classes.arrange(
     labels, class_names, num_seen, split.rare, rare
   )
@@ -305,7 +308,7 @@ def _drawn(
     class_names[i] for i in np.flatnonzero(counts < splits.FEWEST).tolist()
   ]
   large = len(class_names) - len(small)
-  drawn = min(count, large - 2) if large >= 2 else count
+  drawn = min(count, max(large - 2, 0))
   before = split_file.unseen_classes(workdir / 'split.json')
   if before is not None and len(before) == count:
     return before
@@ -322,17 +325,15 @@ def _drawn(
 
 
 def _decoded(
-  selected: select.Selected,
-  cache_dir: Path,
-  white: int,
-  **settings: Any,  # size, resize, channels, crop
+  selected: select.Selected, cache_dir: Path, settings: Preprocessing
 ) -> decoded_cache.Cache:
   """Opens the decoded images in the cache, built first if they are missing."""
 
   def place(white: int) -> Path:
-    key = decoded_cache.key(selected.cached, white=white, **settings)
+    key = decoded_cache.key(selected.cached, settings._replace(white=white))
     return cache_dir / 'decoded' / key
 
+  white = settings.white
   directory = place(white)
   # Given the white that was found before, the pixels are the same.
   if (
@@ -352,8 +353,7 @@ def _decoded(
       directory,
       found.records,
       found.skipped,
-      white=white or images.white_of(found.deepest),
-      **settings,
+      settings._replace(white=white or images.white_of(found.deepest)),
     )
   decoded = decoded_cache.read(directory)
   if decoded.white > 255:

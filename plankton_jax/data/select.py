@@ -139,14 +139,18 @@ def described(
 
   place = expanded(path, field)
   inside = [*walk(place)] if place.is_dir() else [place]
+  tables = filter(files.is_table, inside) if place.is_dir() else ()
+  table = next(iter(tables), None)
   loose = any(map(ifcb.is_bin, inside))
   if loose or (place.is_file() and archives.is_zip(place)):
     bins = ifcb.find(place)
     if bins is not None:
+      _say_unread(table, 'IFCB bins')
       return bins
   if any(map(flowcam.is_list, inside)):
+    _say_unread(table, 'runs of a FlowCam')
     return flowcam.objects(path, field=field)
-  if place.is_file() or any(map(files.is_table, inside)):
+  if place.is_file() or table:
     return ecotaxa.objects(path, image_rank, field=field)
   if not any(file.suffix.lower() == '.zip' for file in inside):
     return None
@@ -159,6 +163,14 @@ def described(
   except InputError as error:
     log.info('%s', error)
     return None
+
+
+def _say_unread(table: Path | None, instead: str) -> None:
+  """Warns of an EcoTaxa table that is passed over for raw data beside it."""
+  if table is not None:
+    log.warning(
+      '%s: the %s beside it are read; to read it, give it', table, instead
+    )
 
 
 def choose(selected: Selected, wanted: Sequence[str]) -> Selected:
@@ -279,9 +291,7 @@ def _from_tfds(name: str, data_dir: str) -> Selected:
     fingerprint := records.fingerprint(builder),
     fingerprint,
     lambda: Read(
-      records.Records(builder),
-      skipped,
-      records.deepest(Path(builder.data_dir)),
+      records.Records(builder), skipped, records.deepest(Path(builder.data_dir))
     ),
     records.count(builder) + len(skipped),
     {},

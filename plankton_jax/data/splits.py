@@ -189,6 +189,23 @@ def shared(digests: np.ndarray, split: Split) -> int:
   return int(np.isin(digests[rows], digests[split.rows['train']]).sum())
 
 
+def contrary(digests: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+  """Finds images that several classes hold, pixel by pixel.
+
+  Args:
+    digests: uint64 [N], equal for identical images.
+    labels: int [N].
+
+  Returns:
+    The rows of each such image, in the order of their labels.
+  """
+  _, image = np.unique(digests, return_inverse=True)
+  pairs = np.unique(np.stack([image, labels]), axis=1)
+  rows = np.flatnonzero((np.bincount(pairs[0]) > 1)[image])
+  rows = rows[np.lexsort((labels[rows], image[rows]))]
+  return np.split(rows, np.flatnonzero(np.diff(image[rows])) + 1)[: len(rows)]
+
+
 def merge(
   labels: np.ndarray, rare: Collection[str], class_names: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:

@@ -1,5 +1,6 @@
 """Opens the files of an EcoTaxa export, in folders and zip archives."""
 
+import contextlib
 import functools
 import os
 import posixpath
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from plankton_jax.data.ecotaxa import names, table
+from plankton_jax.data.ecotaxa import lists, names, table
 from plankton_jax.data.sources import archives
 from plankton_jax.data.sources.files import (
   PACKED,
@@ -27,7 +28,7 @@ from plankton_jax.errors import InputError
 # Names that its importer looks for, though in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 TEXTS = ('.tsv', '.txt', '.csv')  # endings of tables with other names
-_TABLES = (*TEXTS, '.xlsx', '.gz')  # of files that may have been tables
+_TABLES = (*TEXTS, '.xlsx', '.xls', '.ods', '.gz', '.parquet')
 _TWICE = 'another file of this name comes later in the archive, and is read'
 
 _DEEPEST = 3  # zip archives inside each other
@@ -92,6 +93,8 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
     remedy = ': unpack it' if packed_otherwise else ''
     if is_image(place.name):
       remedy = ': give the folder that the image lies in'
+    elif not remedy and place.suffix.lower() in (*_TABLES, '.json'):
+      remedy = ': save it as tab-separated text'
     raise InputError(
       f'{field}: {place} is neither a folder, a zip archive, nor a table'
       f' ecotaxa*.tsv{remedy}'
@@ -229,16 +232,18 @@ def _instead(place: Path, found: Iterable[str]) -> str:
 
 
 def _tables(found: Mapping[str, _Entry]) -> tuple[str, ...]:
-  """Finds the tables by their names, or by their headers if none is."""
+  """Finds the tables by their names, or else by their headers.
+
+  Lists with other columns count where no table has EcoTaxa's.
+  """
   seen = [n for n in sorted(found) if not is_clutter(n.split('/'))]
   called = [n for n in seen if _TABLE.fullmatch(posixpath.basename(n))]
-  return tuple(called or (n for n in seen if _has_header(n, found[n])))
-
-
-def _has_header(name: str, entry: _Entry) -> bool:
-  if posixpath.splitext(name)[1].lower() not in TEXTS:
-    return False
-  try:
-    return table.is_ecotaxa(entry.read())
-  except ValueError:
-    return False
+  if called:
+    return tuple(called)
+  tables = {}
+  for name in seen:
+    if posixpath.splitext(name)[1].lower() in TEXTS:
+      with contextlib.suppress(ValueError):
+        tables[name] = lists.parse(found[name].read(), name)
+  own = [n for n, found in tables.items() if {*found.columns} >= table.NEEDED]
+  return tuple(own or (n for n in tables if lists.is_list(tables[n])))

@@ -10,26 +10,32 @@ from plankton_jax.data.ecotaxa import rules
 from plankton_jax.data.ecotaxa.table import NO_VALUE, Table
 from plankton_jax.data.sources.source import one_line
 
-# Columns that give a pixel's side, and their factor to micrometres.
-_PIXELS = {
-  'process_particle_pixel_size_mm': 1000.0,
-  'acq_pixel': 1.0,
-  'process_pixel': 1.0,
+# Columns that give a pixel's side, the surest first; others name the unit.
+_PIXELS = ('process_particle_pixel_size_mm', 'acq_pixel', 'process_pixel')
+_UNIT = r'(mm|[uµμ]m|nm|microns?|micrometers?)'
+_UNITS = {'mm': 1000.0, 'nm': 0.001}  # in micrometres; all others are these
+_PIXEL = re.compile(rf'(?:acq|process)_(?:\w+_)?pixel(?:_size|_side)?_{_UNIT}')
+_PER_UNIT = re.compile(rf'(?:acq|process)_(?:\w+_)?pixels?_per_{_UNIT}')
+_IN_CELL = re.compile(rf'\s*{_UNIT}(?:\s*/\s*(?:pixels?|px))?$')
+# Columns that tell how much water an object stands for, and the unit that a
+# cell may repeat; analysis.counts computes with them.
+_VOLUMES = {
+  'acq_sub_part': '',  # ZooScan
+  'sample_tot_vol': 'm3|m³',
+  'acq_fluid_volume_imaged': 'ml',  # FlowCam
+  'sample_conc_vol_ml': 'ml',
+  'sample_initial_col_vol_m3': 'm3|m³',
+  'acq_imaged_volume': 'ml',  # PlanktoScope
+  'sample_concentrated_sample_volume': 'ml',
+  'sample_total_volume': 'l|litres?|liters?',
+  'sample_dilution_factor': '',
 }
-# Columns that tell how much water an object stands for; analysis.counts
-# computes with them.
-_VOLUMES = (
-  *('acq_sub_part', 'sample_tot_vol'),  # ZooScan
-  *('acq_fluid_volume_imaged', 'sample_conc_vol_ml'),  # FlowCam
-  'sample_initial_col_vol_m3',
-  *('acq_imaged_volume', 'sample_concentrated_sample_volume'),  # PlanktoScope
-  *('sample_total_volume', 'sample_dilution_factor'),
-)
-_MILLILITRES = re.compile(r'[\s_]*ml$', re.IGNORECASE)  # a unit in the cell
 _LEAST_UM = 0.2  # a smaller pixel is given in millimetres
 
 # One decimal comma. In front of just three digits it may part thousands.
 _COMMA = re.compile(r'([+-]?\d*),(\d+)((?:[eE][+-]?\d+)?)')
+# A blank or an apostrophe between thousands.
+_THOUSANDS = re.compile(r"(?<=\d)[\s'’](?=\d{3}(?!\d))")
 
 
 class Numbers(NamedTuple):
@@ -70,25 +76,55 @@ def read(found: Table) -> Numbers:
   for name in dict.fromkeys(found.columns):
     if name.startswith('object_') and rules.is_free(name):
       add(name, found.column(name), text=kinds.get(name) != '[f]')
-  for name in _VOLUMES:
-    add(name, [_MILLILITRES.sub('', cell) for cell in found.column(name)])
-  for name, factor in _PIXELS.items():
-    cells = found.column(name)
-    values, _ = floats(cells)
-    good = (values > 0) & np.isfinite(values)
-    bad = [
-      row
-      for row in np.flatnonzero(~good).tolist()
-      if cells[row].lower() not in NO_VALUE
-    ]
-    note(name, cells, bad, 'positive number')
-    if not good.any():
+  for name, unit in _VOLUMES.items():
+    own = re.compile(rf'(?<=\d)[\s_]*(?:{unit})$', re.IGNORECASE)
+    add(name, [own.sub('', cell) for cell in found.column(name)])
+  for name in dict.fromkeys((*_PIXELS, *found.columns)):
+    if name not in _PIXELS and not _unit_of(name):
       continue
-    # Some instruments give millimetres where others give micrometres.
-    scale = np.where(values < _LEAST_UM, 1000.0, 1.0) if factor == 1 else factor
-    of['pixel_um'] = np.where(good, values * scale, np.nan).astype(np.float32)
-    break
+    cells = found.column(name)
+    sides, in_mm = _sides(name, cells)
+    unknown = np.flatnonzero(np.isnan(sides)).tolist()
+    bad = [row for row in unknown if cells[row].lower() not in NO_VALUE]
+    note(name, cells, bad, 'positive number')
+    if not np.isnan(sides).all():
+      of['pixel_um'] = sides
+      if in_mm:
+        notes.append(
+          f'{name}: pixels of a side below {_LEAST_UM} are taken to be given in'
+          ' millimetres; data.pixel_um gives another'
+        )
+      break
   return Numbers(of, tuple(notes))
+
+
+def _unit_of(name: str) -> str:
+  """Finds the unit in the name of a column of pixels' sides; '' if none."""
+  match = _PIXEL.fullmatch(name) or _PER_UNIT.fullmatch(name)
+  return match[1] if match else ''
+
+
+def _sides(name: str, cells: Sequence[str]) -> tuple[np.ndarray, bool]:
+  """Reads the sides of pixels, with the unit in each cell or the column's name.
+
+  Returns:
+    µm, float32 [N], NaN where there is none; and whether sides without a unit
+    are so small that they are taken for millimetres.
+  """
+  named = _unit_of(name)
+  units, numbers = [], []
+  for cell in cells:
+    match = _IN_CELL.search(cell.lower())
+    units.append(match[1] if match else named)
+    numbers.append(cell[: match.start()] if match else cell)
+  values, _ = floats(numbers)
+  values[~(values > 0) | ~np.isfinite(values)] = np.nan
+  small = np.array([not unit for unit in units], bool) & (values < _LEAST_UM)
+  if _PER_UNIT.fullmatch(name):
+    values = 1.0 / values
+  factors = np.array([_UNITS.get(unit, 1.0) for unit in units], float)
+  sides = values * np.where(small, _UNITS['mm'], factors)
+  return sides.astype(np.float32), bool(small.any())
 
 
 def points(values: Sequence[str], *, small: bool = False) -> Sequence[str]:
@@ -120,7 +156,8 @@ def floats(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
   """
   found = np.full(len(values), np.nan)
   bad = []
-  for row, value in enumerate(points(values)):
+  whole = [_THOUSANDS.sub('', value) for value in values]
+  for row, value in enumerate(points(whole)):
     if value.lower() in NO_VALUE:
       continue
     try:

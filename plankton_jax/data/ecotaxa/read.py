@@ -1,24 +1,26 @@
 """Reads the objects of an EcoTaxa export: taxon, state, sample, acquisition."""
 
 import contextlib
+import functools
 import hashlib
 import math
 import posixpath
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data.ecotaxa import annotations, files, numbers, table
+from plankton_jax.data.ecotaxa import annotations, files, lists, numbers, table
 from plankton_jax.data.ecotaxa.annotations import Annotated
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import Measures, one_line
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, shorten_list
 
-# EcoTaxa's own letters of the states, as its database has them.
+# EcoTaxa's own letters of the states, as its database has them; n of none.
 _LETTERS = {state[0]: state for state in table.STATES}
+_LETTERS['n'] = annotations.UNCLASSIFIED
 
 # Match the ids of one sample, or of one acquisition of a sample; an object
 # without either is a group of its own.
@@ -41,7 +43,10 @@ _COLUMNS = {
   'depth_min': ('object_depth_min',),
   'depth_max': ('object_depth_max',),
   'person': ('object_annotation_person_name',),
+  'annotation_date': ('object_annotation_date',),
+  'annotation_time': ('object_annotation_time',),
 }
+_IMAGE = 'img_file_name'
 _TAXA = ('taxon', 'lineage')
 _ANNOTATION = ('status', 'taxon', 'lineage', 'category_id')
 _DEGREES = ('latitude', 'longitude')
@@ -52,6 +57,7 @@ _ONCE = (
   *('object_annotation_category', 'object_annotation_hierarchy'),
   *('sample_id', 'acq_id'),
 )
+_LINES = 6  # that a message names at most
 _ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
 
 
@@ -99,17 +105,18 @@ def export(
   lowest; the others are counted. Copies of an export, such as an archive beside
   what was unpacked of it, count once. Tables that give one id to different
   images of one rank come from different projects; their objects are told apart
-  by their tables' names.
+  by their tables' names. Of several images that one table gives one id and rank
+  the first counts; the others are further images of the object.
 
   Raises:
-    InputError: there is no export, no table can be read, or one table gives an
-      id to different images of one rank.
+    InputError: there is no export, no table can be read, or a spreadsheet has
+      rounded ids so that one stands for several images.
   """
   check_rank(image_rank)
   opened = files.open_export(path, field=field)
   found = _read_tables(opened)
   rows, apart = _kept_apart(_joined(opened, found.rows))
-  _check_ids(rows, opened)
+  alike = _alike(rows, opened)
   kept = _choose(rows, image_rank)
   chosen = [kept.best[id] for id in sorted(kept.best)]
   items, contrary = annotations.settle([row.item for row in chosen], kept.said)
@@ -124,6 +131,7 @@ def export(
       *found.notes,
       *_unnamed(opened, found.rows),
       *apart,
+      *alike,
       *_rounded(rows),
       *contrary,
       *apart_by_parent,
@@ -153,7 +161,7 @@ def _read_tables(opened: files.Files) -> _Tables:
   measured: dict[str, Mapping[str, np.ndarray]] = {}
   for name in opened.tables:
     try:
-      found = _read(opened, name)
+      found, listed = _read(opened, name)
     except InputError as error:
       unread.append(error)
       why = str(error).removeprefix(f'{_named(opened, name)}: ')
@@ -164,10 +172,9 @@ def _read_tables(opened: files.Files) -> _Tables:
     measured[name], unclear = numbers.read(found)
     notes += [f'{name}: {note}' for note in unclear]
     annotated = annotations.complete(*(_field(found, x) for x in _ANNOTATION))
-    notes += [f'{name}: {note}' for note in annotated.notes]
-    for at, (line, rank, item) in enumerate(
-      _objects(found, name, annotated, opened)
-    ):
+    notes += [f'{name}: {note}' for note in (*listed, *annotated.notes)]
+    locate = _locator(opened, name, found.column(_IMAGE) if listed else ())
+    for at, (line, rank, item) in enumerate(_objects(found, annotated, locate)):
       if isinstance(item, str):
         skipped.append((f'{name}:{line}', item))
       else:
@@ -175,6 +182,22 @@ def _read_tables(opened: files.Files) -> _Tables:
   if len(unread) == len(opened.tables):
     raise unread[0]
   return _Tables(rows, tuple(skipped), notes, measured)
+
+
+def _locator(
+  opened: files.Files, name: str, listed: Sequence[str]
+) -> Callable[[str], str]:
+  """Returns a function that locates the images of a table.
+
+  Those of a list may lie elsewhere, if none of the first is where it says.
+  """
+  locate = functools.partial(opened.locate, name)
+  for image in listed[: lists.TRIED]:
+    with contextlib.suppress(ValueError):
+      opened.find(locate(image))
+      return locate
+  moved = lists.moved(listed, opened.images) if listed else None
+  return (lambda image: opened.find(moved(image))) if moved else locate
 
 
 class _Kept(NamedTuple):
@@ -211,18 +234,23 @@ def object_id(id: str) -> str:
   return urllib.parse.unquote(id.split('/')[-1])
 
 
-def _read(opened: files.Files, name: str) -> table.Table:
-  """Reads a table, and checks that no column in use is there twice."""
+def _read(opened: files.Files, name: str) -> tuple[table.Table, list[str]]:
+  """Reads a table, and checks that no column in use is there twice.
+
+  Returns:
+    The table, and notes on what of a list is read as what.
+  """
   place = _named(opened, name)
   try:
-    found = table.parse(opened.read(name), place)
+    found = lists.parse(opened.read(name), place)
   except ValueError as error:
     if isinstance(error, InputError):
       raise
     raise InputError(f'{place}: {error}') from error
+  found, listed = lists.renamed(found)
   found.require_once(*_ONCE)
-  found.require(*sorted(table.NEEDED, reverse=True))
-  return found
+  found.require(*sorted(table.NEEDED))
+  return found, listed
 
 
 def _named(opened: files.Files, table: str) -> str:
@@ -245,7 +273,7 @@ def _measures(
 
 
 def _objects(
-  found: table.Table, name: str, annotated: Annotated, opened: files.Files
+  found: table.Table, annotated: Annotated, locate: Callable[[str], str]
 ) -> Iterator[tuple[int, float, Object | str]]:
   """Yields (line, rank, object or why it is skipped) of each row.
 
@@ -273,7 +301,7 @@ def _objects(
       yield line, 0.0, f'{status} without a category{nowhere}'
     else:
       try:
-        where = opened.locate(name, image)
+        where = locate(image)
       except ValueError as error:
         yield line, 0.0, f'{image}: {error}'
         continue
@@ -366,7 +394,7 @@ def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], list[str]]:
 
 def _rounded(rows: Sequence[_Row]) -> list[str]:
   """Notes ids that a spreadsheet seems to have rounded."""
-  found = [row for row in rows if _ROUNDED.fullmatch(row.item.object_id)]
+  found = [row for row in rows if _is_rounded(row)]
   if not found:
     return []
   return [
@@ -375,19 +403,41 @@ def _rounded(rows: Sequence[_Row]) -> list[str]:
   ]
 
 
-def _check_ids(rows: Sequence[_Row], opened: files.Files) -> None:
-  collisions = _collisions(rows)
-  if not collisions:
-    return
-  first = collisions[0]
-  lines = ', '.join(str(row.line) for row in first[:6])
-  more = ', ...' if len(first) > 6 else ''
-  others = f' (and {len(collisions) - 1} more ids)' if collisions[1:] else ''
-  raise InputError(
-    f'{_named(opened, first[0].table)}: lines {lines}{more} give the id'
-    f' {first[0].item.object_id!r} and one img_rank to different images'
-    f'{others}: number img_rank, or restore ids that a spreadsheet rounded'
-  )
+def _is_rounded(row: _Row) -> bool:
+  return _ROUNDED.fullmatch(row.item.object_id) is not None
+
+
+def _alike(rows: Sequence[_Row], opened: files.Files) -> list[str]:
+  """Notes objects of which a table gives several images one rank.
+
+  Raises:
+    InputError: these are several objects, as most rows are such, or as their
+      ids look rounded.
+  """
+  found = _collisions(rows)
+  if not found:
+    return []
+  rounded = [own for own in found if _is_rounded(own[0])]
+  first = (rounded or found)[0]
+  place = _named(opened, first[0].table)
+  lines = shorten_list([str(row.line) for row in first], _LINES)
+  gives = f'lines {lines} of {place} give the id {first[0].item.object_id!r}'
+  if rounded:
+    raise InputError(
+      f'{gives}, which looks rounded by a spreadsheet, to different images:'
+      ' restore the ids'
+    )
+  further = sum(map(len, found)) - len(found)
+  if 2 * further > len(rows):
+    raise InputError(
+      f'{gives} and one img_rank to different images, as most rows do: give'
+      ' each object an id of its own, or number img_rank'
+    )
+  return [
+    f'{len(found):,} objects have several images of one img_rank, of which the'
+    f' first row of the table is taken: {gives}; number img_rank, or give each'
+    ' object an id of its own'
+  ]
 
 
 def _unnamed(opened: files.Files, rows: Sequence[_Row]) -> list[str]:

@@ -1,12 +1,12 @@
 """One EcoTaxa table: header, types if there are any, and rows of text."""
 
-import codecs
 import csv
 import io
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from plankton_jax.data.sources import files
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
 
@@ -25,10 +25,14 @@ _MISTAKEN = {
   b'PK\3\4': 'an Excel workbook or a zip archive',
   b'\xd0\xcf\x11\xe0': 'an Excel workbook',
   b'%PDF': 'a PDF file',
+  b'\x1f\x8b': 'packed by gzip',
 }
 # Columns without which a table is not EcoTaxa's.
 NEEDED = frozenset(('object_id', 'img_file_name'))
 MARKS = '\t;,|'  # that separate cells
+# Encodings before Unicode, of Windows and the Macintosh, the likeliest first.
+_OLD = {'cp1252': 'Windows-1252', 'mac_roman': 'Mac Roman'}
+_AFTER_A_LETTER = re.compile(rb'(?<=[a-z])[\x80-\xff]')
 _LINES_ABOVE = 50  # the header at most, such as comments
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
@@ -61,16 +65,19 @@ class Table(NamedTuple):
         )
 
   def require_once(self, *names: str) -> None:
-    """Raises InputError if one of the columns is there twice."""
+    """Raises InputError if one of the columns is there twice, and differs."""
     for name in names:
-      if self.columns.count(name) > 1:
+      own = [at for at, column in enumerate(self.columns) if column == name]
+      if len({tuple(row[at] for row in self.rows) for at in own}) > 1:
         raise InputError(
           f'{self.place}: column {name!r} is there twice; delete one'
         )
 
 
-def parse(data: bytes, place: str) -> Table:
+def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
   """Reads a table's bytes, in any encoding and line ending of spreadsheets.
+
+  `names` are those by one of which its header is known.
 
   A row with more values than columns is left out as bad, as is a header that
   comes again, of tables that were joined. A quote that opens a cell and never
@@ -80,9 +87,9 @@ def parse(data: bytes, place: str) -> Table:
   Raises:
     InputError: it is empty or no table.
   """
-  lines_of_text, top, mark = open_text(data, NEEDED)
-  mark = mark or '\t'
+  lines_of_text, top, mark = open_text(data, names)
   first = lines_of_text[top]
+  mark = mark or max(MARKS, key=first.count)
   if mark != '\t':
     lines_of_text = _with_tabs(lines_of_text, top, mark, place)
     first = lines_of_text[top]
@@ -102,13 +109,15 @@ def parse(data: bytes, place: str) -> Table:
   notes: list[tuple[int, str]] = []
   if mark != '\t':
     notes.append((top + 1, f'cells are separated by {mark!r}, not by tabs'))
+  if old := old_encoding(data):
+    notes.append((top + 1, f'its letters, not UTF-8, are read as {_OLD[old]}'))
   for line, values, note in _records(lines_of_text, top + 1, len(columns)):
     if note:
       notes.append((line, note))
     if any(values[len(columns) :]):
       bad.append((line, f'{len(values)} values for {len(columns)} columns'))
       continue
-    if not any(values):
+    if not any(map(str.strip, values)):
       continue
     values = [*values, *[''] * len(columns)][: len(columns)]
     if not rows or values[0].strip().lower() in (columns[0], *TYPES):
@@ -122,20 +131,8 @@ def parse(data: bytes, place: str) -> Table:
     rows.append(tuple(values))
     lines.append(line)
   return Table(
-    place,
-    columns,
-    types,
-    tuple(rows),
-    tuple(lines),
-    tuple(bad),
-    tuple(notes),
+    place, columns, types, tuple(rows), tuple(lines), tuple(bad), tuple(notes)
   )
-
-
-def is_ecotaxa(data: bytes) -> bool:
-  """Tells by its header whether a text is a table of EcoTaxa's columns."""
-  lines, top, mark = open_text(data, NEEDED)
-  return {*_names(lines[top], mark)} >= NEEDED
 
 
 def open_text(
@@ -211,10 +208,9 @@ def _mistake(data: bytes, first: str) -> str:
     return '; it is empty'
   if kind := kind_of(data):
     return f'; it is {kind}: {remedy}'
-  if first.lstrip().lower().startswith(('<!doctype', '<html')):
+  if first.lstrip().lower().startswith(('<!doctype', '<html', '<table')):
     return '; it is a web page: download the table again, logged in'
-  mark = next((mark for mark in (',', ';') if mark in first), '')
-  return f'; it has {mark!r}: {remedy}' if mark else ''
+  return ''
 
 
 def _records(
@@ -315,19 +311,40 @@ def _are_types(values: Sequence[str]) -> bool:
 
 
 def decode(data: bytes) -> str:
-  """Decodes a text in any encoding that spreadsheets write."""
-  for mark, encoding in (
-    (codecs.BOM_UTF16_LE, 'utf-16'),
-    (codecs.BOM_UTF16_BE, 'utf-16'),
-  ):
-    if data.startswith(mark):
-      return data.decode(encoding, errors='replace')
-  try:
+  """Decodes a text in any encoding that spreadsheets write.
+
+  Lines that are no UTF-8 are of one of `_OLD`.
+  """
+  if encoding := files.utf16(data):
+    return data.decode(encoding, errors='replace')
+  if old := old_encoding(data):  # of some lines alone, if tables were joined
+    lines = data.splitlines(keepends=True)
+    text = ''.join(_decode_line(line, old) for line in lines)
+  else:
     text = data.decode()
-  except UnicodeDecodeError:  # Tables that were joined may differ in encoding.
-    text = ''.join(map(_decode_line, data.splitlines(keepends=True)))
   text = '\n'.join(map(mend, text.split('\n')))
   return text.replace('\ufeff', '')  # marks of order, of each joined table
+
+
+def old_encoding(data: bytes) -> str:
+  """Tells which of `_OLD` a text is in; '' if it is Unicode.
+
+  In the right one, what follows a small letter is one itself, or an apostrophe;
+  Windows' own is taken where both do alike.
+  """
+  if files.utf16(data):
+    return ''
+  try:
+    data.decode()
+    return ''
+  except UnicodeDecodeError:
+    after = b''.join(_AFTER_A_LETTER.findall(data))
+
+  def fitting(encoding: str) -> int:
+    text = after.decode(encoding, errors='replace')
+    return sum(letter.islower() or letter == '’' for letter in text)
+
+  return max(_OLD, key=fitting)
 
 
 def mend(text: str) -> str:
@@ -340,8 +357,8 @@ def mend(text: str) -> str:
     return text
 
 
-def _decode_line(line: bytes) -> str:
-  for encoding in ('utf-8', 'cp1252'):
+def _decode_line(line: bytes, old: str) -> str:
+  for encoding in ('utf-8', old):
     try:
       return line.decode(encoding)
     except UnicodeDecodeError:

@@ -39,6 +39,8 @@ NO_CROP = (0, 0, 0, 0)
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras
 _ORIENTATION = 0x0112  # in Exif
 _PHOTOMETRIC = 0x0106  # in TIFF
+_SAMPLE_FORMAT = 0x0153  # in TIFF, of each channel
+_SIGNED = 2
 
 # MAX_PIXELS refuses what PIL only warns of.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -96,6 +98,26 @@ class Picture(NamedTuple):
       _scaled(image, width, height), ((size - width) // 2, (size - height) // 2)
     )
     return fitted
+
+
+class Preprocessing(NamedTuple):
+  """How files become the arrays that an encoder takes."""
+
+  size: int  # as `fit` takes it, and the next two
+  resize: str
+  channels: int
+  white: int = 0  # as `decode` takes it, and the last
+  crop: tuple[int, ...] = NO_CROP
+
+  def apply(self, data: bytes) -> tuple[Picture, Image.Image]:
+    """Decodes a file's bytes, and fits the picture.
+
+    Raises:
+      ValueError: as in `decode`.
+    """
+    picture = Picture.decode(data, self.white, self.crop)
+    size, resize, channels, *_ = self
+    return picture, picture.fit(size=size, resize=resize, channels=channels)
 
 
 class Fitted(NamedTuple):
@@ -228,6 +250,12 @@ def _open(data: bytes) -> Image.Image:
     raise ValueError(
       '16 bits that count from white to black: save it from black to white'
     )
+  # PIL takes signed pixels of 8 bits for unsigned ones.
+  signed = _SIGNED in getattr(image, 'tag_v2', {}).get(_SAMPLE_FORMAT, ())
+  if signed or image.mode in ('I', 'F'):
+    raise ValueError(
+      'signed or 32-bit pixels have no known range: save as unsigned 16-bit'
+    )
   return image
 
 
@@ -273,8 +301,6 @@ def _plain(image: Image.Image, white: int) -> Image.Image:
     image = ImageOps.exif_transpose(image)
   if image.mode.startswith('I;16'):
     return _from_16_bits(image, white)
-  if image.mode in ('I', 'F'):
-    raise ValueError('32-bit pixels have no known range: save as 16-bit')
   if image.has_transparency_data:
     image = _on_background(image.convert('RGBA'))
   if image.mode not in ('L', 'RGB'):

@@ -3,7 +3,7 @@
 import codecs
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from plankton_jax.data.pixels import images
@@ -23,11 +23,19 @@ _CLUTTER = frozenset(
     *('Thumbs.db', 'ehthumbs.db', 'desktop.ini', 'Icon\r'),
   }
 )
+_RUN = frozenset(('config.json', 'split.json'))  # files of every workdir
 
 
 def is_clutter(parts: Iterable[str]) -> bool:
   """Tells whether a name in a path is hidden, or one of the system's."""
   return any(name.startswith('.') or name in _CLUTTER for name in parts)
+
+
+def without_figures(names: Sequence[str]) -> list[str]:
+  """Leaves `analysis` out of the names in a run's workdir."""
+  if not _RUN.issubset(names):
+    return [*names]
+  return [name for name in names if name != 'analysis']
 
 
 def is_image(name: str) -> bool:
@@ -36,16 +44,27 @@ def is_image(name: str) -> bool:
   return ending in images.EXTENSIONS and not is_clutter(name.split('/'))
 
 
-def decode_text(data: bytes) -> str:
-  """Decodes what an instrument writes: Latin-1, unless marked as Unicode."""
-  for mark, encoding in (
-    (codecs.BOM_UTF8, 'utf-8'),
-    (codecs.BOM_UTF16_LE, 'utf-16-le'),
-    (codecs.BOM_UTF16_BE, 'utf-16-be'),
+def utf16(data: bytes) -> str:
+  """Names the form of UTF-16 that a text is in; '' if it is in none.
+
+  Without a mark, every other of its first bytes is 0.
+  """
+  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    return 'utf-16'
+  start = data[:64]
+  for encoding, zeros, letters in (
+    ('utf-16-le', start[1::2], start[::2]),
+    ('utf-16-be', start[::2], start[1::2]),
   ):
-    if data.startswith(mark):
-      return data.removeprefix(mark).decode(encoding, errors='replace')
-  return data.decode('latin-1')
+    if zeros and not any(zeros) and all(letters):
+      return encoding
+  return ''
+
+
+def decode_text(data: bytes) -> str:
+  """Decodes what an instrument writes: Latin-1, unless it is Unicode."""
+  marked = 'utf-8-sig' if data.startswith(codecs.BOM_UTF8) else 'latin-1'
+  return data.decode(utf16(data) or marked, errors='replace')
 
 
 def expanded(
@@ -91,8 +110,9 @@ def digest(path: Path) -> bytes:
 def walk(root: Path) -> Iterator[Path]:
   """Yields every file below a folder, a folder's files in order.
 
-  Passes over hidden folders and those of the system. Follows links, and enters
-  a folder once, so that it never goes in circles.
+  Passes over hidden folders, those of the system, and what analyses of a run
+  wrote into its workdir. Follows links, and enters a folder once, so that it
+  never goes in circles.
   """
   seen: set[tuple[int, int]] = set()
   for place, folders, names in os.walk(root, followlinks=True):
@@ -105,5 +125,6 @@ def walk(root: Path) -> Iterator[Path]:
       folders.clear()
       continue
     seen.add((status.st_dev, status.st_ino))
-    folders[:] = sorted(name for name in folders if not is_clutter([name]))
+    here = {*without_figures([*folders, *names])}
+    folders[:] = sorted(n for n in folders if n in here and not is_clutter([n]))
     yield from (Path(place, name) for name in sorted(names))

@@ -19,6 +19,7 @@ from plankton_jax.data.sources.files import (
   is_clutter,
   read,
   walk,
+  without_figures,
 )
 from plankton_jax.data.sources.objects import Objects, to_source
 from plankton_jax.data.sources.source import Source, one_line
@@ -43,7 +44,8 @@ _REMEDIES = (
      '.tfrecord', '.lmdb', '.pkl', '.czi', '.nd2', '.avi', '.mp4'),
   ),
 )  # fmt: skip
-_AS_LIST = 'name its columns as EcoTaxa does (docs/ecotaxa.md)'
+# What to do with a list of images.
+_AS_LIST = "data.source='ecotaxa' or --export takes it (docs/ecotaxa.md)"
 _LISTS = ('.csv', '.tsv', '.txt', '.xlsx')  # endings of lists of images
 _ZARR = frozenset(('.zarray', '.zgroup', 'zarr.json'))  # files of such a store
 _LONGEST = 500  # characters of a path that an error shows
@@ -64,9 +66,10 @@ def scan(
 ) -> Listing:
   """Lists every image below a folder, following links.
 
-  Ignores hidden files, folders that systems make, such as `__MACOSX`, and other
-  extensions; files without any are images if they begin as such. Folders whose
-  names differ only by Unicode form are one class.
+  Ignores hidden files, folders that systems make, such as `__MACOSX`, figures
+  in workdirs of runs, and other extensions; files without any are images if
+  they begin as such. Folders whose names differ only by Unicode form are one
+  class.
 
   Args:
     path: the folder.
@@ -92,9 +95,10 @@ def scan(
   except RecursionError:
     raise InputError(f'{root}: folders are nested too deeply') from None
   if not found.images:
+    passed = _passed_over(root, found.passed)
     raise InputError(
       f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{_instead(found.others)}'
+      f'{"; ".join(["", *passed]) or _instead(found.others)}'
     )
   ids, skipped = [], []
   for name in sorted(found.images):
@@ -123,7 +127,7 @@ def scan(
     others,
     tuple(sorted(found.empty)),
     understood,
-    (*_passed_over(root, found.hidden), *doubts),
+    (*_passed_over(root, found.passed), *doubts),
   )
 
 
@@ -142,11 +146,9 @@ def scan_classes(
   found, place = listing.images, Path(listing.images.place)
   if (found.labels < 0).any():
     loose = found.ids[int(np.argmin(found.labels))]
-    listed = not listing.others.keys().isdisjoint(_LISTS)
-    otherwise = f'; or, of a list of images, {_AS_LIST}' if listed else ''
     raise InputError(
       f'{one_line(place / loose)} lies in no class folder: move the images into'
-      f' one folder per class{otherwise}'
+      f' one folder per class{_or_as_list(listing)}'
     )
   for name, held in unread(listing).items():
     raise InputError(f'{one_line(place / name)} holds no image{held}')
@@ -180,6 +182,11 @@ def source(
   """
   listing = scan_classes(path, class_level=class_level)
   found = listing.images
+  if len(found.class_names) == 1 and (otherwise := _or_as_list(listing)):
+    raise InputError(
+      f'{found.place}: all images lie in {one_line(found.class_names[0])}: move'
+      f' them into one folder per class{otherwise}'
+    )
   if listing.understood:
     log.info('%s: %s', found.place, listing.understood)
   for doubt in listing.doubts:
@@ -213,13 +220,20 @@ def _unfolded(path: Path) -> str:
   if not path.is_file():
     return ''
   if ending in _LISTS:
-    return f': {_AS_LIST}, and open it as an export'
+    return f': if it lists images, {_AS_LIST}'
   if ending in ('.zip', *PACKED):
     return ': unpack it, or open it as an EcoTaxa export'
   if _is_picture(path):
     return ': give the folder that the image lies in'
   remedy = _remedy([ending])
   return f': {remedy}' if remedy else ''
+
+
+def _or_as_list(listing: Listing) -> str:
+  """Says what to do with a list that lies beside images; '' if none does."""
+  if listing.others.keys().isdisjoint(_LISTS):
+    return ''
+  return f'; or, of a list of images, {_AS_LIST}'
 
 
 def _instead(others: Mapping[str, int]) -> str:
@@ -237,13 +251,13 @@ def _remedy(endings: Iterable[str]) -> str:
   return next(found, '')
 
 
-def _passed_over(root: Path, hidden: Sequence[str]) -> list[str]:
-  """Doubts hidden folders that hold images."""
-  held = [name for name in hidden if any(map(_is_picture, walk(root / name)))]
+def _passed_over(root: Path, folders: Sequence[str]) -> list[str]:
+  """Doubts folders passed over that hold images."""
+  held = [name for name in folders if any(map(_is_picture, walk(root / name)))]
   if not held:
     return []
   shown = shorten_list([one_line(name) for name in held])
-  return [f'hidden folders with images are passed over: {shown}']
+  return [f'hidden folders and figures of runs are passed over: {shown}']
 
 
 def _is_picture(file: Path) -> bool:
@@ -271,7 +285,7 @@ class _Found(NamedTuple):
 
   images: list[str]
   empty: list[str]  # folders without an image
-  hidden: list[str]  # folders
+  passed: list[str]  # hidden folders, and those of runs' analyses
   others: collections.Counter[str]  # ending -> files
 
 
@@ -292,14 +306,17 @@ def _walk(
   except OSError as error:
     shown = one_line(folder)[:_LONGEST]
     raise InputError(f'{shown}: {error.strerror}') from error
-  if not _ZARR.isdisjoint(entry.name for entry in entries):
+  names = [entry.name for entry in entries]
+  if not _ZARR.isdisjoint(names):
     entries = []
     found.others['.zarr'] += 1
+  kept = {*without_figures(names)}
   for entry in entries:
     name = prefix + entry.name
-    if is_clutter([entry.name]):
-      if entry.name.startswith('.') and _is_folder(entry):
-        found.hidden.append(name)
+    figures = entry.name not in kept
+    if figures or is_clutter([entry.name]):
+      if (figures or entry.name.startswith('.')) and _is_folder(entry):
+        found.passed.append(name)
     elif _is_folder(entry):
       _walk(folder / entry.name, f'{name}/', (*ancestors, here), found)
     elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):

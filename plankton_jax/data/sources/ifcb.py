@@ -17,7 +17,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -82,7 +82,11 @@ class Region(NamedTuple):
   offset: int  # bytes in the .roi
 
 
-Open = Callable[[], BinaryIO]  # raises OSError, or ValueError with the reason
+class File(NamedTuple):
+  """A file of a bin; both raise OSError, or ValueError with the reason."""
+
+  open: Callable[[], BinaryIO]
+  size: Callable[[], int]  # bytes, without reading them
 
 
 class Bin(NamedTuple):
@@ -90,18 +94,13 @@ class Bin(NamedTuple):
 
   name: str
   place: str  # relative, without ending
-  files: Mapping[str, Open]  # by their endings in lower case
+  files: Mapping[str, File]  # by their endings in lower case
 
-  def open(self, ending: str) -> BinaryIO:
-    """Opens one of its files.
-
-    Raises:
-      OSError: it is missing, or cannot be read.
-      ValueError: it is damaged in an archive, and how.
-    """
+  def file(self, ending: str) -> File:
+    """Finds one of its files; raises OSError if it is missing."""
     if ending not in self.files:
       raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return self.files[ending]()
+    return self.files[ending]
 
 
 class Cell(NamedTuple):
@@ -145,16 +144,18 @@ def find(place: Path) -> Objects | None:
   None if there is no bin.
   """
   every = dict(_files(place))
-  parts: dict[str, dict[str, Open]] = collections.defaultdict(dict)
+  parts: dict[str, dict[str, File]] = collections.defaultdict(dict)
+  skipped: list[tuple[str, str]] = []
   for name in sorted(every):  # .ADC before .adc, which counts
     file = PurePosixPath(name)
     if is_bin(file):
       stem = file.with_name(file.stem.upper()).as_posix()
       parts[stem][file.suffix.lower()] = every[name]
+    elif file.suffix.lower() == '.roi':
+      skipped.append((name, 'not the name that the instrument gives a bin'))
   if not parts:
     return None
   bins: dict[str, Bin] = {}
-  skipped: list[tuple[str, str]] = []
   for stem in sorted(parts, key=lambda stem: (-len(parts[stem]), stem)):
     bin = Bin(PurePosixPath(stem).name, stem, parts[stem])
     first = bins.setdefault(bin.name, bin)
@@ -164,12 +165,16 @@ def find(place: Path) -> Objects | None:
   left_aside = dict.fromkeys((EMPTY, STITCHED, BESIDE), 0)
   left_aside[BESIDE] = sum(map(files.is_image, every))
   for _, bin in sorted(bins.items()):
+    named = len(skipped)
     try:
       regions = list(_regions(bin, skipped))
     except (OSError, ValueError) as error:
       skipped.append((bin.name, f'.adc: {describe(error)}'))
       continue
     filled = [region for region in regions if region.width * region.height]
+    if len(skipped) == named and (unknown := _beyond(bin, filled)):
+      why = f'{unknown:,} bytes of .roi are of no line of .adc: copy it again'
+      skipped.append((bin.name, why))
     left_aside[EMPTY] += len(regions) - len(filled)
     stitches = _format(bin.name).stitches
     own = [Cell(bin, pair) for pair in _pairs(filled, stitches=stitches)]
@@ -206,7 +211,7 @@ def pixels(cell: Cell) -> np.ndarray:
     raise ValueError(f'{width} x {height} px of two regions: too large')
   image = np.zeros((height, width), np.uint8)
   known = np.zeros((height, width), bool)
-  with cell.bin.open('.roi') as file:
+  with cell.bin.file('.roi').open() as file:
     end = file.seek(0, os.SEEK_END)
     for region in cell.regions:
       area = region.width * region.height
@@ -314,6 +319,20 @@ def _regions(bin: Bin, skipped: list[tuple[str, str]]) -> Iterator[Region]:
     yield region
 
 
+def _beyond(bin: Bin, regions: Sequence[Region]) -> int:
+  """Counts the bytes of a .roi beyond all regions, of lines that are lost.
+
+  Offsets of the first generation may begin at 1, and leave a byte.
+  """
+  try:
+    size = bin.file('.roi').size()
+  except OSError:  # It is named when its cells are read.
+    return 0
+  ends = (region.offset + region.width * region.height for region in regions)
+  left = size - max(ends, default=0)
+  return left if left > 1 else 0
+
+
 def _pairs(
   regions: list[Region], *, stitches: bool
 ) -> Iterator[tuple[Region, ...]]:
@@ -344,11 +363,11 @@ def _format(bin: str) -> _Format:
 
 
 def _text(bin: Bin, ending: str) -> str:
-  with bin.open(ending) as file:
+  with bin.file(ending).open() as file:
     return files.decode_text(file.read())
 
 
-def _files(place: Path) -> Iterator[tuple[str, Open]]:
+def _files(place: Path) -> Iterator[tuple[str, File]]:
   """Yields (name below the place, function that opens it) of every file.
 
   Those of zip archives follow, as of folders of the archives' names; beside a
@@ -364,17 +383,17 @@ def _files(place: Path) -> Iterator[tuple[str, Open]]:
     every = sorted(root.glob(f'{glob.escape(place.stem)}.*'))
   for file in every:
     name = file.relative_to(root).as_posix()
-    yield name, _opener(file)
+    yield name, _in_folder(file)
     if file.suffix.lower() == '.zip' and file.is_file():
-      for inner, opened in _archived(file).items():
-        yield f'{name}/{inner}', opened
+      for inner, packed in _archived(file).items():
+        yield f'{name}/{inner}', packed
 
 
-def _opener(file: Path) -> Open:
-  return lambda: file.open('rb')
+def _in_folder(file: Path) -> File:
+  return File(lambda: file.open('rb'), lambda: file.stat().st_size)
 
 
-def _archived(path: Path) -> dict[str, Open]:
+def _archived(path: Path) -> dict[str, File]:
   """Lists the files of a zip archive of bins; {} if it is none, or damaged.
 
   The last two files read are kept, so that a .roi is unpacked once for all of
@@ -405,8 +424,12 @@ def _archived(path: Path) -> dict[str, Open]:
     with lock:
       return io.BytesIO(unpack(name))
 
+  def packed(name: str) -> File:
+    opening = functools.partial(opened, name)
+    return File(opening, lambda: inside[name].file_size)
+
   return {
-    name: functools.partial(opened, name)
+    name: packed(name)
     for name in inside
     if not files.is_clutter(name.split('/'))
   }
