@@ -46,12 +46,8 @@ def _newest(workdir, like):
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory, caches):
+def finished(tmp_path_factory, make_config):
   """An uninterrupted run, shared: (workdir, config, state)."""
-  # make_config is a function of `caches` alone.
-  import conftest
-
-  make_config = conftest.make_config.__wrapped__(caches)
   config = make_config(
     curriculum=smoke.get_config().curriculum, optimizer__schedule='cosine'
   )
@@ -236,9 +232,7 @@ def test_a_changed_config_is_refused_with_the_fields_that_differ(
   assert json.loads((workdir / 'config.json').read_text())['epochs'] == 3
 
 
-def test_arcface_stops_early_and_keeps_the_best(
-  make_config, tmp_path, traced_once
-):
+def test_arcface_stops_early_and_keeps_the_best(make_config, tmp_path):
   # A learning rate of 0: only the running statistics move.
   config = make_config(
     arcface.get_config,

@@ -20,11 +20,9 @@ def _contents(folder):
 
 
 @pytest.fixture(scope='module')
-def rehearsed(tmp_path_factory, caches):
+def rehearsed(tmp_path_factory, make_config):
   """A config, its rehearsal, and the run that was then made: (.., workdir)."""
-  import conftest
-
-  config = conftest.make_config.__wrapped__(caches)(epochs=1)
+  config = make_config(epochs=1)
   config['curriculum'] = ((0, 'easy', 'semihard'),)
   workdir = tmp_path_factory.mktemp('rehearsal') / 'run'
   found = rehearsal.rehearse(config, workdir)
