@@ -687,6 +687,8 @@ def decoded_as(taxon, encoding):
     ('Protopéridinium à méduse', 'mac_roman', 'Mac Roman'),
     ('Dinoflagellé d’été', 'cp1252', 'Windows-1252'),
     ('l’eau', 'cp1252', 'Windows-1252'),
+    ('Méduse', 'mac_roman', 'Mac Roman'),
+    ('Öre', 'cp1252', 'Windows-1252'),
     ('ÉTÉ', 'cp1252', 'Windows-1252'),
     ('Копепода é', 'utf-16-le', ''),
     ('桡足类', 'utf-16-be', ''),
