@@ -198,10 +198,7 @@ def draw_labels(source: str, rows: Sequence[Row], read: Read) -> plt.Figure:
       [
         (row['id'], f'labelled\n{images.wrapped(row["label"])}'),
         *(
-          (
-            row[f'neighbour_{j}'],
-            images.wrapped(row[f'neighbour_{j}_label']),
-          )
+          (row[f'neighbour_{j}'], images.wrapped(row[f'neighbour_{j}_label']))
           for j in range(1, BESIDE + 1)
           if f'neighbour_{j}' in row
         ),
@@ -245,7 +242,7 @@ def _draw(
   step = width * images.CELL + GAP
   size = across * step - GAP, -(-len(items) // across) * LINE + 0.35
   on = images.canvas(*size)
-  on.ax.text(0.02, 0.1, title, fontsize=11, va='center', parse_math=False)
+  on.ax.text(0.02, 0.1, title, fontsize=11, va='center')
   for n, item in enumerate(items):
     line, column = divmod(n, across)
     left, top = column * step, 0.65 + line * LINE
@@ -254,14 +251,7 @@ def _draw(
     heading = item.heading
     if len(heading) > room:
       heading = f'{heading[: room - 1]}…'
-    on.ax.text(
-      left + 0.02,
-      top - 0.11,
-      heading,
-      fontsize=8,
-      va='center',
-      parse_math=False,
-    )
+    on.ax.text(left + 0.02, top - 0.11, heading, fontsize=8, va='center')
     for j, (key, text) in enumerate(item.images):
       images.put(on, left + j * images.CELL, top, read(key), text)
   return images.finish(on)

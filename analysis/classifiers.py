@@ -6,7 +6,6 @@ images, in the embedding, in raw pixels and in an untrained encoder's space.
 --grid=published --scaling=each --loss=hinge is the published experiment.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -201,7 +200,7 @@ def analyse(
     [Shown('classifiers: balanced accuracy (macro F1)', _table(found))],
     {'classifiers.csv': [row for f in found for row in curves.rows(f)]},
     {'classifiers.json': values},
-    {'classifiers': Drawing(functools.partial(draw, found), citations)},
+    {'classifiers': Drawing(lambda: draw(found), citations)},
   )
 
 
@@ -270,11 +269,11 @@ def draw(found: list[curves.Curve]) -> plt.Figure:
     va='bottom',
     ha='right',
   )
-  handles, texts = grid[0, 0].get_legend_handles_labels()
-  legend = figure.legend(
-    handles, texts, loc='outside upper center', ncols=min(5, len(names))
+  figure.legend(
+    *grid[0, 0].get_legend_handles_labels(),
+    loc='outside upper center',
+    ncols=min(5, len(names)),
   )
-  style.literal(legend)
   figure.supxlabel(
     f'Unseen classes. Line: mean of {curves.RESAMPLINGS} stratified splits,'
     f' {curves.TRAIN_SHARE:.0%} for training; band: where 95 % of such splits'

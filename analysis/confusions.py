@@ -4,7 +4,6 @@
 the run has one, and by the nearest mean of the train embeddings.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -233,11 +232,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
         'matrices': [most_confused(f, MOST_WHOLE)._asdict() for f in found],
       }
     },
-    {
-      'confusions': Drawing(
-        functools.partial(draw, drawn), inputs.citations(sources)
-      )
-    },
+    {'confusions': Drawing(lambda: draw(drawn), inputs.citations(sources))},
   )
 
 
@@ -259,8 +254,7 @@ def draw(found: list[Confusions]) -> plt.Figure:
     )
     ax.set_title(
       f'{f.source} ({f.method})\naccuracy {f.accuracy:.1%},'
-      f' balanced {f.balanced_accuracy:.1%}',
-      parse_math=False,
+      f' balanced {f.balanced_accuracy:.1%}'
     )
     ax.set_xlabel('predicted')
   grid[0, 0].set_ylabel('true class')

@@ -10,7 +10,6 @@ found. Concentrations and size spectra are there where the table has what they
 need. docs/counts.md explains the methods.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,8 +18,8 @@ import numpy as np
 from absl import flags
 
 from analysis.figures import counted
-from analysis.files import checks, command, inputs, new_images, samples
-from analysis.files.inputs import Embeddings, Source
+from analysis.files import checks, command, inputs, new_images
+from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import (
@@ -56,10 +55,7 @@ CHECK = flags.DEFINE_integer(
 CHECKED = flags.DEFINE_string(
   'checked', None, 'A table of id and class: images that a person checked.'
 )
-for name in (
-  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
-  'acceptance',
-):  # fmt: skip
+for name in ('images', 'export', 'by', 'pixel_um', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 20  # lines of counts in the terminal
@@ -125,9 +121,7 @@ def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
 
 
 def describe_checks(
-  of_sample: Mapping[str, Checks],
-  found: Sequence[Sample],
-  added: Sequence[str],
+  of_sample: Mapping[str, Checks], found: Sequence[Sample], added: Sequence[str]
 ) -> list[str]:
   """Says what was checked, and what could not be corrected by it."""
   images = sum(len(one.rows) for one in of_sample.values())
@@ -185,20 +179,11 @@ def check(asked: Asked) -> None:
     )
 
 
-def gather(source: Source, gallery: Embeddings, asked: Asked) -> Objects:
-  """Reads the objects to count.
-
-  Raises:
-    InputError: nothing can be read, an image has no sample, or its embedding
-      is not of the gallery's dimensions.
-  """
-  listed = new_images.list_folder(asked.images, asked.export, asked.by)
-  encoder = new_images.encoder_for(source, asked.images)
-  new = new_images.gather(
-    encoder, asked.images, asked.export, asked.pixel_um, listed=listed
+def gather(source: Source, asked: Asked) -> Objects:
+  """Reads the objects to count; raises what `gather_grouped` does."""
+  new, groups = new_images.gather_grouped(
+    source, asked.images, asked.export, asked.by, asked.pixel_um
   )
-  inputs.check_dimensions(gallery, new.rows)
-  groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
   per_m3, notes = concentrations(new)
   units = tallies.split_units(groups, per_m3)
   given: dict[int, str] = {}
@@ -297,7 +282,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   fit_ = fit(source, asked.acceptance)
   assert fit_.val is not None
   gallery = fit_.labeller.gallery
-  objects = gather(source, gallery, asked)
+  objects = gather(source, asked)
   notes = [*fit_.notes, *objects.notes]
   unseen, _ = inputs.labelled(source, 'unseen')
   if unseen is None:
@@ -409,15 +394,15 @@ def draw(
 ) -> dict[str, Drawing]:
   """Lists the figures: counts, methods, and spectra where sizes are known."""
   parts = {
-    'counts': functools.partial(
-      counted.draw_counts, found.every, found.names, found.method
+    'counts': lambda: counted.draw_counts(
+      found.every, found.names, found.method
     ),
-    'methods': functools.partial(
-      counted.draw_methods, tried.errors, tried.tested, tried.trusted
+    'methods': lambda: counted.draw_methods(
+      tried.errors, tried.tested, tried.trusted
     ),
   }
   if found.spectra:
-    parts['spectra'] = functools.partial(counted.draw_spectra, found.spectra)
+    parts['spectra'] = lambda: counted.draw_spectra(found.spectra)
   return {name: Drawing(part, citations) for name, part in parts.items()}
 
 

@@ -3,7 +3,8 @@
 `python -m analysis.discover --workdir=DIR --images=FOLDER` groups the images of
 a folder by the density of their embeddings, names the nearest known class of
 each group, and draws a page of the most central images, like groups together.
-Without --images it groups the images of --pile; `--encoder=plankton` in place
+`--export` takes an EcoTaxa export, IFCB bins or FlowCam runs in its place.
+Without either it groups the images of --pile; `--encoder=plankton` in place
 of the workdir needs no training, and names no class. Images with a label, such
 as those in class folders, tell how well groups agree with classes.
 """
@@ -30,10 +31,7 @@ SMALLEST = flags.DEFINE_integer(
 AMONG = flags.DEFINE_enum(
   'among', 'all', ['all', 'unknown'], 'Group all, or what no class takes.'
 )
-for name in (
-  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'pile', 'out',
-  'acceptance', 'search',
-):  # fmt: skip
+for name in ('images', 'export', 'pixel_um', 'pile', 'acceptance', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 SHOWN = 12  # groups in the terminal
@@ -121,6 +119,7 @@ def analyse(
   sources: Sequence[Source],
   *,
   images: str | None = None,
+  export: str | None = None,
   splits: Sequence[str] = ('unseen',),
   smallest: int = groups.SMALLEST,
   among: str = 'all',
@@ -128,7 +127,7 @@ def analyse(
   pixel_um: float | None = None,
   way: str = 'auto',
 ) -> Result:
-  """Groups the images of a folder, of splits or of files.
+  """Groups the images of a folder, an export, of splits or of files.
 
   `way` is that of `choice.nearest`.
 
@@ -140,7 +139,9 @@ def analyse(
   if smallest < 2:
     raise InputError(f'--smallest={smallest}: a group has 2 images or more')
   openset.check_acceptance(acceptance)
-  every = pile.gather(source, images=images, splits=splits, pixel_um=pixel_um)
+  every = pile.gather(
+    source, images=images, export=export, splits=splits, pixel_um=pixel_um
+  )
   labels, names, notes = known(source, every.rows.embedding, acceptance)
   notes = [*every.notes, *notes]
   if among == 'unknown':
@@ -214,6 +215,7 @@ def asked(sources: Sequence[Source]) -> Result:
   return analyse(
     sources,
     images=command.IMAGES.value,
+    export=command.EXPORT.value,
     splits=pile.SPLITS.value,
     smallest=SMALLEST.value,
     among=AMONG.value,

@@ -122,11 +122,7 @@ def analyse(sources: Sequence[inputs.Source], *, include_self: bool) -> Result:
       for metric, measured in panels.items():
         measured.append(
           make_panel(
-            source.name,
-            split,
-            rows,
-            metric=metric,
-            include_self=include_self,
+            source.name, split, rows, metric=metric, include_self=include_self
           )
         )
   if not panels['euclidean']:
@@ -286,10 +282,7 @@ def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
     )
     ratio = panel.separation['ratio']
     text = 'n/a' if np.isnan(ratio) else f'{ratio:.2f}'
-    ax.set_title(
-      f'{panel.source}: {panel.split}\nbetween / within = {text}',
-      parse_math=False,
-    )
+    ax.set_title(f'{panel.source}: {panel.split}\nbetween / within = {text}')
   name = f'mean {label} distance' + (f' ({unit})' if unit else '')
   figure.colorbar(image, ax=grid, label=name, shrink=0.8, aspect=30)
   convention = 'include' if include_self else 'leave out'

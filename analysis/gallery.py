@@ -145,7 +145,7 @@ def draw(
   group_width = COUNT * images.CELL + images.GAP
   width = len(KINDS) * group_width
   on = images.canvas(width, len(ranked) * LINE + 0.6)
-  on.ax.text(0.02, 0.1, title, fontsize=11, va='center', parse_math=False)
+  on.ax.text(0.02, 0.1, title, fontsize=11, va='center')
   for line, one in enumerate(ranked):
     top = 0.75 + line * LINE
     name = found.class_names[one.label]
@@ -157,7 +157,6 @@ def draw(
       fontsize=9,
       fontweight='bold',
       va='center',
-      parse_math=False,  # names may hold $
     )
     for group, (kind, heading) in enumerate(KINDS.items()):
       left = group * group_width

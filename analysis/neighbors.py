@@ -6,7 +6,6 @@ Euclidean, in the embedding. `--encoder=plankton --images=FOLDER` in place of
 the workdir searches a folder that nothing was trained on.
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ QUERY = flags.DEFINE_string(
   'query', None, 'The id of an image in any split, or an image file.'
 )
 COUNT = flags.DEFINE_integer('count', 12, 'How many neighbours to show.')
-for name in ('workdir', 'encoder', 'images', 'pixel_um', 'search', 'out'):
+for name in ('images', 'pixel_um', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 ACROSS = 6  # neighbours in a line of the figure
@@ -104,21 +103,16 @@ def shortened(key: str) -> str:
 
 
 def draw(
-  title: str,
-  query: tuple[np.ndarray, str],
-  found: list[Row],
-  read: Read,
+  title: str, query: tuple[np.ndarray, str], found: list[Row], read: Read
 ) -> plt.Figure:
   """Draws the query at the left, then its neighbours in lines."""
   cell, gap = images.CELL, images.GAP
   width = (1 + ACROSS) * cell + gap
   height = TOP + max(1, -(-len(found) // ACROSS)) * LINE
   on = images.canvas(width, height)
-  # Names may hold $.
-  heading: dict[str, Any] = {'va': 'center', 'parse_math': False}
-  on.ax.text(0.02, 0.12, title, fontsize=11, **heading)
-  on.ax.text(0.02, 0.5, 'query', fontsize=9, **heading)
-  on.ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, **heading)
+  on.ax.text(0.02, 0.12, title, fontsize=11, va='center')
+  on.ax.text(0.02, 0.5, 'query', fontsize=9, va='center')
+  on.ax.text(cell + gap, 0.5, 'nearest images', fontsize=9, va='center')
   middle = cell + 0.45 * gap
   on.ax.plot([middle] * 2, [0.42, height], color='0.8', lw=0.6)
   images.put(on, 0.0, TOP, *query)
@@ -186,8 +180,7 @@ def analyse(
   pixels = read(query) if wanted.pixels is None else wanted.pixels
   title = f'{source.name}: the images most similar to {stem.name}'
   figure = Drawing(
-    functools.partial(draw, title, (pixels, text), found, read),
-    inputs.citations(sources),
+    lambda: draw(title, (pixels, text), found, read), inputs.citations(sources)
   )
   return listed._replace(
     figures={name: figure}, announced={f'{name}.csv': '', f'{name}.png': ''}
@@ -206,8 +199,11 @@ def asked(sources: Sequence[Source]) -> Result:
   pixel_um = command.PIXEL_UM.value
   if command.IMAGES.value:
     images = folder.scan(command.IMAGES.value, field='--images').images
-    source = folders.collect(
-      source, folders.encoder(source), images, 'images', pixel_um
+    embedded = folders.embed(
+      folders.encoder(source), images, pixel_um=pixel_um, desc='images'
+    )
+    source = source._replace(
+      splits={'images': embedded.rows}, images=embedded.root
     )
   return analyse(
     [source],

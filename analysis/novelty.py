@@ -10,7 +10,6 @@ the threshold by which classes are counted best. Given files,
 for any other images.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,13 +21,7 @@ from analysis.files import command, inputs
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import openset, unknowns
-from analysis.measures.openset import (
-  MEASURES,
-  NO_CURVE,
-  Best,
-  Judged,
-  Score,
-)
+from analysis.measures.openset import MEASURES, NO_CURVE, Best, Judged, Score
 from plankton_jax.errors import InputError
 
 NEIGHBOURS = flags.DEFINE_integer(
@@ -164,11 +157,7 @@ def count(
 
 
 def predictions(
-  split: str,
-  rows: Embeddings,
-  train: Embeddings,
-  judged: Judged,
-  limit: float,
+  split: str, rows: Embeddings, train: Embeddings, judged: Judged, limit: float
 ) -> list[Row]:
   """Tabulates the class predicted for each image, or that it is unknown."""
   nearest = inputs.named(train.class_names, judged.label)
@@ -293,10 +282,7 @@ def analyse(
   openset.check_acceptance(acceptance)
   scored = [
     score(
-      source,
-      neighbours=neighbours,
-      acceptance=acceptance,
-      by_counts=by_counts,
+      source, neighbours=neighbours, acceptance=acceptance, by_counts=by_counts
     )
     for source in sources
   ]
@@ -331,12 +317,8 @@ def analyse(
     {**tables, 'novelty.csv': rows},
     {'novelty.json': {'acceptance': acceptance, 'scores': rows}},
     {
-      'novelty': Drawing(
-        functools.partial(figures.draw_curves, found), citations
-      ),
-      'novelty_scores': Drawing(
-        functools.partial(figures.draw_scores, found), citations
-      ),
+      'novelty': Drawing(lambda: figures.draw_curves(found), citations),
+      'novelty_scores': Drawing(lambda: figures.draw_scores(found), citations),
     },
   )
 

@@ -35,13 +35,7 @@ from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.formats import darwin_core, ecotaxa
-from analysis.measures import (
-  fitted,
-  labeller,
-  lineages,
-  openset,
-  predictions,
-)
+from analysis.measures import fitted, labeller, lineages, openset, predictions
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
@@ -59,10 +53,7 @@ OVERWRITE = flags.DEFINE_bool(
 SURE = flags.DEFINE_float(
   'sure', 0.95, 'Share of right names to reach at the rank that is named.'
 )
-for name in (
-  'workdir', 'encoder', 'embeddings', 'images', 'pixel_um', 'taxa', 'out',
-  'export', 'acceptance', 'search',
-):  # fmt: skip
+for name in ('images', 'export', 'pixel_um', 'taxa', 'acceptance', 'search'):
   flags.declare_key_flag(name)  # --help shows it
 
 
@@ -95,24 +86,23 @@ def gather(source: Source, asked: Asked) -> Gathered:
     InputError: the checkpoint is missing, an encoder is given without examples,
       or no image can be read.
   """
-  further = None
+  encoder: Encoder | None
+  added = None
   if asked.examples:
-    further = folder.scan_classes(asked.examples, field='--examples').images
+    found = folder.scan_classes(asked.examples, field='--examples').images
+    if source.workdir is None and source.encoder is None:
+      raise InputError('--examples needs the encoder of a run: give --workdir')
+    encoder = folders.encoder(source)
+    added = folders.embed(
+      encoder, found, pixel_um=asked.pixel_um, desc='examples'
+    )
   elif source.encoder is not None:
     raise InputError(
       '--examples is missing: --encoder takes a folder of labelled images, one'
       ' folder a class'
     )
-  if not further:
+  else:
     encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
-    return Gathered(encoder, new, None)
-  if source.workdir is None and source.encoder is None:
-    raise InputError('--examples needs the encoder of a run: give --workdir')
-  encoder = folders.encoder(source)
-  added = folders.embed(
-    encoder, further, pixel_um=asked.pixel_um, desc='examples'
-  )
   new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   return Gathered(encoder, new, added)
 
@@ -177,8 +167,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   figures: dict[str, Picture] = {}
   if fit.tested.ways:
     drawing = Drawing(
-      functools.partial(reliability.draw, fit.tested.ways),
-      inputs.citations(sources),
+      lambda: reliability.draw(fit.tested.ways), inputs.citations(sources)
     )
     figures['reliability'] = result.render(drawing)
     csvs['reliability.csv'] = reliability.rows(fit.tested.ways)
@@ -242,10 +231,7 @@ def make_files(
   if any(item.status or item.date for item in new.items):
     occurrences = list(
       darwin_core.rows(
-        found,
-        known,
-        references,
-        overwrite_validated=overwrite_validated,
+        found, known, references, overwrite_validated=overwrite_validated
       )
     )
     notes = notes + darwin_core.remarks(occurrences)

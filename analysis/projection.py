@@ -5,7 +5,6 @@ unit. Distances on the plane are not those of the embedding, so nothing is
 measured here.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,8 +95,7 @@ def draw(panels: Sequence[Panel]) -> plt.Figure:
   ]
   below = figure.add_subplot(grid[1, :])
   below.axis('off')
-  legend = below.legend(handles=entries, loc='upper center', ncols=columns)
-  style.literal(legend)
+  below.legend(handles=entries, loc='upper center', ncols=columns)
   return figure
 
 
@@ -105,7 +103,7 @@ def _scatter(
   ax: plt.Axes, panel: Panel, colour: Mapping[str, style.Colour]
 ) -> None:
   """Draws the points of one source."""
-  ax.set_title(f'{panel.name}\n{panel.plane.how}', parse_math=False)
+  ax.set_title(f'{panel.name}\n{panel.plane.how}')
   ax.set(xticks=[], yticks=[])
   ax.spines[:].set(visible=True, color='0.85')
   for split, found in panel.splits.items():
@@ -167,11 +165,7 @@ def analyse(sources: Sequence[Source], *, method: str) -> Result:
     [Shown(title, tables.filled(summary))],
     {'projection.csv': [row for panel in panels for row in table(panel)]},
     {'projection.json': summary},
-    {
-      'projection': Drawing(
-        functools.partial(draw, panels), inputs.citations(sources)
-      )
-    },
+    {'projection': Drawing(lambda: draw(panels), inputs.citations(sources))},
   )
 
 

@@ -1,9 +1,8 @@
-"""Measures retrieval, kNN and clustering, with intervals.
+"""Measures retrieval, kNN and clustering, with intervals, and by class.
 
 `python -m analysis.retrieval --workdir=DIR`.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +12,15 @@ from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs
 from analysis.files.result import Drawing, Result, Shown
+from analysis.files.tables import Row
 from analysis.measures import classes, scores
 from analysis.measures.scores import Interval
 from plankton_jax import retrieval
+from plankton_jax.neighbours import search
 
 KS = (1, 5, 10)
+NEAREST = 10  # images near each, among which classes are mixed
+WORST = 5  # classes of a split in the terminal's table
 NAMES = {
   **{f'recall_at_{k}': f'Recall@{k}' for k in KS},
   'r_precision': 'R-precision',
@@ -40,6 +43,7 @@ class Scores(NamedTuple):
   knn_from: str  # the rows that neighbours are chosen from
   micro: dict[str, Interval]  # every image has the same weight
   macro: dict[str, Interval]  # every class has the same weight
+  by_class: list[Row]
 
 
 def measure(
@@ -54,14 +58,15 @@ def measure(
     labels, return_inverse=True, return_counts=True
   )
   chosen = classes.sample(labels, scores.SILHOUETTE_ROWS)
-  sample = classes.sample(labels, scores.QUERIES)
+  whole = retrieval.per_query(
+    embeddings, labels, ks=KS, queries=classes.sample(labels, scores.QUERIES)
+  )
 
   def ranking(at: np.ndarray) -> dict[str, float]:
-    queries, values = retrieval.per_query(
-      embeddings[at],
-      labels[at],
-      ks=KS,
-      queries=sample if len(at) == len(labels) else None,
+    queries, values = (
+      whole
+      if len(at) == len(labels)
+      else retrieval.per_query(embeddings[at], labels[at], ks=KS)
     )
     return retrieval.averages(values, labels[at][queries])
 
@@ -93,7 +98,46 @@ def measure(
     'other images' if train is None else 'train',
     {name: found[name] for name in NAMES},
     {name: found[f'macro_{name}'] for name in NAMES},
+    [
+      {'source': source, 'split': split, **row} for row in by_class(rows, whole)
+    ],
   )
+
+
+def by_class(
+  rows: inputs.Embeddings, measured: retrieval.PerQuery
+) -> list[Row]:
+  """Averages the queries of each class; the class that is found worst first.
+
+  Names the other class that most of the nearest images are of, with its share
+  of them. A class of lone images, which are no queries, is left out.
+  """
+  queries, values = measured
+  if not len(queries):
+    return []
+  _, near = search.nearest(rows.embedding[queries], rows.embedding, NEAREST + 1)
+  # Without the query, or without the farthest if more rows are equal to it.
+  own = near == queries[:, None]
+  own[:, -1] |= ~own.any(axis=1)
+  near = rows.label[near[~own].reshape(len(queries), -1)]
+  of = rows.label[queries]
+  table = []
+  for label in np.unique(of):
+    at = of == label
+    others, counts = np.unique(near[at], return_counts=True)
+    counts[others == label] = 0
+    most = counts.argmax()
+    table.append(
+      {
+        'class': rows.class_names[label],
+        'images': int(np.sum(rows.label == label)),
+        'recall_at_1': float(values['recall_at_1'][at].mean()),
+        'map_at_r': float(values['map_at_r'][at].mean()),
+        'mixed_with': rows.class_names[others[most]] if counts[most] else '',
+        'share': float(counts[most] / near[at].size),
+      }
+    )
+  return sorted(table, key=lambda row: row['map_at_r'])
 
 
 def analyse(sources: Sequence[inputs.Source]) -> Result:
@@ -124,12 +168,16 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
       'queries': f.queries,
       'classes': f.classes,
       'knn_from': f.knn_from,
-      **_fields('micro', f.micro[name]),
-      **_fields('macro', f.macro[name]),
+      **{
+        f'{kind}{end}': x
+        for kind, values in (('micro', f.micro), ('macro', f.macro))
+        for end, x in zip(('', '_low', '_high'), values[name], strict=True)
+      },
     }
     for f in found
     for name in NAMES
   ]
+  of_classes = [row for f in found for row in f.by_class]
   citations = inputs.citations(sources)
   return Result(
     notes,
@@ -140,10 +188,22 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
         table(found, 'macro'),
         '95 % intervals: retrieval.csv',
       ),
+      Shown(
+        'retrieval: classes found worst',
+        [
+          {
+            NAMES.get(name, name.replace('_', ' ')): x
+            for name, x in row.items()
+          }
+          for f in found
+          for row in f.by_class[:WORST]
+        ],
+        'share: of the ten nearest images; all classes: retrieval_classes.csv',
+      ),
     ],
-    {'retrieval.csv': lines},
+    {'retrieval.csv': lines, 'retrieval_classes.csv': of_classes},
     {'retrieval.json': lines},
-    {'retrieval': Drawing(functools.partial(draw, found), citations)},
+    {'retrieval': Drawing(lambda: draw(found), citations)},
   )
 
 
@@ -193,14 +253,6 @@ def table(found: Sequence[Scores], field: str) -> list[dict[str, Any]]:
   ]
 
 
-def _fields(name: str, interval: Interval) -> dict[str, float]:
-  return {
-    name: interval[0],
-    f'{name}_low': interval[1],
-    f'{name}_high': interval[2],
-  }
-
-
 def draw(found: list[Scores]) -> plt.Figure:
   """Draws a panel for each split, by source; micro filled, macro hollow."""
   splits = list(dict.fromkeys(f.split for f in found))
@@ -220,7 +272,7 @@ def draw(found: list[Scores]) -> plt.Figure:
   )
   for f in found:
     ax = grid[0, splits.index(f.split)]
-    ax.set_title(f.split, parse_math=False)
+    ax.set_title(f.split)
     for k, interval in enumerate((f.micro, f.macro)):
       offset = (2 * sources.index(f.source) + k + 0.5) * step - 0.4
       at = np.arange(len(NAMES)) + offset
@@ -242,15 +294,12 @@ def draw(found: list[Scores]) -> plt.Figure:
     ax.set_xlim(min(0.0, ax.get_xlim()[0]), 1.02)
     ax.set_xlabel('score and 95 % interval')
     ax.tick_params(axis='y', length=0)
-  handles, texts = grid[0, 0].get_legend_handles_labels()
-  legend = figure.legend(
-    handles,
-    texts,
+  figure.legend(
+    *grid[0, 0].get_legend_handles_labels(),
     loc='outside upper center',
     ncols=min(4, len(sources)),
     fontsize=7,
   )
-  style.literal(legend)
   return figure
 
 

@@ -7,23 +7,22 @@ image's id), and tells how well it is labelled from the others. With
 which are unlike anything outside of training, and which images to label first.
 """
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from analysis.figures import drifted
-from analysis.files import command, inputs, new_images, samples
-from analysis.files.inputs import Embeddings, Source
+from analysis.files import command, inputs, new_images
+from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Result, Shown
 from analysis.measures import (
-  calibration,
   drift,
   fitted,
   labeller,
+  left_out,
   openset,
   unknowns,
 )
@@ -37,14 +36,10 @@ LABEL_FIRST = flags.DEFINE_integer(
 LEVEL = flags.DEFINE_float(
   'alarm_level', 0.05, 'Probability of a false alarm in any sample.'
 )
-for name in (
-  'workdir', 'embeddings', 'images', 'export', 'by', 'pixel_um', 'out',
-  'acceptance',
-):  # fmt: skip
+for name in ('images', 'export', 'by', 'pixel_um', 'acceptance'):
   flags.declare_key_flag(name)  # --help shows it
 
 PERMUTATIONS = 999
-MOST_GROUPS = 60  # of labelled images: the largest
 SHOWN = 6  # names in a sentence
 
 Row = dict[str, Any]
@@ -62,152 +57,6 @@ class Asked(NamedTuple):
   pixel_um: float | None = None  # of all new images; None takes the run's
 
 
-class Measured(NamedTuple):
-  """How a labeller does on some images."""
-
-  images: int
-  accuracy: float
-  calibration_error: float
-  unknown: float  # share that no class takes; NaN without thresholds
-
-
-def measure(fit: Fitted, rows: Embeddings) -> Measured:
-  """Measures a labeller on rows that are labelled by its classes."""
-  label, sure = labeller.guess(fit.labeller, rows.embedding)
-  right = label == rows.label
-  unknown = np.nan
-  if np.isfinite(fit.labeller.threshold):
-    distance = unknowns.judge(fit.labeller.seen, rows.embedding).distance
-    unknown = float(np.mean(distance > fit.labeller.threshold))
-  return Measured(
-    len(right),
-    float(right.mean()),
-    calibration.reliability(sure, right).error,
-    unknown,
-  )
-
-
-def leave_one_out(
-  source: Source, by: str, acceptance: float
-) -> tuple[list[Row], list[str]]:
-  """Labels the val and test images of each group by centres of the others.
-
-  Thresholds and confidence, too, come from the others. The columns that end in
-  `_all` are of centres and thresholds of all groups.
-
-  Raises:
-    InputError: an image has no group, there is one group, or there are no val
-      and test images.
-  """
-  splits, notes = _labelled(source)
-  groups = {
-    name: samples.name_groups(rows.id.tolist(), by)
-    for name, rows in splits.items()
-  }
-  every, counts = np.unique(
-    np.concatenate(list(groups.values())), return_counts=True
-  )
-  if len(every) < 2:
-    raise InputError(
-      f'--by={by}: all images are of one group, {every[0]}; give what makes two'
-      ' groups or more, so that one can be left out'
-    )
-  if len(every) > MOST_GROUPS:
-    notes.append(
-      f'{len(every):,} groups: the {MOST_GROUPS} of most images are left out'
-    )
-    every = every[np.argsort(-counts, kind='stable')[:MOST_GROUPS]]
-  whole = fitted.fit(source, None, acceptance=acceptance)
-  lines = []
-  for group in sorted(every.tolist()):
-    own = {
-      name: inputs.take(rows, groups[name] == group)
-      for name, rows in splits.items()
-    }
-    others = {
-      name: inputs.take(rows, groups[name] != group)
-      for name, rows in splits.items()
-    }
-    if not len(others['train'].id):
-      notes.append(f'{group} has all train images: not left out')
-      continue
-    del own['train']
-    others.pop('test', None)  # nothing is fitted to it
-    one = source._replace(splits={**others, 'own': _concatenate(own.values())})
-    line = _left_out(one, whole, acceptance)
-    if line is None:
-      notes.append(
-        f'{group} has no val or test images of a class: not measured'
-      )
-      continue
-    lines.append({'group': group, **line})
-  return lines, notes
-
-
-def _labelled(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
-  """Selects the labelled rows of train, val and test, with notes on others.
-
-  Raises:
-    InputError: there are no val and test images.
-  """
-  splits: dict[str, Embeddings] = {}
-  notes = []
-  for name in ('train', 'val', 'test'):
-    rows, missing = inputs.labelled(source, name)
-    notes += missing
-    if rows is not None:
-      splits[name] = rows
-  if not {'val', 'test'} & splits.keys():
-    raise InputError(
-      f'{source.name} has no labelled val or test images: only those that the'
-      ' encoder was not trained on tell how well a group is labelled'
-    )
-  return splits, notes
-
-
-def _left_out(source: Source, whole: Fitted, acceptance: float) -> Row | None:
-  """Measures the split `own` by the others of a source, and by `whole`.
-
-  Returns:
-    None if it has no images of the others' classes.
-  """
-  fit = fitted.fit(source, None, acceptance=acceptance)
-  rows, _ = labeller.split(source, 'own', fit.labeller.gallery.class_names)
-  if rows is None:
-    return None
-  own = source.splits['own']
-  kept = inputs.take(own, np.isin(own.id, rows.id))
-  inside, _ = labeller.split(
-    source._replace(splits={'own': kept}),
-    'own',
-    whole.labeller.gallery.class_names,
-  )
-  assert inside is not None
-  apart, together = measure(fit, rows), measure(whole, inside)
-  low, high = calibration.wilson(apart.accuracy, apart.images)
-  return {
-    'images': apart.images,
-    'accuracy': apart.accuracy,
-    'low': low,
-    'high': high,
-    'accuracy_all': together.accuracy,
-    'calibration_error': apart.calibration_error,
-    'unknown': apart.unknown,
-    'unknown_all': together.unknown,
-  }
-
-
-def _concatenate(splits: Iterable[Embeddings]) -> Embeddings:
-  """Puts rows of one run's splits together."""
-  parts = list(splits)
-  return Embeddings(
-    np.concatenate([part.embedding for part in parts]),
-    np.concatenate([part.label for part in parts]),
-    np.concatenate([part.id for part in parts]),
-    parts[0].class_names,
-  )
-
-
 class Alarms(NamedTuple):
   """The tests of new images."""
 
@@ -223,21 +72,10 @@ def _predicted(fit: Fitted, embedding: np.ndarray) -> Rows:
 
 
 def test_new(
-  source: Source, new: NewImages, groups: np.ndarray, asked: Asked
+  fit: Fitted, new: NewImages, groups: np.ndarray, asked: Asked
 ) -> Alarms:
-  """Tests each sample of new images against those outside of training.
-
-  Raises:
-    InputError: the run has no val or test images.
-  """
-  fit = fitted.fit(source, None, acceptance=asked.acceptance)
-  inputs.check_dimensions(fit.labeller.gallery, new.rows)
+  """Tests each sample of new images against those outside of training."""
   outside = [rows.embedding for rows in (fit.val, fit.held_out) if rows]
-  if not outside:
-    raise InputError(
-      f'{source.name} has no labelled val or test images: new ones cannot be'
-      ' compared with those of training, which the encoder knows'
-    )
   reference = _predicted(fit, np.concatenate(outside))
   sample = _predicted(fit, new.rows.embedding)
   rng = np.random.default_rng(drift.SEED)
@@ -247,10 +85,7 @@ def test_new(
   permutations = max(PERMUTATIONS, int(np.ceil(2 * len(names) / asked.level)))
   tests = [
     drift.test(
-      reference,
-      sample.take(groups == name),
-      permutations=permutations,
-      rng=rng,
+      reference, sample.take(groups == name), permutations=permutations, rng=rng
     )
     for name in names
   ]
@@ -327,7 +162,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
 
   Raises:
     InputError: there is not one source, an option is out of range, images have
-      no group, or nothing is left to compare.
+      no group, or there are no train, or neither val nor test images.
   """
   source = command.one_source(sources, 'shift')
   openset.check_acceptance(asked.acceptance)
@@ -337,20 +172,24 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     )
   if asked.label < 1:
     raise InputError(f'--label_first={asked.label}: label 1 image or more')
-  train, _ = inputs.labelled(source, 'train')
-  if train is None:
+  fit = fitted.fit(source, None, acceptance=asked.acceptance)
+  if not (fit.val or fit.held_out):
     raise InputError(
-      f'{source.name}: no labelled train images; embed images in class folders,'
-      ' or an annotated export'
+      f'{source.name} has no labelled val or test images: only those that the'
+      ' encoder was not trained on tell how well a group is labelled, or what'
+      ' new images are unlike'
     )
-  given = bool(asked.images or asked.export)
-  listed = new_images.list_folder(asked.images, asked.export, asked.by)
+  new, groups = None, np.empty(0, str)
+  if asked.images or asked.export:
+    new, groups = new_images.gather_grouped(
+      source, asked.images, asked.export, asked.by, asked.pixel_um
+    )
   notes: list[str] = []
   lines: list[Row] = []
   try:
-    lines, notes = leave_one_out(source, asked.by, asked.acceptance)
+    lines, notes = left_out.by_group(source, fit, asked.by, asked.acceptance)
   except InputError as error:
-    if not given:
+    if new is None:
       raise
     notes.append(f"the run's own images are not grouped: {error}")
   shown, tables, figures = [], {}, {}
@@ -359,32 +198,22 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   if lines:
     shown.append(Shown('shift: each group labelled from the others', lines))
     tables['groups.csv'] = lines
-    figures['groups'] = Drawing(
-      functools.partial(drifted.draw_groups, lines), citations
-    )
-  if given:
-    encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(
-      encoder, asked.images, asked.export, asked.pixel_um, listed=listed
-    )
-    groups = samples.name_groups(new.rows.id.tolist(), asked.by, new.items)
-    found = test_new(source, new, groups, asked)
+    figures['groups'] = Drawing(lambda: drifted.draw_groups(lines), citations)
+  if new is not None:
+    found = test_new(fit, new, groups, asked)
     notes += found.said
     shown.append(Shown('shift: samples of new images', found.lines))
     tables |= {'samples.csv': found.lines, 'label_first.csv': found.chosen}
     values |= {'samples': found.lines, 'said': found.said}
     alarmed = {line['sample'] for line in found.lines if line['alarm']}
-    figures['samples'] = Drawing(
-      functools.partial(
-        drifted.draw_samples,
-        found.lines,
-        found.reference.embedding,
-        found.sample.embedding,
-        np.isin(groups, list(alarmed)),
-        asked.level,
-      ),
-      citations,
+    draw = lambda: drifted.draw_samples(
+      found.lines,
+      found.reference.embedding,
+      found.sample.embedding,
+      np.isin(groups, list(alarmed)),
+      asked.level,
     )
+    figures['samples'] = Drawing(draw, citations)
   return Result(notes, shown, tables, {'shift.json': values}, figures)
 
 

@@ -4,7 +4,6 @@
 those of the file, or of the EcoTaxa export that a run was trained on.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +19,7 @@ from analysis.files.taxa import Taxa
 from analysis.measures import fitted, lineages
 from plankton_jax.errors import InputError
 
-for name in ('workdir', 'embeddings', 'taxa', 'out'):
-  flags.declare_key_flag(name)  # --help shows it
+flags.declare_key_flag('taxa')  # --help shows it
 
 ACCEPTANCE = 0.95  # of the distances' thresholds, which play no part here
 
@@ -84,11 +82,7 @@ def analyse(
     ],
     {'taxonomy.csv': lines},
     {'taxonomy.json': measures},
-    {
-      'taxonomy': Drawing(
-        functools.partial(draw, found), inputs.citations(sources)
-      )
-    },
+    {'taxonomy': Drawing(lambda: draw(found), inputs.citations(sources))},
   )
 
 
@@ -121,14 +115,12 @@ def draw(found: Sequence[Ranked]) -> plt.Figure:
     rotation=45,
     ha='right',
     rotation_mode='anchor',
-    parse_math=False,
   )
   for ax in (left, right):
     ax.set_axisbelow(True)
-  legend = figure.legend(
+  figure.legend(
     *left.get_legend_handles_labels(), loc='outside upper left', ncols=4
   )
-  style.literal(legend)
   right.set(
     xlabel='edges of the taxonomy from the true class',
     ylabel='test images',

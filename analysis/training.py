@@ -3,13 +3,13 @@
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import command, inputs, tables
 from analysis.files.result import Drawing, Result, Shown
@@ -86,10 +86,10 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     log, broken = read(path)
     if broken:
       notes.append(f'{path}: {broken} unreadable lines left out')
+    collapses = log.get('collapse', [])
     notes += [
       f'{source.name}: epoch {epoch:.1f}: {row.get("warning")}'
-      for rows in (log.get('collapse', []),)
-      for row, epoch in zip(rows, column(rows, 'epoch'), strict=True)
+      for row, epoch in zip(collapses, column(collapses, 'epoch'), strict=True)
     ]
     if log.get('train') or log.get('val'):
       logs[source.name] = (source, log)
@@ -106,9 +106,8 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
   ]
   drawn = [source for source, _ in logs.values()]
   stages = [(source.config or {}).get('curriculum', []) for source in drawn]
-  figure = functools.partial(
-    draw, list(logs), [log for _, log in logs.values()], stages
-  )
+  every = [log for _, log in logs.values()]
+  figure = lambda: draw(list(logs), every, stages)
   return Result(
     notes,
     [Shown('training', rows)],
@@ -142,7 +141,7 @@ def draw(
   for i, (name, log, curriculum) in enumerate(
     zip(names, logs, stages, strict=True)
   ):
-    grid[0, i].set_title(name, pad=pad, weight='bold', parse_math=False)
+    grid[0, i].set_title(name, pad=pad, weight='bold')
     grid[-1, i].set_xlabel('epoch')
     for j, (label, drawn) in enumerate(panels):
       ax = grid[j, i]
@@ -206,7 +205,7 @@ def _curves(
   if not lows:
     return False
   if drawn[0][0] == 'loss' and 0 < 50 * min(lows) < max(highs):
-    ax.set_yscale('log')  # cross-entropies fall by orders of magnitude
+    style.set_log(ax, 'y')  # cross-entropies fall by orders of magnitude
   if len(drawn) > 1:
     ax.legend(fontsize=7, ncols=2, loc='best')
   return True

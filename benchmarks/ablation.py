@@ -22,16 +22,10 @@ from absl import flags
 
 from benchmarks import cells, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
-COLUMNS = (
-  'unseen MAP@R',
-  'unseen SVC n=30',
-  'test MAP@R',
-  'test macro MAP@R',
-)
+COLUMNS = ('unseen MAP@R', 'unseen SVC n=30', 'test MAP@R', 'test macro MAP@R')
 GAIN = 'gain in unseen MAP@R'
 
 
@@ -375,8 +369,4 @@ def _heading(values, ground, seeds) -> str:
 if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
-  command.run(
-    lambda argv: main(flags.FLAGS),
-    fast=True,
-    interrupted='interrupted; the same command goes on where it was',
-  )
+  recipes.run(main)

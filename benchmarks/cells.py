@@ -106,13 +106,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * error)
 
 
-def shown(values: Sequence[float], sign: str = '') -> str:
+def shown(values: Sequence[float], sign: str = '', digits: int = 3) -> str:
   """Formats '0.851 ± 0.012'; without ± for one value; '-' for none."""
   mean, half = interval(values)
   if math.isnan(mean):
     return '-'
-  text = f'{mean:{sign}.3f}'
-  return text if math.isnan(half) else f'{text} ± {half:.3f}'
+  text = f'{mean:{sign}.{digits}f}'
+  return text if math.isnan(half) else f'{text} ± {half:.{digits}f}'
 
 
 def numbers(results: Sequence[Result], measure: str) -> list[float]:

@@ -105,9 +105,7 @@ def by_example(
 
 
 def unseen(
-  images: Objects,
-  encoders: Mapping[str, Encoder],
-  wanted: Iterable[str] = (),
+  images: Objects, encoders: Mapping[str, Encoder], wanted: Iterable[str] = ()
 ) -> Objects:
   """Takes the images of classes that no encoder was trained on.
 

@@ -491,9 +491,7 @@ def checkpoint() -> dict[str, bytes]:
 
   folder = pathlib.Path(tempfile.mkdtemp(prefix='fuzz_checkpoint_'))
   state = TrainState(
-    step=jnp.int32(3),
-    **_variables(),
-    opt_state={'mu': jnp.ones((3, 2))},
+    step=jnp.int32(3), **_variables(), opt_state={'mu': jnp.ones((3, 2))}
   )
   with store.open_manager(folder) as manager:
     store.save(

@@ -23,6 +23,7 @@ from plankton_jax import distances, host, objectives, retrieval
 from plankton_jax.data import pipeline, records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import folder as sources
 from plankton_jax.encoder import Encoder
 from plankton_jax.nn import encoders
@@ -124,7 +125,7 @@ def step(
   state = jax.jit(run.create)(key)
   facts = size(config, batch)
   rows = data.splits['train']
-  resident = batches.streamed(data.images, data.labels, rows, run.mesh)(rows)
+  resident = batches.streamed(run.columns, rows, run.mesh)(rows)
 
   def steps(count):
     nonlocal state
@@ -179,15 +180,13 @@ def epoch(
   key = jax.random.key(0, impl='rbg')
   state = sharding.place(run.mesh, jax.jit(run.create)(key))
   train = data.splits['train']
-  resident = batches.streamed(data.images, data.labels, train, run.mesh)(
-    run.sampler(0)
-  )
+  resident = batches.streamed(run.columns, train, run.mesh)(run.sampler(0))
 
   def feed():
     if not stream:
       return [resident] * steps
     return batches.training(
-      data.images, data.labels, train, run.sampler, range(steps), run.mesh
+      run.columns, train, run.sampler, range(steps), run.mesh
     )
 
   def epochs(count):
@@ -213,9 +212,8 @@ def decode(*, folder: str, count: int, side: int) -> Job:
   directories = (folder / f'decoded-{n}' for n in itertools.count())
 
   def build():
-    settings = {'size': side, 'resize': 'stretch', 'channels': 1}
-    settings |= {'white': 255, 'crop': (0, 0, 0, 0)}
-    cache.build(next(directories), opened, (), **settings)
+    settings = Preprocessing(side, 'stretch', channels=1, white=255)
+    cache.build(next(directories), opened, (), settings)
 
   return each(build), {}
 
@@ -223,9 +221,9 @@ def decode(*, folder: str, count: int, side: int) -> Job:
 def gather(*, rows: int, batch: int, side: int) -> Job:
   """Makes a batch of random rows of the memory-mapped cache."""
   images = _mapped(rows, side)
-  labels = inputs.labels(rows, 10)
+  columns = {'image': images, 'label': inputs.labels(rows, 10)}
   order = inputs.batches(rows, batch)
-  make = batches.streamed(images, labels, np.arange(rows), None)
+  make = batches.streamed(columns, np.arange(rows), None)
   call = lambda: jax.block_until_ready(make(next(order)))
   return each(call), {'bytes': 2 * batch * side * side}
 

@@ -7,9 +7,7 @@ import faiss
 import torch
 from PIL import Image
 from pytorch_metric_learning import distances, losses, miners, reducers
-from pytorch_metric_learning.utils.accuracy_calculator import (
-  AccuracyCalculator,
-)
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,11 +128,7 @@ def retrieve(*, rows: int, classes: int) -> Job:
   x = torch.from_numpy(inputs.embeddings(rows, 128, classes))
   labels = torch.from_numpy(inputs.labels(rows, classes)).long()
   calculator = AccuracyCalculator(
-    include=(
-      'precision_at_1',
-      'r_precision',
-      'mean_average_precision_at_r',
-    ),
+    include=('precision_at_1', 'r_precision', 'mean_average_precision_at_r'),
     k='max_bin_count',
     device=torch.device('cpu'),
   )

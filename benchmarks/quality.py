@@ -17,7 +17,6 @@ from absl import flags
 from analysis.files import tables
 from benchmarks import cells, contest, recipes
 from benchmarks.recipes import Recipe
-from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 
 
@@ -179,10 +178,7 @@ def grounds(options: recipes.Options, draws: int) -> list[recipes.Ground]:
 
 
 def specs(
-  chosen: dict[str, Contestant],
-  drawn: Sequence[recipes.Ground],
-  *,
-  seeds: int,
+  chosen: dict[str, Contestant], drawn: Sequence[recipes.Ground], *, seeds: int
 ) -> cells.Specs:
   """Builds the training specs of each contestant: each ground, each seed."""
   return {
@@ -257,8 +253,4 @@ def main(values: flags.FlagValues) -> int:
 if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
-  command.run(
-    lambda argv: main(flags.FLAGS),
-    fast=True,
-    interrupted='interrupted; the same command goes on where it was',
-  )
+  recipes.run(main)

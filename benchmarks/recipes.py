@@ -4,12 +4,13 @@ import ast
 import functools
 import importlib.util
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from plankton_jax.cli import command
 from plankton_jax.data import classes
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
@@ -142,6 +143,15 @@ def define(
   integer('epochs', epochs, 'Length of every run.')
   integer('seeds', seeds, 'How many runs of each, seeded from 0.')
   string('out', out, 'Folder of the results.')
+
+
+def run(main: Callable[[flags.FlagValues], int | None]) -> None:
+  """Runs a table's command, once its flags are defined."""
+  command.run(
+    lambda argv: main(flags.FLAGS),
+    fast=True,
+    interrupted='interrupted; the same command goes on where it was',
+  )
 
 
 def options(values: flags.FlagValues) -> Options:

@@ -1,23 +1,14 @@
 """Measures memory and time against images, classes and batch, with a line.
 
-  python -m benchmarks.scale \
-    [--only=search,hnsw,ivfpq,batch,classes,sampled,sharded,devices,audit,...] \
+  python -m benchmarks.scale [--only=search,batch,audit,...] \
     [--points=NUMBER,NUMBER] [--embeddings=FILE.npz] [--out=runs/scale]
 
-search: exact neighbours of 1,000 queries among so many embeddings of 128
-dimensions, beyond what is measured by the line. hnsw, ivfpq: all neighbours by
-an index of FAISS, with the recall. Rows are drawn, or those of a file, each
-repeated and moved by about the distance to its nearest row. Others run a
-training step: `batch` of so many images, `classes` with so many prototypes,
-`sampled` with a tenth of them in the loss, `sharded` with a share of them on
-each of eight virtual devices, `devices` on so many of these. The rest run an
-analysis of drawn embeddings of so many classes, of which a tenth is unseen.
-Every point has a process of its own; time is of its processors, which is the
-same where others work beside.
+`MEASURES` lists what there is, and at which sizes. Every point has a process of
+its own; seconds are of its processors, which are the same where others work
+beside, unless they are said to be by the clock.
 """
 
 import concurrent.futures
-import functools
 import multiprocessing
 import os
 import pathlib
@@ -42,17 +33,10 @@ DIM = 128
 QUERIES = 1000
 NEIGHBOURS = 10
 BLOCK = 2**16  # rows drawn at a time
+SIDE = 64  # px
+BATCH = 128  # images
 STEPS = 5  # that are timed together
-POINTS = {
-  'search': (500_000, 1_000_000, 2_000_000),
-  'hnsw': (50_000, 100_000, 200_000),
-  'ivfpq': (50_000, 100_000, 200_000),
-  'batch': (64, 128, 256),
-  'classes': (1000, 10_000, 100_000),
-  'sampled': (1000, 10_000, 100_000),
-  'sharded': (10_000, 100_000),
-  'devices': (1, 2, 4, 8),
-}
+STREAMED = 200  # batches
 # Analyses, and the flags of those that labelled embeddings do not suffice for.
 # Every file that these name is of `save_classes`.
 ANALYSES: Mapping[str, tuple[str, ...]] = {
@@ -70,23 +54,19 @@ ANALYSES: Mapping[str, tuple[str, ...]] = {
   'counts': ('--images={}/new.npz', '--by=^[^/]+'),
   'shift': ('--images={}/new.npz', '--by=^[^/]+'),
 }
-CLASSES = (1000, 10_000)  # in these
 SAMPLES = 4  # that images of each split are of
 FAMILY, GENUS = 20, 5  # classes in one
-DEVICES = 8  # of `sharded`
-# The unit of each line's slope; of devices there is no line.
-EACH = {
-  'search': 10**6,
-  'hnsw': 10**6,
-  'ivfpq': 10**6,
-  'batch': 1000,
-  'classes': 1000,
-  'sampled': 1000,
-  'sharded': 1000,
-  **dict.fromkeys(ANALYSES, 1000),
-}
-ASKED = dict.fromkeys(('search', 'hnsw', 'ivfpq'), 5_000_000)  # extrapolated
+DEVICES = 8  # virtual ones that share prototypes
 Point = dict[str, Any]
+
+
+class Measure(NamedTuple):
+  """What is measured, and at which sizes."""
+
+  run: Callable[[int, str | None], Point]  # of a size and --embeddings
+  points: tuple[int, ...]
+  each: int | None  # the unit of the line's slope; None for no line
+  asked: int | None = None  # a size to extrapolate to
 
 
 def draw(rows: int, file: str | None) -> np.ndarray:
@@ -119,7 +99,7 @@ def exact(count: int, file: str | None) -> Point:
 
 
 def indexed(count: int, file: str | None, *, way: str) -> Point:
-  """Finds the neighbours of all `count` rows by an index."""
+  """Finds the neighbours of all `count` rows by an index of FAISS."""
   rows = draw(count, file)
   began = time.process_time()
   recall = choice.nearest(rows, None, NEIGHBOURS, way=way).recall
@@ -127,45 +107,49 @@ def indexed(count: int, file: str | None, *, way: str) -> Point:
   return {'seconds': seconds, 'recall': f'{recall:.1%}', 'GiB': _peak()}
 
 
-def batch(count: int, file: str | None) -> Point:
-  """Compiles and runs a step of `count` images of 64 px, mining triplets."""
-  del file
-  return _memory(_step(count, 10, 'triplet'))
+def streamed(count: int) -> Point:
+  """Reads batches of `count` images that the disk holds, and none the memory.
 
+  A thousand drawn ones are repeated. Batches are of 32 classes, four images of
+  each, as those of triplets.
+  """
+  from plankton_jax.train import batches, sampling
 
-def classes(count: int, file: str | None) -> Point:
-  """Compiles and runs a step of 128 images with `count` prototypes."""
-  del file
-  return _memory(_step(128, count, 'arcface'))
-
-
-def sampled(count: int, file: str | None) -> Point:
-  """Does so with a tenth of the prototypes in the loss."""
-  del file
-  return _memory(_step(128, count, 'arcface', sample_prototypes=0.1))
-
-
-def sharded(count: int, file: str | None) -> Point:
-  """Does so with all of them, of which each of some devices holds a share."""
-  del file
-  import jax
-
-  jax.config.update('jax_num_cpu_devices', DEVICES)
-  return _memory(_step(128, count, 'arcface'))
-
-
-def devices(count: int, file: str | None) -> Point:
-  """Runs a step of 128 images on `count` virtual devices of this host."""
-  del file
-  import jax
-
-  jax.config.update('jax_num_cpu_devices', count)
-  found = _step(128, 10, 'triplet')
-  return {
-    'seconds': found.processors,
-    'images/s': 128 / found.wall,
-    'images/s of all cores': 128 * (os.cpu_count() or 1) / found.processors,
-  }
+  drawn = np.random.default_rng(0).integers(
+    0, 256, (1000, SIDE, SIDE, 1), np.uint8
+  )
+  labels = np.arange(count, dtype=np.int32) % len(drawn)
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder, 'images.npy')
+    shape = (count, *drawn.shape[1:])
+    images = np.lib.format.open_memmap(file, 'w+', np.uint8, shape)
+    for start in range(0, count, len(drawn)):
+      images[start : start + len(drawn)] = drawn[: count - start]
+    images.flush()
+    del images
+    with file.open('rb') as opened:
+      os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    began = time.perf_counter()
+    images = np.load(file, mmap_mode='r')
+    sampler = sampling.Sampler(
+      labels,
+      size=BATCH,
+      classes=BATCH // 4,
+      per_class=4,
+      sampling='images',
+      seed=0,
+    )
+    batch = batches.streamed(images, labels, np.arange(count), None)
+    batch(sampler(0))
+    first = time.perf_counter() - began
+    before, began = time.process_time(), time.perf_counter()
+    for step in range(1, STREAMED + 1):
+      batch(sampler(step))
+    return {
+      'seconds of the first': first,
+      'seconds': (time.process_time() - before) / STREAMED,
+      'seconds by the clock': (time.perf_counter() - began) / STREAMED,
+    }
 
 
 def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
@@ -218,9 +202,8 @@ def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
   return paths[:-1]
 
 
-def analysed(count: int, file: str | None, *, name: str) -> Point:
+def analysed(count: int, *, name: str) -> Point:
   """Runs an analysis of embeddings of `count` classes as a command."""
-  del file
   with tempfile.TemporaryDirectory() as folder:
     paths = save_classes(pathlib.Path(folder), count)
     subprocess.run(
@@ -239,51 +222,24 @@ def analysed(count: int, file: str | None, *, name: str) -> Point:
   }
 
 
-MEASURES: Mapping[str, Callable[[int, str | None], Point]] = {
-  'search': exact,
-  'hnsw': functools.partial(indexed, way='hnsw'),
-  'ivfpq': functools.partial(indexed, way='ivfpq'),
-  'batch': batch,
-  'classes': classes,
-  'sampled': sampled,
-  'sharded': sharded,
-  'devices': devices,
-  **{name: functools.partial(analysed, name=name) for name in ANALYSES},
-}
-
-
-class Step(NamedTuple):
-  """Holds what a training step takes."""
-
-  processors: float  # seconds
-  wall: float  # seconds, of the fastest
-  temporary: int  # bytes, of a device
-  state: int  # likewise
-
-
-def _memory(found: Step) -> Point:
-  return {
-    'seconds': found.processors,
-    'temporary GiB': found.temporary / 2**30,
-    'state GiB': found.state / 2**30,
-  }
-
-
-def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
-  """Compiles a step of images of 64 px on all devices, and runs it."""
+def trained(
+  images: int, classes: int, name: str, *, devices: int = 1, **objective: Any
+) -> Point:
+  """Compiles and times a step of an objective, on so many virtual devices."""
   import importlib
 
   import jax
 
   from plankton_jax.train import experiment, sharding
 
+  jax.config.update('jax_num_cpu_devices', devices)
   config = importlib.import_module(f'configs.{name}').get_config()
   config.batch.size = images
   config.encoder.width = 16
   config.encoder.embedding_dim = DIM
   config.objective.update(objective)
   labels = np.repeat(np.arange(classes, dtype=np.int32), 64)
-  shape = (len(labels), 64, 64, 1)
+  shape = (len(labels), SIDE, SIDE, 1)
   parts = experiment.assemble(
     config.to_dict(),
     types.SimpleNamespace(
@@ -313,12 +269,65 @@ def _step(images: int, classes: int, name: str, **objective: Any) -> Step:
     began = time.perf_counter()
     state, _ = jax.block_until_ready(compiled(state, given, key))
     wall.append(time.perf_counter() - began)
-  return Step(
-    processors=(time.process_time() - before) / STEPS,
-    wall=min(wall),
-    temporary=need.temp_size_in_bytes,
-    state=sharding.bytes_on_device(state),
-  )
+  return {
+    'seconds': (time.process_time() - before) / STEPS,
+    'seconds by the clock': min(wall),
+    'temporary GiB': need.temp_size_in_bytes / 2**30,
+    'state GiB': sharding.bytes_on_device(state) / 2**30,
+  }
+
+
+MEASURES: Mapping[str, Measure] = {
+  # Neighbours of 1,000 queries among so many embeddings, drawn or like those of
+  # a file; and of all of them, by an index.
+  'search': Measure(exact, (500_000, 1_000_000, 2_000_000), 10**6, 5_000_000),
+  **{
+    way: Measure(
+      lambda n, file, way=way: indexed(n, file, way=way),
+      (50_000, 100_000, 200_000),
+      10**6,
+      5_000_000,
+    )
+    for way in ('hnsw', 'ivfpq')
+  },
+  # Batches read from the disk, of so many images.
+  'images': Measure(lambda n, _: streamed(n), (200_000, 2_000_000), None),
+  # A step of so many images.
+  'batch': Measure(
+    lambda n, _: trained(n, 10, 'triplet'), (64, 128, 256), 1000
+  ),
+  # A step with so many prototypes, with a tenth of them in the loss, or with
+  # each device holding a share of them.
+  'classes': Measure(
+    lambda n, _: trained(BATCH, n, 'arcface'), (1000, 10_000, 100_000), 1000
+  ),
+  'sampled': Measure(
+    lambda n, _: trained(BATCH, n, 'arcface', sample_prototypes=0.1),
+    (1000, 10_000, 100_000),
+    1000,
+  ),
+  'sharded': Measure(
+    lambda n, _: trained(BATCH, n, 'arcface', devices=DEVICES),
+    (10_000, 100_000),
+    1000,
+  ),
+  # A step on so many virtual devices.
+  'devices': Measure(
+    lambda n, _: trained(BATCH, 10, 'triplet', devices=n), (1, 2, 4, 8), None
+  ),
+  # An analysis of so many classes.
+  **{
+    name: Measure(
+      lambda n, _, name=name: analysed(n, name=name), (1000, 10_000), 1000
+    )
+    for name in ANALYSES
+  },
+}
+
+
+def measured(name: str, size: int, file: str | None) -> Point:
+  """Measures one point."""
+  return {'size': size, **MEASURES[name].run(size, file)}
 
 
 def _peak(of: int = resource.RUSAGE_SELF) -> float:
@@ -343,17 +352,18 @@ def fitted(points: Sequence[Point], field: str) -> np.ndarray:
 def lines(name: str, points: Sequence[Point]) -> list[Point]:
   """Adds the line of every number to the points, and what it says beyond."""
   rows: list[Point] = [{'of': name, 'kind': 'measured', **p} for p in points]
-  if name not in EACH:
+  each, asked = MEASURES[name][2:]
+  if each is None:
     return rows
   fields = [f for f, x in points[0].items() if isinstance(x, float)]
   found = {field: fitted(points, field) for field in fields}
   blank = dict.fromkeys(rows[0], '')
-  kinds = {'fixed': (1.0, 0.0), f'each {EACH[name]:,}': (0.0, EACH[name])}
-  if name in ASKED:
-    kinds['extrapolated'] = (1.0, ASKED[name])
+  kinds = {'fixed': (1.0, 0.0), f'each {each:,}': (0.0, each)}
+  if asked:
+    kinds['extrapolated'] = (1.0, asked)
   for kind, terms in kinds.items():
     values = {field: float(found[field] @ terms) for field in fields}
-    size = ASKED[name] if kind == 'extrapolated' else ''
+    size = asked if kind == 'extrapolated' else ''
     rows.append(blank | {'of': name, 'kind': kind, 'size': size} | values)
   return rows
 
@@ -380,10 +390,10 @@ def main(values: flags.FlagValues) -> None:
   spawn = multiprocessing.get_context('spawn')
   for name in values.only:
     points = []
-    for size in map(int, values.points or POINTS.get(name, CLASSES)):
+    for size in map(int, values.points or MEASURES[name].points):
       with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-        found = pool.submit(MEASURES[name], size, values.embeddings).result()
-      points.append({'size': size, **found})
+        found = pool.submit(measured, name, size, values.embeddings)
+        points.append(found.result())
       print(name, points[-1], flush=True)
     table = lines(name, points)
     tables.show(table, f'{name}: points and lines')

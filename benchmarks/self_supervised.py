@@ -28,7 +28,6 @@ from tqdm import tqdm
 from analysis.files import tables
 from benchmarks import cells, quality, recipes
 from plankton_jax import augment, host, retrieval
-from plankton_jax.cli import command
 from plankton_jax.data import pipeline
 from plankton_jax.encoder import Encoder
 from plankton_jax.errors import DivergedError, InputError
@@ -250,7 +249,7 @@ def _fit(
   state = state.replace(
     step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params)
   )
-  make = batches.resident(data.images, data.labels, rows, None, run.measures)
+  make = batches.resident(run.columns, rows, None)
   for i in range(config['epochs'] * per_epoch):
     known = run.sampler(i) if labels else _NONE
     more = others(i) if variant.when != 'never' else _NONE
@@ -383,8 +382,4 @@ def main(values: flags.FlagValues) -> None:
 if __name__ == '__main__':
   define(flags.FLAGS)
   flags.adopt_module_key_flags(recipes)
-  command.run(
-    lambda argv: main(flags.FLAGS),
-    fast=True,
-    interrupted='interrupted; the same command goes on with the next run',
-  )
+  recipes.run(main)

@@ -106,7 +106,7 @@ def groups(
         'decode 2,400 PNG to 64 px',
         {'job': 'decode', 'folder': str(folder), 'count': 2400, 'side': 64},
         images=2400,
-      ),
+      )
     ],
     'input': [
       Row(

@@ -46,6 +46,7 @@ class ResNet18(nn.Module):
 
   Args:
     width: features of the first stage.
+    blocks: of each stage; with one it is our ResNet-10.
     dim: D.
     channels: C.
     centred: the embedding is centred and scaled before it is normalised, as
@@ -54,7 +55,13 @@ class ResNet18(nn.Module):
   """
 
   def __init__(
-    self, width: int, dim: int, *, channels: int = 1, centred: bool = True
+    self,
+    width: int,
+    dim: int,
+    *,
+    blocks: int = 2,
+    channels: int = 1,
+    centred: bool = True,
   ):
     super().__init__()
     layers = [
@@ -65,7 +72,7 @@ class ResNet18(nn.Module):
     ]
     inputs = width
     for stage in range(4):
-      for i in range(2):
+      for i in range(blocks):
         stride = 2 if stage > 0 and i == 0 else 1
         layers.append(Block(inputs, width * 2**stage, stride))
         inputs = width * 2**stage

@@ -1,7 +1,8 @@
 """Computes pairwise distances, and mean distances between classes."""
 
+import collections
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import chex
 import jax
@@ -240,18 +241,24 @@ def _tiled_sums(rows, labels, num_classes, metric):
 
   corners = [(i, j) for i in starts for j in starts if j >= i]
   sums = np.zeros((num_classes, num_classes))
-  # One thread a tile: the root and the sums then run in parallel too.
-  with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-    results = tqdm(
-      pool.map(tile_sums, corners),
-      total=len(corners),
-      desc=f'{metric} distances',
-      unit='tile',
-      delay=2,
-      leave=False,
-    )
-    for where, tile, diagonal in results:
-      sums[where] += tile
-      if not diagonal:
-        sums.T[where] += tile  # (y, x) beside (x, y).
+  tiles: collections.deque[Future] = collections.deque()
+
+  def add_oldest():
+    where, tile, diagonal = tiles.popleft().result()
+    sums[where] += tile
+    if not diagonal:
+      sums.T[where] += tile  # (y, x) beside (x, y).
+
+  # One thread a tile: the root and the sums then run in parallel too. Tiles are
+  # added in order, for the same rounding, and few of them wait for it.
+  threads = os.cpu_count() or 1
+  with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+    for corner in tqdm(
+      corners, f'{metric} distances', unit='tile', delay=2, leave=False
+    ):
+      if len(tiles) == 2 * threads:
+        add_oldest()
+      tiles.append(pool.submit(tile_sums, corner))
+    while tiles:
+      add_oldest()
   return sums

@@ -191,11 +191,7 @@ def _prepared(labels, valid, *, positive, negative, margin, select, key):
       raise ValueError("select='random' needs a key")
     draw = jax.random.uniform(key, labels.shape)
   anchors = _Anchor(jnp.arange(labels.shape[0]), labels, valid, draw)
-  return anchors, {
-    'positive': positive,
-    'negative': negative,
-    'margin': margin,
-  }
+  return anchors, {'positive': positive, 'negative': negative, 'margin': margin}
 
 
 def _mine_in_tiles(x, anchors, labels, valid, *, metric, tile, **policy):

@@ -1,3 +1,4 @@
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -7,11 +8,15 @@ import pytest
 
 from configs import smoke
 from plankton_jax.files import encoder_folder
-from tests import tiny_encoder
+from tests import command_runner, tiny_encoder
 
 # Tests compile far more than they compute: code that is quick to make. JAX ends
-# the process at a flag that it does not know, as later releases the second.
-FLAGS = ['--xla_backend_optimization_level=0']
+# the process at a flag that it does not know, as later releases the last.
+FLAGS = [
+  '--xla_backend_optimization_level=0',
+  # Each part of a program takes time; the workers keep all cores busy.
+  '--xla_cpu_parallel_codegen_split_count=1',
+]
 if importlib.metadata.version('jaxlib').startswith(('0.9.', '0.10.')):
   FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
@@ -50,8 +55,65 @@ def caches(tmp_path_factory):
   return folder
 
 
-@pytest.fixture
-def make_config(caches):
+@pytest.fixture(scope='session')
+def start_python(tmp_path_factory):
+  """Starts `python ARGV...` in a fork: `start(*argv, cwd=ROOT, **env)`."""
+  with command_runner.started(tmp_path_factory.mktemp('python')) as start:
+    yield start
+
+
+@pytest.fixture(scope='session')
+def python(start_python):
+  """Runs `python ARGV...` in a fork, to its end."""
+  return functools.partial(command_runner.finish, start_python)
+
+
+@pytest.fixture(scope='session')
+def traced_once():
+  """Lets runs of one session share the programs of the first that has the same.
+
+  To trace and compile them takes longer than all steps of such a run.
+  """
+  from plankton_jax.nn import encoders  # these take long to import
+  from plankton_jax.train import experiment, loop, rehearsal, step
+
+  assembled = {}
+
+  def assemble(config, data):
+    own = experiment.assemble(config, data)
+    sections = (
+      'encoder', 'augment', 'optimizer', 'objective', 'curriculum', 'batch',
+    )  # fmt: skip
+    constant = config['optimizer']['schedule'] == 'constant'
+    warmup = config['optimizer']['warmup_epochs']
+    values = (
+      [config[name] for name in sections],
+      None if constant and not warmup else own.schedule,
+      data.images.shape[1:],
+      data.num_seen,
+      # Classes are weighed by their images, and measures scaled.
+      {
+        name: column[data.splits['train']].tobytes()
+        for name, column in own.columns.items()
+        if name != 'image'
+      },
+    )
+    # Some tests put their own in place of these.
+    network = encoders.BACKBONES[config['encoder']['name']]
+    steps = step.make_train_step, step.make_eval_step
+    same = assembled.setdefault((repr(values), network, *steps), own)
+    return own._replace(
+      create=same.create, train_step=same.train_step, eval_step=same.eval_step
+    )
+
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (loop, rehearsal):
+      patch.setattr(module, 'assemble', assemble)
+    yield
+
+
+@pytest.fixture(scope='session')
+def make_config(caches, traced_once):
   """A config of the smallest run that is still the whole path."""
 
   def make(get_config=smoke.get_config, **fields):
@@ -77,26 +139,6 @@ def make_config(caches):
     return config.to_dict()
 
   return make
-
-
-@pytest.fixture
-def traced_once(monkeypatch):
-  """Lets runs of a test share the parts of its first run of the same config.
-
-  They trace and compile the same programs, which takes longer than their steps;
-  at a constant rate those of another number of epochs are the same, too.
-  """
-  from plankton_jax.train import experiment, loop  # which take long to import
-
-  assembled = {}
-
-  def assemble(config, data):
-    own = experiment.assemble(config, data)
-    constant = config['optimizer']['schedule'] == 'constant'
-    key = repr(config | ({'epochs': None} if constant else {}))
-    return assembled.setdefault(key, own)._replace(schedule=own.schedule)
-
-  monkeypatch.setattr(loop, 'assemble', assemble)
 
 
 def pytest_collection_modifyitems(items):

@@ -52,7 +52,7 @@ OFF = dict.fromkeys(
 )
 # All of it once, as it takes longer to compile than the rest of a step.
 ALL = augment.make(flip=True, **dict.fromkeys(OFF, 0.05))
-SOME = augment.make(flip=True, **OFF | {'noise': 0.05})
+SOME = augment.make(flip=True, **OFF)
 
 
 class Backbone(nn.Module):
@@ -163,7 +163,8 @@ def compare_batches(mesh: jax.sharding.Mesh) -> None:
   """Batches kept on the devices arrive as those that are sent."""
   images = np.arange(40 * 4, dtype=np.uint8).reshape(40, 2, 2, 1)
   rows = np.arange(39, 3, -1)
-  given = images, np.arange(40, dtype=np.int32), rows, mesh
+  columns = {'image': images, 'label': np.arange(40, dtype=np.int32)}
+  given = columns, rows, mesh
   at = np.random.default_rng(0).permutation(36)[:ROWS]
   sent, kept = batches.streamed(*given)(at), batches.resident(*given)(at)
   for name, value in sent.items():

@@ -9,6 +9,7 @@ from analysis.figures import reliability
 from analysis.figures.style import plt
 from analysis.files import folders, originals
 from analysis.files.inputs import Embeddings, Source
+from plankton_jax.files import config_file
 from tests.analysis_runs import save
 
 SIZE = 8
@@ -27,7 +28,12 @@ class Encoder:
 
   def __init__(self, channels=1):
     self.config = {
-      'data': {'size': SIZE, 'resize': 'pad', 'channels': channels},
+      'data': {
+        'size': SIZE,
+        'resize': 'pad',
+        'channels': channels,
+        **config_file.ADDED['data'],
+      },
       'encoder': {'embedding_dim': 2},
     }
     self.class_names = ('dark', 'light')

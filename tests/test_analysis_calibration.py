@@ -6,7 +6,7 @@ from sklearn.calibration import calibration_curve
 
 from analysis.figures import reliability
 from analysis.files import result
-from analysis.measures import calibration, classes
+from analysis.measures import calibration
 
 
 def cross_entropy(logits, label, temperature):
@@ -46,6 +46,11 @@ def test_temperature_has_the_least_cross_entropy(seed):
     assert least <= cross_entropy(logits, label, other) + 1e-9
   # Logits of another unit are brought back.
   again = calibration.temperature(1e-3 * logits, label)
+  np.testing.assert_allclose(
+    calibration.confidence(logits, found),
+    calibration.softmax(logits, found).max(axis=1),
+    rtol=1e-12,
+  )
   assert again == pytest.approx(1e-3 * found, rel=1e-4)
 
 
@@ -54,7 +59,7 @@ def test_a_temperature_is_the_same_in_blocks(monkeypatch):
   label = rng.integers(0, 5, 40)
   logits = rng.normal(size=(40, 5)) + 2.0 * np.eye(5)[label]
   whole = calibration.temperature(logits, label)
-  monkeypatch.setattr(classes, 'ENTRIES', 15)  # three rows
+  monkeypatch.setattr(calibration, 'CACHED', 15)  # three rows
   assert calibration.temperature(logits, label) == pytest.approx(whole)
 
 

@@ -195,3 +195,8 @@ def test_a_folder_is_embedded_and_its_unreadable_files_listed(
   assert {one['nearest_class'] for one in found.tables['groups.csv']} == {
     'dark'
   }
+  # An export's objects are grouped in the same way.
+  again = discover.analyse([made], export=str(tmp_path / 'new'))
+  assert again.tables == found.tables
+  with pytest.raises(InputError, match='exclude each other'):
+    discover.analyse([made], images='a', export='b')

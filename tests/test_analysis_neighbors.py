@@ -12,6 +12,7 @@ from PIL import Image
 
 from analysis import neighbors
 from analysis.files import folders, inputs, originals
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import folder, objects
 from plankton_jax.errors import InputError
 from tests import shades
@@ -173,7 +174,8 @@ def test_a_query_is_scaled_and_cropped_as_in_training(tmp_path, monkeypatch):
   rows = inputs.Rows(np.ones((1, 2)), *(np.array(['a']) for _ in range(3)))
   found = neighbors.find(None, rows, str(tmp_path / 'x.png'))
   listing = folder.scan(str(tmp_path)).images
-  (trained,) = objects.decoded(listing, **shape, **settings, desc='test')
+  preprocessing = Preprocessing(**shape, **settings)
+  (trained,) = objects.decoded(listing, preprocessing, desc='test')
   ((images, sizes, measures),) = seen
   np.testing.assert_array_equal(images[0], trained.pixels)
   assert sizes.tolist() == [[16, 16]] == [[trained.height, trained.width]]

@@ -355,7 +355,9 @@ def test_a_class_called_unknown_is_no_novelty(tmp_path):
   assert one.name == 'unknown' and one.known
   assert 'Unknown <span class="count">0<' in page(tmp_path)
   assert openset.no_class(('ant',)) == 'unknown'
-  assert openset.no_class(('unknown', 'ant')) == 'unknown (no class)'
+  for name in ('unknown', 'Unknown', ' UNKNOWN_'):
+    assert openset.no_class((name, 'ant')) == 'unknown (no class)'
+  assert openset.no_class(('unknown_fish',)) == 'unknown'
 
 
 def test_blocks_give_what_all_at_once_gives(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
+import collections
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from analysis import retrieval
@@ -86,11 +88,48 @@ def test_class_means_leave_lone_images_out(tmp_path):
     assert line['macro'] != pytest.approx(line['micro'])
 
 
+def test_by_class_counts_the_nearest_images_of_each(tmp_path, capsys):
+  rows = blobs([6, 9, 1, 5], noise=0.9)
+  run_analysis(retrieval, [source(test=rows)], tmp_path)
+  with (tmp_path / 'retrieval_classes.csv').open() as file:
+    found = {line['class']: line for line in csv.DictReader(file)}
+  rank, values = per_query(rows.embedding, rows.label, ks=(1,))
+  x = rows.embedding.astype(np.float64)
+  seen = collections.defaultdict(collections.Counter)
+  for i, row in enumerate(x):
+    distance = ((x - row) ** 2).sum(1)
+    distance[i] = np.inf
+    nearest = np.argsort(distance)
+    seen[rows.label[i]].update(rows.label[nearest[:10]])
+  assert list(found) == sorted(found, key=lambda c: float(found[c]['map_at_r']))
+  assert set(found) == {rows.class_names[i] for i in (0, 1, 3)}
+  for label in (0, 1, 3):
+    line = found[rows.class_names[label]]
+    at = rows.label[rank] == label
+    assert int(line['images']) == at.sum()
+    for name in ('recall_at_1', 'map_at_r'):
+      assert float(line[name]) == pytest.approx(values[name][at].mean())
+    del seen[label][label]
+    count = max(seen[label].values())
+    assert seen[label][rows.class_names.index(line['mixed_with'])] == count
+    assert float(line['share']) == pytest.approx(count / (10 * at.sum()))
+  assert 'classes found worst' in capsys.readouterr().out
+
+
+def test_by_class_of_equal_rows_leaves_the_query_out(tmp_path):
+  rows = blobs([13, 12], noise=0.0)
+  run_analysis(retrieval, [source(test=rows)], tmp_path)
+  with (tmp_path / 'retrieval_classes.csv').open() as file:
+    for line in csv.DictReader(file):
+      assert (line['mixed_with'], float(line['share'])) == ('', 0.0)
+      assert float(line['recall_at_1']) == 1.0
+
+
 def test_of_many_images_some_are_queries_and_all_of_a_half(monkeypatch):
   monkeypatch.setattr(scores, 'QUERIES', 6)
   asked = []
 
-  def measured(rows, labels, *, ks, queries):
+  def measured(rows, labels, *, ks, queries=None):
     asked.append((len(rows), queries))
     return per_query(rows, labels, ks=ks, queries=queries)
 

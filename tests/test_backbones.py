@@ -163,9 +163,7 @@ def test_a_module_of_no_stage_is_an_error_not_a_head():
     embedding.stage_of(model.backbone, 'dense_3')
 
 
-def test_a_run_trains_resumes_embeds_and_is_exported(
-  make_config, tmp_path, traced_once
-):
+def test_a_run_trains_resumes_embeds_and_is_exported(make_config, tmp_path):
   fields = {
     'encoder__name': 'patches',
     'encoder__centred': False,  # then nothing counts batches

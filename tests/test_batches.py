@@ -14,7 +14,8 @@ def mapped(tmp_path):
     tmp_path / 'images.npy', rng.integers(0, 256, (12, 4, 4, 1), np.uint8)
   )
   labels = np.arange(12, dtype=np.int32) * 10
-  return np.load(tmp_path / 'images.npy', mmap_mode='r'), labels
+  images = np.load(tmp_path / 'images.npy', mmap_mode='r')
+  return {'image': images, 'label': labels}
 
 
 def _plan(step):
@@ -24,7 +25,6 @@ def _plan(step):
 @pytest.mark.parametrize('measured', [True, False])
 @pytest.mark.parametrize('kept', [True, False])
 def test_every_step_gets_its_rows(mapped, kept, measured, monkeypatch):
-  images, labels = mapped
   asked = []
   monkeypatch.setattr(
     sharding, 'fits_on_device', lambda size: asked.append(size) or kept
@@ -32,12 +32,12 @@ def test_every_step_gets_its_rows(mapped, kept, measured, monkeypatch):
   steps = range(3, 10)
   measures = np.arange(36, dtype=np.float32).reshape(12, 3)
   measures[5] = np.nan
-  given = measures if measured else None
-  stream = batches.training(images, labels, ROWS, _plan, steps, None, given)
+  columns = mapped | ({'measures': measures} if measured else {})
+  stream = batches.training(columns, ROWS, _plan, steps, None)
   for step, batch in zip(steps, stream, strict=True):
     rows = ROWS[_plan(step)]
-    np.testing.assert_array_equal(batch['image'], images[rows])
-    np.testing.assert_array_equal(batch['label'], labels[rows])
+    np.testing.assert_array_equal(batch['image'], mapped['image'][rows])
+    np.testing.assert_array_equal(batch['label'], mapped['label'][rows])
     np.testing.assert_array_equal(batch['valid'], True)
     assert ('measures' in batch) == measured
     if measured:
@@ -47,10 +47,11 @@ def test_every_step_gets_its_rows(mapped, kept, measured, monkeypatch):
 
 
 def test_what_is_kept_is_not_read_again(mapped):
-  images, labels = np.array(mapped[0]), mapped[1].copy()
-  batch = batches.resident(images, labels, ROWS, None)
-  expected = images[ROWS[[4, 0]]]
-  images[:], labels[:] = 0, 0
+  columns = {name: np.array(x) for name, x in mapped.items()}
+  batch = batches.resident(columns, ROWS, None)
+  expected = mapped['image'][ROWS[[4, 0]]]
+  for column in columns.values():
+    column[:] = 0
   taken = batch(np.array([4, 0]))
   np.testing.assert_array_equal(taken['image'], expected)
   np.testing.assert_array_equal(taken['label'], 10 * ROWS[[4, 0]])
@@ -60,7 +61,7 @@ def test_a_failure_in_the_thread_reaches_the_loop(mapped):
   def broken(step):
     raise OSError('the disk is gone')
 
-  stream = batches.training(*mapped, ROWS, broken, range(2), None)
+  stream = batches.training(mapped, ROWS, broken, range(2), None)
   with pytest.raises(OSError, match='the disk is gone'):
     next(stream)
 
@@ -82,7 +83,5 @@ def test_images_stay_on_the_device_of_one_process_if_they_fit(
       return lambda at: {}
 
     monkeypatch.setattr(batches, name, make)
-  assert (
-    list(batches.training(*mapped, ROWS, _plan, range(2), None)) == [{}] * 2
-  )
+  assert list(batches.training(mapped, ROWS, _plan, range(2), None)) == [{}] * 2
   assert made == [chosen]

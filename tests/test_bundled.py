@@ -155,7 +155,8 @@ def test_a_folder_is_grouped_without_a_run(grey, tmp_path):
 def test_a_collected_source_reads_its_images(grey, tmp_path):
   _write(tmp_path, 1, dark=10)
   listing = folder.scan(str(tmp_path)).images
-  source = folders.collect(grey, shades.Encoder(), listing, 'images')
+  embedded = folders.embed(shades.Encoder(), listing)
+  source = grey._replace(splits={'images': embedded.rows}, images=embedded.root)
   (key,) = source.splits['images'].id
   assert originals.reader(source)(key).tolist() == [[10] * 9] * 6
 

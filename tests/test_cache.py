@@ -7,20 +7,15 @@ import pytest
 
 from plankton_jax.data import records, workers
 from plankton_jax.data.pixels import cache, images
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
-SETTINGS = {
-  'size': 8,
-  'resize': 'pad',
-  'channels': 1,
-  'white': 255,
-  'crop': (0, 0, 0, 0),
-}
+SETTINGS = Preprocessing(size=8, resize='pad', channels=1, white=255)
 
 
 def build(directory, given, skipped=()):
-  cache.build(directory, given, skipped, **SETTINGS)
+  cache.build(directory, given, skipped, SETTINGS)
 
 
 def pixels(value, shape=(8, 8)):
@@ -123,14 +118,7 @@ def test_two_builders_at_once_agree(tmp_path):
 
 def test_the_key_tells_contents_settings_and_version_apart(monkeypatch):
   keys = {
-    cache.key(
-      fingerprint,
-      size=size,
-      resize=resize,
-      channels=channels,
-      white=white,
-      crop=crop,
-    )
+    cache.key(fingerprint, Preprocessing(size, resize, channels, white, crop))
     for crop in ((0, 0, 0, 0), (0, 1, 0, 0))
     for white in (0, 255)
     for fingerprint in ('a', 'b')
@@ -138,10 +126,10 @@ def test_the_key_tells_contents_settings_and_version_apart(monkeypatch):
     for resize in ('pad', 'stretch')
     for channels in (1, 3)
   }
-  first = cache.key('a', **SETTINGS)
-  assert len(keys) == 64 and first == cache.key('a', **SETTINGS)
+  first = cache.key('a', SETTINGS)
+  assert len(keys) == 64 and first == cache.key('a', SETTINGS)
   monkeypatch.setattr(images, 'VERSION', images.VERSION + 1)
-  assert first != cache.key('a', **SETTINGS)
+  assert first != cache.key('a', SETTINGS)
 
 
 def test_directories_and_text_appear_whole(tmp_path):

@@ -130,11 +130,9 @@ def test_gains_are_of_runs_of_one_seed(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def measured(tmp_path_factory, caches):
+def measured(tmp_path_factory, make_config):
   """(config, workdir, result) of one of our cells."""
-  import conftest
-
-  config = conftest.make_config.__wrapped__(caches)(
+  config = make_config(
     epochs=2,
     validations_per_epoch=1,
     curriculum=((0, 'easy', 'semihard'),),

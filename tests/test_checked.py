@@ -234,6 +234,15 @@ def test_checked_images_are_read_from_a_list_or_an_export(tmp_path, text):
   }
 
 
+def test_another_spelling_is_no_class_of_its_own():
+  names = ('Ant', 'bee_1', 'bee 1', 'unknown')
+  given = {0: ' UNKNOWN', 1: 'ant', 2: 'Bee 1', 3: 'bee 1', 4: 'Ant'}
+  by, found = checked.by_sample(given, np.zeros(5, int), names)
+  # Of Bee 1 there are two spellings: it is a name of its own.
+  assert found == (*names, 'Bee 1')
+  assert by['0'].true.tolist() == [3, 0, 4, 2, 0]
+
+
 @pytest.mark.parametrize(
   ('text', 'match'),
   [

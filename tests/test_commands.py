@@ -6,14 +6,11 @@ what the placeholders name. A comment in the page before a block,
 """
 
 import contextlib
-import json
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -125,10 +122,10 @@ def test_no_block_of_commands_is_overlooked():
 
 
 @pytest.fixture(scope='module')
-def statuses(tmp_path_factory, caches):
+def statuses(tmp_path_factory, caches, python):
   """Runs the commands; {command: (status, output)}."""
   folder = tmp_path_factory.mktemp('pages')
-  queue, logs = [], []
+  ended = {}
   first = folder / 'README'
   for page in PAGES:
     found = [command for command in PYTHON if command.page == page]
@@ -141,36 +138,16 @@ def statuses(tmp_path_factory, caches):
     else:
       cwd = first
     for command in found:
-      if (same := _ran_before(command, logs)) is not None:
-        logs.append((command, same))
+      if (same := _ran_before(command, ended)) is not None:
+        ended[command] = ended[same]
         continue
-      logs.append((command, folder / f'{len(logs)}.log'))
       argv = arguments(command)[1:]
       if argv[0] == 'launch.py':
         argv += _small(caches)
       argv += BRIEF.get(argv[1], []) if argv[0] == '-m' else []
-      queue.append({'argv': argv, 'cwd': str(cwd), 'log': str(logs[-1][1])})
-  env = os.environ | {
-    'PYTHONPATH': str(ROOT),
-    'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
-    'OMP_WAIT_POLICY': 'passive',
-  }
-  done = subprocess.run(
-    [sys.executable, str(ROOT / 'tests/command_runner.py')],
-    input='\n'.join(map(json.dumps, queue)),
-    capture_output=True,
-    text=True,
-    env=env,
-    check=True,
-  )
-  codes = {
-    job['log']: int(code)
-    for job, code in zip(queue, done.stdout.split(), strict=True)
-  }
-  return {
-    command: (codes[str(log)], log.read_text(errors='replace'))
-    for command, log in logs
-  }
+      done = python(*argv, cwd=cwd)
+      ended[command] = done.returncode, done.stdout + done.stderr
+  return ended
 
 
 @pytest.mark.parametrize('command', PYTHON, ids=lambda c: f'{c.page}: {c.text}')
@@ -179,13 +156,11 @@ def test_a_command_runs_as_it_is_written(command, statuses):
   assert status == 0, output[-3000:]
 
 
-def _ran_before(
-  command: Command, logs: list[tuple[Command, pathlib.Path]]
-) -> pathlib.Path | None:
-  """Finds the log of the same command, if it is one that runs once."""
+def _ran_before(command: Command, ended: Iterable[Command]) -> Command | None:
+  """Finds the same line on an earlier page, if it is one that runs once."""
   if not any(f'-m {name} ' in command.text for name in ONCE):
     return None
-  return next((log for c, log in logs if c.text == command.text), None)
+  return next((c for c in ended if c.text == command.text), None)
 
 
 def _small(caches: pathlib.Path) -> list[str]:

@@ -10,17 +10,6 @@ from plankton_jax.cli import config_help
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _help(*flags, cwd=ROOT):
-  run = subprocess.run(
-    [sys.executable, ROOT / 'launch.py', *flags],
-    cwd=cwd,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return run.returncode, run.stdout, run.stderr
-
-
 def test_comments_stand_behind_above_or_at_a_section(tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(
@@ -93,15 +82,14 @@ def test_values_are_shown_as_flags_take_them():
   assert f'  curriculum={rows}' in lines
 
 
-def test_help_shows_fields_with_their_values_without_jax(tmp_path):
+def test_help_shows_fields_with_their_values_without_jax(tmp_path, python):
   config = f'--config={ROOT}/configs/triplet.py:planktonset9'
   # --help comes first, and still knows the flags behind it.
-  code, said, _ = _help(
-    '--help', config, '--config.objective.margin=0.25', cwd=tmp_path
-  )
-  assert code == 0
-  lines = said.splitlines()
-  shown = ' '.join(said.split())
+  flags = '--help', config, '--config.objective.margin=0.25'
+  run = python(ROOT / 'launch.py', *flags, cwd=tmp_path)
+  assert run.returncode == 0
+  lines = run.stdout.splitlines()
+  shown = ' '.join(run.stdout.split())
   assert (
     ' objective.margin=0.25 of the loss, in objective.distance'
     ' [a number from 0] '
@@ -110,27 +98,22 @@ def test_help_shows_fields_with_their_values_without_jax(tmp_path):
     "  data.source=folder            'synthetic', 'folder', 'ecotaxa' or 'tfds'"
     in (lines)
   )
-  assert '--workdir' in said and 'copepod_calanoid' in said
+  assert '--workdir' in run.stdout and 'copepod_calanoid' in run.stdout
   assert list(tmp_path.iterdir()) == []
-  code, said, _ = _help('--help', cwd=tmp_path)
-  assert code == 0 and '  epochs=35 ' in said
-  assert 'objective.margin' not in said
+  run = python(ROOT / 'launch.py', '--help', cwd=tmp_path)
+  assert run.returncode == 0 and '  epochs=35 ' in run.stdout
+  assert 'objective.margin' not in run.stdout
   # A module that cannot be found would fail the import of JAX.
   (tmp_path / 'jax.py').write_text('raise ImportError("JAX is imported")')
-  code, said, error = _run_with_path(tmp_path)
-  assert code == 0, error
-
-
-def _run_with_path(folder):
   run = subprocess.run(
     [sys.executable, 'launch.py', '--help', '--config=configs/smoke.py'],
     cwd=ROOT,
-    env={'PYTHONPATH': str(folder)},
+    env={'PYTHONPATH': str(tmp_path)},
     capture_output=True,
     text=True,
     check=False,
   )
-  return run.returncode, run.stdout, run.stderr
+  assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(
@@ -141,7 +124,7 @@ def _run_with_path(folder):
     (['--config=configs/triplet.py:nope'], "preset 'nope' is unknown"),
   ],
 )
-def test_help_on_a_wrong_config_is_one_line(flags, message):
-  code, _, error = _help(*flags, '--help')
-  assert code == 2 and message in error
-  assert error.startswith('error: ') and 'Traceback' not in error
+def test_help_on_a_wrong_config_is_one_line(flags, message, python):
+  run = python('launch.py', *flags, '--help')
+  assert run.returncode == 2 and message in run.stderr
+  assert run.stderr.startswith('error: ') and 'Traceback' not in run.stderr

@@ -1,3 +1,6 @@
+import os
+from concurrent import futures
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -152,6 +155,32 @@ def test_class_means_match_scipy(metric, include_self, tile, monkeypatch):
   np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-7)
   assert np.isnan(got[2]).all() and np.isnan(got[6]).all()
   assert np.isnan(got[5, 5]) != include_self
+
+
+def test_few_tiles_wait_to_be_added(monkeypatch):
+  """However many there are, and however slowly they are added."""
+  waiting, most = 0, 0
+
+  class Pool(futures.ThreadPoolExecutor):
+    def submit(self, *args):
+      nonlocal waiting, most
+      future = super().submit(*args)
+      waiting += 1
+      most = max(most, waiting)
+
+      def result(*timeout):
+        nonlocal waiting
+        waiting -= 1
+        return futures.Future.result(future, *timeout)
+
+      future.result = result
+      return future
+
+  monkeypatch.setattr(distances, 'ThreadPoolExecutor', Pool)
+  monkeypatch.setattr(distances, 'TILE', 1)
+  labels = np.arange(30) % 3
+  distances.class_means(unit_rows(30, 4), labels, 3, metric='euclidean')
+  assert waiting == 0 and 1 < most <= 2 * os.cpu_count()  # of 465 tiles
 
 
 @pytest.mark.parametrize('metric', ['euclidean', 'squared'])

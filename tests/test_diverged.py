@@ -10,7 +10,7 @@ from plankton_jax.train import experiment, failures, loop, store
 
 
 def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
-  make_config, tmp_path, traced_once
+  make_config, tmp_path
 ):
   good = loop.train_and_evaluate(make_config(epochs=1), tmp_path)
   kept = int(good.step)

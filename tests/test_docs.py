@@ -1,12 +1,9 @@
 """The guides for people promise only what is there."""
 
 import importlib.util
-import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -84,16 +81,9 @@ def test_the_architecture_page_shows_how_to_add_to_every_room():
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_an_example_runs_as_it_is_written(name, tmp_path):
+def test_an_example_runs_as_it_is_written(name, tmp_path, python):
   shutil.copytree(ROOT / 'tests/released/v0.1/encoder', tmp_path / 'mine')
-  run = subprocess.run(
-    [sys.executable, '-c', EXAMPLES[name]],
-    cwd=tmp_path,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  run = python('-c', EXAMPLES[name], cwd=tmp_path)
   assert run.returncode == 0, run.stderr
 
 

@@ -1,15 +1,12 @@
 """EcoTaxa exports as they come: zipped or not, with and without types."""
 
 import json
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import packing
 import pytest
 from test_pipeline import loader
-from test_readme import ROOT
 
 from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import read, table
@@ -321,15 +318,11 @@ def test_a_table_is_read_as_it_stands():
   assert table.parse(b'a\tb\n\t\nx\ty\n', '').rows == (('x', 'y'),)
 
 
-def test_the_command_lists_an_export(tmp_path):
+def test_the_command_lists_an_export(tmp_path, python):
   path = pack(tmp_path, whole(9), 'zip')
-  listed = subprocess.run(
-    [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.splitlines()
+  done = python('-m', 'plankton_jax.data.ecotaxa', path)
+  assert done.returncode == 0, done.stderr
+  listed = done.stdout.splitlines()
   assert '9 validated, 4 samples, 8 acquisitions' in listed[0]
   assert listed[2].split() == [
     'Calanoida',
@@ -572,18 +565,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
   assert export.files.read('images/0.png') == packing.picture(0)
 
 
-def test_the_command_accounts_for_every_row(tmp_path):
+def test_the_command_accounts_for_every_row(tmp_path, python):
   files = whole(9)
   files['ecotaxa_b.tsv'] = tsv([row(0), row(10, object_id='')])
   path = pack(tmp_path, files, 'zip')
-  listed = subprocess.run(
-    [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.splitlines()
-  assert listed[-1] == (
+  done = python('-m', 'plankton_jax.data.ecotaxa', path)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1] == (
     '11 read = 9 objects + 0 further images + 1 repeated rows + 1 left out'
   )
 

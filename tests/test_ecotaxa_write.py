@@ -2,13 +2,10 @@
 
 import csv
 import io
-import subprocess
-import sys
 
 import numpy as np
 import packing
 import pytest
-from test_readme import ROOT
 
 from plankton_jax.data.ecotaxa import read, rules, table, write
 from plankton_jax.errors import InputError
@@ -232,24 +229,14 @@ def test_types_must_be_there_and_be_types():
   assert said(head + rest) == []
 
 
-def test_the_command_checks_a_table(tmp_path):
+def test_the_command_checks_a_table(tmp_path, python):
   path = tmp_path / 'ecotaxa.tsv'
   write.write_tsv(path, [GOOD, GOOD | {'object_id': 'b', 'img_file_name': 'b'}])
   (tmp_path / 'a.png').write_bytes(packing.picture(0))
-
-  def run():
-    return subprocess.run(
-      [sys.executable, '-m', 'plankton_jax.data.ecotaxa', str(path)],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-
-  done = run()
+  done = python('-m', 'plankton_jax.data.ecotaxa', path)
   assert done.returncode == 1
   assert done.stdout == f"{path}: line 4: image 'b' is not beside the table\n"
   (tmp_path / 'b').write_bytes(packing.picture(1))
-  done = run()
+  done = python('-m', 'plankton_jax.data.ecotaxa', path)
   assert done.returncode == 0
   assert done.stdout == f'{path}: 2 rows that EcoTaxa can import\n'

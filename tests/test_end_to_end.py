@@ -1,9 +1,6 @@
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -19,31 +16,18 @@ from plankton_jax.errors import InputError
 from plankton_jax.train import loop, sharding, store
 from tests.written import read_csv, read_log
 
-ROOT = pathlib.Path(__file__).parents[1]
 
-
-def _launch(config, workdir, *more):
-  """launch.py in its own process, the config given by overrides."""
+def _training(config, workdir, *more):
+  """The arguments of launch.py, the config given by overrides."""
   flags = [
     f'--config.{name}={value}'
     for name, value in _flat(config)
     if value not in ('', {}, [])
   ]
-  return subprocess.Popen(
-    [
-      sys.executable,
-      'launch.py',
-      '--config=configs/smoke.py',
-      f'--workdir={workdir}',
-      *flags,
-      *more,
-    ],
-    cwd=ROOT,
-    env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  return (
+    'launch.py', '--config=configs/smoke.py', f'--workdir={workdir}',
+    *flags, *more,
+  )  # fmt: skip
 
 
 def _flat(tree, prefix=''):
@@ -62,12 +46,8 @@ def _newest(workdir, like):
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory, caches):
+def finished(tmp_path_factory, make_config):
   """An uninterrupted run, shared: (workdir, config, state)."""
-  # make_config is a function of `caches` alone.
-  import conftest
-
-  make_config = conftest.make_config.__wrapped__(caches)
   config = make_config(
     curriculum=smoke.get_config().curriculum, optimizer__schedule='cosine'
   )
@@ -96,15 +76,9 @@ def test_a_run_logs_every_step_validation_epoch_and_its_test(finished):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_embedding_files_hold_every_image_once(finished):
+def test_embedding_files_hold_every_image_once(finished, python):
   workdir, config, _ = finished
-  run = subprocess.run(
-    [sys.executable, '-m', 'analysis.embed', f'--workdir={workdir}'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  run = python('-m', 'analysis.embed', f'--workdir={workdir}')
   assert run.returncode == 0, run.stderr
   data = loop.load_data(config, workdir)
   encoder = checkpoints.load_encoder(workdir)
@@ -130,7 +104,7 @@ def test_embedding_files_hold_every_image_once(finished):
     encoder.embed(data.images[:2].astype(np.float32))
 
 
-def test_any_folder_can_be_embedded(finished, tmp_path):
+def test_any_folder_can_be_embedded(finished, tmp_path, python):
   from PIL import Image
 
   workdir = finished[0]
@@ -139,11 +113,10 @@ def test_any_folder_can_be_embedded(finished, tmp_path):
   picture.save(tmp_path / 'images/Copepoda/a.png')
   picture.save(tmp_path / 'images/b.png')
   out = tmp_path / 'other.npz'
-  command = [
-    sys.executable, '-m', 'analysis.embed', f'--workdir={workdir}',
+  python(
+    '-m', 'analysis.embed', f'--workdir={workdir}',
     f'--images={tmp_path}/images', f'--out={out}',
-  ]  # fmt: skip
-  subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+  ).check_returncode()  # fmt: skip
   rows = inputs.read_embeddings(out)
   assert dict(zip(rows.id.tolist(), rows.label.tolist(), strict=True)) == {
     'Copepoda/a.png': 0,
@@ -152,7 +125,7 @@ def test_any_folder_can_be_embedded(finished, tmp_path):
   np.testing.assert_allclose(rows.embedding[0], rows.embedding[1], atol=1e-6)
 
 
-def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
+def test_new_images_are_labelled_and_looked_up(finished, tmp_path, python):
   """The whole path after the embeddings, with the encoder's own images."""
   workdir, config, _ = finished
   data = loop.load_data(config, workdir)
@@ -163,15 +136,7 @@ def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
     (tmp_path / f'new/{i}.png').write_bytes(images.encode(pixels))
 
   def run(module, *more):
-    command = [sys.executable, '-m', module, f'--workdir={workdir}', *more]
-    done = subprocess.run(
-      command,
-      cwd=ROOT,
-      env={**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'},
-      capture_output=True,
-      text=True,
-      check=False,
-    )
+    done = python('-m', module, f'--workdir={workdir}', *more)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -197,7 +162,7 @@ def test_new_images_are_labelled_and_looked_up(finished, tmp_path):
 
 
 def test_killed_twice_and_resumed_ends_bitwise_equal(
-  finished, tmp_path, make_config
+  finished, tmp_path, start_python
 ):
   workdir, config, state = finished
   killed = tmp_path / 'killed'
@@ -205,15 +170,14 @@ def test_killed_twice_and_resumed_ends_bitwise_equal(
   # Before any checkpoint, and in the second epoch; tests/test_faults.py kills
   # as a checkpoint is written.
   for lines in (2, 10):
-    process = _launch(config, killed)
+    process = start_python(*_training(config, killed))
     while process.poll() is None:
       log = killed / 'metrics.jsonl'
       if log.exists() and log.read_text().count('\n') >= lines:
-        process.send_signal(signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
       time.sleep(0.002)
-    process.stderr.close()
     assert process.returncode == -signal.SIGKILL
-  process = _launch(config, killed)
+  process = start_python(*_training(config, killed))
   _, said = process.communicate()
   assert process.returncode == 0, said
   assert 'resuming' in said
@@ -268,9 +232,7 @@ def test_a_changed_config_is_refused_with_the_fields_that_differ(
   assert json.loads((workdir / 'config.json').read_text())['epochs'] == 3
 
 
-def test_arcface_stops_early_and_keeps_the_best(
-  make_config, tmp_path, traced_once
-):
+def test_arcface_stops_early_and_keeps_the_best(make_config, tmp_path):
   # A learning rate of 0: only the running statistics move.
   config = make_config(
     arcface.get_config,
@@ -318,10 +280,9 @@ def test_arcface_stops_early_and_keeps_the_best(
     (['stray'], "'stray'"),
   ],
 )
-def test_mistakes_are_one_line(flags, message, tmp_path, make_config):
-  process = _launch(make_config(), tmp_path / 'run', *flags)
-  _, said = process.communicate()
-  assert process.returncode == 2
-  lines = [line for line in said.splitlines() if line.startswith('error: ')]
+def test_mistakes_are_one_line(flags, message, tmp_path, make_config, python):
+  run = python(*_training(make_config(), tmp_path / 'run', *flags))
+  assert run.returncode == 2
+  lines = [x for x in run.stderr.splitlines() if x.startswith('error: ')]
   assert len(lines) == 1 and message in lines[0]
-  assert 'Traceback' not in said
+  assert 'Traceback' not in run.stderr

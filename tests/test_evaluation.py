@@ -49,7 +49,7 @@ def _run(config, data):
   return made, state, rows, embeddings
 
 
-def _looked_up(data, *, losses=(), measures=None):
+def _looked_up(data, *, losses=(), **columns):
   """An experiment that looks embeddings up, and metrics by the batch's number.
 
   Returns:
@@ -73,7 +73,7 @@ def _looked_up(data, *, losses=(), measures=None):
   made = types.SimpleNamespace(
     sampler=types.SimpleNamespace(size=SIZE),
     mesh=None,
-    measures=measures,
+    columns={'image': data.images, 'label': data.labels, **columns},
     eval_step=eval_step,
   )
   return made, types.SimpleNamespace(step=7), table, asked
@@ -169,7 +169,8 @@ def test_the_last_batch_is_padded_and_masked():
   images = np.arange(7 * 4, dtype=np.uint8).reshape(7, 2, 2, 1)
   labels = np.arange(7, dtype=np.int32)
   rows = np.array([6, 0, 3, 2, 5])
-  first, last = batches.evaluation(images, labels, rows, 3, None)
+  columns = {'image': images, 'label': labels}
+  first, last = batches.evaluation(columns, rows, 3, None)
   np.testing.assert_array_equal(first['valid'], [True, True, True])
   np.testing.assert_array_equal(last['valid'], [True, True, False])
   np.testing.assert_array_equal(first['label'], [6, 0, 3])

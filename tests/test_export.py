@@ -1,5 +1,5 @@
+import functools
 import json
-import pathlib
 import subprocess
 import sys
 import types
@@ -19,7 +19,6 @@ from plankton_jax.nn import embedding
 from plankton_jax.train import evaluation
 from tests import tiny_encoder
 
-ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ('Acantharea', 'Copepoda', 'Ötzi')
 
 # What a process without the project does with an exported file.
@@ -334,22 +333,13 @@ def test_the_card_holds_data_classes_licence_measures_and_config(tmp_path):
   assert json.loads(block) == json.loads(json.dumps(encoder.config))
 
 
-def _command(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'plankton_jax.export', *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
-def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
+def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path, python):
+  export = functools.partial(python, '-m', 'plankton_jax.export')
   encoder = _encoder()
   out = tmp_path / 'handed'
   encoder.save(out, card='')
   again = tmp_path / 'again'
-  done = _command(
+  done = export(
     f'--workdir={out}', '--format=safetensors', f'--out={again}', '--half'
   )
   assert done.returncode == 0, done.stderr
@@ -359,7 +349,7 @@ def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
   assert '/home/someone' not in (again / 'README.md').read_text()
   assert checkpoints.load_encoder(again).class_names == NAMES
   file = tmp_path / 'new/encoder.stablehlo'
-  done = _command(f'--workdir={out}', '--format=stablehlo', f'--out={file}')
+  done = export(f'--workdir={out}', '--format=stablehlo', f'--out={file}')
   assert done.returncode == 0, done.stderr
   assert 'uint8 [N, 24, 24, 1] -> float32 [N, 6]' in done.stdout
   assert file.is_file()
@@ -378,7 +368,7 @@ def test_the_command_exports_and_says_mistakes_in_a_line(tmp_path):
       'no checkpoints; train',
     ),
   ):
-    done = _command(*flags)
+    done = export(*flags)
     assert done.returncode == 2
     assert done.stderr.startswith('error: ') and message in done.stderr
     assert done.stderr.count('\n') == 1

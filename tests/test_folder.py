@@ -10,9 +10,18 @@ import pytest
 from PIL import Image
 
 from plankton_jax.data import select
+from plankton_jax.data.pixels.images import Preprocessing
+from plankton_jax.data.sources import (
+  contents,
+  folder,
+  ifcb,
+  levels,
+  objects,
+)
 from plankton_jax.data.sources import files as files_of
-from plankton_jax.data.sources import folder, ifcb, levels, objects
 from plankton_jax.errors import InputError
+
+SETTINGS = Preprocessing(size=8, resize='pad', channels=1)
 
 
 def write(path, value=0, shape=(6, 8)):
@@ -223,9 +232,7 @@ def test_16_bit_images_are_found_whatever_they_are_called(tmp_path):
     (tmp_path / name).write_bytes(stream.getvalue())
   images = folder.scan(str(tmp_path)).images
   assert objects.find_white(images) == 4095
-  decoded = objects.decoded(
-    images, size=8, resize='pad', channels=1, desc='test'
-  )
+  decoded = objects.decoded(images, SETTINGS, desc='test')
   for one in decoded:
     expected = np.floor(deep / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(one.pixels[..., 0], expected)
@@ -250,8 +257,49 @@ def test_fingerprint_follows_names_and_contents(tmp_path):
   assert len(set(seen)) == 5
 
 
+def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
+  root, caches = tmp_path / 'images', tmp_path / 'caches'
+  for value, name in enumerate(('a/x.png', 'b/y.png', 'b/z.png')):
+    write(root / name, value)
+    os.utime(root / name, (1e9, 1e9))
+  (root / 'b/gone.png').symlink_to('nowhere')
+  read = []
+
+  def digest(path):
+    read.append(path.name)
+    return files_of.digest(path)
+
+  monkeypatch.setattr(contents, 'digest', digest)
+
+  def fingerprint():
+    read.clear()
+    found = folder.scan(str(root)).images
+    kept = folder.fingerprint(found, caches)
+    again = sorted(read)
+    assert kept == folder.fingerprint(found)  # of all that is there now
+    return again
+
+  assert fingerprint() == ['gone.png', 'x.png', 'y.png', 'z.png']
+  assert fingerprint() == ['gone.png']
+  write(root / 'b/y.png', 7)  # at a time that may not have passed yet
+  assert fingerprint() == fingerprint() == ['gone.png', 'y.png']
+  os.utime(root / 'b/y.png', (1e9, 1e9 + 1))
+  assert fingerprint() == ['gone.png', 'y.png']
+  (root / 'a/x.png').rename(root / 'a/w.png')
+  write(root / 'c/v.png', 8)
+  os.utime(root / 'c/v.png', (1e9, 1e9))
+  assert fingerprint() == ['gone.png', 'v.png', 'w.png']
+  assert fingerprint() == ['gone.png']
+  (kept,) = (caches / 'contents').iterdir()
+  kept.write_bytes(kept.read_bytes()[:200])  # torn
+  assert len(fingerprint()) == 5
+  kept.unlink()
+  kept.parent.rmdir()
+  kept.parent.write_text('no folder')  # nothing can be kept there
+  assert len(fingerprint()) == 5
+
+
 def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
-  settings = {'size': 8, 'resize': 'pad', 'channels': 1}
   for value, name in enumerate(('c.png', 'a.png', 'z/b.png')):
     write(tmp_path / name, value, shape=(8, 8))
   (tmp_path / 'bad.png').write_bytes(b'\x89PNG')
@@ -259,7 +307,7 @@ def test_decoded_gives_pixels_or_the_reason_in_order(tmp_path):
   images = folder.scan(str(tmp_path)).images
   assert images.ids == ('a.png', 'bad.png', 'c.png', 'gone.png', 'z/b.png')
   assert images.labels.tolist() == [-1, -1, -1, -1, 0]
-  got = list(objects.decoded(images, **settings, desc='decode'))
+  got = list(objects.decoded(images, SETTINGS, desc='decode'))
   assert got.pop(3) == 'No such file or directory'
   assert got.pop(1) == 'not a PNG, JPEG, TIFF, BMP, GIF or WebP image'
   for one, value in zip(got, (1, 0, 2), strict=True):

@@ -29,15 +29,15 @@ NAME = frozen.get_config().encoder.name
 WIDTH, DEPTH, HEADS, PATCH = 16, 2, 2, 14
 
 
+def _make_small(**fields):
+  model = transformer.make(**fields)
+  return model.clone(depth=DEPTH, width=WIDTH, heads=HEADS)
+
+
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+def small(monkeypatch):
   """Makes the network of that name a small one, of the same layers."""
-
-  def make(**fields):
-    model = transformer.make(**fields)
-    return model.clone(depth=DEPTH, width=WIDTH, heads=HEADS)
-
-  monkeypatch.setitem(encoders.BACKBONES, NAME, make)
+  monkeypatch.setitem(encoders.BACKBONES, NAME, _make_small)
 
 
 def _weights():
@@ -119,7 +119,7 @@ def test_a_head_is_trained_on_a_body_that_stays(make_config, tmp_path):
 
 
 def test_adapters_are_trained_resumed_merged_and_begun_from(
-  make_config, tmp_path, monkeypatch, traced_once
+  make_config, tmp_path, monkeypatch
 ):
   state, path = _weights(), tmp_path / 'a.safetensors'
   safetensors.numpy.save_file(state, path)

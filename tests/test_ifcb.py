@@ -11,6 +11,7 @@ from test_ecotaxa import tsv
 from test_pipeline import loader
 
 from plankton_jax.data import select
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import flowcam, ifcb, objects
 from plankton_jax.errors import InputError
 
@@ -143,9 +144,8 @@ def test_empty_damaged_and_missing_files(tmp_path):
   }
   with pytest.raises(ValueError, match=r'\.roi ends within region 2'):
     found.read(found.ids[0])
-  shown = list(
-    objects.decoded(found, size=8, resize='pad', channels=1, desc='test')
-  )
+  settings = Preprocessing(size=8, resize='pad', channels=1)
+  shown = list(objects.decoded(found, settings, desc='test'))
   assert shown == ['.roi ends within region 2']
   (tmp_path / f'b/{OLD}.roi').unlink()
   with pytest.raises(ValueError, match=r'\.roi: No such file'):
@@ -204,9 +204,8 @@ def test_whatever_holds_images_is_opened(tmp_path):
       and objects.to_source(found, '').read == 3
     )
     assert found.read(found.ids[0]) == packing.picture(0)
-    shown = list(
-      objects.decoded(found, size=4, resize='pad', channels=3, desc='test')
-    )
+    settings = Preprocessing(size=4, resize='pad', channels=3)
+    shown = list(objects.decoded(found, settings, desc='test'))
     assert shown[0].pixels.shape == (4, 4, 3)
     assert shown[1] == 'no such file in the export'
   found = select.objects(str(folder / 'images'))

@@ -50,7 +50,8 @@ def test_classes_have_places_of_their_own():
     ('living', 'Diatoma', 'Diatoma dead'),
     ('bubble',),
   )
-  assert found.ranks == ('kingdom', 'subphylum', 'level 3', 'level 4')
+  ranks = [level.rank for level in found.levels]
+  assert ranks == ['kingdom', 'subphylum', 'level 3', 'level 4']
   assert lineages.grow(NAMES, {}) is None
   assert lineages.grow(NAMES, {'Copepoda': ('living', 'Copepoda')}) is None
 
@@ -62,9 +63,8 @@ def reference_node(path, level):
 def test_places_match_a_loop():
   grown, (chance, _) = tree(), draws()
   limits = (0.95, 0.8, 0.7, 0.6)
-  levels = lineages.levels(grown)
-  likeliest = lineages.likeliest(levels, chance)
-  found = lineages.place(grown, levels, likeliest, limits)
+  likeliest = lineages.likeliest(grown, chance)
+  found = lineages.place(grown, likeliest, limits)
   np.testing.assert_array_equal(likeliest.label, chance.argmax(axis=1))
   depths = set()
   for row, one in zip(chance, found, strict=True):
@@ -80,7 +80,7 @@ def test_places_match_a_loop():
     assert one.path == wanted
     assert one.confidence == pytest.approx(share)
     assert one.name == (wanted[-1] if wanted else '')
-    assert one.rank == (grown.ranks[len(wanted) - 1] if wanted else '')
+    assert one.rank == (grown.levels[len(wanted) - 1].rank if wanted else '')
     depths.add(len(wanted))
   assert depths == {0, 1, 2, 3, 4}
 
@@ -107,35 +107,34 @@ def test_a_threshold_is_the_lowest_that_is_right_often_enough():
 
 def test_new_images_are_named_as_surely_as_asked():
   grown = tree()
-  levels = lineages.levels(grown)
   (old, label), (new, true) = draws(3000), draws(3000, seed=9)
-  old, new = lineages.likeliest(levels, old), lineages.likeliest(levels, new)
-  limits = lineages.calibrate(levels, old, label, 0.9)
-  lines, measures = lineages.measure(grown, levels, new, true, limits)
+  old, new = lineages.likeliest(grown, old), lineages.likeliest(grown, new)
+  limits = lineages.calibrate(grown, old, label, 0.9)
+  lines, measures, far = lineages.measure(grown, new, true, limits)
   assert [line['nodes'] for line in lines] == [2, 3, 5, 6]
   for line in lines:
     assert line['named'] == 0 or line['named_accuracy'] > 0.88
   accuracy = [line['accuracy'] for line in lines]
   assert accuracy == sorted(accuracy, reverse=True)
   assert measures['named_accuracy'] > 0.88
+  assert len(far) == measures['mistakes'] > 0
   shares = [line['named'] for line in lines]
   assert measures['named'] == pytest.approx(sum(shares)) and min(shares) > 0
 
 
 def test_a_level_of_one_node_names_nothing():
   grown = lineages.grow(('a', 'b'), {'a': ('x', 'a'), 'b': ('x', 'b')})
-  levels = lineages.levels(grown)
-  found = lineages.likeliest(levels, np.full((50, 2), 0.5))
-  limits = lineages.calibrate(levels, found, np.arange(50) % 2, 0.9)
+  found = lineages.likeliest(grown, np.full((50, 2), 0.5))
+  limits = lineages.calibrate(grown, found, np.arange(50) % 2, 0.9)
   assert limits == (np.inf, np.inf)
-  placed = lineages.place(grown, levels, found, limits)
+  placed = lineages.place(grown, found, limits)
   assert placed == [lineages.NOWHERE] * 50
 
 
 def test_mistakes_are_counted_in_edges():
-  grown, levels = tree(), lineages.levels(tree())
+  grown = tree()
   every = np.indices((len(NAMES), len(NAMES))).reshape(2, -1)
-  far = lineages.edges(grown, levels, *every).reshape(len(NAMES), -1)
+  far = lineages.edges(grown, *every).reshape(len(NAMES), -1)
   place = {name: at for at, name in enumerate(NAMES)}
 
   def edges(a, b):
@@ -149,8 +148,8 @@ def test_mistakes_are_counted_in_edges():
   assert (far == far.T).all() and (np.diag(far) == 0).all()
   true = np.array([place['Calanoida'], place['Copepoda'], place['Diatoma']])
   chance = np.eye(len(NAMES))[[place['Copepoda'], place['Copepoda'], 0]]
-  found = lineages.likeliest(levels, chance)
-  _, measures = lineages.measure(grown, levels, found, true, (1.0,) * 4)
+  found = lineages.likeliest(grown, chance)
+  _, measures, _ = lineages.measure(grown, found, true, (1.0,) * 4)
   assert measures['mistakes'] == 2
   assert measures['taxonomic_distance'] == (1 + 5) / 2
   # Copepoda is a right, if shallow, name of a calanoid.

@@ -110,7 +110,7 @@ def _run(heard, config=CONFIG, data=None, **parts):
     objective=SimpleNamespace(collapsed_loss=0.5),
     model=SimpleNamespace(size=False),
     mesh=None,
-    measures=None,
+    columns={},
     **parts,
   )
   return loop._Run(config, 'runs/x', data or _data(), experiment, heard, heard)
@@ -144,7 +144,7 @@ def _train(heard, monkeypatch, *, start=0, losses=(4, 3, 2, 1), **config):
     return {'loss': next(results), 'map_at_r': next(maps)}
 
   monkeypatch.setattr(loop, 'evaluate', evaluate)
-  monkeypatch.setattr(loop.batches, 'training', lambda *given: given[4])
+  monkeypatch.setattr(loop.batches, 'training', lambda *given: given[3])
   run = _run(heard, CONFIG | config, train_step=train_step)
   state = loop._train(run, _state(start), Progress())
   assert int(state.step) == start + len(seen)

@@ -229,8 +229,9 @@ def _batch(raw):
   count = len(raw)
   images = rng.integers(0, 256, (count, 16, 16, 1), np.uint8)
   labels = np.arange(count, dtype=np.int32) % 2
+  columns = {'image': images, 'label': labels, 'measures': raw}
   rows = np.arange(count)
-  return batches.streamed(images, labels, rows, None, raw)(rows)
+  return batches.streamed(columns, rows, None)(rows)
 
 
 def test_a_step_is_finite_and_trains_the_units():

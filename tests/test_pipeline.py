@@ -15,6 +15,7 @@ from configs import base
 from plankton_jax.data import accounting, pipeline, records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache, images
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import folder, objects
 from plankton_jax.errors import InputError
 
@@ -43,6 +44,7 @@ FIELDS = {
   'on_bad_image': 'skip',
 }
 SUFFIXES = ('png', 'jpg', 'tif', 'bmp')
+SETTINGS = Preprocessing(size=8, resize='pad', channels=1)
 
 
 def pixels(value):
@@ -377,9 +379,7 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
   data = load(unseen_classes=())
   assert '16-bit images: 4095 becomes white' in caplog.text
   listing = folder.scan(str(tmp_path / 'images')).images
-  again = objects.decoded(
-    listing, size=8, resize='pad', channels=1, desc='test'
-  )
+  again = objects.decoded(listing, SETTINGS, desc='test')
   for row, one in enumerate(again):
     expected = np.floor(given[data.ids[row]] / 4095 * 255 + 0.5)
     np.testing.assert_array_equal(data.images[row, ..., 0], expected)
@@ -395,9 +395,8 @@ def test_16_bit_images_share_the_white_of_their_set(load, tmp_path, caplog):
     if given[name].max() > 900:
       (tmp_path / 'images' / name).unlink()
   listing = folder.scan(str(tmp_path / 'images')).images
-  dark = objects.decoded(
-    listing, size=8, resize='pad', channels=1, white=data.white, desc='test'
-  )
+  settings = SETTINGS._replace(white=data.white)
+  dark = objects.decoded(listing, settings, desc='test')
   row = {name: k for k, name in enumerate(data.ids.tolist())}
   for name, one in zip(listing.ids, dark, strict=True):
     np.testing.assert_array_equal(one.pixels, data.images[row[name]])
@@ -447,14 +446,8 @@ def test_scale_bars_are_warned_of_and_cropped(load, tmp_path, caplog, bar):
   name = 'b/01.png'
   np.testing.assert_array_equal(data.originals.read(name), plain[name])
   listing = folder.scan(str(tmp_path / 'images')).images
-  again = objects.decoded(
-    listing,
-    size=8,
-    resize='pad',
-    channels=1,
-    crop=(0, 0, 31, 0),
-    desc='test',
-  )
+  settings = SETTINGS._replace(crop=(0, 0, 31, 0))
+  again = objects.decoded(listing, settings, desc='test')
   for row, one in enumerate(again):
     np.testing.assert_array_equal(one.pixels, data.images[row])
     # What was cut off is no part of the object.

@@ -279,7 +279,7 @@ def test_weights_of_another_network_are_named():
 
 
 def test_a_run_begins_from_weights_freezes_and_resumes_without_the_file(
-  tmp_path, make_config, monkeypatch, traced_once
+  tmp_path, make_config, monkeypatch
 ):
   # A narrow network in place of the published ones, of eleven million weights.
   monkeypatch.setattr(resnet, 'PUBLISHED_WIDTH', 4)

@@ -95,7 +95,7 @@ def _without_times(workdir):
 
 
 def test_a_run_saves_before_sigterm_ends_it_and_resumes_bitwise_equal(
-  make_config, tmp_path, capfd, monkeypatch, traced_once
+  make_config, tmp_path, capfd, monkeypatch
 ):
   config = make_config(epochs=2, data__fractions=(0.5, 0.25, 0.25))
   whole = loop.train_and_evaluate(config, tmp_path / 'whole')

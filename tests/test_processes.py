@@ -2,12 +2,9 @@
 
 import json
 import os
-import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from typing import NamedTuple
 
@@ -19,14 +16,14 @@ from plankton_jax.cli import processes
 from plankton_jax.errors import InputError
 from tests.written import read_log
 
-ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS, STEPS = 8, 32  # of the run
 
 
-def _launch(caches, workdir, *flags, devices):
-  """A run of a few steps on so many of the host's CPU devices."""
-  command = [
-    sys.executable, 'launch.py', '--config=configs/smoke.py',
+@pytest.fixture
+def launch(caches, start_python):
+  """Starts a run of a few steps on so many of the host's CPU devices."""
+  command = (
+    'launch.py', '--config=configs/smoke.py',
     f'--config.epochs={EPOCHS}', "--config.curriculum=((0,'easy','semihard'),)",
     '--config.validations_per_epoch=1', '--config.data.per_class=16',
     '--config.data.fractions=(0.5,0.25,0.25)', '--config.data.size=16',
@@ -34,23 +31,19 @@ def _launch(caches, workdir, *flags, devices):
     '--config.encoder.embedding_dim=8',
     f'--config.data.cache_dir={caches}/data',
     f'--config.compilation_cache_dir={caches}/compiled',
-    f'--workdir={workdir}', *flags,
-  ]  # fmt: skip
-  return subprocess.Popen(
-    command,
-    cwd=ROOT,
-    env={
-      **os.environ,
-      'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
-      'OMP_WAIT_POLICY': 'passive',
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]}'
-      f' --xla_force_host_platform_device_count={devices}',
-    },
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  )  # fmt: skip
+
+  def launch(workdir, *flags, devices):
+    count = f' --xla_force_host_platform_device_count={devices}'
+    return start_python(
+      *command,
+      f'--workdir={workdir}',
+      *flags,
+      JAX_PLATFORMS='cpu',
+      XLA_FLAGS=os.environ['XLA_FLAGS'] + count,
+    )
+
+  return launch
 
 
 class _Left(NamedTuple):
@@ -70,14 +63,13 @@ def _ended(*started):
   return [_Left(*both) for both in zip(codes, said, strict=True)]
 
 
-def _together(caches, workdir, count, *flags):
+def _together(launch, workdir, count, *flags):
   """So many processes of one device each."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
   return [
-    _launch(
-      caches,
+    launch(
       workdir,
       f'--coordinator=127.0.0.1:{port}',
       f'--num_processes={count}',
@@ -90,16 +82,16 @@ def _together(caches, workdir, count, *flags):
 
 
 def test_two_processes_are_killed_and_one_ends_as_it_would_have(
-  caches, tmp_path
+  launch, tmp_path
 ):
   """Two processes of a device each compute what one with two devices does."""
-  (whole,) = _ended(_launch(caches, tmp_path / 'whole', devices=2))
+  (whole,) = _ended(launch(tmp_path / 'whole', devices=2))
   assert whole.status == 0, whole.said
-  first, second = _together(caches, tmp_path / 'run', 2)
+  first, second = _together(launch, tmp_path / 'run', 2)
   while not benchmark.saved(tmp_path):
     assert first.poll() is None, first.communicate()
     time.sleep(0.02)
-  second.send_signal(signal.SIGKILL)
+  os.kill(second.pid, signal.SIGKILL)
   left, _ = _ended(first, second)
   assert left.status == processes.LOST, left.said
   (error,) = left.errors
@@ -110,7 +102,7 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   step = benchmark.saved(tmp_path)
   # Of two devices too: with one, a convolution rounds otherwise, by which
   # mining may take another negative.
-  (last,) = _ended(_launch(caches, tmp_path / 'run', devices=2))
+  (last,) = _ended(launch(tmp_path / 'run', devices=2))
   assert last.status == 0, last.said
   assert f'at step {step} of {STEPS}' in last.said
   want = read_log(tmp_path / 'whole', 'train')
@@ -146,9 +138,9 @@ def test_the_benchmark_finds_steps_and_last_words(tmp_path):
     assert benchmark.last_words(said) == last
 
 
-def test_the_first_process_s_mistake_stops_the_others(caches, tmp_path):
+def test_the_first_process_s_mistake_stops_the_others(launch, tmp_path):
   mistake = '--config.data.source=folder', f'--config.data.path={tmp_path}/no'
-  both = _together(caches, tmp_path / 'run', 2, *mistake)
+  both = _together(launch, tmp_path / 'run', 2, *mistake)
   for left in _ended(*both):
     assert left.status == 2, left.said
     (error,) = left.errors

@@ -4,8 +4,6 @@ import functools
 import gzip
 import http.server
 import json
-import pathlib
-import subprocess
 import sys
 import threading
 
@@ -22,7 +20,6 @@ from plankton_jax.data.public import catalogue, download, prepare
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop
 
-ROOT = pathlib.Path(__file__).parents[1]
 CLASSES = ('Acantharia', 'copepod eggs', 'ж')
 
 
@@ -270,20 +267,11 @@ def test_a_download_is_asked_for_and_kept(
   get(get=False, archives=['/nowhere'])
 
 
-def test_the_command_in_a_process(tmp_path):
+def test_the_command_in_a_process(tmp_path, python):
   path = packing.tar(
     tmp_path / 'a.tar', files('Planktoscope_reference/imgs/{class}/{file}')
   )
-
-  def run(*arguments):
-    return subprocess.run(
-      [sys.executable, '-m', 'plankton_jax.data.public', *arguments],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-
+  run = functools.partial(python, '-m', 'plankton_jax.data.public')
   listed = run()
   assert listed.returncode == 0
   assert [s.split()[0] for s in listed.stdout.splitlines()] == [*catalogue.SETS]

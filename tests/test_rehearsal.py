@@ -1,9 +1,6 @@
 import json
 import math
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -12,8 +9,6 @@ from PIL import Image
 
 from plankton_jax.errors import InputError
 from plankton_jax.train import loop, rehearsal, store
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def _contents(folder):
@@ -25,11 +20,9 @@ def _contents(folder):
 
 
 @pytest.fixture(scope='module')
-def rehearsed(tmp_path_factory, caches):
+def rehearsed(tmp_path_factory, make_config):
   """A config, its rehearsal, and the run that was then made: (.., workdir)."""
-  import conftest
-
-  config = conftest.make_config.__wrapped__(caches)(epochs=1)
+  config = make_config(epochs=1)
   config['curriculum'] = ((0, 'easy', 'semihard'),)
   workdir = tmp_path_factory.mktemp('rehearsal') / 'run'
   found = rehearsal.rehearse(config, workdir)
@@ -112,7 +105,7 @@ def test_what_a_run_refuses_is_refused(make_config, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path):
+def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path, python):
   rng = np.random.default_rng(0)
   for name in ('a', 'b', 'c'):
     (tmp_path / 'images' / name).mkdir(parents=True)
@@ -123,18 +116,15 @@ def test_the_command_prints_all_and_keeps_nothing(caches, tmp_path):
   (tmp_path / 'images/a/b.heic').write_bytes(b'')
   (tmp_path / 'images/few').mkdir()
   shutil.copy(tmp_path / 'images/a/0.png', tmp_path / 'images/few')
-  command = [
-    sys.executable, 'launch.py', '--config=configs/smoke.py', '--dry_run',
+  run = python(
+    'launch.py', '--config=configs/smoke.py', '--dry_run',
     '--config.data.source=folder', f'--config.data.path={tmp_path}/images',
     '--config.data.unseen_classes=1', '--config.data.size=16',
     '--config.batch.size=8', '--config.encoder.width=4',
     f'--config.data.cache_dir={caches}/data',
     f'--config.compilation_cache_dir={caches}/compiled',
     f'--workdir={tmp_path}/run',
-  ]  # fmt: skip
-  run = subprocess.run(
-    command, cwd=ROOT, capture_output=True, text=True, check=False
-  )
+  )  # fmt: skip
   assert run.returncode == 0, run.stderr
   lines = run.stdout.splitlines()
   assert lines[:3] == [

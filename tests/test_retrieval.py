@@ -6,7 +6,7 @@ import pytest
 
 from plankton_jax import retrieval
 from plankton_jax.errors import InputError
-from plankton_jax.neighbours import entries, spaces, tiles
+from plankton_jax.neighbours import spaces, tiles
 from tests import reference
 
 KS = (1, 2, 5)
@@ -88,7 +88,7 @@ CASES = [
 SMALL = {
   (tiles, 'SAMPLE'): 16,
   (tiles, 'BATCH'): 7,
-  (entries, 'GROUP'): 64,
+  (tiles, 'GROUP'): 64,
   (spaces, 'CHUNK'): 5,
   (tiles, 'BLOCK'): 8,
 }

@@ -183,7 +183,7 @@ def test_a_person_takes_marks_names_grows_and_undoes(browser, review, tmp_path):
 
 
 def test_a_draw_is_confirmed_and_corrected_one_by_one(browser, tmp_path):
-  draw = np.array([40, 7, 22])
+  draw = np.array([40, 7, 22, 13])
   review = review_images.session(
     tmp_path, review_images.make(60)._replace(drawn=draw)
   )
@@ -196,13 +196,19 @@ def test_a_draw_is_confirmed_and_corrected_one_by_one(browser, tmp_path):
     first = browser.execute_script('return nearest[0]')
     press(browser, '1')  # confirmed; the next one is in focus
     press(browser, 'l')
+    press(browser, KEYS.ENTER)
+    assert said(browser).startswith('Give a name first')
+    press(browser, 'n', 'salp', KEYS.ENTER, KEYS.ENTER)  # the next by its name
+    press(browser, KEYS.ENTER)  # which is not that of the one after it
     press(browser, 'u')
     state = review.state()
     names = [state.names[label] for label in state.label[draw]]
-    assert names == [first, 'not living', 'unknown']
+    assert names == [first, 'not living', 'salp', 'unknown']
     browser.find_element('id', 'drawn').click()
     press(browser)
     assert browser.execute_script('return view.rows.length') == 0
+    shown = browser.find_element('id', 'none').text
+    assert shown.startswith('Every image that was drawn is decided')
     assert complaints(browser, address) == []
   review._log.close()
 

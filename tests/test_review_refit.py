@@ -163,6 +163,25 @@ def test_without_any_class_nothing_is_predicted():
     assert one.name == '' and one.images == np.sum(GROUP[1:] == one.key)
 
 
+def test_one_class_alone_is_predicted_of_nothing():
+  none = Known((), np.zeros((0, 4)), np.zeros(0, int), 1.0, AXES)
+  links = refit.link(ROWS, NEAR)
+  before = None
+  for state in (
+    taken(([0, 4], 'cat', []), ([9], 'unknown', [])),
+    taken(([0, 4], 'cat', []), ([9], 'dog', [])),
+  ):
+    of = refit.means(none, ROWS, state)
+    before = refit.predict(ROWS, of, 1.0, links, state, before)
+    alone = 'dog' not in of.names
+    assert before.first[[0, 4]].tolist() == [0, 0]
+    assert before.confidence[0] == 1.0
+    rest = before.first[state.label == store.UNDECIDED]
+    assert set(rest.tolist()) == ({-1} if alone else {0, 1})
+  fresh = refit.predict(ROWS, of, 1.0, links, state)
+  np.testing.assert_array_equal(before.chance, fresh.chance)
+
+
 def test_before_any_class_large_groups_of_like_images_come_first(monkeypatch):
   angles = np.array([*[0, 60, -60, 30, -30, 0] * 2, *[90, 95] * 4, *[0.0] * 3])
   rows = np.stack([np.cos(angles * np.pi / 180), np.sin(angles * np.pi / 180)])

@@ -12,7 +12,8 @@ from PIL import Image
 
 from analysis.files import checks, inputs
 from analysis.files.new_images import NewImages
-from analysis.review import outcome, server, thumbnails
+from analysis.files.taxa import Taxa, Taxon
+from analysis.review import outcome, refit, server, thumbnails
 from plankton_jax.errors import InputError
 from tests import review_images
 
@@ -228,6 +229,80 @@ def test_tables_say_what_is_validated_and_what_predicted(client, tmp_path):
     'ant': ('0', '3'), 'bee': ('0', '4'), 'cat': ('2', '2'),
     'unknown': ('1', '0'),
   }  # fmt: skip
+
+
+def test_a_class_called_unknown_is_another_than_the_key(tmp_path):
+  images = review_images.make()
+  known = images.known._replace(names=('Unknown', 'Not_living'))
+  review = review_images.session(tmp_path, images._replace(known=known))
+  client = server.make_app(review, TOKEN, tmp_path / 'out').test_client()
+  keys = get(client, 'api/start').json['special']
+  assert keys == {'u': 'unknown (no class)', 'a': 'artefact', 'l': 'Not_living'}
+  take(client, [0], keys['u'])
+  for row, name in ((3, ' unknown  '), (1, 'not-living'), (2, 'ARTEFACT')):
+    take(client, [row], name, seen=9)
+  post(client, 'write', {'classes': True})
+  out = tmp_path / 'out'
+  lines = list(csv.DictReader((out / 'review.csv').read_text().splitlines()))
+  assert [line['class'] for line in lines[:4]] == [
+    'unknown (no class)', 'Not_living', 'artefact', 'Unknown',
+  ]  # fmt: skip
+  found = refit.means(known, images.white, review.state())
+  assert found.names[2:] == ('unknown (no class)', 'artefact')
+  assert found.present.tolist() == [True, True, False, True]
+  wanted = (9 * known.means[0] + images.white[3]) / 10
+  np.testing.assert_allclose(found.means[0], wanted, rtol=1e-6)
+  text = (out / 'ecotaxa_review.tsv').read_text('utf-8-sig')
+  taxa = [row.split('\t')[2:4] for row in text.splitlines()[2:6]]
+  assert taxa == [
+    ['', ''], ['Not_living', 'validated'], ['artefact', 'validated'],
+    ['Unknown', 'validated'],
+  ]  # fmt: skip
+  assert not (out / 'occurrences.csv').exists()  # none of these is a taxon
+  folders = sorted(path.name for path in (out / 'classes').iterdir())
+  assert folders == ['Not_living', 'Unknown', 'artefact']
+  review._log.close()
+
+
+def test_ecotaxas_calls_validate_what_was_decided_and_score_the_rest(tmp_path):
+  images = review_images.make()
+  items = tuple(
+    item._replace(number=str(700 + i)) for i, item in enumerate(images.items)
+  )
+  numbers = {'ant': Taxon(('living', 'ant'), 45), 'bee': Taxon((), 46)}
+  images = images._replace(items=items, taxa=Taxa(numbers))
+  review = review_images.session(tmp_path, images)
+  client = server.make_app(review, TOKEN, tmp_path / 'out').test_client()
+  assert get(client, 'api/start').json['lineages'] == {
+    'living': 'living', 'ant': 'living > ant',
+  }  # fmt: skip
+  take(client, [0, 3], 'bee')
+  take(client, [6], 'unknown', seen=9)
+  take(client, [2], 'cat', seen=9)  # a taxon without a number
+  notes = post(client, 'write', {}).json['notes']
+  call = json.loads((tmp_path / 'out/ecotaxa_validated.json').read_text())
+  assert call == {
+    'target_ids': [700, 703], 'classifications': [46, 46],
+    'wanted_qualification': 'V',
+  }  # fmt: skip
+  assert any(
+    n.startswith('1 objects are not in ecotaxa_validated.json') for n in notes
+  )
+  call = json.loads((tmp_path / 'out/ecotaxa_scores.json').read_text())
+  predicted = review.fitted().predicted
+  rest = [
+    i
+    for i in (1, 4, 5, 7, 8, 9, 10, 11)
+    if predicted.names[predicted.first[i]] != 'cat'
+  ]
+  assert call['target_ids'] == [700 + i for i in rest] and len(rest) > 3
+  for i, ids, scores in zip(
+    rest, call['classifications'], call['scores'], strict=True
+  ):
+    first = {'ant': 45, 'bee': 46}[predicted.names[predicted.first[i]]]
+    assert ids[0] == first and sorted(ids) == [45, 46]
+    assert scores[0] == pytest.approx(float(predicted.confidence[i]))
+  review._log.close()
 
 
 def test_a_draw_is_checked_in_its_order_and_counts_read_it(tmp_path):

@@ -82,6 +82,6 @@ def test_a_point_has_a_process_and_a_table(tmp_path, capsys):
   )
   values['only'].value = ['speed']
   with pytest.raises(
-    InputError, match='--only takes search, hnsw, ivfpq, batch'
+    InputError, match='--only takes search, hnsw, ivfpq, images'
   ):
     scale.main(values)

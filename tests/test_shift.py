@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 
 from analysis import shift
 from analysis.files.inputs import Embeddings
-from analysis.measures import drift
+from analysis.measures import drift, fitted, left_out
 from analysis.measures.drift import Rows
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, run, save, source
@@ -141,8 +141,13 @@ def made_run(last=0.0):
   )
 
 
+def leave_one_out(made):
+  whole = fitted.fit(made, None, acceptance=0.95)
+  return left_out.by_group(made, whole, '^(.)_', 0.95)
+
+
 def test_a_group_is_labelled_by_the_others_alone():
-  lines, notes = shift.leave_one_out(made_run(), '^(.)_', 0.95)
+  lines, notes = leave_one_out(made_run())
   assert [line['group'] for line in lines] == ['a', 'b', 'c'] and not notes
   assert all(line['images'] == 48 for line in lines)
   one = lines[2]
@@ -162,7 +167,7 @@ def test_a_group_is_labelled_by_the_others_alone():
       if id[0] == 'c':
         right.append(np.sum((means - x) ** 2, axis=1).argmin() == label)
   assert one['accuracy'] == pytest.approx(np.mean(right))
-  moved, _ = shift.leave_one_out(made_run(last=1.0), '^(.)_', 0.95)
+  moved, _ = leave_one_out(made_run(last=1.0))
   assert moved[2]['unknown'] > 0.5 > moved[2]['unknown_all']
   assert moved[0]['unknown'] < 0.3
 
@@ -207,14 +212,14 @@ def test_new_samples_alarm_and_are_to_be_labelled(
 
 
 def test_groups_that_are_not_left_out_are_named(monkeypatch):
-  monkeypatch.setattr(shift, 'MOST_GROUPS', 3)
+  monkeypatch.setattr(left_out, 'MOST_GROUPS', 3)
   made = made_run()
   train, test = made.splits['train'], made.splits['test']
   ids = np.array([f'a{id[1:]}' for id in train.id])
   few = np.array(['d_1', 'd_2', *test.id[2:]])
   splits = {'train': train._replace(id=ids), 'test': test._replace(id=few)}
   one = made._replace(splits=made.splits | splits)
-  lines, notes = shift.leave_one_out(one, '^(.)_', 0.95)
+  lines, notes = leave_one_out(one)
   assert [line['group'] for line in lines] == ['b', 'c']
   assert notes == [
     '4 groups: the 3 of most images are left out',
@@ -236,7 +241,7 @@ def test_bad_input_is_told_in_one_line(tmp_path):
   refuse('no labelled train', source(val=blobs([3])), by='^(.)_')
   alone = source(train=grouped([9, 9], 1))
   refuse('val or test images: only those', alone, by='^(.)')
-  refuse('val or test images: new ones', alone, by='^(.)', images=images)
+  refuse('val or test images: only those', alone, by='^(.)', images=images)
 
 
 def test_flags_reach_the_analysis(monkeypatch):

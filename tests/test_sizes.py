@@ -159,13 +159,13 @@ def test_one_image_without_its_pixel_makes_all_sizes_pixels(
   parts = experiment.assemble(
     config, data._replace(measures={**data.measures, 'pixel_um': pixel})
   )
-  ours = parts.measures[data.splits['train']]
+  ours = parts.columns['measures'][data.splits['train']]
   assert measures.statistics(ours, size=True)['in_um']
   pixel[data.splits['train'][3]] = np.nan
   parts = experiment.assemble(
     config, data._replace(measures={**data.measures, 'pixel_um': pixel})
   )
-  ours = parts.measures[data.splits['train']]
+  ours = parts.columns['measures'][data.splits['train']]
   wanted = [[*sizes[name]] for name in data.ids[data.splits['train']]]
   np.testing.assert_array_equal(ours[:, :2], np.float32(wanted))
   assert not measures.statistics(ours, size=True)['in_um']
@@ -181,4 +181,4 @@ def test_a_measure_that_no_image_has_is_named(sizes, config, tmp_path):
     experiment.assemble(config, data)
   config['encoder'] |= {'size': False, 'measures': ('width',)}
   parts = experiment.assemble(config, data)
-  assert (parts.measures[:, 0] == data.measures['width']).all()
+  assert (parts.columns['measures'][:, 0] == data.measures['width']).all()

@@ -17,7 +17,7 @@ from PIL import Image
 
 import plankton_jax as pj
 from configs import smoke
-from tests import tiny_encoder
+from tests import command_runner, tiny_encoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ('plankton_jax', 'analysis', 'configs', 'requirements')
@@ -51,47 +51,42 @@ def wheel(tmp_path_factory):
   for file in ROOT.iterdir():
     if file.suffix in ('.toml', '.txt', '.md') or file.name == 'LICENSE':
       shutil.copy(file, clone)
-  # Without isolation nothing is downloaded: setuptools is installed here.
-  command = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps']
-  subprocess.run(
-    [*command, '--no-build-isolation', '--wheel-dir=out', '.'],
-    cwd=clone,
-    check=True,
-  )
+  # As pip does, but with the setuptools that is installed here.
+  build = 'from setuptools import build_meta; build_meta.build_wheel("out")'
+  command = [sys.executable, '-c', build]
+  subprocess.run(command, cwd=clone, check=True, capture_output=True)
   (built,) = (clone / 'out').glob('*.whl')
   return built
 
 
 @pytest.fixture(scope='module')
-def run(wheel, tmp_path_factory, caches):
-  """Returns a function that runs a command on the installed wheel.
+def site(wheel, tmp_path_factory):
+  """The folder that the wheel is installed into."""
+  site = tmp_path_factory.mktemp('site')
+  install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
+  where = ['--no-index', '--no-compile', f'--target={site}']
+  subprocess.run([*install, *where, wheel], check=True)
+  return site
+
+
+@pytest.fixture(scope='module')
+def run(site, tmp_path_factory):
+  """Returns a function that runs a script or a command of the wheel.
 
   Its dependencies are this environment's; the repository is not on the path.
   """
-  site = tmp_path_factory.mktemp('site')
-  install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
-  subprocess.run(
-    [*install, '--no-index', f'--target={site}', wheel], check=True
-  )
   folder = tmp_path_factory.mktemp('elsewhere')
-  env = {
-    **os.environ,
-    'PYTHONPATH': str(site),
-    'PATH': f'{site / "bin"}{os.pathsep}{os.environ["PATH"]}',
-    'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0',
-    'OMP_WAIT_POLICY': 'passive',
-  }
+  with command_runner.started(folder, site) as start:
 
-  def run(*command):
-    done = subprocess.run(
-      command, cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    def run(name, *more):
+      script = name if name.startswith('-') else site / 'bin' / name
+      done = command_runner.finish(start, script, *more, cwd=folder)
+      assert done.returncode == 0, done.stdout + done.stderr
+      return done.stdout
 
-  where = run(sys.executable, '-c', 'import analysis; print(analysis.__file__)')
-  assert where.startswith(str(site))
-  return run
+    where = 'import analysis, plankton_jax as pj; print(analysis, pj)'
+    assert run('-c', where).count(f"'{site}/") == 2
+    yield run
 
 
 def test_the_wheel_holds_the_packages_alone(wheel):
@@ -136,6 +131,7 @@ def test_the_changelog_has_the_version():
 
 def test_a_run_from_the_wheel_alone(run, caches):
   fields = SMALL | {
+    'curriculum': "((0,'easy','semihard'),)",  # as in other tests
     'compilation_cache_dir': caches / 'compiled',
     'data.cache_dir': caches / 'data',
   }
@@ -145,9 +141,8 @@ def test_a_run_from_the_wheel_alone(run, caches):
     'plankton-train', '--config=configs/smoke.py', '--workdir=run', *overrides
   )
   run('plankton-embed', '--workdir=run')
-  run(sys.executable, '-m', 'analysis.retrieval', '--workdir=run')
+  run('-m', 'analysis.retrieval', '--workdir=run')
   said = run(
-    sys.executable,
     '-c',
     textwrap.dedent("""
       import numpy as np
@@ -172,14 +167,25 @@ def test_a_bundled_encoder_comes_with_the_wheel(run, tmp_path):
     'plankton-embed', '--encoder=tiny', f'--images={images}', '--out=a.parquet'
   )
   code = 'import plankton_jax as pj; print(pj.load_encoder("tiny").class_names)'
-  assert run(sys.executable, '-c', code) == "('ant', 'bee')\n"
+  assert run('-c', code) == "('ant', 'bee')\n"
 
 
-def test_the_doctor_and_help_run_from_the_wheel(run):
-  said = run('plankton-train', '--config=configs/triplet.py:demo', '--help')
+def test_the_doctor_and_help_run_from_the_wheel(run, site, tmp_path):
+  # In a process of its own, as it is typed.
+  said = subprocess.run(
+    ['plankton-train', '--config=configs/triplet.py:demo', '--help'],
+    cwd=tmp_path,
+    env=os.environ
+    | {
+      'PYTHONPATH': str(site),
+      'PATH': f'{site / "bin"}{os.pathsep}{os.environ["PATH"]}',
+    },
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
   assert 'data.unseen_classes' in said
-  doctor = [sys.executable, '-m', 'plankton_jax.doctor', '--step_seconds=0']
-  assert 'images/s' in run(*doctor)
+  assert 'images/s' in run('-m', 'plankton_jax.doctor', '--step_seconds=0')
 
 
 def test_the_import_is_light_and_every_name_is_there():

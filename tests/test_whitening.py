@@ -128,7 +128,7 @@ def _run(make_config, workdir, **fields):
 
 
 def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
-  make_config, tmp_path, monkeypatch, traced_once
+  make_config, tmp_path, monkeypatch
 ):
   config = _run(make_config, tmp_path, epochs=1, encoder__whitening=1.0)
   encoder = checkpoints.load_encoder(tmp_path)

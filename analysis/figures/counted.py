@@ -44,10 +44,7 @@ def draw_counts(
     ax.errorbar(
       one.objects[kept],
       place,
-      xerr=[
-        (one.objects - one.low)[kept],
-        (one.high - one.objects)[kept],
-      ],
+      xerr=[(one.objects - one.low)[kept], (one.high - one.objects)[kept]],
       fmt='o',
       ms=4,
       lw=1.2,
@@ -56,15 +53,16 @@ def draw_counts(
     )
     ax.plot(by[name, plain].objects[kept], place, 'x', color='C1', label=plain)
     title = f'{tables.short(name, 25)}: {one.images:,} objects'
-    ax.set_title(title, parse_math=False)
+    ax.set_title(title)
     ax.set_xlim(left=0.0)
   texts = [tables.short(names[c]) for c in kept]
-  grid[0, 0].set_yticks(place, texts, parse_math=False)
+  grid[0, 0].set_yticks(place, texts)
   grid[0, 0].invert_yaxis()
   for ax in grid[-1]:
     ax.set_xlabel('objects')
-  handles, texts = grid[0, 0].get_legend_handles_labels()
-  figure.legend(handles, texts, loc='outside upper center', ncols=2)
+  figure.legend(
+    *grid[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=2
+  )
   return figure
 
 
@@ -133,8 +131,7 @@ def draw_spectra(lines: Sequence[Mapping[str, Any]]) -> plt.Figure:
       middle[some], totals[name][some], '.-', color=colour, lw=1.2, label=label
     )
   y = 'objects per m³ and µm, mean of samples' if by_volume else 'objects'
-  ax.set(
-    xscale='log', yscale='log', xlabel='equivalent diameter (µm)', ylabel=y
-  )
-  style.literal(figure.legend(loc='outside right upper'))
+  style.set_log(ax, 'x', 'y')
+  ax.set(xlabel='equivalent diameter (µm)', ylabel=y)
+  figure.legend(loc='outside right upper')
   return figure

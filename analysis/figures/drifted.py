@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.figures import style
 from analysis.figures.style import plt
 from analysis.files import tables
 
@@ -43,7 +44,7 @@ def draw_groups(lines: Sequence[Mapping[str, Any]]) -> plt.Figure:
   texts = [
     f'{tables.short(line["group"])} ({line["images"]:,})' for line in lines
   ]
-  left.set_yticks(place, texts, parse_math=False)
+  left.set_yticks(place, texts)
   left.set_ylim(len(lines) - 0.5, -0.5)
   left.set_xlabel('share rightly labelled')
   right.set_xlabel('share unknown')
@@ -93,12 +94,12 @@ def draw_samples(
   texts = [
     f'{tables.short(line["sample"])} ({line["images"]:,})' for line in shown
   ]
-  right.set_yticks(place, texts, parse_math=False)
+  right.set_yticks(place, texts)
   right.set_ylim(len(shown) - 0.5, -0.5)
   right.axvline(level, color='0.4', ls='--', lw=1)
-  right.set(
-    xscale='log',
-    xlabel=f'p; dashed: {level:g}; red: alarm, by Holm over all samples',
+  style.set_log(right, 'x')
+  right.set_xlabel(
+    f'p; dashed: {level:g}; red: alarm, by Holm over all samples'
   )
   right.set_xlim(right=1.3)
   figure.legend(loc='outside upper center', ncols=3)

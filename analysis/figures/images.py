@@ -20,7 +20,6 @@ _UNDER: dict[str, Any] = {
   'ha': 'center',
   'va': 'top',
   'linespacing': 1.05,
-  'parse_math': False,  # names may hold $
 }
 
 

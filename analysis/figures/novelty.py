@@ -58,13 +58,13 @@ def draw_curves(found: Sequence[Score]) -> plt.Figure:
       ax.text(0.5, 0.5, 'no unseen images', ha='center', color='0.4')
   grid[2].set_ylim(0.0)
   grid[0].plot([0.0, 1.0], [0.0, 1.0], ':', color='0.5', lw=1, zorder=0)
-  handles, texts = grid[0].get_legend_handles_labels()
   # A column for each source, or for each score of the only one.
   columns = len(sources) if len(sources) > 1 else len(DASHES)
-  legend = figure.legend(
-    handles, texts, loc='outside upper center', ncols=min(3, columns)
+  figure.legend(
+    *grid[0].get_legend_handles_labels(),
+    loc='outside upper center',
+    ncols=min(3, columns),
   )
-  style.literal(legend)
   return figure
 
 
@@ -99,7 +99,7 @@ def draw_scores(found: Sequence[Score]) -> plt.Figure:
       ax.axvline(f.limit, color='0.3', ls='--', lw=1, label='threshold')
     area = f.measures['auroc']
     title = '' if np.isnan(area) else f', AUROC {area:.3f}'
-    ax.set_title(f'{f.source}: {f.by}{title}', parse_math=False)
+    ax.set_title(f'{f.source}: {f.by}{title}')
     ax.set_xlim(0.0, edges[-1])
     ax.set_axisbelow(True)
     ax.yaxis.set_major_formatter(_percent)

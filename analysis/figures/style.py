@@ -12,7 +12,7 @@ from analysis.files.inputs import Embeddings
 matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt  # after the backend is chosen
-from matplotlib.legend import Legend
+from matplotlib.ticker import LogFormatter
 
 STYLE: dict[str, Any] = {
   'figure.dpi': 100,
@@ -25,6 +25,7 @@ STYLE: dict[str, Any] = {
   'grid.color': '0.92',
   'legend.frameon': False,
   'svg.hashsalt': 'plankton_jax',  # the same figure gives the same file
+  'text.parse_math': False,  # names may hold $
 }
 plt.rcParams.update(cast(Any, STYLE))
 
@@ -66,10 +67,13 @@ def colours(names: Iterable[str]) -> dict[str, Colour]:
   return {**dict(zip(every, shades, strict=True)), UNLABELLED: GREY}
 
 
-def literal(legend: Legend) -> None:
-  """Shows a legend's names as they are; Matplotlib takes $ for mathematics."""
-  for text in legend.get_texts():
-    text.set_parse_math(False)
+def set_log(ax: plt.Axes, *sides: str) -> None:
+  """Makes axes, 'x' or 'y', logarithmic, with plain numbers along them."""
+  for side in sides:
+    ax.set(**{f'{side}scale': 'log'})
+    axis = getattr(ax, f'{side}axis')
+    axis.set_major_formatter('{x:g}')
+    axis.set_minor_formatter(LogFormatter())
 
 
 def heatmap(
@@ -88,16 +92,14 @@ def heatmap(
   scale = plt.get_cmap('YlGnBu').with_extremes(bad='0.9')
   image = ax.imshow(values, cmap=scale, vmin=limits[0], vmax=limits[1])
   size = 8 if len(columns) <= 20 else 7
-  # Names may hold $.
-  look: dict[str, Any] = {'fontsize': size, 'parse_math': False}
-  ax.set_yticks(range(len(rows)), [*map(tables.short, rows)], **look)
+  ax.set_yticks(range(len(rows)), [*map(tables.short, rows)], fontsize=size)
   ax.set_xticks(
     range(len(columns)),
     [*map(tables.short, columns)],
     rotation=45,
     ha='right',
     rotation_mode='anchor',
-    **look,
+    fontsize=size,
   )
   ax.set_anchor('N')
   ax.grid(False)

@@ -62,7 +62,6 @@ SEARCH = flags.DEFINE_enum(
   'How neighbours are found: exactly, or by an index of FAISS; auto chooses by'
   ' their number.',
 )
-
 TAXA = flags.DEFINE_string(
   'taxa', None, 'A table of taxa: lineage, EcoTaxa and WoRMS numbers.'
 )
@@ -148,6 +147,7 @@ def run(
 
   # --help shows what every command takes; absl knows the one that is run by its
   # path.
-  for flag in ('workdir', 'embeddings', 'out'):
+  taken = ('workdir', 'embeddings', 'out', *(['encoder'] if untrained else []))
+  for flag in taken:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
   command.run(main, fast=fast)

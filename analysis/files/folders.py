@@ -6,7 +6,7 @@ import pathlib
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -108,13 +108,8 @@ def embed(
   if not found.ids and not found.skipped:
     raise InputError(f'{place} holds no object that can be read')
   white = white or find_white(encoder, found)
-  decoded = objects.decoded(
-    found,
-    **_fields(encoder),
-    white=white,
-    crop=originals.crop_of(encoder),
-    desc=desc,
-  )
+  settings = originals.preprocessing(encoder)._replace(white=white)
+  decoded = objects.decoded(found, settings, desc=desc)
   known = found.measures.of(found.ids)
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
   skipped = [*found.skipped, *made.unread]
@@ -153,8 +148,8 @@ def _embed(
     known: measures [N] by name.
     pixel_um: the side of their pixels, µm; None takes the known, or the run's.
   """
-  fields = _fields(encoder)
-  shape = (BLOCK, fields['size'], fields['size'], fields['channels'])
+  data = encoder.config['data']
+  shape = (BLOCK, data['size'], data['size'], data['channels'])
   dim = encoder.config['encoder']['embedding_dim']
   embedding = np.empty((len(ids), dim), np.float32)
   block, filled, done = np.empty(shape, np.uint8), 0, 0
@@ -196,7 +191,7 @@ def _with_pixel(
     raise InputError(f'--pixel_um={pixel_um} must be positive')
   pixel = np.full(count, pixel_um or np.nan)
   if pixel_um is None:
-    ours = encoder.config['data'].get('pixel_um') or np.nan
+    ours = encoder.config['data']['pixel_um'] or np.nan
     pixel = known.get('pixel_um', pixel)
     pixel = np.where(np.isnan(pixel), ours, pixel)
   missing = int(np.isnan(pixel).sum())
@@ -219,41 +214,17 @@ def _name_skipped(
     raise source.none_readable(place, skipped)
 
 
-def collect(
-  source: Source,
-  encoder: 'Encoder',
-  images: Objects,
-  split: str,
-  pixel_um: float | None = None,
-) -> Source:
-  """Embeds a folder's images as those of an encoder's source, of one split.
-
-  `pixel_um` is as `embed` takes it.
-
-  Raises:
-    InputError: no image can be read.
-  """
-  found = embed(encoder, images, desc=split, pixel_um=pixel_um)
-  return source._replace(splits={split: found.rows}, images=found.root)
-
-
 def embed_one(
   encoder: 'Encoder', pixels: np.ndarray, pixel_um: float | None = None
 ) -> np.ndarray:
   """Embeds an image, uint8 [H, W] or [H, W, 3], to [D]; see `embed`."""
   measures = _with_pixel(encoder, {}, pixel_um, 1)
-  return encoder.embed(
-    images.fit(pixels, **_fields(encoder))[None],
-    np.array([pixels.shape[:2]]),
-    measures=measures,
-  )[0]
-
-
-def _fields(encoder: 'Encoder') -> dict[str, Any]:
-  data = encoder.config['data']
-  return {name: data[name] for name in ('size', 'resize', 'channels')}
+  size, resize, channels, *_ = originals.preprocessing(encoder)
+  fitted = images.fit(pixels, size=size, resize=resize, channels=channels)
+  sizes = np.array([pixels.shape[:2]])
+  return encoder.embed(fitted[None], sizes, measures=measures)[0]
 
 
 def find_white(encoder: 'Encoder', found: Objects) -> int:
   """Finds the white of 16-bit images: the run's, or by all of them."""
-  return originals.white_of(encoder) or objects.find_white(found)
+  return encoder.config['data']['white'] or objects.find_white(found)

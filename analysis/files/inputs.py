@@ -163,10 +163,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     )
   try:
     # NumPy leaves a file that it opened itself open where it is damaged.
-    with (
-      path.open('rb') as file,
-      np.load(file, allow_pickle=False) as arrays,
-    ):
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       shards.require(path, 'array', arrays.files)
       return {name: arrays[name] for name in arrays.files if name in _ARRAYS}
   except InputError:
@@ -379,8 +376,6 @@ def from_files(paths: Sequence[pathlib.Path]) -> Source:
 
 def from_encoder(name: str) -> Source:
   """Makes the source of an encoder that has embedded nothing yet.
-
-  `folders.collect` adds the embeddings of a folder.
 
   Raises:
     InputError: there is no such encoder.

@@ -1,7 +1,7 @@
 """Reads original images by their ids: of a run, of a folder, of an export."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,14 +85,13 @@ def read(
 def _decode(data: bytes, encoder: 'Encoder | None', white: int) -> np.ndarray:
   if encoder is None:
     return images.decode(data, white)
-  return images.decode(data, white_of(encoder) or white, crop_of(encoder))
+  settings = preprocessing(encoder)
+  return images.decode(data, settings.white or white, settings.crop)
 
 
-def white_of(encoder: 'Encoder') -> int:
-  """Returns the 16-bit value that is white for an encoder; 0 if not fixed."""
-  return encoder.config['data'].get('white', 65535)  # of configs without one
-
-
-def crop_of(encoder: 'Encoder') -> Sequence[int]:
-  """Returns the pixels to cut off: top, right, bottom, left."""
-  return encoder.config['data'].get('crop', images.NO_CROP)
+def preprocessing(encoder: 'Encoder') -> images.Preprocessing:
+  """Returns how an encoder's images are preprocessed; white 0 is not fixed."""
+  data = encoder.config['data']
+  names = images.Preprocessing._fields
+  found = images.Preprocessing(**{name: data[name] for name in names})
+  return found._replace(crop=tuple(found.crop))

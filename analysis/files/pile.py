@@ -1,14 +1,15 @@
-"""Gathers the images to sort: a folder, splits of a run, or embedding files."""
+"""Gathers the images to sort: new ones, splits of a run, or embedding files."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
 
-from analysis.files import folders, inputs, originals
+from analysis.files import folders, inputs, new_images, originals
 from analysis.files.inputs import Embeddings, Source
 from analysis.files.originals import Read
 from plankton_jax.data.sources import folder
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError
 
 SPLITS = flags.DEFINE_list(
@@ -26,33 +27,51 @@ class Pile(NamedTuple):
   notes: Sequence[str]
 
 
+def open_place(
+  source: Source, images: str | None, export: str | None
+) -> Objects:
+  """Opens the folder of --images, or what --export names.
+
+  Raises:
+    InputError: both are given, or it cannot be read.
+  """
+  if images and export:
+    raise InputError('--images and --export exclude each other: give one')
+  if not export:
+    return folder.scan(images or '', field='--images').images
+  rank = (source.config or {}).get('data', {}).get('image_rank')
+  return new_images.open_source(export, rank)
+
+
 def gather(
   source: Source,
   *,
   images: str | None,
+  export: str | None = None,
   splits: Sequence[str],
   pixel_um: float | None = None,
 ) -> Pile:
-  """Gathers a folder of images, or else the rows of some splits.
+  """Gathers a folder or an export, or else the rows of some splits.
 
   Args:
     source: a run, an encoder, or embedding files, all rows of which are taken.
     images: a folder to embed.
-    splits: of the run, without `images`.
-    pixel_um: the side of pixels of `images`, µm; None takes the run's.
+    export: an EcoTaxa export, a table, IFCB bins or FlowCam runs to embed.
+    splits: of the run, without `images` and `export`.
+    pixel_um: the side of pixels of new images, µm; None takes the known.
 
   Raises:
     InputError: there is no such split, no image, images are asked of embedding
       files, or a size of pixels is given without images.
   """
-  if pixel_um is not None and not images:
+  if pixel_um is not None and not (images or export):
     raise InputError('--pixel_um is of new images: give --images=FOLDER too')
-  if images:
+  if images or export:
     if source.workdir is None and source.encoder is None:
       raise InputError(
         '--images needs an encoder: give --workdir, or --encoder=plankton'
       )
-    listed = folder.scan(images, field='--images').images
+    listed = open_place(source, images, export)
     encoder = folders.encoder(source)
     found = folders.embed(encoder, listed, pixel_um=pixel_um)
     return Pile(

@@ -65,12 +65,7 @@ def read_csv(
         (top + found.line_num, dict(zip(header, cells, strict=False)))
       )
     return header, rows
-  except (
-    OSError,
-    EOFError,
-    zlib.error,
-    csv.Error,
-  ) as error:
+  except (OSError, EOFError, zlib.error, csv.Error) as error:
     raise InputError(
       f'{path}: no table of {what} ({describe(error)})'
     ) from None

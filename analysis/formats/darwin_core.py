@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from analysis.files.taxa import Path, Taxa, Taxon
 from analysis.measures.predictions import Prediction
+from plankton_jax.data.classes import plain
 from plankton_jax.data.sources.objects import Object
 
 FILE = 'occurrences.csv'
+NO_TAXON = ('unknown', 'unknown (no class)', 'artefact', 'not living')
 NEEDED = ('eventDate', 'decimalLatitude', 'decimalLongitude')  # by OBIS
 
 
@@ -26,15 +28,15 @@ def rows(
   """Yields the occurrence of each object that has a taxon.
 
   An object that a person validated is ValidatedByHuman, with that taxon,
-  unless it is overwritten; a dubious one is left out. `references` names the
-  software and the encoder.
+  unless it is overwritten; a dubious one and what `is_taxon` refuses are left
+  out. `references` names the software and the encoder.
   """
   for one in found:
     item = one.item
     by_hand = not overwrite_validated and item.status == 'validated'
     doubtful = not overwrite_validated and item.status == 'dubious'
     name = item.taxon if by_hand else one.taxon
-    if not name or doubtful:
+    if not is_taxon(name) or doubtful:
       continue
     placed = None if by_hand else one.placed
     yield occurrence(
@@ -48,6 +50,11 @@ def rows(
       references='' if by_hand else references,
       score=None if by_hand else one.score,
     )
+
+
+def is_taxon(name: str) -> bool:
+  """Tells whether a class, name or name<parent, is none of NO_TAXON."""
+  return plain(name.partition('<')[0]) not in ('', *NO_TAXON)
 
 
 def occurrence(

@@ -1,9 +1,9 @@
-"""Turns predictions into what EcoTaxa takes: tables, and a call with scores."""
+"""Turns predictions into what EcoTaxa takes: tables, and bodies of calls."""
 
 import collections
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from analysis.files import result, taxa
@@ -17,6 +17,13 @@ SCORES = 'ecotaxa_scores.json'
 
 # States that a person gave. EcoTaxa's own predictions never override them.
 BY_HAND = ('validated', 'dubious')
+
+
+class Scored(NamedTuple):
+  """An object by EcoTaxa's number, and its names, the one to show first."""
+
+  number: str
+  ranked: Sequence[tuple[str, float]]  # names and their probabilities
 
 
 class Files(NamedTuple):
@@ -83,8 +90,13 @@ def of_exported(
     )
     for one in alone
   ]
-  call, reason = _call(chosen, categories)
-  others: dict[str, result.Writer | None] = {TABLE: None, SCORES: call}
+  scores, reason = call(
+    SCORES,
+    [Scored(one.item.number, one.ranked) for one in chosen],
+    categories,
+    write.classify_request,
+  )
+  others: dict[str, result.Writer | None] = {TABLE: None, SCORES: scores}
   if reason:
     remarks.append(reason)
   if not rows:
@@ -107,48 +119,47 @@ def _with_table(
   return Files({**others, name: result.content(data)}, [])
 
 
-def _call(
-  chosen: Sequence[Prediction], categories: Mapping[str, int]
+def call(
+  file: str,
+  chosen: Sequence[Scored],
+  categories: Mapping[str, int],
+  body: Callable[[Sequence[tuple[int, write.Taxa]]], dict[str, Any]],
 ) -> tuple[result.Writer | None, str]:
-  """Encodes the call with scores, or says why there is none."""
+  """Encodes the `body` of a call as a file, or says why there is none.
+
+  Objects of which the number of the first taxon is not known are left out.
+  """
   if not chosen:
     return None, ''
   numbers = [
     number
     for one in chosen
-    if (number := taxa.parse_number(one.item.number)) is not None
+    if (number := taxa.parse_number(one.number)) is not None
   ]
   if len(numbers) < len(chosen):
     return None, (
-      f'No {SCORES}: the export has no numbers of its objects (objid); export'
+      f'No {file}: the export has no numbers of its objects (objid); export'
       ' with internal ids.'
     )
-  ranked = [
-    [
-      (categories[name], score)
-      for name, score in one.ranked
-      if name in categories
-    ]
-    for one in chosen
-  ]
   known = [
-    (number, some)
-    for one, number, some in zip(chosen, numbers, ranked, strict=True)
-    if one.taxon in categories
+    (
+      number,
+      [(categories[n], score) for n, score in one.ranked if n in categories],
+    )
+    for one, number in zip(chosen, numbers, strict=True)
+    if one.ranked[0][0] in categories
   ]
   if not known:
     return None, (
-      f'No {SCORES}: the numbers of the taxa are not known; give them in'
-      ' --taxa.'
+      f'No {file}: the numbers of the taxa are not known; give them in --taxa.'
     )
-  body = write.classify_request(known)
   reason = ''
   if len(known) < len(chosen):
-    lacking = sorted({o.taxon for o in chosen if o.taxon not in categories})
+    lacking = sorted({one.ranked[0][0] for one in chosen} - set(categories))
     reason = (
-      f'{len(chosen) - len(known):,} objects are not in {SCORES}, as the number'
+      f'{len(chosen) - len(known):,} objects are not in {file}, as the number'
       f' of their taxon is not known: {", ".join(lacking[:5])}'
       f'{", ..." if len(lacking) > 5 else ""}.'
     )
-  text = json.dumps(body, allow_nan=False, separators=(',', ':'))
+  text = json.dumps(body(known), allow_nan=False, separators=(',', ':'))
   return result.content(text + '\n'), reason

@@ -18,6 +18,7 @@ import numpy as np
 from analysis.measures import counting, prevalence
 from analysis.measures.counting import Quantifier
 from analysis.measures.prevalence import Answers
+from plankton_jax.data.classes import meant
 
 Z = 1.959964  # of a normal distribution's 95 %
 FEWEST = 10  # checked images of a sample, below which it is not corrected
@@ -51,16 +52,17 @@ def by_sample(
   Args:
     found: class by row.
     groups: [N] the sample of each image.
-    names: of the classes.
+    names: of the classes; other spellings of these are these.
 
   Returns:
     The checks of each sample that has any, whose rows count within the sample,
     and the names with those that a person added.
   """
-  every = (*names, *sorted(set(found.values()) - set(names)))
+  spelt = {name: meant(name, names) for name in set(found.values())}
+  every = (*names, *sorted(set(spelt.values()) - set(names)))
   at = {name: i for i, name in enumerate(every)}
   rows = np.array(sorted(found), int)
-  true = np.array([at[found[row]] for row in rows.tolist()], int)
+  true = np.array([at[spelt[found[row]]] for row in rows.tolist()], int)
   checks = {}
   for name in np.unique(groups[rows]):
     own = np.flatnonzero(groups == name)

@@ -162,10 +162,7 @@ def _place_left_out(
 
 
 def gather(
-  space: Space,
-  val: Embeddings,
-  added: np.ndarray,
-  strange: Embeddings | None,
+  space: Space, val: Embeddings, added: np.ndarray, strange: Embeddings | None
 ) -> Known:
   """Gathers the images to fit to.
 
@@ -224,10 +221,9 @@ def _without_own(
   nearest, distance = placed.nearest.copy(), placed.distance.copy()
   for label in kinds:
     own, others = val.label == label, gallery.label != label
-    without = unknowns.fit(
+    without = unknowns.fit_rows(
       gallery.embedding[others],
       gallery.label[others],
-      val.embedding[~own],
       neighbours=labeller.NEIGHBOURS,
     )
     judged = unknowns.judge(
@@ -287,11 +283,7 @@ class Estimate(NamedTuple):
 
 
 def count(
-  known: Known,
-  limit: float,
-  samples: Sequence[Placed],
-  *,
-  draws: int,
+  known: Known, limit: float, samples: Sequence[Placed], *, draws: int
 ) -> tuple[Quantifier, list[Estimate]]:
   """Estimates the shares in samples.
 
@@ -382,13 +374,7 @@ def errors_of(
   return {name: np.array(values) for name, values in found.items()}
 
 
-def trial(
-  known: Known,
-  acceptance: float,
-  *,
-  draws: int,
-  size: int,
-) -> Shares:
+def trial(known: Known, acceptance: float, *, draws: int, size: int) -> Shares:
   """Measures every method on validation images that it was not fitted to.
 
   Halves the fresh images of each class, and the images of no class by their

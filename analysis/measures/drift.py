@@ -39,11 +39,7 @@ class Tested(NamedTuple):
 
 
 def test(
-  reference: Rows,
-  sample: Rows,
-  *,
-  permutations: int,
-  rng: np.random.Generator,
+  reference: Rows, sample: Rows, *, permutations: int, rng: np.random.Generator
 ) -> Tested:
   """Tests whether a sample's images are of the kind of the reference's."""
   reference, sample = _thin(reference, rng), _thin(sample, rng)
@@ -109,11 +105,7 @@ def statistics(
 
 
 def find_power(
-  reference: Rows,
-  size: int,
-  *,
-  level: float,
-  rng: np.random.Generator,
+  reference: Rows, size: int, *, level: float, rng: np.random.Generator
 ) -> float:
   """Finds the least move of a sample of `size` that the test notices.
 

@@ -47,8 +47,7 @@ def test(fitted: Labeller, rows: Embeddings, trained: Sequence[str]) -> Tested:
   for distance in labeller.squared_in_blocks(fitted.seen, rows.embedding):
     label.append(distance.argmin(axis=1))
     for name, scale in scales.items():
-      chance = calibration.softmax(-distance, scale)
-      sure[name].append(chance.max(axis=1))
+      sure[name].append(calibration.confidence(-distance, scale))
     among_seen.append(np.where(seen, distance, np.inf).argmin(axis=1))
   right = np.concatenate(label) == rows.label
   alone = np.concatenate(among_seen) == rows.label

@@ -15,13 +15,7 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.folders import Embedded
 from analysis.files.inputs import Embeddings, Source
-from analysis.measures import (
-  calibration,
-  classes,
-  openset,
-  unknowns,
-  whitened,
-)
+from analysis.measures import calibration, classes, openset, unknowns, whitened
 from analysis.measures.unknowns import Seen
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice
@@ -139,17 +133,17 @@ def fit(
   left out of its own class. Where the gallery is examples alone, a part of them
   at a time is left out of the whole fit. Without any of them nothing is fitted.
   """
+  of_val = None
   if val is None and len(examples) == len(gallery.label):
     seen, _, found, (rows, distance) = unknowns.fit_crosswise(
       gallery.embedding, gallery.label, neighbours=NEIGHBOURS
     )
   else:
-    seen = unknowns.fit(
-      gallery.embedding,
-      gallery.label,
-      None if val is None else val.embedding,
-      neighbours=NEIGHBOURS,
+    seen = unknowns.fit_rows(
+      gallery.embedding, gallery.label, neighbours=NEIGHBOURS
     )
+    of_val = None if val is None else unknowns.distances(seen, val.embedding)
+    seen = unknowns.scaled(seen, of_val)
     rows, found = unknowns.distances_without(seen, examples)
     rows = rows[calibration.sample(len(rows), len(seen.space.classes))]
     distance = whitened.squared_without(
@@ -157,10 +151,10 @@ def fit(
     )
   novelty = unknowns.score(seen, found).distance
   true = gallery.label[rows]
-  if val is not None:
+  if val is not None and of_val is not None:
     some = calibration.sample(len(val.label), len(seen.space.classes))
     distance = np.concatenate([squared(seen, val.embedding[some]), distance])
-    held_out = unknowns.judge(seen, val.embedding).distance
+    held_out = unknowns.score(seen, of_val).distance
     novelty = np.concatenate([held_out, novelty])
     true = np.concatenate([val.label[some], true])
   if not len(true):
@@ -205,8 +199,7 @@ def guess(
   label, sure = [], []
   for apart in squared_in_blocks(labeller.seen, embedding):
     label.append(apart.argmin(axis=1))
-    chance = calibration.softmax(-apart, labeller.temperature)
-    sure.append(chance.max(axis=1))
+    sure.append(calibration.confidence(-apart, labeller.temperature))
   return np.concatenate(label), np.concatenate(sure)
 
 
@@ -224,12 +217,7 @@ def label(
     apart[at, first] = np.inf
     second = apart.argmin(axis=1)  # the first, where there is one class
     found.append(
-      (
-        first,
-        chance[at, first],
-        second,
-        chance[at, second] * (second != first),
-      )
+      (first, chance[at, first], second, chance[at, second] * (second != first))
     )
   first, sure, second, rest = map(np.concatenate, zip(*found, strict=True))
   distance = unknowns.judge(labeller.seen, embedding).distance

@@ -19,19 +19,20 @@ from analysis.measures.fitted import Fitted
 from plankton_jax.errors import InputError
 
 
+class Level(NamedTuple):
+  """The nodes of one level; a class that ends above stands for itself."""
+
+  rank: str
+  member: np.ndarray  # [C] the node that each class is in
+  nodes: list[Path]
+
+
 class Tree(NamedTuple):
   """The classes' places in a taxonomy."""
 
   names: tuple[str, ...]  # of C classes
   paths: tuple[Path, ...]  # [C], no two equal; each ends in the class
-  ranks: tuple[str, ...]  # of the levels, [L]
-
-
-class Level(NamedTuple):
-  """The nodes of one level."""
-
-  member: np.ndarray  # [C] the node that each class is in
-  nodes: list[Path]
+  levels: tuple[Level, ...]  # [L], the root's first
 
 
 class Likeliest(NamedTuple):
@@ -61,9 +62,7 @@ def check(sure: float) -> None:
 
 
 def grow(
-  names: Sequence[str],
-  lineages: Mapping[str, Path],
-  ranks: Sequence[str] = (),
+  names: Sequence[str], lineages: Mapping[str, Path], ranks: Sequence[str] = ()
 ) -> Tree | None:
   """Places classes by their lineages; None if not two classes have one.
 
@@ -78,30 +77,21 @@ def grow(
     (*path, name) if times[path] > 1 else path
     for name, path in zip(names, paths, strict=True)
   ]
-  deepest = max(map(len, paths))
-  levels = [*ranks, *(f'level {n + 1}' for n in range(len(ranks), deepest))]
-  return Tree(tuple(names), tuple(paths), tuple(levels[:deepest]))
-
-
-def levels(tree: Tree) -> list[Level]:
-  """Lists the nodes of each level, the root's first.
-
-  A class whose lineage ends above stands for itself.
-  """
-  found = []
-  for level in range(len(tree.ranks)):
-    cut = [path[: level + 1] for path in tree.paths]
+  levels = []
+  for depth in range(1, max(map(len, paths)) + 1):
+    cut = [path[:depth] for path in paths]
     nodes = sorted(set(cut))
     place = {path: at for at, path in enumerate(nodes)}
-    found.append(Level(np.array([place[path] for path in cut]), nodes))
-  return found
+    rank = ranks[depth - 1] if depth <= len(ranks) else f'level {depth}'
+    levels.append(Level(rank, np.array([place[path] for path in cut]), nodes))
+  return Tree(tuple(names), tuple(paths), tuple(levels))
 
 
-def likeliest(levels: Sequence[Level], chance: np.ndarray) -> Likeliest:
+def likeliest(tree: Tree, chance: np.ndarray) -> Likeliest:
   """Finds the likeliest node of each level by probabilities [N, C]."""
-  node = np.empty((len(chance), len(levels)), int)
+  node = np.empty((len(chance), len(tree.levels)), int)
   top = np.empty(node.shape)
-  for at, level in enumerate(levels):
+  for at, level in enumerate(tree.levels):
     sums = summed(chance, level.member)
     node[:, at], top[:, at] = sums.argmax(axis=1), sums.max(axis=1)
   return Likeliest(chance.argmax(axis=1), node, top)
@@ -129,17 +119,17 @@ def threshold(chance: np.ndarray, right: np.ndarray, sure: float) -> float:
 
 
 def calibrate(
-  levels: Sequence[Level], found: Likeliest, true: np.ndarray, sure: float
+  tree: Tree, found: Likeliest, true: np.ndarray, sure: float
 ) -> tuple[float, ...]:
   """Sets each level's threshold on N images of known classes [N].
 
   Deepest first: a level counts the images that no deeper one has named, as
   these are harder. A level of one node names nothing, and gets infinity.
   """
-  limits = [np.inf] * len(levels)
+  limits = [np.inf] * len(tree.levels)
   left = np.arange(len(true))
-  for at in reversed(range(len(levels))):
-    member, nodes = levels[at]
+  for at in reversed(range(len(limits))):
+    _, member, nodes = tree.levels[at]
     if len(nodes) < 2:
       continue
     right = found.node[left, at] == member[true[left]]
@@ -150,33 +140,28 @@ def calibrate(
 
 
 def place(
-  tree: Tree,
-  levels: Sequence[Level],
-  found: Likeliest,
-  limits: Sequence[float],
+  tree: Tree, found: Likeliest, limits: Sequence[float]
 ) -> list[Placed]:
   """Gives each image its deepest sure node, called as the class that it is."""
   names = dict(zip(tree.paths, tree.names, strict=True))
   placed = [NOWHERE] * len(found.label)
   for at, limit in enumerate(limits):
     for row in np.flatnonzero(found.chance[:, at] >= limit).tolist():
-      path = levels[at].nodes[found.node[row, at]]
+      path = tree.levels[at].nodes[found.node[row, at]]
       placed[row] = Placed(
         path,
         names.get(path, path[-1]),
-        tree.ranks[len(path) - 1],
+        tree.levels[len(path) - 1].rank,
         min(float(found.chance[row, at]), 1.0),
       )
   return placed
 
 
-def edges(
-  tree: Tree, levels: Sequence[Level], one: np.ndarray, other: np.ndarray
-) -> np.ndarray:
+def edges(tree: Tree, one: np.ndarray, other: np.ndarray) -> np.ndarray:
   """Counts the edges of the tree between pairs of classes, [N] and [N]."""
   length = np.array([len(path) for path in tree.paths])
   shared = np.zeros(len(one), int)
-  for member, _ in levels:
+  for _, member, _ in tree.levels:
     shared += member[one] == member[other]
   # A class stands for itself below the end of its lineage, too.
   shared = np.minimum(shared, length[one])
@@ -184,17 +169,12 @@ def edges(
 
 
 def measure(
-  tree: Tree,
-  levels: Sequence[Level],
-  found: Likeliest,
-  true: np.ndarray,
-  limits: Sequence[float],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  tree: Tree, found: Likeliest, true: np.ndarray, limits: Sequence[float]
+) -> tuple[list[dict[str, Any]], dict[str, Any], np.ndarray]:
   """Measures accuracy by level and the mistakes on test images.
 
   Args:
     tree: of the classes.
-    levels: of the tree.
     found: of N test images.
     true: [N] classes.
     limits: of the levels.
@@ -204,10 +184,11 @@ def measure(
     this level names, and the accuracy of these. And measures of all images:
     `taxonomic_distance`, the mean number of edges between the class of a wrong
     image and the one predicted; `named`, the share that gets a node, and
-    `named_accuracy`, the share of these whose node holds the true class.
+    `named_accuracy`, the share of these whose node holds the true class. And
+    the edges of each mistake.
   """
   lines = []
-  placed = place(tree, levels, found, limits)
+  placed = place(tree, found, limits)
   good = np.array(
     [
       tree.paths[label][: len(one.path)] == one.path
@@ -216,12 +197,12 @@ def measure(
   )
   left = np.ones(len(true), bool)
   for at in reversed(range(len(limits))):
-    member, nodes = levels[at]
+    rank, member, nodes = tree.levels[at]
     named = left & (found.chance[:, at] >= limits[at])
     left &= ~named
     lines.append(
       {
-        'rank': tree.ranks[at],
+        'rank': rank,
         'nodes': len(nodes),
         'accuracy': _mean(found.node[:, at] == member[true]),
         'threshold': limits[at] if np.isfinite(limits[at]) else np.nan,
@@ -230,21 +211,24 @@ def measure(
       }
     )
   wrong = found.label != true
-  far = edges(tree, levels, found.label[wrong], true[wrong])
-  return lines[::-1], {
-    'mistakes': int(wrong.sum()),
-    'taxonomic_distance': _mean(far),
-    'named': _mean(~left),
-    'named_accuracy': _mean(good[~left]),
-  }
+  far = edges(tree, found.label[wrong], true[wrong])
+  return (
+    lines[::-1],
+    {
+      'mistakes': int(wrong.sum()),
+      'taxonomic_distance': _mean(far),
+      'named': _mean(~left),
+      'named_accuracy': _mean(good[~left]),
+    },
+    far,
+  )
 
 
 class Ranks(NamedTuple):
   """Holds how sure a labeller is at each rank; empty without lineages."""
 
   tree: Tree | None = None
-  levels: Sequence[Level] = ()  # of the tree
-  limits: Sequence[float] = ()  # of the levels; empty without val images
+  limits: Sequence[float] = ()  # of its levels; empty without val images
   lines: Sequence[Mapping[str, Any]] = ()  # of the levels, by test images
   measures: Mapping[str, Any] = {}
   far: np.ndarray | None = None  # edges to the true class, of each mistake
@@ -261,13 +245,12 @@ def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
   tree = grow(names, known_as, known.ranks)
   if tree is None:
     return Ranks()
-  every = levels(tree)
   if fitted.val is None:
     remarks = ['No val images: names are not backed off.']
-    return Ranks(tree, every, remarks=remarks)
+    return Ranks(tree, remarks=remarks)
   limits = calibrate(
-    every,
-    _likeliest_of(every, fitted, fitted.val.embedding),
+    tree,
+    _likeliest_of(tree, fitted, fitted.val.embedding),
     fitted.val.label,
     sure,
   )
@@ -280,13 +263,10 @@ def fit(fitted: Fitted, known: Taxa, sure: float) -> Ranks:
       f' {", ".join(lacking[:5])}{more}.'
     )
   if fitted.held_out is None:
-    return Ranks(tree, every, limits, remarks=remarks)
-  tested = _likeliest_of(every, fitted, fitted.held_out.embedding)
-  true = fitted.held_out.label
-  lines, measures = measure(tree, every, tested, true, limits)
-  wrong = tested.label != true
-  far = edges(tree, every, tested.label[wrong], true[wrong])
-  return Ranks(tree, every, limits, lines, measures, far, remarks)
+    return Ranks(tree, limits, remarks=remarks)
+  tested = _likeliest_of(tree, fitted, fitted.held_out.embedding)
+  found = measure(tree, tested, fitted.held_out.label, limits)
+  return Ranks(tree, limits, *found, remarks)
 
 
 def place_images(
@@ -295,16 +275,16 @@ def place_images(
   """Gives each row [N, D] its lowest sure node; nothing without thresholds."""
   if ranks.tree is None or not ranks.limits:
     return []
-  found = _likeliest_of(ranks.levels, fitted, embedding)
-  return place(ranks.tree, ranks.levels, found, ranks.limits)
+  found = _likeliest_of(ranks.tree, fitted, embedding)
+  return place(ranks.tree, found, ranks.limits)
 
 
 def _likeliest_of(
-  levels: Sequence[Level], fitted: Fitted, embedding: np.ndarray
+  tree: Tree, fitted: Fitted, embedding: np.ndarray
 ) -> Likeliest:
   """Finds the likeliest nodes of rows [N, D], some rows at a time."""
   parts = [
-    likeliest(levels, calibration.softmax(-apart, fitted.labeller.temperature))
+    likeliest(tree, calibration.softmax(-apart, fitted.labeller.temperature))
     for apart in labeller.squared_in_blocks(fitted.labeller.seen, embedding)
   ]
   return Likeliest(*map(np.concatenate, zip(*parts, strict=True)))

@@ -19,6 +19,7 @@ import numpy as np
 
 from analysis.files.inputs import Embeddings
 from analysis.measures import classes, prevalence
+from plankton_jax.data.classes import plain
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
@@ -84,7 +85,8 @@ class Best(NamedTuple):
 
 def no_class(names: Collection[str]) -> str:
   """Names images of no class, unlike a class of a project called unknown."""
-  return f'{UNKNOWN} (no class)' if UNKNOWN in names else UNKNOWN
+  taken = UNKNOWN in map(plain, names)
+  return f'{UNKNOWN} (no class)' if taken else UNKNOWN
 
 
 def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:

@@ -141,10 +141,7 @@ def _umap(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
     warnings.filterwarnings('ignore', '.*[Ss]pectral initiali[sz]ation')
     # A seed fixes the result only if n_jobs is 1.
     reducer = umap.UMAP(
-      n_neighbors=NEIGHBOURS,
-      metric='precomputed',
-      random_state=SEED,
-      n_jobs=1,
+      n_neighbors=NEIGHBOURS, metric='precomputed', random_state=SEED, n_jobs=1
     )
     places = [reducer.fit_transform(_own_graph(fitted))]
     for x in others:

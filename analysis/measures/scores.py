@@ -105,9 +105,7 @@ def bootstrap(
 
 
 def knn_hits(
-  embeddings: np.ndarray,
-  labels: np.ndarray,
-  train: Embeddings | None,
+  embeddings: np.ndarray, labels: np.ndarray, train: Embeddings | None
 ) -> np.ndarray:
   """Tells whether the k nearest train rows vote for a row's class, [N] 0 or 1.
 

@@ -8,13 +8,7 @@ import numpy as np
 from analysis.files import inputs
 from analysis.files.inputs import Embeddings
 from analysis.measures import checked, counting, prevalence
-from analysis.measures.counting import (
-  Known,
-  Placed,
-  Quantifier,
-  Shares,
-  Space,
-)
+from analysis.measures.counting import Known, Placed, Quantifier, Shares, Space
 from analysis.measures.fitted import Fitted
 from analysis.measures.prevalence import Answers
 

@@ -75,11 +75,17 @@ def fit(
   Args:
     embedding: [N, D].
     label: [N].
-    held_out: [V, D], images of these classes that no encoder was trained on;
-      with fewer than two, the labelled rows give the scale, each left out of
-      its own class.
+    held_out: [V, D], images of these classes that no encoder was trained on.
     neighbours: k; with fewer rows, k is less.
   """
+  seen = fit_rows(embedding, label, neighbours=neighbours)
+  return scaled(seen, None if held_out is None else distances(seen, held_out))
+
+
+def fit_rows(
+  embedding: np.ndarray, label: np.ndarray, *, neighbours: int
+) -> Seen:
+  """Fits to labelled rows [N, D] as `fit` does, with the least scale."""
   space = whitened.fit(embedding, label)
   sample = np.arange(len(embedding))
   if len(sample) > MOST:
@@ -88,18 +94,20 @@ def fit(
   directions = classes.directions(space.rows[sample]).astype(np.float32)
   distance, _ = search.nearest(directions, None, neighbours)
   reach = distance if distance.size else np.zeros((len(sample), 1))
-  seen = Seen(space, sample, directions, reach, neighbours, np.array(LEAST))
-  if held_out is not None and len(held_out) > 1:
-    found = distances(seen, held_out)
-  else:
-    _, found = distances_without(seen, np.arange(len(embedding)))
-  return seen._replace(scale=_scale(found))
+  return Seen(space, sample, directions, reach, neighbours, np.array(LEAST))
 
 
-def _scale(found: Distances) -> np.ndarray:
-  if not len(found.label):
-    return np.array(LEAST)
-  return np.maximum(np.std(found[1:], axis=1), LEAST)
+def scaled(seen: Seen, held_out: Distances | None) -> Seen:
+  """Sets the scale by the distances of held-out images.
+
+  With fewer than two of them the labelled rows give it, each left out of its
+  own class.
+  """
+  if held_out is None or len(held_out.label) < 2:
+    _, held_out = distances_without(seen, np.arange(len(seen.space.rows)))
+  if not len(held_out.label):
+    return seen
+  return seen._replace(scale=np.maximum(np.std(held_out[1:], axis=1), LEAST))
 
 
 def fit_crosswise(
@@ -124,7 +132,7 @@ def fit_crosswise(
   least = int(count.min())
   least -= -(-least // FOLDS)
   neighbours = int(np.clip(least - 1, 1, neighbours))
-  seen = fit(embedding, label, None, neighbours=neighbours)
+  seen = fit_rows(embedding, label, neighbours=neighbours)
   part = np.empty(len(label), int)
   for c in range(len(count)):
     part[members == c] = np.arange(count[c]) % FOLDS
@@ -135,7 +143,7 @@ def fit_crosswise(
   for own in range(FOLDS):
     rest = part != own
     rows = np.flatnonzero(~rest)
-    others = fit(embedding[rest], label[rest], None, neighbours=neighbours)
+    others = fit_rows(embedding[rest], label[rest], neighbours=neighbours)
     held_out.append(rows)
     found.append(distances(others, embedding[rows]))
     some = rows[shown[rows]]
@@ -144,7 +152,7 @@ def fit_crosswise(
     to_means.append(whitened.squared(others.space, white))
   every = Distances(*map(np.concatenate, zip(*found, strict=True)))
   return (
-    seen._replace(scale=_scale(every)),
+    scaled(seen, every),
     np.concatenate(held_out),
     every,
     ToMeans(np.concatenate(sampled), np.concatenate(to_means)),

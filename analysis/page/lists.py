@@ -57,9 +57,7 @@ def images(row: Row) -> list[tuple[str, str]]:
 
 
 def audits(
-  labels: Iterable[Row],
-  pairs: Iterable[Row],
-  known: Places,
+  labels: Iterable[Row], pairs: Iterable[Row], known: Places
 ) -> list[dict[str, Any]]:
   """Nests a list for each source and table: rows with their pictures."""
   found: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -34,6 +34,7 @@ NOVELTY = {
   'unseen_unknown': 'Unseen called unknown',
   'bray_curtis': 'Bray-Curtis of counts',
 }
+CONFUSIONS = {'accuracy': 'Accuracy', 'balanced accuracy': 'Balanced accuracy'}
 AUDIT = {
   'mostly among others': 'Images mostly among other classes',
   'near-duplicates': 'Pairs of near-duplicates',
@@ -68,7 +69,7 @@ def measures(sources: Sequence[Source], read: Read) -> list[Line]:
       _line(names, 'Epochs', _column(training, 'epochs', '{:.4g}')),
       _line(names, 'Minutes', _column(training, 'minutes', '{:.1f}')),
       _line(names, 'Images a second', _column(training, 'images/s', '{:.0f}')),
-    ],
+    ]
   }
   scores: dict[str, dict[str, dict[str, Any]]] = {}
   for row in read('retrieval') or []:
@@ -78,10 +79,12 @@ def measures(sources: Sequence[Source], read: Read) -> list[Line]:
   for panel in (read('distances') or {}).get('panels', []):
     if panel['metric'] == 'euclidean':
       apart.setdefault(panel['split'], {})[panel['source']] = panel
+  classified = (read('confusions') or {}).get('summary', [])
   for split in dict.fromkeys([*scores, *apart]):
     found = scores.get(split, {})
     title = f'{split[:1].upper()}{split[1:]} images'
-    groups[title] = _classification(names, read) if split == 'test' else []
+    ours = classified if split == 'test' else []
+    groups[title] = _by_way(names, ours, CONFUSIONS)
     groups[title] += [
       _line(names, title_, {n: _interval(r) for n, r in found[key].items()})
       for key, title_ in RETRIEVAL.items()
@@ -90,7 +93,9 @@ def measures(sources: Sequence[Source], read: Read) -> list[Line]:
     ratio = _column(apart.get(split, {}), 'ratio', '{:.2f}')
     groups[title].append(_line(names, 'Distance between / within', ratio))
   groups['Classifiers on unseen classes'] = _learning(names, read)
-  groups['Novelty: unseen against test images'] = _novelty(names, read)
+  groups['Novelty: unseen against test images'] = _by_way(
+    names, (read('novelty') or {}).get('scores', []), NOVELTY
+  )
   audits = {row['source']: row for row in read('audit') or []}
   groups['Label audit'] = [
     _line(names, title, _column(audits, field, '{:,}'))
@@ -130,15 +135,17 @@ def _interval(row: dict[str, Any]) -> Cell:
   return Cell(f'{row["micro"]:.3f}', interval)
 
 
-def _classification(names: Sequence[str], read: Read) -> list[Line]:
-  """Lists the accuracy of each method on the test images."""
-  rows = (read('confusions') or {}).get('summary', [])
+def _by_way(
+  names: Sequence[str], rows: Sequence[dict[str, Any]], titles: dict[str, str]
+) -> list[Line]:
+  """Lists some fields of rows that say `by` which way they were measured."""
   lines = []
   for way in dict.fromkeys(row['by'] for row in rows):
     by = {row['source']: row for row in rows if row['by'] == way}
-    for field in ('accuracy', 'balanced accuracy'):
-      title = f'{field.capitalize()}, {way}'
-      lines.append(_line(names, title, _column(by, field, '{:.3f}')))
+    lines += [
+      _line(names, f'{title}, {way}', _column(by, field, '{:.3f}'))
+      for field, title in titles.items()
+    ]
   return lines
 
 
@@ -154,19 +161,6 @@ def _learning(names: Sequence[str], read: Read) -> list[Line]:
     cell = Cell(f'{sum(last) / len(last):.3f}')
     lines.setdefault(title, {})[curve['features']] = cell
   return [_line(names, title, cells) for title, cells in lines.items()]
-
-
-def _novelty(names: Sequence[str], read: Read) -> list[Line]:
-  """Lists how well each score tells unseen from seen images."""
-  rows = (read('novelty') or {}).get('scores', [])
-  lines = []
-  for way in dict.fromkeys(row['by'] for row in rows):
-    by = {row['source']: row for row in rows if row['by'] == way}
-    lines += [
-      _line(names, f'{title}, {way}', _column(by, field, '{:.3f}'))
-      for field, title in NOVELTY.items()
-    ]
-  return lines
 
 
 def configuration(sources: Sequence[Source]) -> list[Line]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.files import result
+from analysis.files.taxa import Taxa
 from analysis.review import outcome, store
 from analysis.review.choice import View
 from analysis.review.session import Session
@@ -40,7 +41,20 @@ def start(session: Session, asked: Asked) -> Json:
     'images': len(session.images.ids),
     'seq': session.seq(),
     'drawn': session.images.drawn is not None,
+    'special': session.special(),
+    'lineages': _lineages(session.images.taxa),
   }
+
+
+def _lineages(known: Taxa) -> dict[str, str]:
+  """Maps each taxon of a lineage to the way that leads to it from the root."""
+  found: dict[str, str] = {}
+  for name, taxon in known.of.items():
+    for end, part in enumerate(taxon.lineage, 1):
+      found.setdefault(part, ' > '.join(taxon.lineage[:end]))
+    if taxon.lineage:
+      found[name] = ' > '.join(taxon.lineage)
+  return found
 
 
 def seq(session: Session, asked: Asked) -> Json:
@@ -145,10 +159,7 @@ def decide(session: Session, asked: Asked) -> Json:
     InputError: it names no class, rows or groups that are there.
   """
   return session.decide(
-    asked.get('who', ''),
-    str(asked.get('kind')),
-    asked.get('seen', 0),
-    asked,
+    asked.get('who', ''), str(asked.get('kind')), asked.get('seen', 0), asked
   )._asdict()
 
 
@@ -170,7 +181,7 @@ def write(session: Session, asked: Asked, out: pathlib.Path) -> Json:
   """
   state, predicted = session.state(), session.fitted().predicted
   lines = outcome.rows(session.images, state, predicted, session.events())
-  found = outcome.gather(session.images, lines)
+  found = outcome.gather(session.images, predicted, lines)
   notes = list(found.notes)
   written = [*found.tables, *(n for n, w in found.files.items() if w)]
   result.write(found, out)

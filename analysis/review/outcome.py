@@ -12,7 +12,8 @@ from PIL import Image
 from analysis.files import result, tables
 from analysis.files.result import Result
 from analysis.formats import darwin_core
-from analysis.measures.openset import UNKNOWN
+from analysis.formats import ecotaxa as calls
+from analysis.measures.openset import no_class
 from analysis.review.prepare import Images
 from analysis.review.refit import Predicted
 from analysis.review.store import UNDECIDED, Event, State
@@ -21,8 +22,8 @@ from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
 ECOTAXA = 'ecotaxa_review.tsv'
+CALL = 'ecotaxa_validated.json'  # the body of a call
 CHECKED = 'checked.csv'
-NO_TAXON = (UNKNOWN, 'artefact', 'not living')  # classes of no occurrence
 VALIDATED, PREDICTED = 'validated', 'predicted'
 
 Row = dict[str, Any]
@@ -74,15 +75,16 @@ def table(images: Images, lines: Sequence[Row]) -> list[Row]:
 
   Images decided as unknown stay unclassified, as EcoTaxa has no such taxon.
   """
+  none = no_class(images.known.names)
   return [
     {
       'img_file_name': item.image,
       'object_id': item.object_id,
       'object_annotation_category': (
-        '' if line['class'] == UNKNOWN else line['class']
+        '' if line['class'] == none else line['class']
       ),
       'object_annotation_status': (
-        '' if line['class'] in ('', UNKNOWN) else line['status']
+        '' if line['class'] in ('', none) else line['status']
       ),
       'object_annotation_person_name': line['who'],
       'object_annotation_date': line['when'][:10],
@@ -107,11 +109,45 @@ def occurrences(images: Images, lines: Sequence[Row]) -> list[dict[str, str]]:
     )
     | {'dateIdentified': line['when']}
     for item, line in zip(images.items, lines, strict=True)
-    if line['class'] and line['class'] not in NO_TAXON
+    if darwin_core.is_taxon(line['class'])
   ]
 
 
-def gather(images: Images, lines: Sequence[Row]) -> Result:
+def encode_calls(
+  images: Images, predicted: Predicted, lines: Sequence[Row]
+) -> Result:
+  """Encodes calls of EcoTaxa that validate what was decided and score the rest.
+
+  There are none where no image has a number of EcoTaxa's.
+  """
+  files: dict[str, result.Writer | None] = {CALL: None, calls.SCORES: None}
+  if not any(item.number for item in images.items):
+    return Result(files=files)
+  none = no_class(images.known.names)
+  by_hand, rest = [], []
+  for row, (item, line) in enumerate(zip(images.items, lines, strict=True)):
+    if line['status'] == VALIDATED and line['class'] != none:
+      by_hand.append(calls.Scored(item.number, [(line['class'], 1.0)]))
+    elif line['status'] == PREDICTED:
+      chance = predicted.chance[row]
+      order = np.argsort(-chance, kind='stable')[: ecotaxa.MOST]
+      ranked = [(predicted.names[i], float(chance[i])) for i in order]
+      rest.append(calls.Scored(item.number, ranked))
+  notes = []
+  for file, chosen, body in (
+    (CALL, by_hand, ecotaxa.validate_request),
+    (calls.SCORES, rest, ecotaxa.classify_request),
+  ):
+    files[file], reason = calls.call(
+      file, chosen, images.taxa.categories(), body
+    )
+    notes += [reason] if reason else []
+  return Result(notes, files=files)
+
+
+def gather(
+  images: Images, predicted: Predicted, lines: Sequence[Row]
+) -> Result:
   """Gathers the tables: CSV, Parquet, EcoTaxa's, Darwin Core's, and counts.
 
   Of a draw there is the table that `analysis.counts --checked` reads, too.
@@ -122,7 +158,9 @@ def gather(images: Images, lines: Sequence[Row]) -> Result:
     ECOTAXA: None,
     darwin_core.FILE: None,
   }
-  notes = []
+  called = encode_calls(images, predicted, lines)
+  files |= called.files
+  notes = [*called.notes]
   try:
     encoded = ecotaxa.encode(pathlib.Path(ECOTAXA), table(images, lines))
     files[ECOTAXA] = result.content(encoded)
@@ -156,10 +194,11 @@ def write_classes(
   Raises:
     InputError: a name cannot be a folder's, or nothing is validated.
   """
+  none = no_class(images.known.names)
   chosen = [
     line
     for line in lines
-    if line['status'] == VALIDATED and line['class'] != UNKNOWN
+    if line['status'] == VALIDATED and line['class'] != none
   ]
   gone = 0
   if not chosen:

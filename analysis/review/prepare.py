@@ -28,7 +28,6 @@ from analysis.review import refit, store, thumbnails
 from analysis.review.refit import Known
 from analysis.review.store import Stored
 from analysis.review.thumbnails import Thumbnails
-from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
@@ -110,17 +109,11 @@ def images(
   Raises:
     InputError: there is no image, no labelled one, or no picture.
   """
-  if folder_ and export:
-    raise InputError('--images and --export exclude each other: give one')
   before = store.read(out / store.FILE)
   kept: pathlib.Path | None = None
   if folder_ or export:
     kept = _kept_file(source, pixel_um, out)
-    if export:
-      rank = (source.config or {}).get('data', {}).get('image_rank')
-      place = new_images.open_source(export, rank)
-    else:
-      place = folder.scan(folder_ or '', field='--images').images
+    place = pile.open_place(source, folder_, export)
     opened = _open_place(source, place, check, pixel_um, kept, before)
   else:
     opened = _open_pile(source, splits, check, pixel_um)

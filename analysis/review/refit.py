@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from analysis.measures import groups
-from analysis.measures.openset import UNKNOWN
+from analysis.measures.openset import no_class
 from analysis.review.store import UNDECIDED, State
 
 BLOCK = 4096  # rows whose probabilities fit into a cache
@@ -85,7 +85,8 @@ def means(known: Known, white: np.ndarray, state: State) -> Means:
   index = {name: i for i, name in enumerate(names)}
   target = np.array([index[name] for name in state.names], int)
   # That it is unknown teaches no class.
-  teaches = np.array([name != UNKNOWN for name in state.names], bool)
+  none = no_class(known.names)
+  teaches = np.array([name != none for name in state.names], bool)
   rows = np.flatnonzero(state.label != UNDECIDED)
   rows = rows[teaches[state.label[rows]]]
   of = target[state.label[rows]]
@@ -128,10 +129,17 @@ def predict(
     state: what is decided, and which rows are not of a class.
     before: predictions after nearly the same decisions, from which fewer rounds
       lead to nearly the same chances.
+
+  Returns:
+    The predictions. While there is one class, undecided rows have none: nothing
+    tells what is not of it.
   """
+  rest = state.label == UNDECIDED
+  if before is not None and (before.first[rest] < 0).all():
+    before = None  # nothing was predicted
   index = {name: i for i, name in enumerate(of.names)}
   target = np.array([index[name] for name in state.names], int)
-  decided = np.flatnonzero(state.label != UNDECIDED)
+  decided = np.flatnonzero(~rest)
   label = target[state.label[decided]]
   decided, label = (part[of.present[label]] for part in (decided, label))
   barred = np.array(
@@ -161,6 +169,8 @@ def predict(
       chance[bars] = 0.0
       chance[decided] = 0.0
       chance[decided, label] = 1.0
+  if np.sum(of.present) < 2:
+    chance[rest] = 0.0
   chance = _shares(chance)
   return _summary(of.names, chance)
 

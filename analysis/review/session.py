@@ -6,15 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.measures.openset import no_class
 from analysis.review import choice, refit, store
 from analysis.review.choice import Set, View
 from analysis.review.prepare import Images
 from analysis.review.refit import Predicted
 from analysis.review.store import Event, State, Store
+from plankton_jax.data.classes import meant
 from plankton_jax.errors import InputError
 
 NEAREST = 9  # classes that a digit chooses from
 UNSURE = 500  # rows listed to be decided one by one
+# Names by a key of what has no taxon, besides openset.no_class.
+ARTEFACT, NOT_LIVING = 'artefact', 'not living'
 
 
 class Decided(NamedTuple):
@@ -44,6 +48,19 @@ class Session:
     self._events = log.events()
     self._state = store.fold(self._events, log.groups)
     self._fitted: Fitted | None = None
+
+  def special(self) -> dict[str, str]:
+    """Names what a key alone says: U, A and L.
+
+    A class of the run that is another spelling of one is what is meant by it,
+    but for unknown: see `no_class`.
+    """
+    known = self.images.known.names
+    return {
+      'u': no_class(known),
+      'a': meant(ARTEFACT, known),
+      'l': meant(NOT_LIVING, known),
+    }
 
   def state(self) -> State:
     """Returns a copy that later decisions do not change."""
@@ -224,7 +241,7 @@ class Session:
     )
     made: dict[str, Any] = {'rows': rows[~by_other].tolist()}
     if kind == 'take':
-      made['name'] = store.check_name(body.get('name'), 'name')
+      made['name'] = self._name(body.get('name'))
       made['odd'] = self._rows(body.get('odd', [])).tolist()
       if set(made['odd']) & set(made['rows']):
         raise InputError('odd: an image is both taken and left out')
@@ -233,6 +250,12 @@ class Session:
         int(max(self._state.group.max(initial=-1), self._most)) + 1
       )
     return made, int(by_other.sum())
+
+  def _name(self, given: object) -> str:
+    """Returns the class that is meant by a name, which may be a new one."""
+    names = {*self.images.known.names, *self._state.names}
+    names |= set(self.special().values())
+    return meant(store.check_name(given, 'name'), names)
 
   @property
   def _most(self) -> int:

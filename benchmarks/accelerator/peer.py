@@ -1,5 +1,6 @@
 """Runs the peer's side: PyTorch at its best on this device."""
 
+import functools
 import importlib.util
 from typing import Any
 
@@ -82,11 +83,7 @@ def step(
 
 
 def embed(
-  *,
-  fields: dict[str, Any],
-  side: int,
-  batch: int,
-  compiler: str,
+  *, fields: dict[str, Any], side: int, batch: int, compiler: str
 ) -> Job:
   model, images = _model(fields, side, batch)
   model.eval()
@@ -214,10 +211,11 @@ def _model(fields, side, batch):
   """Makes the network and its images."""
   torch.manual_seed(0)
   network = {
+    'resnet10': functools.partial(torch_network.ResNet18, blocks=1),
     'resnet18': torch_network.ResNet18,
     'resnet50': torch_network.ResNet50,
   }
-  model = network[fields.get('name', 'resnet18')](fields['width'], 128)
+  model = network[fields['name']](fields['width'], 128)
   images = torch.from_numpy(inputs.images(batch, side)).permute(0, 3, 1, 2)
   layout = {'memory_format': torch.channels_last}
   return model.to(DEVICE, **layout), images.to(DEVICE, **layout)

@@ -26,7 +26,7 @@ class Sizes(NamedTuple):
   side: int = 128
   batches: tuple[int, int] = (128, 1024)
   mined: tuple[int, ...] = (1024, 4096, 16384, 32768)
-  run: str = 'resnet18'  # of the published run
+  network: str = 'resnet18'  # the published run's
   epochs: int = 35
   images: int = 6144
   repeated: int = 200  # steps
@@ -48,7 +48,7 @@ TINY = Sizes(
   side=16,
   batches=(8, 16),
   mined=(16,),
-  run='resnet10',
+  network='resnet10',
   epochs=1,
   images=16,
   repeated=2,
@@ -68,8 +68,10 @@ POLICIES = ('hard+hard', 'easy+semihard')
 def table(sizes: Sizes) -> list[Row]:
   """Lists all rows in the order of measurement."""
   small, large = sizes.batches
-  bfloat16, float32 = {'dtype': 'bfloat16'}, {'dtype': 'float32'}
-  resnet50 = {'name': 'resnet50', **bfloat16}
+  bfloat16, float32 = (
+    {'name': sizes.network, 'dtype': name} for name in ('bfloat16', 'float32')
+  )
+  resnet50 = bfloat16 | {'name': 'resnet50'}
   step = lambda *args, **kwargs: _step(sizes, *args, **kwargs)
   settings = [
     (bfloat16, large),
@@ -150,7 +152,7 @@ def _whole_run(sizes, dtype):
 
 def _run(sizes, dtype):
   return {
-    'fields': {'name': sizes.run, 'width': sizes.width, 'dtype': dtype},
+    'fields': {'name': sizes.network, 'width': sizes.width, 'dtype': dtype},
     'side': sizes.side,
     'batch': sizes.batches[0],
     'epochs': sizes.epochs,
@@ -233,7 +235,7 @@ def _augmentation(sizes, batch):
 
 
 def _named(fields):
-  number = fields.get('name', 'resnet18').removeprefix('resnet')
+  number = fields['name'].removeprefix('resnet')
   return f'ResNet-{number} {fields["dtype"]}'
 
 

@@ -76,7 +76,7 @@ def step(
   run = experiment.assemble(config, data)
   state = jax.jit(run.create)(key())
   rows = np.arange(batch)
-  resident = batches.streamed(data.images, data.labels, rows, run.mesh)(rows)
+  resident = batches.streamed(run.columns, rows, run.mesh)(rows)
   compiled = run.train_step.lower(state, resident, key(), stage=0).compile()
 
   def steps(count):
@@ -182,12 +182,7 @@ def train(
     starts = [start * per_epoch for start in run.schedule.curriculum.starts]
     steps = [s + i for s in starts for i in range(steps_a_stage) if s in steps]
   stream = batches.training(
-    data.images,
-    data.labels,
-    data.splits['train'],
-    run.sampler,
-    steps,
-    run.mesh,
+    run.columns, data.splits['train'], run.sampler, steps, run.mesh
   )
   a_validation = max(1, per_epoch // config['validations_per_epoch'])
   pending = collections.deque()
@@ -207,10 +202,10 @@ def repeat(*, steps: int, **spec: Any) -> Job:
 
   The other fields are those of `published_run`.
   """
-  config, data, run, create = published_run(**spec)
+  config, _, run, create = published_run(**spec)
   batch = config['batch']['size']
   rows = np.arange(2 * batch)
-  make = batches.streamed(data.images, data.labels, rows, run.mesh)
+  make = batches.streamed(run.columns, rows, run.mesh)
   resident = [make(at) for at in np.split(rows, 2)]
 
   def once():

@@ -209,9 +209,4 @@ def _help() -> str:
 
 
 if __name__ == '__main__':
-  command.run(
-    main,
-    fast=True,
-    flags_parser=parse,
-    interrupted=_INTERRUPTED,
-  )
+  command.run(main, fast=True, flags_parser=parse, interrupted=_INTERRUPTED)

@@ -102,11 +102,7 @@ def write(workdir: Path, accounts: Accounts) -> None:
 
 
 def table(
-  accounts: Accounts,
-  split: Split,
-  labels: np.ndarray,
-  num_seen: int,
-  fate: str,
+  accounts: Accounts, split: Split, labels: np.ndarray, num_seen: int, fate: str
 ) -> list[str]:
   """Tabulates how many classes and images went where, and why.
 

@@ -29,12 +29,28 @@ def choose(
   return tuple(n for n in class_names if n in found or not wanted)
 
 
+def plain(name: str) -> str:
+  """Writes a name without letter case, Unicode form, _ and -, blanks once."""
+  folded = unicodedata.normalize('NFKC', name).casefold()
+  return re.sub(r'[\s_-]+', ' ', folded).strip()
+
+
+def meant(name: str, class_names: Collection[str]) -> str:
+  """Finds the class that a person means by a name.
+
+  Returns:
+    The name itself if it is a class, else the only class of which it is another
+    spelling by `plain`, else the name.
+  """
+  alike = {other for other in class_names if plain(other) == plain(name)}
+  return name if name in alike or len(alike) != 1 else alike.pop()
+
+
 def doubts(class_names: Sequence[str]) -> list[str]:
   """Names classes that differ only in letter case, blanks or Unicode form."""
   alike: dict[str, list[str]] = {}
   for name in class_names:
-    folded = unicodedata.normalize('NFKC', name).casefold()
-    alike.setdefault(re.sub(r'[\s_-]+', ' ', folded).strip(), []).append(name)
+    alike.setdefault(plain(name), []).append(name)
   several = [names for names in alike.values() if len(names) > 1]
   if not several:
     return []

@@ -6,7 +6,7 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from plankton_jax.data import accounting, select, split_file, splits
 from plankton_jax.data import classes as used_classes
 from plankton_jax.data.pixels import bars, images
 from plankton_jax.data.pixels import cache as decoded_cache
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.data.sources import levels
 from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError
@@ -136,15 +137,8 @@ def load(
   # are drawn afterwards as there may be.
   named = 0 if isinstance(unseen_classes, int) else unseen_classes
   used_classes.order(selected.class_names, named, seed)
-  decoded = _decoded(
-    selected,
-    cache,
-    white,
-    size=size,
-    resize=resize,
-    channels=channels,
-    crop=tuple(crop),
-  )
+  settings = Preprocessing(size, resize, channels, white, tuple(crop))
+  decoded = _decoded(selected, cache, settings)
   if decoded.skipped and on_bad_image == 'raise':
     bad, reason = decoded.skipped[0]
     raise InputError(
@@ -331,17 +325,15 @@ def _drawn(
 
 
 def _decoded(
-  selected: select.Selected,
-  cache_dir: Path,
-  white: int,
-  **settings: Any,  # size, resize, channels, crop
+  selected: select.Selected, cache_dir: Path, settings: Preprocessing
 ) -> decoded_cache.Cache:
   """Opens the decoded images in the cache, built first if they are missing."""
 
   def place(white: int) -> Path:
-    key = decoded_cache.key(selected.cached, white=white, **settings)
+    key = decoded_cache.key(selected.cached, settings._replace(white=white))
     return cache_dir / 'decoded' / key
 
+  white = settings.white
   directory = place(white)
   # Given the white that was found before, the pixels are the same.
   if (
@@ -361,8 +353,7 @@ def _decoded(
       directory,
       found.records,
       found.skipped,
-      white=white or images.white_of(found.deepest),
-      **settings,
+      settings._replace(white=white or images.white_of(found.deepest)),
     )
   decoded = decoded_cache.read(directory)
   if decoded.white > 255:

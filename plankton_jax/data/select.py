@@ -66,7 +66,9 @@ def source(
   """
   started = time.monotonic()
   if source == 'folder':
-    selected = _from_source(folder.source(path, class_level), cache_dir)
+    selected = _from_source(
+      folder.source(path, class_level, cache_dir), cache_dir
+    )
   elif source == 'synthetic':
     from plankton_jax.data.drawn import plankton
 
@@ -289,9 +291,7 @@ def _from_tfds(name: str, data_dir: str) -> Selected:
     fingerprint := records.fingerprint(builder),
     fingerprint,
     lambda: Read(
-      records.Records(builder),
-      skipped,
-      records.deepest(Path(builder.data_dir)),
+      records.Records(builder), skipped, records.deepest(Path(builder.data_dir))
     ),
     records.count(builder) + len(skipped),
     {},

@@ -2,7 +2,8 @@
 
 A tile of rows I × J tells which rows J are near the rows I and which rows I are
 near the rows J, so that half of all tiles suffice. The near ones wait until
-every tile of their query has been computed. How near is near is estimated from
+every tile of their query has been computed, each packed into an integer that
+sorts by query, product and column. How near is near is estimated from
 a sample of the rows; the few that it fails are searched alone.
 """
 
@@ -14,7 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
-from plankton_jax.neighbours import entries, spaces
+from plankton_jax.neighbours import spaces
 from plankton_jax.neighbours.order import Nearest
 from plankton_jax.neighbours.spaces import Space
 
@@ -27,6 +28,8 @@ SHARE = 2**5  # one row in so many is sampled, if that is more
 MARGIN = 2.5  # Standard deviations of a sampled rank: one row in 160 fails.
 BATCH = 2**8  # rows whose bounds are found at a time
 MINIMA = 8  # of groups of columns, for each that is nearest
+GROUP = 2**16  # Entries ranked at a time, to stay in cache.
+_DIST_BITS = 31  # of a float32 without its sign
 
 
 def visit(
@@ -140,7 +143,7 @@ class _Search:
     self._use = use
     count = len(depths)
     near = max(1.0, share * count)  # entries of a row
-    most = entries.most_queries(count)
+    most = _most_queries(count)
     size = max(1, int(min(BLOCK, most, WAITING / 16 / near)))
     self.blocks = [
       slice(start, min(start + size, count)) for start in range(0, count, size)
@@ -209,7 +212,7 @@ class _Search:
     return seen
 
   def _show(self, rows: np.ndarray, keys: np.ndarray) -> tuple[int, np.ndarray]:
-    groups, failed = entries.nearest(
+    groups, failed = _nearest_of(
       self._space,
       rows,
       keys,
@@ -225,4 +228,97 @@ class _Search:
   def _pack(
     self, query: np.ndarray, dists: np.ndarray, column: np.ndarray
   ) -> np.ndarray:
-    return entries.pack(query, dists, column, count=len(self._bound))
+    return _pack(query, dists, column, count=len(self._bound))
+
+
+def _column_bits(count: int) -> int:
+  """Counts the bits of a column among `count`."""
+  return int(count - 1).bit_length()
+
+
+def _most_queries(count: int) -> int:
+  """Counts the queries that the remaining bits tell apart."""
+  return 2 ** (64 - _DIST_BITS - _column_bits(count))
+
+
+def _pack(
+  query: np.ndarray, dists: np.ndarray, column: np.ndarray, *, count: int
+) -> np.ndarray:
+  """Packs int64 query, float32 product and int64 column of `count`; uint64 [K].
+
+  A product that rounding put below zero counts as positive, which is no
+  farther from the distance.
+  """
+  bits = _column_bits(count)
+  keys = _dist_bits(dists) << bits
+  keys |= column.view(np.uint64)
+  keys |= query.view(np.uint64) << (_DIST_BITS + bits)
+  return keys
+
+
+def _nearest_of(
+  space: Space,
+  rows: np.ndarray,
+  keys: np.ndarray,
+  *,
+  depths: np.ndarray,
+  bound: np.ndarray,
+) -> tuple[Iterator[Nearest], np.ndarray]:
+  """Finds the nearest of `rows` [Q] among their keys, a cacheful at a time.
+
+  Sorts the keys in place: one long sort is vectorized, many short ones are not.
+  Leaves out rows of depth 0, and those with fewer entries up to `bound` [Q]
+  than `depths` [Q], which it returns.
+  """
+  bits = _column_bits(len(space.order))
+  keys.sort()
+  firsts = np.arange(len(rows), dtype=np.uint64) << (_DIST_BITS + bits)
+  starts = np.append(np.searchsorted(keys, firsts), len(keys))
+  deepest = starts[:-1] + depths - 1
+  enough = (depths > 0) & (deepest < starts[1:])
+  reach = np.zeros(len(rows), np.float32)
+  reach[enough] = _dists(keys[deepest[enough]], bits)
+  enough &= reach <= bound
+  tolerance = spaces.tolerance(space, rows, reach)
+  # Entries within the tolerance of the deepest may belong before it.
+  last = _dist_bits((reach + tolerance).astype(np.float32)) + 1
+  stops = np.searchsorted(keys, firsts | (last << bits))
+  used = np.flatnonzero(enough)
+  groups = np.cumsum(stops[used] - starts[used]) // GROUP
+  parts = np.split(used, np.flatnonzero(np.diff(groups)) + 1)
+  return (
+    _decoded(
+      rows[part],
+      [keys[a:b] for a, b in zip(starts[part], stops[part], strict=True)],
+      tolerance[part],
+      bits,
+    )
+    for part in parts
+    if len(part)
+  ), rows[(depths > 0) & ~enough]
+
+
+def _decoded(
+  queries: np.ndarray, parts: list[np.ndarray], tolerance: np.ndarray, bits: int
+) -> Nearest:
+  """Unpacks the keys of each query, sorted, to one `Nearest`."""
+  lengths = [len(part) for part in parts]
+  keys = np.concatenate(parts)
+  return Nearest(
+    queries,
+    np.append(0, np.cumsum(lengths)),
+    np.repeat(np.arange(len(queries)), lengths),
+    (keys & (2**bits - 1)).view(np.int64),
+    _dists(keys, bits),
+    tolerance,
+  )
+
+
+def _dist_bits(dists: np.ndarray) -> np.ndarray:
+  return np.abs(dists).view(np.uint32).astype(np.uint64)
+
+
+def _dists(keys: np.ndarray, bits: int) -> np.ndarray:
+  return (
+    ((keys >> bits) & (2**_DIST_BITS - 1)).astype(np.uint32).view(np.float32)
+  )

@@ -63,11 +63,7 @@ class Embedder(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    measures: jax.Array | None = None,
-    *,
-    train: bool,
+    self, images: jax.Array, measures: jax.Array | None = None, *, train: bool
   ) -> jax.Array:
     """Embeds images.
 

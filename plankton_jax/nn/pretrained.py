@@ -123,8 +123,7 @@ def read(path: pathlib.Path, published: Published) -> Weights:
   # Training checkpoints often prefix each name with the network's.
   landmark = published.landmark
   prefix = next(
-    (name[: -len(landmark)] for name in arrays if name.endswith(landmark)),
-    None,
+    (name[: -len(landmark)] for name in arrays if name.endswith(landmark)), None
   )
   if prefix is None:
     raise InputError(

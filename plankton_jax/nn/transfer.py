@@ -83,10 +83,7 @@ def begin(
       f' normalised: set encoder.normalise={remedy!r}'
     )
   theirs = flax.traverse_util.flatten_dict(
-    {
-      'params': found['params']['encoder'],
-      'batch_stats': found['batch_stats'],
-    }
+    {'params': found['params']['encoder'], 'batch_stats': found['batch_stats']}
   )
   ours: _Flat = flax.traverse_util.flatten_dict(dict(variables))
   body = {module for stage in backbone.stages for module in stage}

@@ -20,12 +20,7 @@ import numpy as np
 
 from plankton_jax.errors import InputError
 from plankton_jax.nn import transformer_weights
-from plankton_jax.nn.backbone import (
-  IMAGENET,
-  Normalisation,
-  Path,
-  Published,
-)
+from plankton_jax.nn.backbone import IMAGENET, Normalisation, Path, Published
 from plankton_jax.nn.conv.choice import keep_kernel
 from plankton_jax.nn.lora import Adapter, Dense
 
@@ -34,11 +29,6 @@ _PERIOD = 100.0  # the longest of rotary positions, in half sides of the image
 _INIT = nn.initializers.truncated_normal(0.02)
 # Exact for channels that are far from 0 too.
 _LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
-
-
-class _Size(NamedTuple):
-  width: int
-  heads: int
 
 
 class Kind(NamedTuple):
@@ -64,7 +54,7 @@ class Kind(NamedTuple):
   expects: Normalisation
 
 
-_SIZES = {'small': _Size(384, 6), 'base': _Size(768, 12)}
+_SIZES = {'small': (384, 6), 'base': (768, 12)}  # width, heads
 _HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 KINDS = {
   'patch16_224': Kind(16, 0, False, False, 1e-6, True, _HALF),
@@ -331,11 +321,11 @@ def make(
   """Builds one of NAMES, which are timm's; `width` and `stem` are ResNets'."""
   del width, stem
   _, size, kind = name.split('_', 2)
-  found = KINDS[kind]
+  found, (features, heads) = KINDS[kind], _SIZES[size]
   return Transformer(
     depth=_DEPTH,
-    width=_SIZES[size].width,
-    heads=_SIZES[size].heads,
+    width=features,
+    heads=heads,
     kind=found,
     dtype=dtype,
     freeze=freeze,

@@ -10,6 +10,7 @@ is their number.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -29,8 +30,10 @@ def without_padding(embeddings: jax.Array, valid: jax.Array) -> jax.Array:
   """Zeroes the rows of embeddings [B, D] that are not `valid` [B].
 
   Losses mask padded rows too, but 0 times a slope that is not finite is NaN, so
-  the content of such a row would reach every gradient.
+  the content of such a row would reach every gradient. Embeddings are float32.
   """
+  chex.assert_rank(embeddings, 2)
+  chex.assert_type(embeddings, jnp.float32)
   return jnp.where(valid[:, None], embeddings, 0.0)
 
 

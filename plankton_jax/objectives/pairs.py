@@ -4,7 +4,6 @@ Their batches need several images of each class: with many classes, set
 batch.classes and batch.per_class.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -92,8 +91,6 @@ def _mined_pairs(masks, cos, epsilon):
 
 
 def _pairs(embeddings, batch):
-  chex.assert_rank(embeddings, 2)
-  chex.assert_type(embeddings, jnp.float32)
   embeddings = without_padding(embeddings, batch['valid'])
   masks = pair_masks(batch['label'], batch['valid'])
   return masks, jnp.dot(embeddings, embeddings.T, precision='highest')

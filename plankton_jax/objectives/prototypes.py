@@ -7,7 +7,6 @@ With very many classes a cross-entropy may take a sample of them at each step,
 import math
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,8 +148,6 @@ def proxy_anchor(
 
   def loss(params, embeddings, batch, *, stage, key=None):
     del stage, key
-    chex.assert_rank(embeddings, 2)
-    chex.assert_type(embeddings, jnp.float32)
     label, valid = batch['label'], batch['valid']
     embeddings = without_padding(embeddings, valid)
     cos = cosines(params, embeddings)  # [B, N]
@@ -165,8 +162,7 @@ def proxy_anchor(
     }
 
   return Objective(
-    init=lambda key: init_prototypes(key, num_classes, embedding_dim),
-    loss=loss,
+    init=lambda key: init_prototypes(key, num_classes, embedding_dim), loss=loss
   )
 
 
@@ -187,8 +183,6 @@ def _prototypes(
 
   def cross_entropy(prototypes, embeddings, batch, label):
     """Computes the loss among prototypes [N, K, D], of rows `label` [B]."""
-    chex.assert_rank(embeddings, 2)
-    chex.assert_type(embeddings, jnp.float32)
     valid = batch['valid']
     embeddings = without_padding(embeddings, valid)
     each_center = _each_cosine(prototypes, embeddings)  # [B, N, K]
@@ -224,9 +218,7 @@ def _prototypes(
     among = _existing(jnp.searchsorted(classes, label), len(classes))
     return cross_entropy(_centers(chosen), embeddings, batch, among)
 
-  def init(key):
-    return init_prototypes(key, *shape)
-
+  init = lambda key: init_prototypes(key, *shape)
   if sample_prototypes == 1:
     return Objective(init=init, loss=loss)
   return Objective(init=init, loss=sampled_loss, validation_loss=loss)

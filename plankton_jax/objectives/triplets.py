@@ -1,17 +1,12 @@
 """Defines the triplet loss on mined triplets."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from plankton_jax import distances, mining
 from plankton_jax.curriculum import Policy
 from plankton_jax.errors import InputError
-from plankton_jax.objectives.base import (
-  Objective,
-  masked_mean,
-  without_padding,
-)
+from plankton_jax.objectives.base import Objective, masked_mean, without_padding
 
 SELECTS = (*mining.SELECTS, 'all')
 FALLBACKS = ('nearest', 'none')
@@ -68,8 +63,6 @@ def triplet(
 
   def loss(params, embeddings, batch, *, stage, key=None):
     del params
-    chex.assert_rank(embeddings, 2)
-    chex.assert_type(embeddings, jnp.float32)
     positive, negative = stages[stage]
     labels, valid = batch['label'], batch['valid']
     embeddings = without_padding(embeddings, valid)

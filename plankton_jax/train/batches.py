@@ -2,7 +2,7 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,20 @@ import numpy as np
 
 from plankton_jax.train import sharding
 
-# image [B, H, W, C], label [B], valid [B] and, if the encoder takes any,
-# measures [B, M].
-Batch = dict[str, jax.Array]
+# `image` uint8 [N, H, W, C], memory-mapped, `label` [N] and, if the encoder
+# takes any, `measures` float32 [N, M]; of all images.
+Columns = dict[str, np.ndarray]
+Batch = dict[str, jax.Array]  # the same of B images, and `valid` [B]
 
 _AHEAD = 2  # batches; making one takes a fraction of a step
 
 
 def training(
-  images: np.ndarray,
-  labels: np.ndarray,
+  columns: Columns,
   rows: np.ndarray,
   sampler: Callable[[int], np.ndarray],
-  steps: range,
+  steps: Iterable[int],
   mesh: jax.sharding.Mesh | None,
-  measures: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """Yields the batch of every step, made ahead in a thread.
 
@@ -32,18 +31,16 @@ def training(
   sent; otherwise, and in one of several processes, each batch is read and sent.
 
   Args:
-    images: uint8 [N, H, W, C], memory-mapped.
-    labels: [N].
+    columns: of all images.
     rows: [M], the rows to train on.
     sampler: step -> positions in `rows`, [B].
     steps: the next steps of the run.
     mesh: from `sharding.make_mesh`.
-    measures: float32 [N, M], if the encoder takes any.
   """
-  size = len(rows) * images[:1].nbytes
+  size = len(rows) * columns['image'][:1].nbytes
   alone = jax.process_count() == 1  # else each would have to read all of them
   make = resident if alone and sharding.fits_on_device(size) else streamed
-  batch = make(images, labels, rows, mesh, measures)
+  batch = make(columns, rows, mesh)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     for step in steps:
@@ -55,17 +52,12 @@ def training(
 
 
 def streamed(
-  images: np.ndarray,
-  labels: np.ndarray,
-  rows: np.ndarray,
-  mesh: jax.sharding.Mesh | None,
-  measures: np.ndarray | None = None,
+  columns: Columns, rows: np.ndarray, mesh: jax.sharding.Mesh | None
 ) -> Callable[[np.ndarray], Batch]:
   """Makes a function that reads the batch of positions [B] in `rows`.
 
   Each process reads its share alone.
   """
-  columns = _columns(images, labels, measures)
 
   def batch(at):
     sent = {
@@ -78,17 +70,12 @@ def streamed(
 
 
 def resident(
-  images: np.ndarray,
-  labels: np.ndarray,
-  rows: np.ndarray,
-  mesh: jax.sharding.Mesh | None,
-  measures: np.ndarray | None = None,
+  columns: Columns, rows: np.ndarray, mesh: jax.sharding.Mesh | None
 ) -> Callable[[np.ndarray], Batch]:
   """Copies the rows to every device, as `streamed` does for each batch.
 
   The function that it makes takes batches from these copies.
   """
-  columns = _columns(images, labels, measures)
   held = sharding.replicate(mesh, {n: x[rows] for n, x in columns.items()})
 
   @jax.jit
@@ -104,24 +91,11 @@ def resident(
 
 
 def evaluation(
-  images: np.ndarray,
-  labels: np.ndarray,
-  rows: np.ndarray,
-  size: int,
-  mesh: jax.sharding.Mesh | None,
-  measures: np.ndarray | None = None,
+  columns: Columns, rows: np.ndarray, size: int, mesh: jax.sharding.Mesh | None
 ) -> Iterator[Batch]:
   """Yields all rows in batches of one size; `valid` is False on padding."""
-  batch = streamed(images, labels, rows, mesh, measures)
+  batch = streamed(columns, rows, mesh)
   for start in range(0, len(rows), size):
     places = np.arange(start, start + size)
     valid = sharding.split(mesh, places < len(rows))
     yield batch(np.minimum(places, len(rows) - 1)) | {'valid': valid}
-
-
-def _columns(
-  images: np.ndarray, labels: np.ndarray, measures: np.ndarray | None
-) -> dict[str, np.ndarray]:
-  """Names all that a batch is cut from."""
-  columns = {'image': images, 'label': labels}
-  return columns if measures is None else columns | {'measures': measures}

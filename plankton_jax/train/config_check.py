@@ -149,7 +149,7 @@ def check(config: Config) -> None:
         )
       value = value[part]
     _check_value(field, value, allowed)
-  read_data(config['data'])
+  _read_names(config['data'])
   splits.check_fractions(config['data']['fractions'])
   _check_measures(config['encoder']['measures'])
 
@@ -166,6 +166,11 @@ def read_data(data: Config) -> Config:
     section, _, name = field.rpartition('.')
     if section == 'data' and name in data:
       _check_value(field, data[name], allowed)
+  return _read_names(data)
+
+
+def _read_names(data: Config) -> Config:
+  """Checks the crop of a section `data`; reads its fields that name classes."""
   if 'crop' in data:
     _check_crop(data['crop'])
   found = dict(data)

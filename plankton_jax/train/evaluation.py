@@ -55,7 +55,7 @@ def evaluate(
   # A fixed shuffle: rows are sorted by class, and a batch must mix them.
   rows = np.random.default_rng(0).permutation(rows)
   size = experiment.sampler.size
-  metrics, embeddings = _measured(experiment, data, rows, state)
+  metrics, embeddings = _measured(experiment, rows, state)
   finite = np.isfinite(embeddings).all(axis=1)
   losses = np.array([values['loss'] for values in metrics])
   finite &= np.repeat(np.isfinite(losses), size)[: len(rows)]
@@ -86,27 +86,19 @@ def fit_whitening(
   """Fits the whitening [D, D] of a state's encoder to the training images."""
   rows = data.splits['train']
   rows = np.random.default_rng(0).permutation(rows)[:_WHITENING_IMAGES]
-  _, embeddings = _measured(experiment, data, rows, state)
+  _, embeddings = _measured(experiment, rows, state)
   return whitenings.fit(embeddings, data.labels[rows], power=power)
 
 
 def _measured(
-  experiment: Experiment,
-  data: 'pipeline.Data',
-  rows: np.ndarray,
-  state: TrainState,
+  experiment: Experiment, rows: np.ndarray, state: TrainState
 ) -> tuple[list[dict[str, float]], np.ndarray]:
   """Computes each batch's metrics, and the embeddings [N, D] of N rows."""
   found = jax.device_get(
     [
       sharding.gather(experiment.mesh, experiment.eval_step(state, batch))
       for batch in batches.evaluation(
-        data.images,
-        data.labels,
-        rows,
-        experiment.sampler.size,
-        experiment.mesh,
-        experiment.measures,
+        experiment.columns, rows, experiment.sampler.size, experiment.mesh
       )
     ]
   )

@@ -12,6 +12,7 @@ from plankton_jax.files.config_file import Config
 from plankton_jax.nn import encoders, measures
 from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.train import (
+  batches,
   optimizer,
   progress,
   sampling,
@@ -35,7 +36,7 @@ class Experiment(NamedTuple):
   eval_step: Callable
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
-  measures: np.ndarray | None  # float32 [N, M] of all images, if any are inputs
+  columns: batches.Columns  # of all images
 
 
 def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
@@ -68,10 +69,10 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     **config['optimizer'],
   )
 
-  inputs, statistics = None, {}
+  columns, statistics = {'image': data.images, 'label': data.labels}, {}
   if model.measures:
-    inputs = _measures(model, data)
-    ours = inputs[data.splits['train']]
+    columns['measures'] = _measures(model, data)
+    ours = columns['measures'][data.splits['train']]
     statistics = {MEASURES: measures.statistics(ours, size=model.size)}
 
   def create(key):
@@ -114,7 +115,7 @@ def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
     ),
     sampler=sampler,
     mesh=sharding.make_mesh(sampler.size),
-    measures=inputs,
+    columns=columns,
   )
 
 

@@ -53,10 +53,7 @@ def check_step(
 
 
 def check_split(
-  split: str,
-  finite: np.ndarray,
-  ids: np.ndarray,
-  step: int,
+  split: str, finite: np.ndarray, ids: np.ndarray, step: int
 ) -> None:
   """Checks the rows of a split that was evaluated.
 

@@ -83,12 +83,7 @@ class Log:
   """
 
   def __init__(
-    self,
-    workdir: pathlib.Path,
-    *,
-    step: int,
-    total_steps: int,
-    batch_size: int,
+    self, workdir: pathlib.Path, *, step: int, total_steps: int, batch_size: int
   ):
     # Evaluation needs neither of them.
     import tqdm

@@ -223,10 +223,10 @@ def _announce(run: _Run, state: TrainState) -> None:
     f' {jax.device_count()} {jax.default_backend()} device(s)'
     + (f' in {count} processes' if (count := jax.process_count()) > 1 else '')
   )
-  inputs = run.experiment.measures
-  if inputs is not None and run.experiment.model.size:
+  if run.experiment.model.size:
+    found = run.experiment.columns['measures'][data.splits['train']]
     in_um = bool(state.batch_stats[MEASURES]['in_um'])
-    run.log.say(measures.unit(inputs[data.splits['train']], in_um=in_um))
+    run.log.say(measures.unit(found, in_um=in_um))
   if step := int(state.step):
     run.log.say(
       f'resuming {run.workdir} at step {step} of {schedule.total_steps}'
@@ -289,13 +289,11 @@ def _batches(run: _Run, step: int) -> Iterator[tuple[Place, dict]]:
   """Yields the places and batches of the steps after `step`."""
   schedule = run.experiment.schedule
   stream = batches.training(
-    run.data.images,
-    run.data.labels,
+    run.experiment.columns,
     run.data.splits['train'],
     run.experiment.sampler,
     range(step, schedule.total_steps),
     run.experiment.mesh,
-    run.experiment.measures,
   )
   for done, batch in enumerate(stream, start=step + 1):
     yield schedule.place(done), batch
@@ -337,10 +335,7 @@ def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
   logged = []
   for place, metrics in steps:
     failures.check_step(
-      metrics,
-      place.step,
-      image_names,
-      run.workdir if job.is_first() else None,
+      metrics, place.step, image_names, run.workdir if job.is_first() else None
     )
     logged.append(as_logged(metrics))
     run.log.write('train', place.logged, logged[-1])

@@ -60,10 +60,7 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(
-  config: Config,
-  workdir: str | pathlib.Path,
-  *,
-  accept_changes: bool = False,
+  config: Config, workdir: str | pathlib.Path, *, accept_changes: bool = False
 ) -> Rehearsal:
   """Begins a run, does a few of its steps, and keeps nothing of it.
 
@@ -122,13 +119,11 @@ def measure(
   state = jax.jit(experiment.create)(key)
   state = sharding.place(experiment.mesh, state)
   stream = batches.training(
-    data.images,
-    data.labels,
+    experiment.columns,
     data.splits['train'],
     experiment.sampler,
     range(1 + _STEPS),
     experiment.mesh,
-    experiment.measures,
   )
   batch = next(stream)
   began = time.monotonic()

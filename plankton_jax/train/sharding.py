@@ -35,18 +35,19 @@ def make_mesh(
     InputError: the batch size is not a multiple of the number of devices.
   """
   count = jax.device_count()
-  if count == 1:
-    return None
   if batch_size % count:
     raise InputError(
       f'{field}={batch_size} is not a multiple of the {count} devices'
     )
-  return jax.make_mesh((count,), ('batch',), axis_types=(AxisType.Auto,))
+  return _mesh_of(jax.devices())
 
 
 def make_local_mesh() -> jax.sharding.Mesh | None:
   """Makes a mesh of this process's devices along 'batch', None for one."""
-  devices = jax.local_devices()
+  return _mesh_of(jax.local_devices())
+
+
+def _mesh_of(devices):
   if len(devices) == 1:
     return None
   return jax.make_mesh(

@@ -7,10 +7,10 @@
 const byId = (id) => document.getElementById(id);
 const STEP = 10; // tiles by which the line moves
 const POLL = 2000; // ms between questions for others' decisions
-const SPECIAL = {u: 'unknown', a: 'artefact', l: 'not living'};
+const NAMELESS = 'Give a name first: a digit, or N and what you type.';
 const GROWN = 1.2; // a set passed over comes again when it promises so much more
 
-let about = {images: 0, seq: 0}; // of the review
+let about = {images: 0, seq: 0, special: {}, lineages: {}}; // of the review
 let now; // names, classes, labels and predictions
 let sets = []; // the list at the left
 let view = {kind: '', key: '', rows: new Int32Array(0), names: []};
@@ -76,7 +76,8 @@ function say(text) {
   said.textContent = text;
   said.hidden = false;
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => { said.hidden = true; }, 5000);
+  const time = Math.max(5000, 60 * text.length); // to read it
+  say.timer = setTimeout(() => { said.hidden = true; }, time);
 }
 
 // Runs one thing after another, and says what went wrong.
@@ -102,7 +103,9 @@ function describe(row, place) {
   }
   if (!now || now.first[row] < 0) return {text: '', kinds};
   const sure = Math.round(now.confidence[row] / 2.55);
-  return {text: `${sure} % ${now.classes[now.first[row]]}`, kinds};
+  const name = now.classes[now.first[row]];
+  // The name of the whole list would hide what differs.
+  return {text: name === view.name ? `${sure} %` : `${sure} %\u00a0${name}`, kinds};
 }
 
 function drawLists(decided) {
@@ -113,24 +116,40 @@ function drawLists(decided) {
     (now.decisions === 1 ? 'decision' : 'decisions');
   byId('sets').replaceChildren(...sets.map((one) => entry(
     one.kind, setKey(one),
-    one.kind === 'group' ? `${one.name || 'no name'} ?` : one.name,
-    one.images, `${one.kind} ${one.kind === 'group' ? one.key : ''}`)));
+    one.name || 'no name yet', one.images,
+    one.kind === 'group' ? `group ${one.key}` : 'predicted')));
   byId('decided').replaceChildren(...decided.map((one) =>
     entry('decided', one.name, one.name, one.images, 'decided')));
 }
 
 const setKey = (one) => (one.kind === 'group' ? String(one.key) : one.name);
 
+function write(tag, kind, text = '') {
+  const made = document.createElement(tag);
+  made.className = kind;
+  made.textContent = text;
+  return made;
+}
+
+// Classes, each after the digit that names it.
+function digits(before, names, after = '') {
+  const numbered = names.map((name, i) => {
+    const one = write('span', 'digit', name);
+    one.prepend(write('b', '', i + 1), ' ');
+    return one;
+  });
+  return [write('span', '', before), ...numbered, write('span', '', after)];
+}
+
 function entry(kind, key, name, count, title) {
   const item = document.createElement('li');
   const button = document.createElement('button');
-  const [words, number] = [document.createElement('span'), document.createElement('span')];
-  words.className = 'name';
+  const words = write('span', 'name');
   // A long name breaks after _.
   words.append(...name.split(/(?<=_)/).flatMap(
     (part) => [part, document.createElement('wbr')]));
-  number.className = 'count';
-  number.textContent = count.toLocaleString('en');
+  if (kind === 'group') words.append(' ', write('small', '', title));
+  const number = write('span', 'count', count.toLocaleString('en'));
   button.title = title;
   button.append(words, number);
   button.setAttribute('aria-current', kind === view.kind && key === view.key);
@@ -143,10 +162,14 @@ function entry(kind, key, name, count, title) {
 }
 
 function drawNames() {
-  const names = new Set([...now.names, ...now.classes]);
+  const names = new Set([
+    ...now.names, ...now.classes, ...Object.keys(about.lineages),
+    ...Object.values(about.special)]);
   byId('names').replaceChildren(...[...names].sort().map((name) => {
     const option = document.createElement('option');
     option.value = name;
+    // What is typed is sought in lineages, too.
+    if (Object.hasOwn(about.lineages, name)) option.label = about.lineages[name];
     return option;
   }));
 }
@@ -154,21 +177,22 @@ function drawNames() {
 function drawLine() {
   line = Math.max(0, Math.min(line, view.rows.length));
   grid.line = line;
-  byId('above').textContent = `${taken().length}`;
+  const verb = line ? 'Take' : 'Name'; // without a line, one by one
+  byId('take').textContent = `${verb} ${line ? taken().length : chosen().length}`;
   grid.plan();
 }
 
 async function drawFocus() {
   const row = view.rows[focus];
   nearest = [];
-  byId('focused').textContent = '';
+  byId('focused').replaceChildren();
   if (row === undefined) return;
   try {
     const found = await json(`about/${row}`);
     if (row !== view.rows[focus]) return; // it has moved on meanwhile
     nearest = found.nearest;
-    byId('focused').textContent =
-      [found.id, ...nearest.map((name, i) => `${i + 1} ${name}`)].join('   ');
+    byId('focused').replaceChildren(...digits('This image:', nearest, found.id));
+    byId('focused').title = found.id; // which may not fit
   } catch { /* the next decision says so */ }
 }
 
@@ -187,13 +211,16 @@ function show(found) {
   joining = false;
   byId('heading').textContent = {
     group: `Group ${view.key}`, class: 'Predicted', unsure: 'One by one',
-    drawn: 'As they were drawn',
-    decided: 'Decided', like: 'More like these', '': 'All done',
+    drawn: 'As they were drawn', decided: 'Decided', like: 'More like these',
   }[view.kind];
   byId('name').value = view.name;
-  byId('likely').textContent = view.names.length
-    ? ['Shift and', ...view.names.map((name, i) => `${i + 1} ${name}`)].join('   ')
-    : '';
+  byId('likely').replaceChildren(
+    ...(view.names.length ? digits('All above the line, with Shift:', view.names) : []));
+  byId('none').hidden = view.rows.length > 0;
+  byId('none').textContent = {
+    unsure: 'Every image is decided: write the tables.',
+    drawn: 'Every image that was drawn is decided: write the tables.',
+  }[view.kind] ?? 'No image is left in this list.';
   for (const button of document.querySelectorAll('nav li button')) {
     button.setAttribute('aria-current', 'false');
   }
@@ -245,8 +272,10 @@ async function decide(kind, body) {
 }
 
 function take(name = byId('name').value) {
+  if (!line) return nameChosen(name);
   const rows = taken();
   if (!rows.length) return say('Nothing is above the line.');
+  if (!name) return say(NAMELESS);
   return queue(async () => {
     const odd = [...marked].filter((row) => !rows.includes(row));
     await decide('take', {rows, odd, name});
@@ -256,9 +285,11 @@ function take(name = byId('name').value) {
 
 function nameChosen(name) {
   const rows = chosen();
-  if (!rows.length || !name) return undefined;
+  if (!rows.length) return undefined;
+  if (!name) return say(NAMELESS);
   return queue(async () => {
     await decide('take', {rows, odd: [], name});
+    if (!line) byId('name').value = ''; // the next image is another one
     after(rows);
   });
 }
@@ -318,10 +349,11 @@ function turn(kind) {
   });
 }
 
-function write(classes) {
+function writeTables(classes) {
   return queue(async () => {
     const answer = await json('write', {classes});
-    say([`${answer.folder}: ${answer.written.join(', ')}`, ...answer.notes].join('. '));
+    say([`Written to ${answer.folder}:`, answer.written.join(', '), ...answer.notes]
+      .join('\n'));
   });
 }
 
@@ -343,6 +375,7 @@ function mark(place) {
 function moveLine(to) {
   line = to;
   drawLine();
+  grid.reveal(Math.max(0, line - 1));
 }
 
 function sweep(first, last) { // marks a run, or unmarks one that is marked
@@ -358,7 +391,7 @@ function sweep(first, last) { // marks a run, or unmarks one that is marked
 function point(place) { // keys act on the tile under the pointer
   if (place === focus) return;
   focus = place;
-  grid.plan();
+  drawLine();
   clearTimeout(point.timer);
   nearest = []; // of the tile before
   point.timer = setTimeout(drawFocus, 40);
@@ -414,7 +447,7 @@ document.addEventListener('keydown', (event) => {
   if (key === 'Enter' && event.shiftKey) {
     act = () => (marked.size ? nameChosen(byId('name').value) : undefined);
   }
-  if (key in SPECIAL) act = () => nameChosen(SPECIAL[key]);
+  if (key in about.special) act = () => nameChosen(about.special[key]);
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1];
   if (digit && event.shiftKey) {
     act = () => (view.names[digit - 1] ? take(view.names[digit - 1]) : undefined);
@@ -430,7 +463,8 @@ const BUTTONS = {
   grow: KEYS.g, shrink: KEYS.h, like, split, join: startJoin,
   undo: KEYS.z, redo: KEYS.y, unsure: KEYS.o,
   drawn: () => queue(() => open('drawn', '')),
-  write: () => write(false), classes: () => write(true), help: KEYS['?'],
+  write: () => writeTables(false), classes: () => writeTables(true),
+  help: KEYS['?'],
 };
 for (const [id, act] of Object.entries(BUTTONS)) {
   byId(id).addEventListener('click', () => act());

@@ -2,7 +2,7 @@
 
 // A grid of any number of tiles, of which only the visible ones exist.
 
-const TILE = {width: 108, height: 126, spare: 2, batch: 64, kept: 4000};
+const TILE = {width: 108, height: 140, spare: 2, batch: 64, kept: 4000};
 
 class Pictures {
   // Fetches pictures in batches in the order of the list, and keeps the last.

@@ -129,9 +129,7 @@ def _annotated(item: Object) -> str:
   return item._replace(date=date, time=time).moment
 
 
-def by_parent(
-  items: Sequence[Object],
-) -> tuple[tuple[Object, ...], list[str]]:
+def by_parent(items: Sequence[Object]) -> tuple[tuple[Object, ...], list[str]]:
   """Names taxa of one name but several parents as EcoTaxa does: name<parent.
 
   A name whose objects all have one category id is left alone, as are objects

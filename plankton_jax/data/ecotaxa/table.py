@@ -134,13 +134,7 @@ def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
     rows.append(tuple(values))
     lines.append(line)
   return Table(
-    place,
-    columns,
-    types,
-    tuple(rows),
-    tuple(lines),
-    tuple(bad),
-    tuple(notes),
+    place, columns, types, tuple(rows), tuple(lines), tuple(bad), tuple(notes)
   )
 
 

@@ -190,3 +190,19 @@ def classify_request(objects: Sequence[tuple[int, Taxa]]) -> dict[str, Any]:
     'scores': [[score for _, score in taxa] for taxa in best],
     'keep_log': True,  # required, though EcoTaxa always keeps it
   }
+
+
+def validate_request(objects: Sequence[tuple[int, Taxa]]) -> dict[str, Any]:
+  """Makes the body of EcoTaxa's call that validates the first taxon of objects.
+
+  POST object_set/classify takes ClassifyReq, of the same file: two lists of one
+  length, target_ids [N] and classifications [N], and V for validated.
+
+  Args:
+    objects: as those of `classify_request`; scores count for nothing.
+  """
+  return {
+    'target_ids': [number for number, _ in objects],
+    'classifications': [taxa[0][0] for _, taxa in objects],
+    'wanted_qualification': 'V',
+  }

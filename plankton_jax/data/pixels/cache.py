@@ -12,7 +12,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import bars, images
-from plankton_jax.data.pixels.images import Picture
+from plankton_jax.data.pixels.images import Preprocessing
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
@@ -42,30 +42,17 @@ class _Part(NamedTuple):
   bottoms: list[list[int]]  # of the set's first images, as `bars` hashes them
 
 
-def key(
-  fingerprint: str,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int,
-  crop: tuple[int, ...],
-) -> str:
+def key(fingerprint: str, settings: Preprocessing) -> str:
   """Names a cache's folder: one for each content, settings and version."""
-  settings = (fingerprint, size, resize, channels, white, crop, images.VERSION)
-  return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
+  named = (fingerprint, *settings, images.VERSION)
+  return hashlib.blake2b(repr(named).encode(), digest_size=16).hexdigest()
 
 
 def build(
   directory: Path,
   records: Sequence,
   skipped: Sequence[tuple[str, str]],
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int,
-  crop: tuple[int, ...],
+  settings: Preprocessing,
 ) -> None:
   """Decodes all records on all cores into a new directory.
 
@@ -77,19 +64,12 @@ def build(
   kept, skipped, bottoms = [], list(skipped), []
   with atomic.directory(directory) as building:
     pixels = building / 'images.npy'
-    shape = (len(records), size, size, channels)
+    side = settings.size
+    shape = (len(records), side, side, settings.channels)
     offset = np.lib.format.open_memmap(pixels, 'w+', np.uint8, shape).offset
     # Processes write the pixels themselves: sending them by pipes costs more.
     decode = functools.partial(
-      _decode,
-      records,
-      file=pixels,
-      offset=offset,
-      size=size,
-      resize=resize,
-      channels=channels,
-      white=white,
-      crop=crop,
+      _decode, records, file=pixels, offset=offset, settings=settings
     )
     rows = range(len(records))
     for part in workers.in_parts(decode, rows, desc='decode', processes=True):
@@ -112,7 +92,7 @@ def build(
     np.save(building / 'rows.npy', np.array(origins, np.int64))
     np.save(building / 'sizes.npy', np.array(sizes, np.int32))
     (building / 'skipped.json').write_text(json.dumps(skipped))
-    facts = {'white': white, 'bars': bars.find(bottoms)}
+    facts = {'white': settings.white, 'bars': bars.find(bottoms)}
     (building / 'facts.json').write_text(json.dumps(facts))
 
 
@@ -135,11 +115,7 @@ def _decode(
   *,
   file: Path,
   offset: int,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int,
-  crop: tuple[int, ...],
+  settings: Preprocessing,
 ) -> _Part:
   """Decodes and fits the records of some rows, into a file of all pixels.
 
@@ -152,14 +128,10 @@ def _decode(
     part: rows that follow each other.
     file: already as long as all pixels, so that parts may come in any order.
     offset: of row 0, bytes; skipped rows become zeros.
-    size: as `images.fit` takes it.
-    resize: as `images.fit` takes it.
-    channels: as `images.fit` takes it.
-    white: as `images.decode` takes it.
-    crop: as `images.decode` takes it.
+    settings: of all.
   """
   columns, pixels, skipped, bottoms = [], [], [], []
-  nothing = bytes(size * size * channels)
+  nothing = bytes(settings.size**2 * settings.channels)
   read = records[part.start : part.stop]
   for row, (name, label, data) in zip(part, read, strict=True):
     pixels.append(nothing)
@@ -167,11 +139,10 @@ def _decode(
       skipped.append((name, 'no label'))
       continue
     try:
-      picture = Picture.decode(data, white, crop)
+      picture, fitted = settings.apply(data)
     except ValueError as error:
       skipped.append((name, str(error)))
       continue
-    fitted = picture.fit(size=size, resize=resize, channels=channels)
     size_of = picture.image.height, picture.image.width
     columns.append((name, label, picture.digest(), row, size_of))
     pixels[-1] = fitted.tobytes()

@@ -100,6 +100,26 @@ class Picture(NamedTuple):
     return fitted
 
 
+class Preprocessing(NamedTuple):
+  """How files become the arrays that an encoder takes."""
+
+  size: int  # as `fit` takes it, and the next two
+  resize: str
+  channels: int
+  white: int = 0  # as `decode` takes it, and the last
+  crop: tuple[int, ...] = NO_CROP
+
+  def apply(self, data: bytes) -> tuple[Picture, Image.Image]:
+    """Decodes a file's bytes, and fits the picture.
+
+    Raises:
+      ValueError: as in `decode`.
+    """
+    picture = Picture.decode(data, self.white, self.crop)
+    size, resize, channels, *_ = self
+    return picture, picture.fit(size=size, resize=resize, channels=channels)
+
+
 class Fitted(NamedTuple):
   """An image as encoders take it, and the size that it had."""
 

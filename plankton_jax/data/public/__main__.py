@@ -33,12 +33,7 @@ DATA_DIR = flags.DEFINE_string(
 
 
 def run(
-  name: str,
-  *,
-  archives: Sequence[str],
-  get: bool,
-  yes: bool,
-  data_dir: str,
+  name: str, *, archives: Sequence[str], get: bool, yes: bool, data_dir: str
 ) -> None:
   """Describes a set, and prepares it if asked to.
 

@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import flowcam, levels
+from plankton_jax.data.sources import contents, flowcam, levels
 from plankton_jax.data.sources.files import (
   PACKED,
-  digest,
   expanded,
   is_clutter,
   read,
@@ -175,8 +173,13 @@ def unread(listing: Listing) -> dict[str, str]:
   return found
 
 
-def source(path: str, class_level: str = 'path') -> Source:
-  """Makes a source of one folder a class; refuses what `scan_classes` does."""
+def source(
+  path: str, class_level: str = 'path', cache_dir: Path | None = None
+) -> Source:
+  """Makes a source of one folder a class; refuses what `scan_classes` does.
+
+  With `cache_dir`, reads only the files that changed since the last time.
+  """
   listing = scan_classes(path, class_level=class_level)
   found = listing.images
   if len(found.class_names) == 1 and (otherwise := _or_as_list(listing)):
@@ -188,20 +191,16 @@ def source(path: str, class_level: str = 'path') -> Source:
     log.info('%s: %s', found.place, listing.understood)
   for doubt in listing.doubts:
     log.warning('%s: %s', found.place, doubt)
-  return to_source(found, fingerprint(found))
+  return to_source(found, fingerprint(found, cache_dir))
 
 
-def fingerprint(found: Objects) -> str:
+def fingerprint(found: Objects, cache_dir: Path | None = None) -> str:
   """Hashes every path, content and class to 32 hex digits."""
-
-  def hash_file(name: str) -> bytes:
-    try:
-      return digest(Path(found.place, name))
-    except OSError:
-      return b''  # It is listed as skipped when the records are written.
-
+  root = Path(found.place)
+  kept = contents.place(cache_dir, root) if cache_dir else None
   state = hashlib.blake2b(digest_size=16)
-  hashes = workers.in_order(hash_file, found.ids, desc='read')
+  # A file without a hash is listed as skipped when the records are written.
+  hashes = contents.digests(root, found.ids, kept)
   for name, content in zip(found.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
   paths = sorted({name.rpartition('/')[0] for name in found.ids} - {''})

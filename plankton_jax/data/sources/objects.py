@@ -140,30 +140,16 @@ def to_source(found: Objects, fingerprint: str) -> Source:
 
 
 def decoded(
-  found: Objects,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int = 0,
-  crop: Sequence[int] = images.NO_CROP,
-  desc: str,
+  found: Objects, settings: images.Preprocessing, *, desc: str
 ) -> Iterator[images.Fitted | str]:
   """Yields each image, fitted to [size, size, C], or why it is unreadable.
 
-  Keeps the order, shows a progress bar called `desc`, and uses no cache.
-  `white` and `crop` are as in `images.decode`, but a white of 0 is found from
-  the largest value of all images.
+  Keeps the order, shows a progress bar called `desc`, and uses no cache. A
+  white of 0 is found from the largest value of all images.
   """
-  fitted = functools.partial(
-    _fitted,
-    found.read,
-    size=size,
-    resize=resize,
-    channels=channels,
-    white=white or find_white(found),
-    crop=crop,
-  )
+  settings = settings._replace(white=settings.white or find_white(found))
+  shape = settings.size, settings.size, settings.channels
+  fitted = functools.partial(_fitted, found.read, settings)
   # What reads archives cannot be sent to other processes.
   sent = found.root is not None
   for one in workers.in_order(fitted, found.ids, desc=desc, processes=sent):
@@ -171,7 +157,7 @@ def decoded(
       yield one
       continue
     data, height, width = one
-    pixels = np.frombuffer(data, np.uint8).reshape(size, size, channels)
+    pixels = np.frombuffer(data, np.uint8).reshape(shape)
     yield images.Fitted(pixels, height, width)
 
 
@@ -197,14 +183,7 @@ def _may_be_deep(path: Path) -> bool:
 
 
 def _fitted(
-  read: Callable[[str], bytes],
-  id: str,
-  *,
-  size: int,
-  resize: str,
-  channels: int,
-  white: int,
-  crop: Sequence[int],
+  read: Callable[[str], bytes], settings: images.Preprocessing, id: str
 ) -> tuple[bytes, int, int] | str:
   """Reads and fits one image; returns the reason if it cannot be read.
 
@@ -212,8 +191,7 @@ def _fitted(
   the height and width before.
   """
   try:
-    picture = images.Picture.decode(read(id), white, crop)
+    picture, fitted = settings.apply(read(id))
   except ValueError as error:
     return str(error)
-  fitted = picture.fit(size=size, resize=resize, channels=channels)
   return fitted.tobytes(), picture.image.height, picture.image.width
