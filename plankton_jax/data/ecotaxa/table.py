@@ -113,7 +113,7 @@ def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
   if mark != '\t':
     notes.append((top + 1, f'cells are separated by {mark!r}, not by tabs'))
   if old := old_encoding(data):
-    notes.append((top + 1, f'its letters, not UTF-8, are read as {_OLD[old]}'))
+    notes.append((top + 1, f'letters, not UTF-8, are read as {_OLD[old]}'))
   for line, values, note in _records(lines_of_text, top + 1, len(columns)):
     if note:
       notes.append((line, note))
