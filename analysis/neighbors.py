@@ -198,7 +198,7 @@ def asked(sources: Sequence[Source]) -> Result:
     )
   pixel_um = command.PIXEL_UM.value
   if command.IMAGES.value:
-    images = folder.scan(command.IMAGES.value, field='--images').images
+    images = folder.objects(command.IMAGES.value, field='--images')
     embedded = folders.embed(
       folders.encoder(source), images, pixel_um=pixel_um, desc='images'
     )

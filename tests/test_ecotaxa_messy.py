@@ -687,6 +687,8 @@ def decoded_as(taxon, encoding):
     ('Protopéridinium à méduse', 'mac_roman', 'Mac Roman'),
     ('Dinoflagellé d’été', 'cp1252', 'Windows-1252'),
     ('l’eau', 'cp1252', 'Windows-1252'),
+    ('Méduse', 'mac_roman', 'Mac Roman'),
+    ('Öre', 'cp1252', 'Windows-1252'),
     ('ÉTÉ', 'cp1252', 'Windows-1252'),
     ('Копепода é', 'utf-16-le', ''),
     ('桡足类', 'utf-16-be', ''),
@@ -695,8 +697,20 @@ def decoded_as(taxon, encoding):
 def test_letters_of_encodings_before_unicode(taxon, encoding, noted):
   found, notes = decoded_as(taxon, encoding)
   assert found == taxon
-  expected = f'its letters, not UTF-8, are read as {noted}'
+  expected = f'letters, not UTF-8, are read as {noted}'
   assert notes == (((1, expected),) if noted else ())
+
+
+def test_what_many_tables_have_in_common_is_said_once(tmp_path):
+  tables = {
+    f'ecotaxa_{n}.tsv': tsv([row(3 * n, acq_id='été')], encoding='cp1252')
+    for n in range(5)
+  }
+  found = read.export(str(packing.tree(tmp_path, tables)))
+  assert found.notes == (
+    'ecotaxa_0.tsv:1, ecotaxa_1.tsv:1, ecotaxa_2.tsv:1 and 2 more: letters,'
+    ' not UTF-8, are read as Windows-1252',
+  )
 
 
 @pytest.mark.parametrize(

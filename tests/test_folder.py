@@ -162,7 +162,7 @@ def test_hidden_folders_with_images_are_doubted(tmp_path):
   )
 
 
-def test_figures_of_a_run_are_no_images_of_its_folder(tmp_path):
+def test_figures_of_a_run_are_no_images_of_its_folder(tmp_path, caplog):
   for name in ('a/x.png', 'runs/1/analysis/map.png', 'analysis/y.png'):
     write(tmp_path / name)
   packing.tree(tmp_path / 'runs/1', {'config.json': b'', 'split.json': b''})
@@ -170,6 +170,8 @@ def test_figures_of_a_run_are_no_images_of_its_folder(tmp_path):
   assert listing.images.ids == ('a/x.png', 'analysis/y.png')
   passed = 'hidden folders and figures of runs are passed over'
   assert listing.doubts == (f'{passed}: runs/1/analysis',)
+  assert folder.objects(str(tmp_path)).ids == listing.images.ids
+  assert f'{tmp_path}: {listing.doubts[0]}' in caplog.text
   assert len([*files_of.walk(tmp_path)]) == 4
   with pytest.raises(InputError, match=rf'holds no image .*; {passed}: ana'):
     folder.scan(str(tmp_path / 'runs/1'))

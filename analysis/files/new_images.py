@@ -74,7 +74,7 @@ def list_folder(
   """
   if not images or export or _is_embedded(images):
     return None
-  listed = folder.scan(images, field='--images').images
+  listed = folder.objects(images, field='--images')
   samples.name_groups(listed.ids, by)
   return listed
 
@@ -122,7 +122,7 @@ def gather(
     listed = open_source(export, encoder.config['data']['image_rank'])
   elif listed is None:
     assert images is not None
-    listed = folder.scan(images, field='--images').images
+    listed = folder.objects(images, field='--images')
   found = folders.embed(encoder, listed, pixel_um=pixel_um, desc='predict')
   picture = originals.reader_of(listed, encoder, found.white)
   return _of_objects(listed, found.kept, found.rows, found.skipped, picture)

@@ -38,7 +38,7 @@ def open_place(
   if images and export:
     raise InputError('--images and --export exclude each other: give one')
   if not export:
-    return folder.scan(images or '', field='--images').images
+    return folder.objects(images or '', field='--images')
   rank = (source.config or {}).get('data', {}).get('image_rank')
   return new_images.open_source(export, rank)
 

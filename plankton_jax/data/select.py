@@ -120,7 +120,7 @@ def objects(
   found = described(path, image_rank, field=field)
   if found is not None:
     return found
-  return folder.scan(path, field=field).images
+  return folder.objects(path, field=field)
 
 
 def described(

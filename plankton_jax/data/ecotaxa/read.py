@@ -156,7 +156,8 @@ def _read_tables(opened: files.Files) -> _Tables:
     InputError: not one table can be read.
   """
   rows: list[_Row] = []
-  skipped, notes = list(opened.skipped), []
+  skipped = list(opened.skipped)
+  notes: dict[str, list[str]] = {}  # what is said -> of which tables
   unread: list[InputError] = []
   measured: dict[str, Mapping[str, np.ndarray]] = {}
   for name in opened.tables:
@@ -167,12 +168,13 @@ def _read_tables(opened: files.Files) -> _Tables:
       why = str(error).removeprefix(f'{_named(opened, name)}: ')
       skipped.append((name, why))
       continue
-    notes += [f'{name}:{line}: {note}' for line, note in found.notes]
+    for line, note in found.notes:
+      notes.setdefault(note, []).append(f'{name}:{line}')
     skipped += [(f'{name}:{line}', why) for line, why in found.bad]
     measured[name], unclear = numbers.read(found)
-    notes += [f'{name}: {note}' for note in unclear]
     annotated = annotations.complete(*(_field(found, x) for x in _ANNOTATION))
-    notes += [f'{name}: {note}' for note in (*listed, *annotated.notes)]
+    for note in (*unclear, *listed, *annotated.notes):
+      notes.setdefault(note, []).append(name)
     locate = _locator(opened, name, found.column(_IMAGE) if listed else ())
     for at, (line, rank, item) in enumerate(_objects(found, annotated, locate)):
       if isinstance(item, str):
@@ -181,7 +183,8 @@ def _read_tables(opened: files.Files) -> _Tables:
         rows.append(_Row(name, line, at, rank, item))
   if len(unread) == len(opened.tables):
     raise unread[0]
-  return _Tables(rows, tuple(skipped), notes, measured)
+  said = [f'{shorten_list(where)}: {note}' for note, where in notes.items()]
+  return _Tables(rows, tuple(skipped), said, measured)
 
 
 def _locator(

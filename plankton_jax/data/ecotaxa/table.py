@@ -32,7 +32,10 @@ NEEDED = frozenset(('object_id', 'img_file_name'))
 MARKS = '\t;,|'  # that separate cells
 # Encodings before Unicode, of Windows and the Macintosh, the likeliest first.
 _OLD = {'cp1252': 'Windows-1252', 'mac_roman': 'Mac Roman'}
-_AFTER_A_LETTER = re.compile(rb'(?<=[a-z])[\x80-\xff]')
+# What follows a small letter, or a great one in the midst of a word.
+_WITHIN_A_WORD = re.compile(
+  rb'(?<=[a-z])[\x80-\xff]|(?<=[A-Z])[\x80-\xff](?=[a-z])'
+)
 _LINES_ABOVE = 50  # the header at most, such as comments
 _LINES_IN_A_CELL = 50  # at most; a quote that closes later was not meant
 
@@ -110,7 +113,7 @@ def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
   if mark != '\t':
     notes.append((top + 1, f'cells are separated by {mark!r}, not by tabs'))
   if old := old_encoding(data):
-    notes.append((top + 1, f'its letters, not UTF-8, are read as {_OLD[old]}'))
+    notes.append((top + 1, f'letters, not UTF-8, are read as {_OLD[old]}'))
   for line, values, note in _records(lines_of_text, top + 1, len(columns)):
     if note:
       notes.append((line, note))
@@ -329,7 +332,7 @@ def decode(data: bytes) -> str:
 def old_encoding(data: bytes) -> str:
   """Tells which of `_OLD` a text is in; '' if it is Unicode.
 
-  In the right one, what follows a small letter is one itself, or an apostrophe;
+  In the right one, a letter within a word is a small one, or an apostrophe;
   Windows' own is taken where both do alike.
   """
   if files.utf16(data):
@@ -338,10 +341,10 @@ def old_encoding(data: bytes) -> str:
     data.decode()
     return ''
   except UnicodeDecodeError:
-    after = b''.join(_AFTER_A_LETTER.findall(data))
+    within = b''.join(_WITHIN_A_WORD.findall(data))
 
   def fitting(encoding: str) -> int:
-    text = after.decode(encoding, errors='replace')
+    text = within.decode(encoding, errors='replace')
     return sum(letter.islower() or letter == '’' for letter in text)
 
   return max(_OLD, key=fitting)

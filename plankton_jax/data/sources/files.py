@@ -51,7 +51,7 @@ def utf16(data: bytes) -> str:
   """
   if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
     return 'utf-16'
-  start = data[:64]
+  start = data[:16]
   for encoding, zeros, letters in (
     ('utf-16-le', start[1::2], start[::2]),
     ('utf-16-be', start[::2], start[1::2]),

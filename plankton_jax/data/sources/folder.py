@@ -131,6 +131,13 @@ def scan(
   )
 
 
+def objects(path: str, *, field: str = 'data.path') -> Objects:
+  """Lists every image below a folder as `scan` does; tells of its doubts."""
+  listing = scan(path, field=field)
+  _tell(listing)
+  return listing.images
+
+
 def scan_classes(
   path: str, *, class_level: str = 'path', field: str = 'data.path'
 ) -> Listing:
@@ -189,9 +196,13 @@ def source(
     )
   if listing.understood:
     log.info('%s: %s', found.place, listing.understood)
-  for doubt in listing.doubts:
-    log.warning('%s: %s', found.place, doubt)
+  _tell(listing)
   return to_source(found, fingerprint(found, cache_dir))
+
+
+def _tell(listing: Listing) -> None:
+  for doubt in listing.doubts:
+    log.warning('%s: %s', listing.images.place, doubt)
 
 
 def fingerprint(found: Objects, cache_dir: Path | None = None) -> str:
