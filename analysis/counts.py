@@ -10,7 +10,6 @@ found. Concentrations and size spectra are there where the table has what they
 need. docs/counts.md explains the methods.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -395,15 +394,15 @@ def draw(
 ) -> dict[str, Drawing]:
   """Lists the figures: counts, methods, and spectra where sizes are known."""
   parts = {
-    'counts': functools.partial(
-      counted.draw_counts, found.every, found.names, found.method
+    'counts': lambda: counted.draw_counts(
+      found.every, found.names, found.method
     ),
-    'methods': functools.partial(
-      counted.draw_methods, tried.errors, tried.tested, tried.trusted
+    'methods': lambda: counted.draw_methods(
+      tried.errors, tried.tested, tried.trusted
     ),
   }
   if found.spectra:
-    parts['spectra'] = functools.partial(counted.draw_spectra, found.spectra)
+    parts['spectra'] = lambda: counted.draw_spectra(found.spectra)
   return {name: Drawing(part, citations) for name, part in parts.items()}
 
 

@@ -180,8 +180,7 @@ def analyse(
   pixels = read(query) if wanted.pixels is None else wanted.pixels
   title = f'{source.name}: the images most similar to {stem.name}'
   figure = Drawing(
-    lambda: draw(title, (pixels, text), found, read),
-    inputs.citations(sources),
+    lambda: draw(title, (pixels, text), found, read), inputs.citations(sources)
   )
   return listed._replace(
     figures={name: figure}, announced={f'{name}.csv': '', f'{name}.png': ''}

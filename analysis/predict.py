@@ -86,24 +86,23 @@ def gather(source: Source, asked: Asked) -> Gathered:
     InputError: the checkpoint is missing, an encoder is given without examples,
       or no image can be read.
   """
-  further = None
+  encoder: Encoder | None
+  added = None
   if asked.examples:
-    further = folder.scan_classes(asked.examples, field='--examples').images
+    found = folder.scan_classes(asked.examples, field='--examples').images
+    if source.workdir is None and source.encoder is None:
+      raise InputError('--examples needs the encoder of a run: give --workdir')
+    encoder = folders.encoder(source)
+    added = folders.embed(
+      encoder, found, pixel_um=asked.pixel_um, desc='examples'
+    )
   elif source.encoder is not None:
     raise InputError(
       '--examples is missing: --encoder takes a folder of labelled images, one'
       ' folder a class'
     )
-  if not further:
+  else:
     encoder = new_images.encoder_for(source, asked.images)
-    new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
-    return Gathered(encoder, new, None)
-  if source.workdir is None and source.encoder is None:
-    raise InputError('--examples needs the encoder of a run: give --workdir')
-  encoder = folders.encoder(source)
-  added = folders.embed(
-    encoder, further, pixel_um=asked.pixel_um, desc='examples'
-  )
   new = new_images.gather(encoder, asked.images, asked.export, asked.pixel_um)
   return Gathered(encoder, new, added)
 
@@ -168,8 +167,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   figures: dict[str, Picture] = {}
   if fit.tested.ways:
     drawing = Drawing(
-      lambda: reliability.draw(fit.tested.ways),
-      inputs.citations(sources),
+      lambda: reliability.draw(fit.tested.ways), inputs.citations(sources)
     )
     figures['reliability'] = result.render(drawing)
     csvs['reliability.csv'] = reliability.rows(fit.tested.ways)

@@ -168,8 +168,11 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
       'queries': f.queries,
       'classes': f.classes,
       'knn_from': f.knn_from,
-      **_fields('micro', f.micro[name]),
-      **_fields('macro', f.macro[name]),
+      **{
+        f'{kind}{end}': x
+        for kind, values in (('micro', f.micro), ('macro', f.macro))
+        for end, x in zip(('', '_low', '_high'), values[name], strict=True)
+      },
     }
     for f in found
     for name in NAMES
@@ -248,14 +251,6 @@ def table(found: Sequence[Scores], field: str) -> list[dict[str, Any]]:
     }
     for f in found
   ]
-
-
-def _fields(name: str, interval: Interval) -> dict[str, float]:
-  return {
-    name: interval[0],
-    f'{name}_low': interval[1],
-    f'{name}_high': interval[2],
-  }
 
 
 def draw(found: list[Scores]) -> plt.Figure:

@@ -7,7 +7,6 @@ image's id), and tells how well it is labelled from the others. With
 which are unlike anything outside of training, and which images to label first.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -199,9 +198,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   if lines:
     shown.append(Shown('shift: each group labelled from the others', lines))
     tables['groups.csv'] = lines
-    figures['groups'] = Drawing(
-      functools.partial(drifted.draw_groups, lines), citations
-    )
+    figures['groups'] = Drawing(lambda: drifted.draw_groups(lines), citations)
   if new is not None:
     found = test_new(fit, new, groups, asked)
     notes += found.said
@@ -209,17 +206,14 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     tables |= {'samples.csv': found.lines, 'label_first.csv': found.chosen}
     values |= {'samples': found.lines, 'said': found.said}
     alarmed = {line['sample'] for line in found.lines if line['alarm']}
-    figures['samples'] = Drawing(
-      functools.partial(
-        drifted.draw_samples,
-        found.lines,
-        found.reference.embedding,
-        found.sample.embedding,
-        np.isin(groups, list(alarmed)),
-        asked.level,
-      ),
-      citations,
+    draw = lambda: drifted.draw_samples(
+      found.lines,
+      found.reference.embedding,
+      found.sample.embedding,
+      np.isin(groups, list(alarmed)),
+      asked.level,
     )
+    figures['samples'] = Drawing(draw, citations)
   return Result(notes, shown, tables, {'shift.json': values}, figures)
 
 

@@ -86,10 +86,10 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
     log, broken = read(path)
     if broken:
       notes.append(f'{path}: {broken} unreadable lines left out')
+    collapses = log.get('collapse', [])
     notes += [
       f'{source.name}: epoch {epoch:.1f}: {row.get("warning")}'
-      for rows in (log.get('collapse', []),)
-      for row, epoch in zip(rows, column(rows, 'epoch'), strict=True)
+      for row, epoch in zip(collapses, column(collapses, 'epoch'), strict=True)
     ]
     if log.get('train') or log.get('val'):
       logs[source.name] = (source, log)

@@ -271,7 +271,10 @@ def test_bad_fields_are_one_line(tmp_path, load, changes, message):
     ),
     ({'ecotaxa.tsv': b'a,b\n1,2\n'}, "'img_file_name' is missing .it has a, b"),
     ({'ecotaxa.tsv': b''}, 'no tab-separated header'),
-    ({'ecotaxa.tsv': b'object_id\tObject_ID \n'}, "'object_id' is there twice"),
+    (
+      {'ecotaxa.tsv': b'object_id\tObject_ID \n1\t2\n'},
+      "'object_id' is there twice",
+    ),
     ({'ecotaxa.tsv': tsv([])}, r'no object is validated \(none\)'),
   ],
 )

@@ -76,6 +76,7 @@ def test_a_quoted_cell_that_begins_with_a_quote_is_closed(tmp_path):
     (b'PK\3\4\x14\0', 'it is an Excel workbook or a zip archive: save it as'),
     (b'\xd0\xcf\x11\xe0\xa1\xb1', 'it is an Excel workbook: save it as tab-'),
     (b'%PDF-1.4\n', 'it is a PDF file: save it'),
+    (b'\x1f\x8b\x08\0', 'it is packed by gzip: save it'),
     (b' <!DOCTYPE html>\n', 'a web page: download the table again, logged in'),
   ],
 )
@@ -163,12 +164,14 @@ def test_cells_that_are_no_number_are_unknown_and_noted(tmp_path):
 
 
 def test_taxa_are_written_in_one_way(tmp_path):
-  names = ('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na')
+  names = (
+    *('Protopéridinium a', 'Protopéridinium\u00a0 a', 'Protopéridinium\na'),
+    'Proto\u200bpéri\xaddinium a\ufeff',
+  )
+  forms = ('NFC', 'NFD', 'NFD', 'NFC')
   rows = [
     row(n, object_annotation_category=unicodedata.normalize(form, name))
-    for n, (name, form) in enumerate(
-      zip(names, ('NFC', 'NFD', 'NFD'), strict=True)
-    )
+    for n, (name, form) in enumerate(zip(names, forms, strict=True))
   ]
   found = export(tmp_path, *rows)
   assert {item.taxon for item in found.objects} == {names[0]}
@@ -255,6 +258,30 @@ def test_rows_that_contradict_each_other(tmp_path, rows, status, taxon, noted):
   assert 1 + found.further + found.repeated == len(rows)
 
 
+@pytest.mark.parametrize(
+  ('dates', 'status', 'taxon', 'noted'),
+  [
+    (('20230102', '20240101'), 'validated', 'b', 'of which the last counts'),
+    (('20240101', '2023-01-02'), 'validated', 'a', 'of which the last counts'),
+    (('20240101', '20240101'), 'dubious', 'a', 'and count as dubious'),
+    (('20240101', ''), 'dubious', 'a', 'and count as dubious'),
+    (('02/01/2023', '20240101'), 'dubious', 'a', 'and count as dubious'),
+  ],
+)
+def test_of_two_annotations_the_last_counts(
+  tmp_path, dates, status, taxon, noted
+):
+  rows = [
+    [*own, day]
+    for own, day in zip(annotated('validated', 'a', 'b'), dates, strict=True)
+  ]
+  columns = (*COLUMNS, 'object_annotation_date')
+  found = export(tmp_path, *rows, columns=columns)
+  (item,) = found.objects
+  assert (item.status, item.taxon) == (status, taxon)
+  assert noted in found.notes[0] and len(found.notes) == 1
+
+
 def test_images_that_no_row_names_are_counted(tmp_path):
   files = ['a%20b.png', 'e\u0301.PNG', 'left.jpg', '.hidden.png', 'x.txt']
   found = export(
@@ -310,6 +337,14 @@ def test_words_for_no_value_are_no_taxon_state_or_id(tmp_path, none):
   assert [reason for _, reason in found.skipped] == [
     *('validated without a category', 'no object_id', 'no img_file_name'),
   ]
+
+
+def test_a_column_that_is_there_twice_may_say_the_same(tmp_path):
+  rows = [[*row(n), f'S{n % 4}'] for n in range(2)]
+  assert len(export(tmp_path, *rows, columns=(*COLUMNS, 'sample_id')).objects)
+  rows[1][-1] = 'other'
+  with pytest.raises(InputError, match="'sample_id' is there twice; delete"):
+    export(tmp_path, *rows, columns=(*COLUMNS, 'sample_id'))
 
 
 @pytest.mark.parametrize('rank', ['nan', 'inf', 'first'])
@@ -690,6 +725,24 @@ def test_sides_of_pixels_by_the_units_of_columns_and_cells(
   assert bool(notes) == noted
 
 
+@pytest.mark.parametrize(
+  ('column', 'cell', 'value'),
+  [
+    ('sample_tot_vol', '120,5 m3', 120.5),
+    ('sample_tot_vol', '500 mL', np.nan),  # not 500 m³
+    ('sample_total_volume', '50 L', 50),
+    ('acq_imaged_volume', '0.5_ml', 0.5),
+    ('acq_imaged_volume', '1 m³', np.nan),
+    ('acq_sub_part', '4', 4),
+  ],
+)
+def test_volumes_in_their_own_unit_alone(column, cell, value):
+  found = table.Table('', (column,), (), ((cell,), ('7',)), (2, 3))
+  of, notes = numbers.read(found)
+  np.testing.assert_allclose(of[column], [value, 7], rtol=1e-6)
+  assert bool(notes) == np.isnan(value)
+
+
 def test_several_images_of_one_rank_are_one_object_and_told(tmp_path):
   rows = [row(0), row(0, img_file_name='images/1.png'), row(2)]
   path = str(packing.tree(tmp_path, {'ecotaxa.tsv': tsv(rows), **IMAGES}))
@@ -733,6 +786,8 @@ BARE = slice(len('images/'), None)
     {'l.csv': b'sep=;\r\n' + listing(('file', 'class'), mark=';')},
     {'l.csv': b'# by hand\n' + listing(('path', 'txo.display_name'))},
     {'l.csv': listing(('file', 'taxon'), pick=BARE)},
+    {'l.csv': b'image,path,label,status\n'
+     b'0,images/0.png,Calanoida,new\n1,images/1.png,other<living,\n'},
     {'meta/l.csv': listing(('file', 'taxon'))},
     {'l.csv': listing(('file', 'taxon'), r'C:\my data\{}')},
     {'l.csv': listing(('file', 'taxon'), 'file:///C:/my%20data/{}')},
@@ -768,6 +823,7 @@ def test_a_list_whose_images_lie_in_class_folders(tmp_path):
   [
     (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),
     (b'raw,mask\n0.png,0.tif\n', 'column raw or mask may be meant by img_file'),
+    (b'file,label,xmin\n0.png,a,3\n', 'column xmin gives boxes within images'),
     (b'0.png,a\n1.png,b\n', '0.png, a, names no columns: write filename and'),
     (b'label,count\na,1\n', "'img_file_name' is missing .it has label, count"),
   ],

@@ -10,17 +10,17 @@ from analysis.measures import groups
 from analysis.review import refit
 from analysis.review.choice import View
 from analysis.review.refit import Known, Predicted
-from benchmarks import discovery, labelling
+from benchmarks import discovery, labelling, persons
 from plankton_jax.errors import InputError
 from tests import analysis_runs
 
-EAGER, PATIENT = labelling.DEMANDS
+EAGER, PATIENT = persons.DEMANDS
 
 
 @pytest.fixture
 def careful(monkeypatch):
   """A person who makes no mistakes."""
-  monkeypatch.setattr(labelling, 'MISTAKES', 0.0)
+  monkeypatch.setattr(persons, 'MISTAKES', 0.0)
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def task():
   known = Known(('ant', 'bee'), np.eye(2, 6), np.array([5, 5]), 0.2, np.eye(6))
   found = groups.find(rows.embedding)
   links = refit.link(rows.embedding, found.near)
-  return labelling.Task(rows, rows.embedding, known, found, links)
+  return persons.Task(rows, rows.embedding, known, found, links)
 
 
 def likely(count, names):
@@ -41,10 +41,10 @@ def likely(count, names):
 
 def test_the_line_is_put_where_it_pays_most(careful):
   truth = np.array(['ant'] * 6 + ['bee'] + ['ant'] * 3 + ['bee'] * 4)
-  person = labelling.Person(truth, 0)
+  person = persons.Person(truth, 0)
   view, both = View(np.arange(14), 6, 'ant'), likely(14, ('ant', 'bee'))
   # 6 ants by one key beat 10 images by three (take, name a bee, move the line).
-  found = labelling.best(view, both, person, EAGER)
+  found = persons.best(view, both, person, EAGER)
   assert (found.keys, found.rows.tolist(), found.name) == (
     1,
     [*range(6)],
@@ -53,40 +53,38 @@ def test_the_line_is_put_where_it_pays_most(careful):
   assert not found.named and not found.odd.size
   # From a line at 2 these are two keys, and one more has 4 images to give.
   short = view._replace(line=2)
-  found = labelling.best(short, both, person, EAGER)
+  found = persons.best(short, both, person, EAGER)
   assert (found.keys, found.named) == (3, [(6, 'bee')])
   assert found.rows.tolist() == [*range(6), 7, 8, 9] and not found.odd.size
   # A digit stands for another name; one that is not likely is typed.
-  assert (
-    labelling.best(view._replace(name='bee'), both, person, EAGER).keys == 1
-  )
-  other = labelling.best(
+  assert persons.best(view._replace(name='bee'), both, person, EAGER).keys == 1
+  other = persons.best(
     view._replace(name='bee'), likely(14, ('bee',)), person, EAGER
   )
-  assert other.keys == labelling.TAKE + labelling.NAME and other.name == 'ant'
+  assert other.keys == persons.TAKE + persons.NAME and other.name == 'ant'
   # For less, one decision more takes seven images more.
-  found = labelling.best(view, both, person, PATIENT)
+  found = persons.best(view, both, person, PATIENT)
   assert (found.keys, len(found.rows), len(found.named)) == (4, 9, 1)
   # An odd one for which no digit stands is marked, and has no name yet.
-  found = labelling.best(short, likely(14, ('ant',)), person, EAGER)
+  found = persons.best(short, likely(14, ('ant',)), person, EAGER)
   assert found.odd.tolist() in ([], [6]) and not found.named
 
 
 def test_one_in_twenty_is_left_in(careful):
   truth = np.array(['ant'] * 19 + ['bee', 'ant', 'bee'] + ['ant'] * 18)
   view = View(np.arange(40), 40, 'ant')
-  person = labelling.Person(truth, 0)
-  found = labelling.best(view, likely(40, ('ant', 'bee')), person, EAGER)
+  person = persons.Person(truth, 0)
+  found = persons.best(view, likely(40, ('ant', 'bee')), person, EAGER)
   assert (found.keys, found.rows.tolist()) == (1, [*range(40)])
   truth[5] = 'cow'  # which no digit names: it stays, and a bee is named
-  found = labelling.best(view, likely(40, ('ant', 'bee')), person, EAGER)
+  found = persons.best(view, likely(40, ('ant', 'bee')), person, EAGER)
   assert (found.keys, len(found.rows)) == (2, 39)
   assert found.named in ([(19, 'bee')], [(21, 'bee')])
 
 
-@pytest.mark.parametrize('way', labelling.WAYS)
+@pytest.mark.parametrize('way', persons.WAYS)
 def test_every_way_labels_every_image_rightly(task, careful, way, monkeypatch):
-  monkeypatch.setattr(labelling, 'LEFT', 0.0)
+  monkeypatch.setattr(persons, 'LEFT', 0.0)
   found = labelling.curve(task, way, seed=0)
   assert found.labelled[-1] == found.right[-1] == 100
   assert (np.diff(found.labelled) >= 0).all() and (
@@ -96,29 +94,29 @@ def test_every_way_labels_every_image_rightly(task, careful, way, monkeypatch):
     assert found.keys[-1] < 30
   if way == 'file by file':
     # A key for each image of the two known classes, a name for the others.
-    assert found.keys[-1] == 70 + 30 * labelling.NAME
+    assert found.keys[-1] == 70 + 30 * persons.NAME
 
 
 def test_without_a_class_groups_come_first_all_the_same(task, careful):
   none = Known((), np.zeros((0, 6)), np.zeros(0, int), 0.2, np.eye(6))
   blank = task._replace(known=none)
-  for way in labelling.WAYS:
+  for way in persons.WAYS:
     found = labelling.curve(blank, way, seed=0)
     assert found.labelled[-1] == 100
     if way == 'review':
       assert found.keys[-1] < 40 and found.labelled[1] > 5
     elif way != 'groups once':
-      assert found.keys[-1] == 100 * labelling.NAME  # each is typed
+      assert found.keys[-1] == 100 * persons.NAME  # each is typed
 
 
 def test_where_no_list_pays_images_that_teach_are_named(
   task, careful, monkeypatch
 ):
-  monkeypatch.setattr(labelling, 'DEMANDS', ())
+  monkeypatch.setattr(persons, 'DEMANDS', ())
   found = labelling.curve(task, 'review', seed=0)
   # Five times the list is opened; of cats, the first ones are typed.
-  typed, rest = divmod(found.keys[-1] - 105, labelling.NAME - 1)
-  assert rest == 0 and 1 <= typed < labelling.REFIT
+  typed, rest = divmod(found.keys[-1] - 105, persons.NAME - 1)
+  assert rest == 0 and 1 <= typed < persons.REFIT
   assert np.sum(np.diff(found.labelled) == 0) == 5
 
 
@@ -129,21 +127,21 @@ def test_a_list_passed_over_comes_again_when_it_promises_more(
   seen = []
 
   def sets(state, predicted, embedding):
-    return [labelling.Set('group', 0, 'ant', 40, next(promised))]
+    return [persons.Set('group', 0, 'ant', 40, next(promised))]
 
   def best(view, predicted, person, demand):
     seen.append(demand.least)
-    return labelling.Taken(9, np.zeros(0, int), '', np.zeros(0, int), [])
+    return persons.Taken(9, np.zeros(0, int), '', np.zeros(0, int), [])
 
-  monkeypatch.setattr(labelling.choice, 'sets', sets)
-  monkeypatch.setattr(labelling, 'best', best)
-  list(labelling.review(task, labelling.Person(task.truth, 0)))
+  monkeypatch.setattr(persons.choice, 'sets', sets)
+  monkeypatch.setattr(persons, 'best', best)
+  list(persons.review(task, persons.Person(task.truth, 0)))
   # At 10, then at 11 for less, not at 11.5, and at 12.1.
   assert seen == [2.0, 1.3, 2.0]
 
 
 def test_mistakes_are_as_many_as_said(task, monkeypatch):
-  monkeypatch.setattr(labelling, 'MISTAKES', 0.3)
+  monkeypatch.setattr(persons, 'MISTAKES', 0.3)
   wrong = [
     100 - labelling.curve(task, 'file by file', seed).right[-1]
     for seed in range(20)

@@ -62,7 +62,6 @@ SEARCH = flags.DEFINE_enum(
   'How neighbours are found: exactly, or by an index of FAISS; auto chooses by'
   ' their number.',
 )
-
 TAXA = flags.DEFINE_string(
   'taxa', None, 'A table of taxa: lineage, EcoTaxa and WoRMS numbers.'
 )

@@ -119,12 +119,13 @@ def gather(
     return from_files(images, export)
   assert encoder is not None
   if export:
-    rank = encoder.config['data']['image_rank']
-    return from_objects(encoder, open_source(export, rank), pixel_um)
-  if listed is None:
+    listed = open_source(export, encoder.config['data']['image_rank'])
+  elif listed is None:
     assert images is not None
     listed = folder.scan(images, field='--images').images
-  return from_objects(encoder, listed, pixel_um)
+  found = folders.embed(encoder, listed, pixel_um=pixel_um, desc='predict')
+  picture = originals.reader_of(listed, encoder, found.white)
+  return _of_objects(listed, found.kept, found.rows, found.skipped, picture)
 
 
 def gather_grouped(
@@ -147,25 +148,12 @@ def gather_grouped(
   return new, samples.name_groups(new.rows.id.tolist(), by, new.items)
 
 
-def from_objects(
-  encoder: 'Encoder', objects: Objects, pixel_um: float | None = None
-) -> NewImages:
-  """Embeds the images of a folder or an export; `pixel_um` as in `gather`.
-
-  Raises:
-    InputError: none can be read.
-  """
-  found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
-  picture = originals.reader_of(objects, encoder, found.white)
-  return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
-
-
 def from_files(embeddings: str, path: str | None) -> NewImages:
   """Takes embeddings of anyone's encoder, and the objects that they are of.
 
   Args:
     embeddings: an embedding file, whose labels are not read.
-    path: as `from_source` takes it, if there is more than embeddings. Its
+    path: what `--export` names, if there is more than embeddings. Its
       objects are found by the file's ids: the whole id of a record, such as
       sample/acquisition/object, or the object's own.
 

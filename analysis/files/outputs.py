@@ -60,7 +60,8 @@ def write(
       }
       np.savez(file, **arrays | known)
   else:
-    shards.write_file(path, columns(rows) | known, _header(rows, step))
+    header = {'class_names': list(rows.class_names), 'step': step}
+    shards.write_file(path, columns(rows) | known, header)
   print(
     f'{path}: {len(rows.label):,} embeddings of {rows.embedding.shape[1]}'
     ' dimensions'
@@ -83,10 +84,6 @@ def columns(rows: inputs.Embeddings) -> dict[str, Any]:
     'class': inputs.named(rows.class_names, rows.label).tolist(),
     'embedding': rows.embedding.astype(np.float32),
   }
-
-
-def _header(rows: inputs.Embeddings, step: int) -> dict[str, Any]:
-  return {'class_names': list(rows.class_names), 'step': step}
 
 
 class Part(NamedTuple):

@@ -191,20 +191,18 @@ def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def rows(curve: Curve) -> list[dict[str, Any]]:
   """Lists the curve as a table, a line a size and measure."""
-  lines = []
-  for measure in MEASURES:
+  return [
+    {
+      'features': curve.features,
+      'classifier': curve.classifier,
+      'measure': measure,
+      'training_images': size,
+      'mean': mean,
+      'low': low,
+      'high': high,
+    }
+    for measure in MEASURES
     for size, mean, low, high in zip(
       curve.sizes, *band(curve.scores[measure]), strict=True
-    ):
-      lines.append(
-        {
-          'features': curve.features,
-          'classifier': curve.classifier,
-          'measure': measure,
-          'training_images': size,
-          'mean': mean,
-          'low': low,
-          'high': high,
-        }
-      )
-  return lines
+    )
+  ]

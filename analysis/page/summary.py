@@ -34,10 +34,7 @@ NOVELTY = {
   'unseen_unknown': 'Unseen called unknown',
   'bray_curtis': 'Bray-Curtis of counts',
 }
-CONFUSIONS = {
-  'accuracy': 'Accuracy',
-  'balanced accuracy': 'Balanced accuracy',
-}
+CONFUSIONS = {'accuracy': 'Accuracy', 'balanced accuracy': 'Balanced accuracy'}
 AUDIT = {
   'mostly among others': 'Images mostly among other classes',
   'near-duplicates': 'Pairs of near-duplicates',

@@ -31,11 +31,6 @@ _INIT = nn.initializers.truncated_normal(0.02)
 _LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
 
 
-class _Size(NamedTuple):
-  width: int
-  heads: int
-
-
 class Kind(NamedTuple):
   """Describes the network that a family of published weights is for.
 
@@ -59,7 +54,7 @@ class Kind(NamedTuple):
   expects: Normalisation
 
 
-_SIZES = {'small': _Size(384, 6), 'base': _Size(768, 12)}
+_SIZES = {'small': (384, 6), 'base': (768, 12)}  # width, heads
 _HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 KINDS = {
   'patch16_224': Kind(16, 0, False, False, 1e-6, True, _HALF),
@@ -326,11 +321,11 @@ def make(
   """Builds one of NAMES, which are timm's; `width` and `stem` are ResNets'."""
   del width, stem
   _, size, kind = name.split('_', 2)
-  found = KINDS[kind]
+  found, (features, heads) = KINDS[kind], _SIZES[size]
   return Transformer(
     depth=_DEPTH,
-    width=_SIZES[size].width,
-    heads=_SIZES[size].heads,
+    width=features,
+    heads=heads,
     kind=found,
     dtype=dtype,
     freeze=freeze,

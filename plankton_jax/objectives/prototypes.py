@@ -218,9 +218,7 @@ def _prototypes(
     among = _existing(jnp.searchsorted(classes, label), len(classes))
     return cross_entropy(_centers(chosen), embeddings, batch, among)
 
-  def init(key):
-    return init_prototypes(key, *shape)
-
+  init = lambda key: init_prototypes(key, *shape)
   if sample_prototypes == 1:
     return Objective(init=init, loss=loss)
   return Objective(init=init, loss=sampled_loss, validation_loss=loss)

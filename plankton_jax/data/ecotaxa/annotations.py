@@ -13,9 +13,22 @@ UNCLASSIFIED = 'unclassified'
 _ORDER = ('validated', 'dubious', 'predicted')
 
 
+# An object's fields that say what it is.
+_ANNOTATION = (
+  *('status', 'taxon', 'lineage', 'category_id', 'person'),
+  *('annotation_date', 'annotation_time'),
+)
+# How objects are settled of which two taxa of one state are named.
+_LAST = 'of which the last counts'
+_DOUBTED = 'and count as dubious, or unclassified if only predicted'
+# Characters that nobody sees: soft hyphens, marks of width, order or direction.
+_UNSEEN = dict.fromkeys(map(ord, '\xad\u200b\u200e\u200f\u2060\ufeff'))
+
+
 def tidy(name: str) -> str:
   """Writes a taxon in one way: composed characters, single blanks."""
-  return ' '.join(unicodedata.normalize('NFC', name).split())
+  seen = unicodedata.normalize('NFC', name).translate(_UNSEEN)
+  return ' '.join(seen.split())
 
 
 class Annotated(NamedTuple):
@@ -66,50 +79,54 @@ def settle(
   """Settles the annotation of objects by all that their rows say.
 
   The state that counts most wins: validated, dubious, predicted. Where it names
-  two taxa nobody can tell which is right: the object becomes dubious, or
-  unclassified if only predictions differ.
+  two taxa the last wins, if all rows say when they were annotated. Else nobody
+  can tell which is right: the object becomes dubious, or unclassified if only
+  predictions differ.
 
   Args:
     items: all objects.
     said: id -> what each row says, of objects that they annotate differently.
 
   Returns:
-    The objects, and a note on those of which two taxa of one state are named.
+    The objects, and notes on those of which two taxa of one state are named.
   """
   by_id = {item.id: item for item in items}
-  contrary = []
+  found: dict[str, list[str]] = {}
   for id, rows in said.items():
-    by_id[id], differs = _settled(by_id[id], rows)
-    if differs:
-      taxa = ', '.join(sorted({row.taxon for row in rows} - {''}))
-      contrary.append(f'{id} ({taxa})')
-  notes = [
-    f'{len(contrary):,} objects are annotated as different taxa, and count as'
-    f' dubious, or unclassified if only predicted: {", ".join(contrary[:3])}'
+    by_id[id], how = _settled(by_id[id], rows)
+    taxa = ', '.join(sorted({row.taxon for row in rows} - {''}))
+    found.setdefault(how, []).append(f'{id} ({taxa})')
+  return list(by_id.values()), [
+    f'{len(found[how]):,} objects are annotated as different taxa, {how}:'
+    f' {", ".join(found[how][:3])}'
+    for how in (_LAST, _DOUBTED)
+    if how in found
   ]
-  return list(by_id.values()), notes if contrary else []
 
 
-def _settled(item: Object, said: Sequence[Object]) -> tuple[Object, bool]:
-  """Settles one object; tells whether two taxa of one state are named."""
+def _settled(item: Object, said: Sequence[Object]) -> tuple[Object, str]:
+  """Settles one object; says how, if two taxa of one state are named."""
   states = [state for state in _ORDER if any(o.status == state for o in said)]
   if not states:
-    return item, False
+    return item, ''
   best = [other for other in said if other.status == states[0]]
-  first = best[0]
-  item = item._replace(
-    status=first.status,
-    taxon=first.taxon,
-    lineage=first.lineage,
-    category_id=first.category_id,
-    person=first.person,
-  )
+  how = _LAST if len({other.taxon for other in best}) > 1 else ''
+  if how and all(map(_annotated, best)):
+    last = max(map(_annotated, best))
+    best = [other for other in best if _annotated(other) == last]
+  item = item._replace(**{n: getattr(best[0], n) for n in _ANNOTATION})
   if len({other.taxon for other in best}) == 1:
-    return item, False
+    return item, how
   if states[0] == 'predicted':
-    empty = {'taxon': '', 'lineage': '', 'category_id': '', 'person': ''}
-    return item._replace(status=UNCLASSIFIED, **empty), True
-  return item._replace(status='dubious'), True
+    item = item._replace(**dict.fromkeys(_ANNOTATION, ''))
+    return item._replace(status=UNCLASSIFIED), _DOUBTED
+  return item._replace(status='dubious'), _DOUBTED
+
+
+def _annotated(item: Object) -> str:
+  """Says when an object was annotated, by ISO 8601; '' if it is not clear."""
+  date, time = item.annotation_date, item.annotation_time
+  return item._replace(date=date, time=time).moment
 
 
 def by_parent(items: Sequence[Object]) -> tuple[tuple[Object, ...], list[str]]:

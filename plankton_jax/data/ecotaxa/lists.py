@@ -24,21 +24,24 @@ _NAMES = {
     *('label', 'class', 'class_name', 'classname', 'label_name', 'category'),
     *('taxon', 'taxa', 'taxon_name', 'species', 'scientific_name'),
     *('scientificname', 'annotation', 'identification', 'display_name'),
-    'txo_display_name',
+    *('txo_display_name', 'espèce', 'espece', 'especie', 'classe', 'klasse'),
   ),
-  'object_annotation_status': ('status', 'classif_qual', 'obj_classif_qual'),
+  'object_annotation_status': ('classif_qual', 'obj_classif_qual'),
   'object_annotation_hierarchy': ('lineage', 'hierarchy'),
   'object_id': ('orig_id', 'obj_orig_id', 'objid', 'obj_objid'),
   'sample_id': ('sample', 'sampleid', 'sample_name', 'sam_orig_id'),
   'acq_id': ('acquisition', 'acquisition_id', 'acq_orig_id'),
 }
+# Columns of boxes, by the names of any of their edges.
+_BOXES = frozenset(('bbox', 'bounding_box', 'xmin', 'x_min', 'bbox_x', 'x1'))
 _HEADERS = frozenset(name for names in _NAMES.values() for name in names)
+_START = 2**16  # bytes in which a header is looked for
 TRIED = 50  # images of a list whose folder is looked for
 
 
 def parse(data: bytes, place: str) -> Table:
   """Reads a list of images, or EcoTaxa's own table, as `table.parse` does."""
-  _, _, known = table.open_text(data, table.NEEDED)
+  _, _, known = table.open_text(data[:_START], table.NEEDED)
   return table.parse(data, place, table.NEEDED if known else _HEADERS)
 
 
@@ -70,9 +73,10 @@ def renamed(found: Table) -> tuple[Table, list[str]]:
   for name in _NAMES:
     if name in columns:
       continue
-    places = _columns(found, name) or (
-      _of_images(found) if name == _IMAGE else []
-    )
+    places = _columns(found, name)
+    if name == _IMAGE and len(places) != 1:
+      held = _of_images(found)
+      places = [place for place in places if place in held] or held or places
     if len(places) > 1 and name in (_IMAGE, _TAXON):
       meant = ' or '.join(one_line(found.columns[place]) for place in places)
       raise InputError(
@@ -84,6 +88,11 @@ def renamed(found: Table) -> tuple[Table, list[str]]:
       notes.append(f'{one_line(found.columns[places[0]])} as {name}')
   if _IMAGE not in columns:
     return found, []
+  if boxes := _BOXES.intersection(map(_fold, columns)):
+    raise InputError(
+      f'{found.place}: column {min(boxes)} gives boxes within images: cut them'
+      ' out, an image each, and list these'
+    )
   found = found._replace(columns=tuple(columns))
   if 'object_id' not in columns:
     notes.append(f'{_IMAGE} as object_id')

@@ -17,16 +17,19 @@ _UNITS = {'mm': 1000.0, 'nm': 0.001}  # in micrometres; all others are these
 _PIXEL = re.compile(rf'(?:acq|process)_(?:\w+_)?pixel(?:_size|_side)?_{_UNIT}')
 _PER_UNIT = re.compile(rf'(?:acq|process)_(?:\w+_)?pixels?_per_{_UNIT}')
 _IN_CELL = re.compile(rf'\s*{_UNIT}(?:\s*/\s*(?:pixels?|px))?$')
-# Columns that tell how much water an object stands for; analysis.counts
-# computes with them.
-_VOLUMES = (
-  *('acq_sub_part', 'sample_tot_vol'),  # ZooScan
-  *('acq_fluid_volume_imaged', 'sample_conc_vol_ml'),  # FlowCam
-  'sample_initial_col_vol_m3',
-  *('acq_imaged_volume', 'sample_concentrated_sample_volume'),  # PlanktoScope
-  *('sample_total_volume', 'sample_dilution_factor'),
-)
-_MILLILITRES = re.compile(r'[\s_]*ml$', re.IGNORECASE)  # a unit in the cell
+# Columns that tell how much water an object stands for, and the unit that a
+# cell may repeat; analysis.counts computes with them.
+_VOLUMES = {
+  'acq_sub_part': '',  # ZooScan
+  'sample_tot_vol': 'm3|m³',
+  'acq_fluid_volume_imaged': 'ml',  # FlowCam
+  'sample_conc_vol_ml': 'ml',
+  'sample_initial_col_vol_m3': 'm3|m³',
+  'acq_imaged_volume': 'ml',  # PlanktoScope
+  'sample_concentrated_sample_volume': 'ml',
+  'sample_total_volume': 'l|litres?|liters?',
+  'sample_dilution_factor': '',
+}
 _LEAST_UM = 0.2  # a smaller pixel is given in millimetres
 
 # One decimal comma. In front of just three digits it may part thousands.
@@ -73,8 +76,9 @@ def read(found: Table) -> Numbers:
   for name in dict.fromkeys(found.columns):
     if name.startswith('object_') and rules.is_free(name):
       add(name, found.column(name), text=kinds.get(name) != '[f]')
-  for name in _VOLUMES:
-    add(name, [_MILLILITRES.sub('', cell) for cell in found.column(name)])
+  for name, unit in _VOLUMES.items():
+    own = re.compile(rf'(?<=\d)[\s_]*(?:{unit})$', re.IGNORECASE)
+    add(name, [own.sub('', cell) for cell in found.column(name)])
   for name in dict.fromkeys((*_PIXELS, *found.columns)):
     if name not in _PIXELS and not _unit_of(name):
       continue

@@ -18,8 +18,9 @@ from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError, shorten_list
 
-# EcoTaxa's own letters of the states, as its database has them.
+# EcoTaxa's own letters of the states, as its database has them; n of none.
 _LETTERS = {state[0]: state for state in table.STATES}
+_LETTERS['n'] = annotations.UNCLASSIFIED
 
 # Match the ids of one sample, or of one acquisition of a sample; an object
 # without either is a group of its own.
@@ -42,6 +43,8 @@ _COLUMNS = {
   'depth_min': ('object_depth_min',),
   'depth_max': ('object_depth_max',),
   'person': ('object_annotation_person_name',),
+  'annotation_date': ('object_annotation_date',),
+  'annotation_time': ('object_annotation_time',),
 }
 _IMAGE = 'img_file_name'
 _TAXA = ('taxon', 'lineage')

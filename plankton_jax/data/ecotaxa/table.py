@@ -25,6 +25,7 @@ _MISTAKEN = {
   b'PK\3\4': 'an Excel workbook or a zip archive',
   b'\xd0\xcf\x11\xe0': 'an Excel workbook',
   b'%PDF': 'a PDF file',
+  b'\x1f\x8b': 'packed by gzip',
 }
 # Columns without which a table is not EcoTaxa's.
 NEEDED = frozenset(('object_id', 'img_file_name'))
@@ -64,9 +65,10 @@ class Table(NamedTuple):
         )
 
   def require_once(self, *names: str) -> None:
-    """Raises InputError if one of the columns is there twice."""
+    """Raises InputError if one of the columns is there twice, and differs."""
     for name in names:
-      if self.columns.count(name) > 1:
+      own = [at for at, column in enumerate(self.columns) if column == name]
+      if len({tuple(row[at] for row in self.rows) for at in own}) > 1:
         raise InputError(
           f'{self.place}: column {name!r} is there twice; delete one'
         )
@@ -206,7 +208,7 @@ def _mistake(data: bytes, first: str) -> str:
     return '; it is empty'
   if kind := kind_of(data):
     return f'; it is {kind}: {remedy}'
-  if first.lstrip().lower().startswith(('<!doctype', '<html')):
+  if first.lstrip().lower().startswith(('<!doctype', '<html', '<table')):
     return '; it is a web page: download the table again, logged in'
   return ''
 

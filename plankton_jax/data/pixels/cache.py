@@ -69,11 +69,7 @@ def build(
     offset = np.lib.format.open_memmap(pixels, 'w+', np.uint8, shape).offset
     # Processes write the pixels themselves: sending them by pipes costs more.
     decode = functools.partial(
-      _decode,
-      records,
-      file=pixels,
-      offset=offset,
-      settings=settings,
+      _decode, records, file=pixels, offset=offset, settings=settings
     )
     rows = range(len(records))
     for part in workers.in_parts(decode, rows, desc='decode', processes=True):

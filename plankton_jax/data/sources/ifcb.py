@@ -82,7 +82,11 @@ class Region(NamedTuple):
   offset: int  # bytes in the .roi
 
 
-Open = Callable[[], BinaryIO]  # raises OSError, or ValueError with the reason
+class File(NamedTuple):
+  """A file of a bin; both raise OSError, or ValueError with the reason."""
+
+  open: Callable[[], BinaryIO]
+  size: Callable[[], int]  # bytes, without reading them
 
 
 class Bin(NamedTuple):
@@ -90,18 +94,13 @@ class Bin(NamedTuple):
 
   name: str
   place: str  # relative, without ending
-  files: Mapping[str, Open]  # by their endings in lower case
+  files: Mapping[str, File]  # by their endings in lower case
 
-  def open(self, ending: str) -> BinaryIO:
-    """Opens one of its files.
-
-    Raises:
-      OSError: it is missing, or cannot be read.
-      ValueError: it is damaged in an archive, and how.
-    """
+  def file(self, ending: str) -> File:
+    """Finds one of its files; raises OSError if it is missing."""
     if ending not in self.files:
       raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return self.files[ending]()
+    return self.files[ending]
 
 
 class Cell(NamedTuple):
@@ -145,7 +144,7 @@ def find(place: Path) -> Objects | None:
   None if there is no bin.
   """
   every = dict(_files(place))
-  parts: dict[str, dict[str, Open]] = collections.defaultdict(dict)
+  parts: dict[str, dict[str, File]] = collections.defaultdict(dict)
   skipped: list[tuple[str, str]] = []
   for name in sorted(every):  # .ADC before .adc, which counts
     file = PurePosixPath(name)
@@ -212,7 +211,7 @@ def pixels(cell: Cell) -> np.ndarray:
     raise ValueError(f'{width} x {height} px of two regions: too large')
   image = np.zeros((height, width), np.uint8)
   known = np.zeros((height, width), bool)
-  with cell.bin.open('.roi') as file:
+  with cell.bin.file('.roi').open() as file:
     end = file.seek(0, os.SEEK_END)
     for region in cell.regions:
       area = region.width * region.height
@@ -326,9 +325,8 @@ def _beyond(bin: Bin, regions: Sequence[Region]) -> int:
   Offsets of the first generation may begin at 1, and leave a byte.
   """
   try:
-    with bin.open('.roi') as file:
-      size = file.seek(0, os.SEEK_END)
-  except (OSError, ValueError):  # It is named when its cells are read.
+    size = bin.file('.roi').size()
+  except OSError:  # It is named when its cells are read.
     return 0
   ends = (region.offset + region.width * region.height for region in regions)
   left = size - max(ends, default=0)
@@ -365,11 +363,11 @@ def _format(bin: str) -> _Format:
 
 
 def _text(bin: Bin, ending: str) -> str:
-  with bin.open(ending) as file:
+  with bin.file(ending).open() as file:
     return files.decode_text(file.read())
 
 
-def _files(place: Path) -> Iterator[tuple[str, Open]]:
+def _files(place: Path) -> Iterator[tuple[str, File]]:
   """Yields (name below the place, function that opens it) of every file.
 
   Those of zip archives follow, as of folders of the archives' names; beside a
@@ -385,17 +383,17 @@ def _files(place: Path) -> Iterator[tuple[str, Open]]:
     every = sorted(root.glob(f'{glob.escape(place.stem)}.*'))
   for file in every:
     name = file.relative_to(root).as_posix()
-    yield name, _opener(file)
+    yield name, _in_folder(file)
     if file.suffix.lower() == '.zip' and file.is_file():
-      for inner, opened in _archived(file).items():
-        yield f'{name}/{inner}', opened
+      for inner, packed in _archived(file).items():
+        yield f'{name}/{inner}', packed
 
 
-def _opener(file: Path) -> Open:
-  return lambda: file.open('rb')
+def _in_folder(file: Path) -> File:
+  return File(lambda: file.open('rb'), lambda: file.stat().st_size)
 
 
-def _archived(path: Path) -> dict[str, Open]:
+def _archived(path: Path) -> dict[str, File]:
   """Lists the files of a zip archive of bins; {} if it is none, or damaged.
 
   The last two files read are kept, so that a .roi is unpacked once for all of
@@ -426,8 +424,12 @@ def _archived(path: Path) -> dict[str, Open]:
     with lock:
       return io.BytesIO(unpack(name))
 
+  def packed(name: str) -> File:
+    opening = functools.partial(opened, name)
+    return File(opening, lambda: inside[name].file_size)
+
   return {
-    name: functools.partial(opened, name)
+    name: packed(name)
     for name in inside
     if not files.is_clutter(name.split('/'))
   }

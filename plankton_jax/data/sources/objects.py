@@ -46,6 +46,8 @@ class Object(NamedTuple):
   depth_min: str = ''  # m
   depth_max: str = ''
   person: str = ''  # who annotated it
+  annotation_date: str = ''  # and when, as date and time
+  annotation_time: str = ''
 
   @property
   def id(self) -> str:
