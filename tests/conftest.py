@@ -28,8 +28,9 @@ gc.set_threshold(50_000, 20, 50)
 
 # The files of tests that take longest, in that order.
 LONGEST = (
-  'commands', 'processes', 'end_to_end', 'sharding', 'accelerator', 'wheel',
-  'faults', 'export', 'pretrained',
+  'commands', 'end_to_end', 'sharding', 'accelerator', 'processes', 'wheel',
+  'faults', 'export', 'pretrained', 'transfer', 'whitening', 'sizes',
+  'starting_encoder', 'undefined_validation', 'step',
 )  # fmt: skip
 
 

@@ -69,6 +69,9 @@ def _run_without_packages(script):
 
 def test_training_and_retrieval_need_few_packages():
   done = _run_without_packages("""
+try: import tqdm
+except ModuleNotFoundError: pass
+else: raise AssertionError('tqdm is not hidden')
 import numpy as np
 import plankton_jax.augment, plankton_jax.distances, plankton_jax.mining
 import plankton_jax.nn.encoders, plankton_jax.objectives
@@ -80,11 +83,6 @@ found = retrieval.evaluate(np.eye(4, dtype=np.float32), np.arange(4) % 2)
 assert found['queries'] == 4
 """)
   assert done.returncode == 0, done.stderr
-
-
-def test_blocked_packages_are_blocked():
-  done = _run_without_packages('import tqdm')
-  assert 'No module named' in done.stderr
 
 
 def test_settings_are_those_of_the_config():

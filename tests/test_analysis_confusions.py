@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import numpy as np
@@ -214,3 +215,18 @@ def test_signs_that_no_font_has_are_not_warned_of(recwarn):
   ax.set_title('\N{SHRIMP}')
   result.render(Drawing(lambda: figure, []))
   assert not [str(w.message) for w in recwarn if 'Glyph' in str(w.message)]
+
+
+@pytest.mark.parametrize('layout', ['constrained', None])
+def test_figures_are_laid_out_as_savefig_does(layout):
+  def draw():
+    figure, ax = style.plt.subplots(figsize=(4, 3), layout=layout)
+    ax.set(title='title', ylabel='a label', xticks=[0, 1])
+    ax.text(1.2, 0.5, 'outside of the axes')
+    return figure
+
+  found = result.render(Drawing(draw, []))
+  held = io.BytesIO()
+  draw().savefig(held, format='png', bbox_inches='tight')
+  style.plt.close('all')
+  assert found.png == held.getvalue()

@@ -1,7 +1,5 @@
 import functools
 import os
-import subprocess
-import sys
 
 import chex
 import jax
@@ -22,7 +20,7 @@ from tests import tiny_encoder
 SCRIPT = """
 import sys
 import jax, numpy as np
-import test_encoder
+from tests import test_encoder
 
 assert jax.local_device_count() == 4
 encoder = test_encoder.fresh()
@@ -72,25 +70,16 @@ def images(count):
   return rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
 
 
-def test_four_devices_embed_as_one_does(tmp_path):
+def test_four_devices_embed_as_one_does(tmp_path, python):
   count = 128 + 5
   here = fresh().embed(images(count))
   chex.assert_shape(here, (count, 6))
   chex.assert_tree_all_finite(here)
   file = tmp_path / 'embedded.npy'
-  flags = os.environ.get('XLA_FLAGS', '')
-  run = subprocess.run(
-    [sys.executable, '-c', SCRIPT, str(file), str(count)],
-    env={
-      **os.environ,
-      'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count=4',
-      'JAX_PLATFORMS': 'cpu',
-      'PYTHONPATH': os.pathsep.join(['.', 'tests']),
-    },
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  four = ' --xla_force_host_platform_device_count=4'
+  flags = os.environ.get('XLA_FLAGS', '') + four
+  env = {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
+  run = python('-c', SCRIPT, file, count, **env)
   assert run.returncode == 0, run.stderr
   # Another image's embedding differs by far more than the tolerance.
   assert np.abs(here[:-1] - here[1:]).max(axis=1).min() > 1e-4

@@ -89,7 +89,7 @@ def test_graph_holds_the_neighbours_of_duplicates_too():
     row = graph[i]
     want = np.sort(np.linalg.norm(points - points[i], axis=1))
     np.testing.assert_allclose(np.sort(row.data)[:15], want[:15], atol=1e-7)
-    assert row[0, i] == 0.0 and i in row.indices
+    assert graph[i, i] == 0.0 and i in row.indices
     for j, distance in zip(row.indices, row.data, strict=True):
       want = np.linalg.norm(points[i] - points[j])
       np.testing.assert_allclose(distance, want, atol=1e-7)

@@ -1,19 +1,25 @@
 """Records without TensorFlow: what goes in comes out; prepared TFDS sets."""
 
 import contextlib
+import importlib.util
 import io
+import pathlib
 import pickle
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from plankton_jax.data import records
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import source
 from plankton_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pixels(value):
@@ -197,3 +203,28 @@ assert len(records.read(Path({str(tmp_path / 'set')!r}))) == len(
 assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules
 """
   subprocess.run([sys.executable, '-c', program], check=True, timeout=60)
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('apache_beam') is None, reason='needs apache-beam'
+)
+@pytest.mark.filterwarnings('default')  # it keeps protobuf at an older release
+def test_the_page_prepares_images_by_beam(tmp_path):
+  for i in range(6):
+    path = tmp_path / 'FOLDER' / 'ab'[i % 2] / f'{i}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(i)).save(path)
+  page = (ROOT / 'docs/scale.md').read_text()
+  (example,) = re.findall(
+    r'^```python\n(import pathlib\n\nimport apache_beam.*?)^```$',
+    page,
+    re.M | re.S,
+  )
+  (tmp_path / 'plankton.py').write_text(example)
+  subprocess.run([sys.executable, 'plankton.py'], cwd=tmp_path, check=True)
+  builder = records.prepared('plankton', str(tmp_path / 'DATA'))
+  assert records.class_names(builder) == ('a', 'b')
+  for one in records.Records(builder):
+    assert one.image == (tmp_path / 'FOLDER' / one.id).read_bytes()
+    assert 'ab'[one.label] == one.id[0]
+  assert records.count(builder) == 6

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pytest
 
+from analysis.files.taxa import Taxa, Taxon
 from tests import review_images
 from tests import test_report_browser as browsers
 
@@ -184,14 +185,22 @@ def test_a_person_takes_marks_names_grows_and_undoes(browser, review, tmp_path):
 
 def test_a_draw_is_confirmed_and_corrected_one_by_one(browser, tmp_path):
   draw = np.array([40, 7, 22, 13])
-  review = review_images.session(
-    tmp_path, review_images.make(60)._replace(drawn=draw)
-  )
+  known = Taxa({'ant': Taxon(('living', 'ant'))})
+  images = review_images.make(60)._replace(drawn=draw, taxa=known)
+  review = review_images.session(tmp_path, images)
   with served(review, tmp_path) as address:
     start(browser, address)
     assert browser.find_element('id', 'heading').text == 'As they were drawn'
     rows = browser.execute_script('return Array.from(view.rows)')
     assert rows == draw.tolist()
+    names = browser.execute_script(
+      'return Object.fromEntries('
+      "[...byId('names').options].map((one) => [one.value, one.label]))"
+    )
+    assert names.keys() == {
+      'ant', 'bee', 'living', 'unknown', 'artefact', 'not living',
+    }  # fmt: skip
+    assert (names['ant'], names['bee']) == ('living > ant', '')
     wait(browser, 'nearest.length === 2')
     first = browser.execute_script('return nearest[0]')
     press(browser, '1')  # confirmed; the next one is in focus
@@ -204,6 +213,7 @@ def test_a_draw_is_confirmed_and_corrected_one_by_one(browser, tmp_path):
     state = review.state()
     names = [state.names[label] for label in state.label[draw]]
     assert names == [first, 'not living', 'salp', 'unknown']
+    assert state.decisions == 4
     browser.find_element('id', 'drawn').click()
     press(browser)
     assert browser.execute_script('return view.rows.length') == 0

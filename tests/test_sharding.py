@@ -1,8 +1,5 @@
 import os
-import pathlib
 import socket
-import subprocess
-import sys
 from typing import NamedTuple
 
 import jax
@@ -10,8 +7,6 @@ import numpy as np
 import pytest
 
 from plankton_jax.train import sharding, store
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 class _Device(NamedTuple):
@@ -44,39 +39,27 @@ def test_one_device_needs_no_mesh():
   assert sharding.make_mesh(13) is None
 
 
-def _started(script, devices, *given):
-  """Starts a script of the tests on so many virtual devices."""
-  return subprocess.Popen(
-    [sys.executable, script, *given],
-    cwd=ROOT,
-    env={
-      **os.environ,
-      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]}'
-      f' --xla_force_host_platform_device_count={devices}',
-      'JAX_PLATFORMS': 'cpu',
-      'PYTHONPATH': '.',
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+def _devices(count):
+  """Variables by which a process has so many virtual devices."""
+  flag = f' --xla_force_host_platform_device_count={count}'
+  return {'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag, 'JAX_PLATFORMS': 'cpu'}
 
 
-def test_eight_devices_compute_what_one_does():
-  run = _started('tests/many_devices.py', 8)
+def test_eight_devices_compute_what_one_does(start_python):
+  run = start_python('tests/many_devices.py', **_devices(8))
   said, errors = run.communicate()
   assert run.returncode == 0, errors
   assert said.count('differ by') == 11, said
   assert 'batch.size=13 is not a multiple of the 8 devices' in said
 
 
-def test_two_processes_split_prototypes_and_one_goes_on(tmp_path):
+def test_two_processes_split_prototypes_and_one_goes_on(tmp_path, start_python):
   """Each holds half of them; a single process takes up what both have saved."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
   both = [
-    _started('tests/many_processes.py', 1, f'{port}', f'{i}', f'{tmp_path}')
+    start_python('tests/many_processes.py', port, i, tmp_path, **_devices(1))
     for i in range(2)
   ]
   for process in both:

@@ -245,7 +245,9 @@ def test_a_workdir_may_hold_shards(tmp_path):
 def test_the_page_hands_shards_over_to_lancedb(tmp_path):
   write(tmp_path / 'new.parquet', [])
   page = (ROOT / 'docs/scale.md').read_text()
-  (example,) = re.findall(r'^```python\n(.*?)^```$', page, re.M | re.S)
+  (example,) = re.findall(
+    r'^```python\n(import lancedb\n.*?)^```$', page, re.M | re.S
+  )
   run = subprocess.run(
     [sys.executable, '-c', example],
     cwd=tmp_path,

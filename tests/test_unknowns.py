@@ -214,16 +214,15 @@ def test_dissimilarity_matches_counts():
   assert openset.dissimilarity(np.array([0, 1]), np.array([1, 0]), 2) == 0.0
 
 
-def test_best_acceptance_is_that_of_the_smallest_dissimilarity():
+def test_best_acceptance_is_that_of_the_smallest_dissimilarity(monkeypatch):
   rng = np.random.default_rng(1)
   val = rng.normal(size=60)
   true = np.repeat([0, 1, 2], [40, 30, 25])
   nearest = np.where(true == 2, rng.integers(0, 2, 95), true)
   distance = rng.normal(size=95) + 1.5 * (true == 2)
   shares = (0.5, 0.7, 0.9, 0.95, 0.99)  # 60 images have no threshold at 0.99
-  found = openset.best_acceptance(
-    true, nearest, distance, val, unknown=2, shares=shares
-  )
+  monkeypatch.setattr(openset, 'SHARES', shares)
+  found = openset.best_acceptance(true, nearest, distance, val, unknown=2)
 
   def measure(share, rows):
     limit = threshold(val, share)
@@ -240,9 +239,6 @@ def test_best_acceptance_is_that_of_the_smallest_dissimilarity():
     )
     apart.append(measure(chosen, slice(start, None, 2)))
   assert found.dissimilarity == pytest.approx(np.mean(apart))
-  assert (
-    openset.best_acceptance(
-      true, nearest, distance, val[:1], unknown=2, shares=(0.9,)
-    )
-    is None
-  )
+  monkeypatch.setattr(openset, 'SHARES', (0.9,))
+  few = openset.best_acceptance(true, nearest, distance, val[:1], unknown=2)
+  assert few is None

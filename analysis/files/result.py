@@ -123,16 +123,22 @@ def render(drawing: Drawing) -> Picture:
   if note:
     figure.text(0.01, -0.01, note, fontsize=6, color='0.4', va='top')
   found = {}
-  for ending, metadata in (('png', {}), ('svg', {'Date': None})):
-    held = io.BytesIO()
-    with warnings.catch_warnings():
-      # Names may hold signs that no font has: a box is drawn for each.
-      warnings.filterwarnings('ignore', 'Glyph .* missing from font')
-      figure.savefig(
-        held, format=ending, bbox_inches='tight', metadata=metadata
-      )
-    figure.set_layout_engine('none')  # the first format's stays
-    found[ending] = held.getvalue()
+  with warnings.catch_warnings():
+    # Names may hold signs that no font has: a box is drawn for each.
+    warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+    # The layout and its bounds once for both formats: savefig would draw the
+    # figure anew to find those of each.
+    figure.set_dpi(pyplot.rcParams['savefig.dpi'])
+    if (engine := figure.get_layout_engine()) is not None:
+      engine.execute(figure)
+      figure.set_layout_engine(None)
+    bounds = figure.get_tightbbox().padded(
+      pyplot.rcParams['savefig.pad_inches']
+    )
+    for ending, metadata in (('png', {}), ('svg', {'Date': None})):
+      held = io.BytesIO()
+      figure.savefig(held, format=ending, bbox_inches=bounds, metadata=metadata)
+      found[ending] = held.getvalue()
   pyplot.close(figure)
   return Picture(**found)
 

@@ -12,7 +12,7 @@ class alone, or drawn towards the common one, found fewer of the unseen
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -216,12 +216,12 @@ def best_acceptance(
   val: np.ndarray,
   *,
   unknown: int,
-  shares: Sequence[float] = SHARES,
 ) -> Best | None:
   """Chooses the acceptance at which counts of classes are nearest the truth.
 
-  It is chosen on all images; its dissimilarity is the mean over halves, of the
-  acceptance that the other half chooses. Of equal ones the largest is taken.
+  It is one of SHARES for which `val` is large enough, of equal ones the
+  largest. It is chosen on all images; its dissimilarity is the mean over
+  halves, of the acceptance that the other half chooses.
 
   Args:
     true: [N] classes 0 ... unknown.
@@ -229,12 +229,11 @@ def best_acceptance(
     distance: [N].
     val: [V] distances of validation images, which set thresholds.
     unknown: the class of images beyond the threshold; the last.
-    shares: to choose from; those that `val` is too small for are left out.
 
   Returns:
     None if there are fewer than two images or no share has a threshold.
   """
-  limits = np.array([threshold(val, share) for share in shares])
+  limits = np.array([threshold(val, share) for share in SHARES])
   able = np.flatnonzero(np.isfinite(limits))[::-1]
   if len(true) < 2 or not able.size:
     return None
@@ -247,4 +246,4 @@ def best_acceptance(
   halves = [by_share(slice(start, None, 2)) for start in (0, 1)]
   apart = [one[np.argmin(other)] for one, other in (halves, reversed(halves))]
   place = np.argmin(by_share(slice(None)))
-  return Best(float(shares[able[place]]), float(np.mean(apart)))
+  return Best(float(SHARES[able[place]]), float(np.mean(apart)))

@@ -3,18 +3,16 @@
 import contextlib
 import importlib
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from analysis.files import inputs
 from analysis.files.inputs import Embeddings, Source
 from analysis.measures import classes
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
-
-if TYPE_CHECKING:
-  from scipy import sparse
 
 METHODS = ('umap', 'pca')
 
@@ -111,6 +109,26 @@ def project(splits: dict[str, Embeddings], method: str) -> Plane:
   return Plane({split: xy[split] for split in splits}, f'{label} {how}')
 
 
+class _Row(NamedTuple):
+  """A row of a sparse matrix."""
+
+  data: np.ndarray
+  indices: np.ndarray
+
+
+class _Graph(sparse.csr_matrix):
+  """A matrix of neighbours whose rows are taken quickly.
+
+  UMAP takes each of them two or three times, for seconds in all.
+  """
+
+  def __getitem__(self, key: Any) -> Any:
+    if not isinstance(key, int):
+      return super().__getitem__(key)
+    own = slice(self.indptr[key], self.indptr[key + 1])
+    return _Row(self.data[own], self.indices[own])
+
+
 def _pca(fitted: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
   """Projects on the two widest directions; a missing one gives zeros."""
   centre = fitted.mean(axis=0, dtype=np.float64)
@@ -162,24 +180,20 @@ def _keep_compiled() -> None:
         loop.enable_caching()
 
 
-def _graph(rows: np.ndarray, fitted: np.ndarray) -> 'sparse.csr_matrix':
+def _graph(rows: np.ndarray, fitted: np.ndarray) -> _Graph:
   """Builds the graph [M, N] of each row's neighbours among those fitted."""
-  from scipy import sparse
-
   distance, to = search.nearest(rows, fitted, NEIGHBOURS)
   starts = np.arange(0, distance.size + 1, NEIGHBOURS)
-  return sparse.csr_matrix(
+  return _Graph(
     (distance.ravel(), to.ravel(), starts), shape=(len(rows), len(fitted))
   )
 
 
-def _own_graph(rows: np.ndarray) -> 'sparse.csr_matrix':
+def _own_graph(rows: np.ndarray) -> _Graph:
   """Builds the symmetric graph [N, N] of all rows' neighbours for UMAP.
 
   Distances of zero, of a row to itself and between duplicates, are entries too.
   """
-  from scipy import sparse
-
   distance, to = search.nearest(rows, None, NEIGHBOURS - 1)
   count = len(to)
   own = np.arange(count)
@@ -190,4 +204,4 @@ def _own_graph(rows: np.ndarray) -> 'sparse.csr_matrix':
   distance = distance.ravel()[first]
   values = np.concatenate([distance, distance, np.zeros(count)])
   at = np.concatenate([low, high, own]), np.concatenate([high, low, own])
-  return sparse.csr_matrix((values, at), shape=(count, count))
+  return _Graph((values, at), shape=(count, count))

@@ -187,5 +187,7 @@ def silhouettes(
 
   if not 2 <= len(np.unique(labels)) < len(labels):
     return np.empty(0), labels[:0]
+  # Of float32 rows, scikit-learn makes float64 ones for each tile.
+  rows = embeddings.astype(np.float64)
   with sklearn.config_context(working_memory=128):  # MiB
-    return metrics.silhouette_samples(embeddings, labels), labels
+    return metrics.silhouette_samples(rows, labels), labels

@@ -43,25 +43,17 @@ def coordinates(rows: Iterable[Row]) -> dict[str, np.ndarray]:
 
 def place(source: Source, xy: np.ndarray) -> Points:
   """Places a source's points [N, 2], with their neighbours among them."""
-  splits = planes.shown(source)
-  embedding = np.concatenate([rows.embedding for rows in splits.values()])
+  every = inputs.together(source.name, planes.shown(source))
   keep = np.arange(len(xy))
   if len(keep) > MOST:
     keep = np.random.default_rng(SEED).choice(len(xy), MOST, replace=False)
     keep.sort()
-  distance, rows = search.nearest(embedding[keep], None, NEAREST)
-  name = [
-    str(one)
-    for found in splits.values()
-    for one in inputs.named(found.class_names, found.label, style.UNLABELLED)
-  ]
-  split = [s for s, found in splits.items() for _ in found.id]
-  ids = [str(key) for found in splits.values() for key in found.id]
+  distance, rows = search.nearest(every.embedding[keep], None, NEAREST)
   return Points(
     xy[keep],
-    [name[i] for i in keep],
-    [split[i] for i in keep],
-    [ids[i] for i in keep],
+    [str(name) or style.UNLABELLED for name in every.name[keep]],
+    every.split[keep].tolist(),
+    every.id[keep].tolist(),
     rows,
     distance,
     planes.count(source) - len(keep),
