@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.spatial import distance
 from sklearn import covariance
 
 from analysis.measures import classes, openset, unknowns, whitened
@@ -44,6 +45,16 @@ def test_whitened_rows_vary_alike_within_classes():
     gap = new[i] - own.mean(axis=0)
     want = gap @ inverse @ gap / (1 + 1 / len(own))
     assert found[i, c] == pytest.approx(want, rel=1e-4)
+
+
+def test_distances_near_a_mean_keep_their_digits():
+  rows = blobs([6] * 5, noise=1e-3, dim=5, seed=1)
+  space = whitened.fit(rows.embedding, rows.label)
+  points = np.concatenate([space.means, space.means + 1e-3, 50 * space.means])
+  found = whitened.squared(space, points)
+  apart = distance.cdist(points, space.means, 'sqeuclidean')
+  np.testing.assert_allclose(found, apart / (1 + 1 / 6), rtol=1e-9)
+  assert (np.diag(found) == 0).all()
 
 
 def loops(rows, new, k, skip=None):
