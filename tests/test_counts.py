@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from analysis.measures import (
   tallies,
   trials,
 )
+from plankton_jax.data.sources import folder
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.analysis_runs import NAMES, blobs, run, save, source
@@ -468,13 +470,34 @@ def test_groups_are_of_the_table_or_of_the_ids():
     samples.name_groups(['a'], '(')
 
 
-def test_images_without_a_sample_are_told_of_before_any_is_embedded(tmp_path):
+@pytest.mark.parametrize('flag', ['images', 'export'])
+def test_images_without_a_sample_are_told_of_before_any_is_embedded(
+  tmp_path, monkeypatch, flag
+):
   (tmp_path / 'a.png').touch()  # not read
   (tmp_path / 'tow1_b.png').touch()
+  encoder = types.SimpleNamespace(config={'data': {'image_rank': 'lowest'}})
+  monkeypatch.setattr(new_images, 'encoder_for', lambda *_: encoder)
+  monkeypatch.setattr(
+    new_images, 'open_source', lambda place, _: folder.objects(place)
+  )
+  embedded = blobs([2])
+  monkeypatch.setattr(
+    new_images,
+    '_embed',
+    lambda *_: new_images.NewImages('new', embedded, (), ()),
+  )
+  given = {'images': None, 'export': None, flag: str(tmp_path)}
+
+  def gather(by):
+    return new_images.gather_grouped(
+      source(train=blobs([2])), **given, by=by, pixel_um=None
+    )
+
   with pytest.raises(InputError, match=r"1 of 2 .* as a\.png; .* --by='"):
-    new_images.list_folder(str(tmp_path), None, r'^(tow\d+)_')
-  listed = new_images.list_folder(str(tmp_path), None, r'^(tow\d+|.)')
-  assert listed.ids == ('a.png', 'tow1_b.png')
+    gather(r'^(tow\d+)_')
+  _, groups = gather('.')
+  assert groups.tolist() == [id[0] for id in embedded.id]
 
 
 def test_bad_input_is_told_in_one_line(tmp_path):

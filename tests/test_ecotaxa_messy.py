@@ -833,6 +833,21 @@ def test_a_list_whose_images_lie_in_class_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('files', 'image'),
+  [
+    (('0.png', 'a/0.png', 'a/1.png'), '0.png'),  # beside the list
+    (('a/0.png', 'b/0.png', 'a/1.png', 'b/1.png'), '0.png'),  # which of two?
+    (('a/0.png', 'b/0.png', 'a/1.png'), 'a/0.png'),
+  ],
+)
+def test_a_list_of_images_that_lie_in_several_folders(tmp_path, files, image):
+  text = listing(('file', 'taxon'), pick=BARE)
+  tree = {file: packing.picture(0) for file in files}
+  found = read.export(str(packing.tree(tmp_path, {'l.csv': text, **tree})))
+  assert found.objects[0].image == image
+
+
+@pytest.mark.parametrize(
   ('text', 'message'),
   [
     (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),

@@ -61,24 +61,6 @@ def check(images: str | None, export: str | None) -> None:
     )
 
 
-def list_folder(
-  images: str | None, export: str | None, by: str
-) -> Objects | None:
-  """Lists the folder of --images, and checks that `by` groups its names.
-
-  Called before images are embedded, which takes a while. Returns None if
-  something else than a folder is asked for.
-
-  Raises:
-    InputError: there is no such folder, or an image has no group.
-  """
-  if not images or export or _is_embedded(images):
-    return None
-  listed = folder.objects(images, field='--images')
-  samples.name_groups(listed.ids, by)
-  return listed
-
-
 def _is_embedded(images: str | None) -> bool:
   return images is not None and inputs.is_embedding_file(images)
 
@@ -104,10 +86,8 @@ def gather(
   images: str | None,
   export: str | None,
   pixel_um: float | None = None,
-  *,
-  listed: Objects | None = None,
 ) -> NewImages:
-  """Gathers what --images and --export name, or a folder that is `listed`.
+  """Gathers what --images and --export name; without an encoder, embeddings.
 
   Folders' names are not read as classes. `pixel_um` is the side of pixels, µm;
   None takes the source's, or the run's.
@@ -115,17 +95,10 @@ def gather(
   Raises:
     InputError: nothing can be read.
   """
-  if images and _is_embedded(images):
-    return from_files(images, export)
-  assert encoder is not None
-  if export:
-    listed = open_source(export, encoder.config['data']['image_rank'])
-  elif listed is None:
+  if encoder is None:
     assert images is not None
-    listed = folder.objects(images, field='--images')
-  found = folders.embed(encoder, listed, pixel_um=pixel_um, desc='predict')
-  picture = originals.reader_of(listed, encoder, found.white)
-  return _of_objects(listed, found.kept, found.rows, found.skipped, picture)
+    return from_files(images, export)
+  return _embed(encoder, _list(encoder, images, export), pixel_um)
 
 
 def gather_grouped(
@@ -141,11 +114,33 @@ def gather_grouped(
     InputError: nothing can be read, an image has no group, or the embeddings
       are not of the source's dimensions.
   """
-  listed = list_folder(images, export, by)
   encoder = encoder_for(source, images)
-  new = gather(encoder, images, export, pixel_um, listed=listed)
+  if encoder is None:
+    new = gather(None, images, export)
+  else:
+    objects = _list(encoder, images, export)
+    # An image without a group is told before embedding, which takes a while.
+    samples.name_groups(objects.ids, by, objects.items)
+    new = _embed(encoder, objects, pixel_um)
   inputs.check_dimensions(source.splits['train'], new.rows)
   return new, samples.name_groups(new.rows.id.tolist(), by, new.items)
+
+
+def _list(
+  encoder: 'Encoder', images: str | None, export: str | None
+) -> Objects:
+  if export:
+    return open_source(export, encoder.config['data']['image_rank'])
+  assert images is not None
+  return folder.objects(images, field='--images')
+
+
+def _embed(
+  encoder: 'Encoder', objects: Objects, pixel_um: float | None
+) -> NewImages:
+  found = folders.embed(encoder, objects, pixel_um=pixel_um, desc='predict')
+  picture = originals.reader_of(objects, encoder, found.white)
+  return _of_objects(objects, found.kept, found.rows, found.skipped, picture)
 
 
 def from_files(embeddings: str, path: str | None) -> NewImages:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Raise it when any image would decode to other pixels: records and caches of
 # another version are not reused.
-VERSION = 2
+VERSION = 3
 
 EXTENSIONS = frozenset({
   '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.bmp', '.gif',
