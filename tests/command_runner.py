@@ -15,6 +15,7 @@ import os
 import pathlib
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import traceback
@@ -53,6 +54,11 @@ class Command:
       with self._ends:
         self.returncode = int(self._ends.readline())
     return self.returncode
+
+  def kill(self) -> None:
+    """Kills it, unless it has just ended."""
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(self.pid, signal.SIGKILL)
 
   def communicate(self) -> tuple[str, str]:
     """Waits for its end, and reads what it printed and what it complained."""

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import time
 
@@ -174,7 +173,7 @@ def test_killed_twice_and_resumed_ends_bitwise_equal(
     while process.poll() is None:
       log = killed / 'metrics.jsonl'
       if log.exists() and log.read_text().count('\n') >= lines:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
       time.sleep(0.002)
     assert process.returncode == -signal.SIGKILL
   process = start_python(*_training(config, killed))

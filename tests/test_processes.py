@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import socket
 import time
 from typing import NamedTuple
@@ -91,7 +90,7 @@ def test_two_processes_are_killed_and_one_ends_as_it_would_have(
   while not benchmark.saved(tmp_path):
     assert first.poll() is None, first.communicate()
     time.sleep(0.02)
-  os.kill(second.pid, signal.SIGKILL)
+  second.kill()
   left, _ = _ended(first, second)
   assert left.status == processes.LOST, left.said
   (error,) = left.errors
