@@ -53,6 +53,10 @@ class Files(NamedTuple):
     """Tells whether the place is one table, not what holds tables."""
     return self.tables == (self.place.name,) and self.place.is_file()
 
+  def named(self, table: str) -> str:
+    """Names a table in messages: by the whole path, once."""
+    return str(self.place if self.single else f'{self.place}/{table}')
+
 
 class _Entry(NamedTuple):
   """One file: how to read it, and how to recognise its content."""

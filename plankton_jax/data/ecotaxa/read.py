@@ -2,18 +2,23 @@
 
 import contextlib
 import functools
-import hashlib
 import math
-import posixpath
-import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.data.ecotaxa import annotations, files, lists, numbers, table
+from plankton_jax.data.ecotaxa import (
+  annotations,
+  files,
+  ids,
+  lists,
+  numbers,
+  table,
+)
 from plankton_jax.data.ecotaxa.annotations import Annotated
+from plankton_jax.data.ecotaxa.ids import Row
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import Measures, one_line
 from plankton_jax.errors import InputError, shorten_list
@@ -57,8 +62,6 @@ _ONCE = (
   *('object_annotation_category', 'object_annotation_hierarchy'),
   *('sample_id', 'acq_id'),
 )
-_LINES = 6  # that a message names at most
-_ROUNDED = re.compile(r'\d(\.\d+)?[eE]\+\d+')
 
 
 class Export(NamedTuple):
@@ -71,18 +74,6 @@ class Export(NamedTuple):
   skipped: tuple[tuple[str, str], ...]  # (name, reason) of rows and tables
   notes: tuple[str, ...]  # what was read in an unusual way
   measures: Measures  # object_* numbers, pixel_um, volumes; of objects
-
-
-class _Row(NamedTuple):
-  table: str
-  line: int
-  at: int  # among the table's rows
-  rank: float
-  item: Object
-
-  @property
-  def place(self) -> str:
-    return f'{self.table}:{self.line}'
 
 
 def check_rank(image_rank: str | int) -> None:
@@ -115,8 +106,8 @@ def export(
   check_rank(image_rank)
   opened = files.open_export(path, field=field)
   found = _read_tables(opened)
-  rows, apart = _kept_apart(_joined(opened, found.rows))
-  alike = _alike(rows, opened)
+  rows, apart = ids.keep_apart(ids.join_copies(opened, found.rows))
+  alike = ids.note_alike(rows, opened)
   kept = _choose(rows, image_rank)
   chosen = [kept.best[id] for id in sorted(kept.best)]
   items, contrary = annotations.settle([row.item for row in chosen], kept.said)
@@ -132,7 +123,7 @@ def export(
       *_unnamed(opened, found.rows),
       *apart,
       *alike,
-      *_rounded(rows),
+      *ids.note_rounded(rows),
       *contrary,
       *apart_by_parent,
     ),
@@ -143,7 +134,7 @@ def export(
 class _Tables(NamedTuple):
   """All rows of an export's tables, and what is said of them."""
 
-  rows: list[_Row]
+  rows: list[Row]
   skipped: tuple[tuple[str, str], ...]  # (name, reason)
   notes: list[str]
   measured: dict[str, Mapping[str, np.ndarray]]  # table -> column -> numbers
@@ -155,7 +146,7 @@ def _read_tables(opened: files.Files) -> _Tables:
   Raises:
     InputError: not one table can be read.
   """
-  rows: list[_Row] = []
+  rows: list[Row] = []
   skipped = list(opened.skipped)
   notes: dict[str, list[str]] = {}  # what is said -> of which tables
   unread: list[InputError] = []
@@ -165,7 +156,7 @@ def _read_tables(opened: files.Files) -> _Tables:
       found, listed = _read(opened, name)
     except InputError as error:
       unread.append(error)
-      why = str(error).removeprefix(f'{_named(opened, name)}: ')
+      why = str(error).removeprefix(f'{opened.named(name)}: ')
       skipped.append((name, why))
       continue
     for line, note in found.notes:
@@ -180,7 +171,7 @@ def _read_tables(opened: files.Files) -> _Tables:
       if isinstance(item, str):
         skipped.append((f'{name}:{line}', item))
       else:
-        rows.append(_Row(name, line, at, rank, item))
+        rows.append(Row(name, line, at, rank, item))
   if len(unread) == len(opened.tables):
     raise unread[0]
   said = [f'{shorten_list(where)}: {note}' for note, where in notes.items()]
@@ -206,15 +197,15 @@ def _locator(
 class _Kept(NamedTuple):
   """The rows of one image an object."""
 
-  best: dict[str, _Row]  # by the object's id
+  best: dict[str, Row]  # by the object's id
   said: dict[str, list[Object]]  # of objects that rows annotate differently
   further: int  # images of the same objects
   repeated: int  # rows that repeat another
 
 
-def _choose(rows: Sequence[_Row], image_rank: str | int) -> _Kept:
+def _choose(rows: Sequence[Row], image_rank: str | int) -> _Kept:
   """Chooses the image of each object, and counts the others."""
-  best: dict[str, _Row] = {}
+  best: dict[str, Row] = {}
   seen: set[tuple[str, str]] = set()
   said: dict[str, list[Object]] = {}
   further = repeated = 0
@@ -243,7 +234,7 @@ def _read(opened: files.Files, name: str) -> tuple[table.Table, list[str]]:
   Returns:
     The table, and notes on what of a list is read as what.
   """
-  place = _named(opened, name)
+  place = opened.named(name)
   try:
     found = lists.parse(opened.read(name), place)
   except ValueError as error:
@@ -256,13 +247,8 @@ def _read(opened: files.Files, name: str) -> tuple[table.Table, list[str]]:
   return found, listed
 
 
-def _named(opened: files.Files, table: str) -> str:
-  """Names a table in messages: by the whole path, once."""
-  return str(opened.place if opened.single else f'{opened.place}/{table}')
-
-
 def _measures(
-  rows: Sequence[_Row], measured: Mapping[str, Mapping[str, np.ndarray]]
+  rows: Sequence[Row], measured: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Measures:
   names = tuple(sorted({name for found in measured.values() for name in found}))
   values = np.full((len(rows), len(names)), np.nan, np.float32)
@@ -332,118 +318,7 @@ def _known(found: table.Table, name: str) -> Sequence[str]:
   ]
 
 
-def _collisions(rows: Sequence[_Row]) -> list[list[_Row]]:
-  """Groups rows of one id and rank that name different images."""
-  alike: dict[tuple[str, float], dict[str, _Row]] = {}
-  for row in rows:
-    images = alike.setdefault((row.item.id, row.rank), {})
-    images.setdefault(row.item.image, row)
-  return [list(rows.values()) for rows in alike.values() if len(rows) > 1]
-
-
-def _joined(opened: files.Files, rows: list[_Row]) -> list[_Row]:
-  """Gives rows of one id and rank one image, if theirs are copies.
-
-  An image that is gone, of an earlier copy of a table, is one that is there and
-  has its name.
-  """
-  first: dict[str, str] = {}  # image -> the one that it is a copy of
-  for alike in _collisions(rows):
-    known: dict[bytes, str] = {}  # content -> the first image of this one
-    for row in alike:
-      image = row.item.image
-      with contextlib.suppress(ValueError):
-        content = hashlib.blake2b(opened.read(image)).digest()
-        first[image] = known.setdefault(content, image)
-    there = {posixpath.basename(image): image for image in known.values()}
-    for row in alike:
-      image = row.item.image
-      if image not in first and posixpath.basename(image) in there:
-        first[image] = there[posixpath.basename(image)]
-  return [
-    row._replace(
-      item=row.item._replace(image=first.get(row.item.image, row.item.image))
-    )
-    for row in rows
-  ]
-
-
-def _kept_apart(rows: list[_Row]) -> tuple[list[_Row], list[str]]:
-  """Puts the table's name before the sample of objects whose tables collide.
-
-  Returns:
-    The rows, and a note that names the tables.
-  """
-  apart = {
-    row.table
-    for rows in _collisions(rows)
-    if len({row.table for row in rows}) > 1
-    for row in rows
-  }
-  if not apart:
-    return rows, []
-
-  def named(row: _Row) -> _Row:
-    if row.table not in apart:
-      return row
-    sample = f'{posixpath.splitext(row.table)[0]}/{row.item.sample}'
-    return row._replace(item=row.item._replace(sample=sample))
-
-  return [named(row) for row in rows], [
-    'ids of different objects are equal in these tables, which are kept apart'
-    f' by their names: {", ".join(sorted(apart))}'
-  ]
-
-
-def _rounded(rows: Sequence[_Row]) -> list[str]:
-  """Notes ids that a spreadsheet seems to have rounded."""
-  found = [row for row in rows if _is_rounded(row)]
-  if not found:
-    return []
-  return [
-    f'{len(found)} ids such as {found[0].item.object_id} ({found[0].place})'
-    ' look rounded by a spreadsheet'
-  ]
-
-
-def _is_rounded(row: _Row) -> bool:
-  return _ROUNDED.fullmatch(row.item.object_id) is not None
-
-
-def _alike(rows: Sequence[_Row], opened: files.Files) -> list[str]:
-  """Notes objects of which a table gives several images one rank.
-
-  Raises:
-    InputError: these are several objects, as most rows are such, or as their
-      ids look rounded.
-  """
-  found = _collisions(rows)
-  if not found:
-    return []
-  rounded = [own for own in found if _is_rounded(own[0])]
-  first = (rounded or found)[0]
-  place = _named(opened, first[0].table)
-  lines = shorten_list([str(row.line) for row in first], _LINES)
-  gives = f'lines {lines} of {place} give the id {first[0].item.object_id!r}'
-  if rounded:
-    raise InputError(
-      f'{gives}, which looks rounded by a spreadsheet, to different images:'
-      ' restore the ids'
-    )
-  further = sum(map(len, found)) - len(found)
-  if 2 * further > len(rows):
-    raise InputError(
-      f'{gives} and one img_rank to different images, as most rows do: give'
-      ' each object an id of its own, or number img_rank'
-    )
-  return [
-    f'{len(found):,} objects have several images of one img_rank, of which the'
-    f' first row of the table is taken: {gives}; number img_rank, or give each'
-    ' object an id of its own'
-  ]
-
-
-def _unnamed(opened: files.Files, rows: Sequence[_Row]) -> list[str]:
+def _unnamed(opened: files.Files, rows: Sequence[Row]) -> list[str]:
   """Counts the image files of an export that no row names."""
   if opened.single:
     return []  # Its folder holds what it likes.
