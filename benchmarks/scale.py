@@ -139,7 +139,8 @@ def streamed(count: int) -> Point:
       sampling='images',
       seed=0,
     )
-    batch = batches.streamed(images, labels, np.arange(count), None)
+    columns = {'image': images, 'label': labels}
+    batch = batches.streamed(columns, np.arange(count), None)
     batch(sampler(0))
     first = time.perf_counter() - began
     before, began = time.process_time(), time.perf_counter()

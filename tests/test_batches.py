@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,23 @@ def test_what_is_kept_is_not_read_again(mapped):
   taken = batch(np.array([4, 0]))
   np.testing.assert_array_equal(taken['image'], expected)
   np.testing.assert_array_equal(taken['label'], 10 * ROWS[[4, 0]])
+
+
+@pytest.mark.skipif(not hasattr(os, 'posix_fadvise'), reason='Linux has it')
+def test_the_disk_is_asked_for_all_rows_before_one_is_read(mapped, monkeypatch):
+  path, asked = mapped['image'].filename, []
+
+  def advise(file, offset, size, advice):
+    assert advice == os.POSIX_FADV_WILLNEED
+    asked.append(os.pread(file, size, offset))
+
+  monkeypatch.setattr(os, 'posix_fadvise', advise)
+  at = np.array([4, 0])
+  images = batches.streamed(mapped, ROWS, None)(at)['image']
+  assert asked == [image.tobytes() for image in mapped['image'][ROWS[at]]]
+  os.remove(path)  # What is mapped stays.
+  again = batches.streamed(mapped, ROWS, None)(at)['image']
+  np.testing.assert_array_equal(again, images)
 
 
 def test_a_failure_in_the_thread_reaches_the_loop(mapped):

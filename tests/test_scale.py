@@ -8,6 +8,7 @@ from analysis.files import inputs, samples, taxa
 from benchmarks import scale
 from plankton_jax import distances
 from plankton_jax.errors import InputError
+from plankton_jax.train import batches
 from tests.analysis_runs import blobs, save
 
 
@@ -39,6 +40,20 @@ def test_rows_are_drawn_about_as_far_apart_as_a_files(tmp_path, monkeypatch):
   np.fill_diagonal(gaps, np.inf)
   moved = np.linalg.norm(rows - unit[np.arange(700) % 70], axis=1)
   assert 0.5 < np.median(moved) / np.median(gaps.min(axis=1)) < 2.0
+
+
+def test_batches_are_read_from_a_file(monkeypatch):
+  monkeypatch.setattr(scale, 'STREAMED', 2)
+  drawn = []
+  monkeypatch.setattr(
+    batches,
+    'streamed',
+    lambda columns, rows, mesh: lambda at: drawn.append(columns['image'][at]),
+  )
+  found = scale.streamed(1200)
+  assert found['seconds of the first'] > 0
+  assert [batch.shape for batch in drawn] == 3 * [(scale.BATCH, 64, 64, 1)]
+  assert len({batch.tobytes() for batch in drawn}) == 3
 
 
 def test_classes_are_drawn_as_a_run_splits_them(tmp_path):
