@@ -53,7 +53,8 @@ def picture(seed: int = 0, form: str = 'PNG', mode: str = 'L') -> bytes:
   shape = (9, 11, len(mode)) if mode != 'L' else (9, 11)
   pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
   stream = io.BytesIO()
-  Image.fromarray(pixels, mode).save(stream, form)
+  image = Image.frombytes(mode, (shape[1], shape[0]), pixels.tobytes())
+  image.save(stream, form)
   return stream.getvalue()
 
 
