@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import unicodedata
 
 import numpy as np
@@ -18,6 +19,8 @@ from plankton_jax.data.ecotaxa import (
   write,
 )
 from plankton_jax.data.ecotaxa.__main__ import show_export
+from plankton_jax.data.sources import contents
+from plankton_jax.data.sources.files import digest as digest_file
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.errors import InputError
 from tests.test_ecotaxa import COLUMNS, row, tsv
@@ -647,6 +650,38 @@ def test_states_that_nobody_knows_are_shown_and_told(tmp_path, capsys):
   assert lines[2].split()[:6] == ['Calanoida', '0', '0', '0', '0', '1']
   with pytest.raises(InputError, match='status must be one of validated, pred'):
     source.from_export(path, ('validated',), '')
+
+
+def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
+  packed = {'ecotaxa.tsv': tsv([row(2)]), 'images/2.png': packing.picture(2)}
+  root = packing.tree(tmp_path / 'export', {'ecotaxa.tsv': TABLE, **IMAGES})
+  packing.pack_zip(root / 'more.zip', packed)
+  for name in IMAGES:
+    os.utime(root / name, (1e9, 1e9))
+  hashed = []
+
+  def digest(path):
+    hashed.append(path.name)
+    return digest_file(path)
+
+  monkeypatch.setattr(contents, 'digest', digest)
+
+  def start(cache_dir):
+    hashed.clear()
+    found = source.from_export(
+      str(root), ('validated',), '', cache_dir=cache_dir
+    )
+    assert found.total == 3
+    return found.fingerprint, sorted(hashed)
+
+  first, read_at_first = start(tmp_path / 'caches')
+  assert read_at_first == ['0.png', '1.png']  # the archive has hashes
+  assert start(tmp_path / 'caches') == (first, [])
+  assert start(None) == (first, read_at_first)
+  (root / 'images/1.png').write_bytes(packing.picture(7))
+  changed, read_again = start(tmp_path / 'caches')
+  assert changed != first and read_again == ['1.png']
+  assert start(None)[0] == changed
 
 
 def test_an_earlier_copy_of_a_table_elsewhere_counts_once(tmp_path):

@@ -76,7 +76,9 @@ def source(
   elif source == 'ecotaxa':
     from plankton_jax.data.ecotaxa import source as ecotaxa
 
-    export = ecotaxa.from_export(path, labelled_status, group_by, image_rank)
+    export = ecotaxa.from_export(
+      path, labelled_status, group_by, image_rank, cache_dir
+    )
     selected = _from_source(export, cache_dir)
   elif source == 'ifcb':
     found = ifcb.objects(path)

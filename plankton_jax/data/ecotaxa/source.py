@@ -4,11 +4,14 @@ import collections
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.ecotaxa import read, table
+from plankton_jax.data.ecotaxa.files import Files
+from plankton_jax.data.sources import contents
 from plankton_jax.data.sources.objects import Object, Objects, to_source
 from plankton_jax.data.sources.source import Source
 from plankton_jax.errors import InputError
@@ -21,6 +24,7 @@ def from_export(
   labelled_status: Sequence[str],
   group_by: str,
   image_rank: str | int = 'lowest',
+  cache_dir: Path | None = None,
 ) -> Source:
   """Takes the objects whose annotation is in one of the given states.
 
@@ -29,6 +33,8 @@ def from_export(
     labelled_status: states, of `table.STATES`.
     group_by: a key of `read.GROUPS` that the objects must have, or ''.
     image_rank: as in `read.export`.
+    cache_dir: remembers the content of images that lie unpacked, so that only
+      those that change are read again.
 
   Raises:
     InputError: there is no export, a state is unknown, no object is in such a
@@ -74,12 +80,26 @@ def from_export(
     measures=export.measures,
   )
   state = hashlib.blake2b(digest_size=16)
-  digests = workers.in_order(
-    lambda item: export.files.digest(item.image), chosen, desc='read'
-  )
+  digests = _digests(export.files, [item.image for item in chosen], cache_dir)
   for item, content in zip(chosen, digests, strict=True):
     state.update(f'{item.id}\0{item.taxon}\0'.encode() + content + b'\0')
   return to_source(found, state.hexdigest())
+
+
+def _digests(
+  files: Files, images: Sequence[str], cache_dir: Path | None
+) -> list[bytes]:
+  """Hashes images; reads those that lie in a folder only if they changed."""
+  root, known = files.place, {}
+  if root.is_dir():
+    loose = [name for name in files.images if (root / name).is_file()]
+    loose = sorted({*loose} & {*images})
+    kept = contents.place(cache_dir, root) if cache_dir else None
+    known = dict(zip(loose, contents.digests(root, loose, kept), strict=True))
+  packed = [name for name in images if name not in known]
+  hashes = workers.in_order(files.digest, packed, desc='read')
+  known |= zip(packed, hashes, strict=True)
+  return [known[name] for name in images]
 
 
 def objects(
