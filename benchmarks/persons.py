@@ -71,7 +71,7 @@ class Task(NamedTuple):
 
   @property
   def truth(self) -> np.ndarray:
-    """The true class of each row, by its name."""
+    """Names the true class of each row."""
     return np.array(self.rows.class_names)[self.rows.label]
 
 

@@ -61,7 +61,7 @@ Point = dict[str, Any]
 
 
 class Measure(NamedTuple):
-  """What is measured, and at which sizes."""
+  """Says what is measured, and at which sizes."""
 
   run: Callable[[int, str | None], Point]  # of a size and --embeddings
   points: tuple[int, ...]

@@ -9,12 +9,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from analysis.files.taxa import Path, Taxa, Taxon
+from analysis.measures.openset import NO_CLASS, UNKNOWN
 from analysis.measures.predictions import Prediction
 from plankton_jax.data.classes import plain
 from plankton_jax.data.sources.objects import Object
 
 FILE = 'occurrences.csv'
-NO_TAXON = ('unknown', 'unknown (no class)', 'artefact', 'not living')
+ARTEFACT, NOT_LIVING = 'artefact', 'not living'
+NO_TAXON = (UNKNOWN, NO_CLASS, ARTEFACT, NOT_LIVING)
 NEEDED = ('eventDate', 'decimalLatitude', 'decimalLongitude')  # by OBIS
 
 

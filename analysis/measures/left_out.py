@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 class Measured(NamedTuple):
-  """How a labeller does on some images."""
+  """Tells how a labeller does on some images."""
 
   images: int
   accuracy: float

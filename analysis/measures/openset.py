@@ -26,6 +26,7 @@ from plankton_jax.neighbours import search
 # Shares of seen images to accept that are tried.
 SHARES = tuple(np.round(np.arange(0.50, 0.9951, 0.005), 3).tolist())
 UNKNOWN = 'unknown'  # the label of images of no class
+NO_CLASS = f'{UNKNOWN} (no class)'  # the same beside a class called unknown
 WHITENED = 'whitened'  # the score of measures.unknowns
 CENTROID = 'nearest centroid'
 MEASURES = {
@@ -85,8 +86,7 @@ class Best(NamedTuple):
 
 def no_class(names: Collection[str]) -> str:
   """Names images of no class, unlike a class of a project called unknown."""
-  taken = UNKNOWN in map(plain, names)
-  return f'{UNKNOWN} (no class)' if taken else UNKNOWN
+  return NO_CLASS if UNKNOWN in map(plain, names) else UNKNOWN
 
 
 def by_centroid(train: Embeddings, embedding: np.ndarray) -> Judged:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analysis.formats.darwin_core import ARTEFACT, NOT_LIVING
 from analysis.measures.openset import no_class
 from analysis.review import choice, refit, store
 from analysis.review.choice import Set, View
@@ -17,8 +18,6 @@ from plankton_jax.errors import InputError
 
 NEAREST = 9  # classes that a digit chooses from
 UNSURE = 500  # rows listed to be decided one by one
-# Names by a key of what has no taxon, besides openset.no_class.
-ARTEFACT, NOT_LIVING = 'artefact', 'not living'
 
 
 class Decided(NamedTuple):

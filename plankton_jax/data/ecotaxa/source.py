@@ -90,15 +90,16 @@ def _digests(
   files: Files, images: Sequence[str], cache_dir: Path | None
 ) -> list[bytes]:
   """Hashes images; reads those that lie in a folder only if they changed."""
-  root, known = files.place, {}
+  root = files.place
+  known: dict[str, bytes] = {}
   if root.is_dir():
-    loose = [name for name in files.images if (root / name).is_file()]
-    loose = sorted({*loose} & {*images})
-    kept = contents.place(cache_dir, root) if cache_dir else None
-    known = dict(zip(loose, contents.digests(root, loose, kept), strict=True))
+    there = sorted({*images} & {*files.images})
+    loose = [name for name in there if (root / name).is_file()]
+    hashes = contents.digests(root, loose, cache_dir)
+    known = dict(zip(loose, hashes, strict=True))
   packed = [name for name in images if name not in known]
-  hashes = workers.in_order(files.digest, packed, desc='read')
-  known |= zip(packed, hashes, strict=True)
+  unpacked = workers.in_order(files.digest, packed, desc='read')
+  known |= zip(packed, unpacked, strict=True)
   return [known[name] for name in images]
 
 

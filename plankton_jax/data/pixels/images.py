@@ -101,7 +101,7 @@ class Picture(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-  """How files become the arrays that an encoder takes."""
+  """Says how files become the arrays that an encoder takes."""
 
   size: int  # as `fit` takes it, and the next two
   resize: str

@@ -20,17 +20,19 @@ _WIDTH = 64  # bytes of a digest
 _GONE = -1  # size of a file that cannot be read
 
 
-def digests(root: Path, names: Sequence[str], kept: Path | None) -> list[bytes]:
+def digests(
+  root: Path, names: Sequence[str], cache_dir: Path | None
+) -> list[bytes]:
   """Hashes the files of these names below a folder; b'' if one is unreadable.
 
   Takes a file for unchanged if its name, size and time are those that were
-  written to `kept`, and writes those of all files to it. So a file that was
-  replaced by one of the same size and time is not read again.
+  kept, and keeps those of all files. So a file that was replaced by one of the
+  same size and time is not read again.
 
   Args:
     root: the folder.
     names: paths in it.
-    kept: a file in a folder of caches, or None to read all files.
+    cache_dir: where this is kept, or None to read all files.
   """
   now = time.time_ns()
 
@@ -45,8 +47,9 @@ def digests(root: Path, names: Sequence[str], kept: Path | None) -> list[bytes]:
       return digest(root / name)
     return b''
 
-  if kept is None:
+  if cache_dir is None:
     return list(workers.in_order(hash_file, names, desc='read'))
+  kept = _place(cache_dir, root)
   states = np.array([*workers.in_order(state, names, desc='look up')], np.int64)
   states = states.reshape(len(names), 2)
   found = _read(kept, names, states)
@@ -64,10 +67,9 @@ def digests(root: Path, names: Sequence[str], kept: Path | None) -> list[bytes]:
   return found
 
 
-def place(folder: Path, root: Path) -> Path:
-  """Names the file for a root among a folder's caches."""
+def _place(cache_dir: Path, root: Path) -> Path:
   name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16)
-  return folder / 'contents' / f'{name.hexdigest()}.npz'
+  return cache_dir / 'contents' / f'{name.hexdigest()}.npz'
 
 
 def _read(kept: Path, names: Sequence[str], states: np.ndarray) -> list[bytes]:

@@ -208,10 +208,9 @@ def _tell(listing: Listing) -> None:
 def fingerprint(found: Objects, cache_dir: Path | None = None) -> str:
   """Hashes every path, content and class to 32 hex digits."""
   root = Path(found.place)
-  kept = contents.place(cache_dir, root) if cache_dir else None
   state = hashlib.blake2b(digest_size=16)
   # A file without a hash is listed as skipped when the records are written.
-  hashes = contents.digests(root, found.ids, kept)
+  hashes = contents.digests(root, found.ids, cache_dir)
   for name, content in zip(found.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
   paths = sorted({name.rpartition('/')[0] for name in found.ids} - {''})
