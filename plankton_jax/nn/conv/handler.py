@@ -15,7 +15,7 @@ import jax
 _MAJOR = 0  # of the interface
 _HEADER = 'xla/ffi/api/c_api.h'
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
-_TYPES = {11: 'float32', 16: 'bfloat16'}  # XLA_FFI_DataType
+_TYPES = {6: 'uint8', 11: 'float32', 16: 'bfloat16'}  # XLA_FFI_DataType
 
 
 class InterfaceError(Exception):
@@ -133,8 +133,8 @@ def register(name: str, function: Function) -> None:
 
   Args:
     name: for `jax.ffi.ffi_call`, whose one attribute must be int64 numbers.
-    function: takes arguments, then results, float32 or bfloat16, then the
-      numbers; called from any thread. An exception in it fails the computation.
+    function: takes arguments, then results, of the `_TYPES`, then the numbers;
+      called from any thread. An exception in it fails the computation.
   """
 
   def handle(pointer):

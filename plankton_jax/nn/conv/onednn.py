@@ -1,16 +1,18 @@
-"""Convolves by oneDNN inside a jitted program, with gradients."""
+"""Convolves and normalises by oneDNN in a jitted program, with gradients."""
 
 import functools
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from plankton_jax.nn.conv import handler, onednn_library
 
 log = logging.getLogger(__name__)
 
-_TARGET = 'plankton_jax.convolution.{}'
+_CONVOLUTION = 'plankton_jax.convolution.{}'
+_NORM = 'plankton_jax.norm.{}'
 
 
 @functools.cache
@@ -32,7 +34,7 @@ def multiplies_bfloat16() -> bool:
 
 @functools.cache
 def _register():
-  """Registers the three passes as handlers of custom calls, once."""
+  """Registers all passes as handlers of custom calls, once."""
   make = onednn_library.Convolution
   for kind, prepare, order in (
     # Positions of images, kernel and outputs among arguments and result.
@@ -41,7 +43,11 @@ def _register():
     ('backward_weights', _kernel_gradient, (0, 2, 1)),
   ):
     run = _runner(functools.cache(prepare), order)
-    handler.register(_TARGET.format(kind), run)
+    handler.register(_CONVOLUTION.format(kind), run)
+  for kind in ('forward', 'backward'):
+    prepare = functools.partial(onednn_library.BatchNorm, kind)
+    run = _norm_runner(functools.cache(prepare))
+    handler.register(_NORM.format(kind), run)
 
 
 def _kernel_gradient(geometry):
@@ -60,6 +66,15 @@ def _runner(prepare, order):
     )
     convolve = prepare(geometry)
     convolve(images.address, kernel.address, outputs.address)
+
+  return run
+
+
+def _norm_runner(prepare):
+  def run(buffers, numbers):
+    epsilon = float(np.array(numbers[:1], np.int64).view(np.float64)[0])
+    norm = onednn_library.Norm(buffers[0].shape, epsilon, bool(numbers[1]))
+    prepare(norm)(*(buffer.address for buffer in buffers))
 
   return run
 
@@ -105,7 +120,9 @@ def product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
 
 def _pass(kind, out, x, y, strides, padding):
   _register()
-  call = jax.ffi.ffi_call(_TARGET.format(kind), out, vmap_method='sequential')
+  call = jax.ffi.ffi_call(
+    _CONVOLUTION.format(kind), out, vmap_method='sequential'
+  )
   return call(x, y, geometry=np.array([*strides, *padding], np.int64))
 
 
@@ -122,3 +139,58 @@ def _backward(strides, padding, kept, cotangent):
 
 
 convolution.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_norm(
+  images: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  epsilon: float,
+  rectified: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalises over batch and pixels, on the CPU if `multiplies_bfloat16`.
+
+  Args:
+    images: [B, H, W, C], bfloat16.
+    scale: [C], float32, as all vectors.
+    bias: [C].
+    epsilon: added to the variance.
+    rectified: a ReLU follows.
+
+  Returns:
+    Outputs [B, H, W, C] bfloat16, summed in float32; means [C]; variances [C],
+    without Bessel's correction. Gradients flow from the outputs alone.
+  """
+  return _norm_forward(images, scale, bias, epsilon, rectified)[0]
+
+
+def _norm_forward(images, scale, bias, epsilon, rectified):
+  vector = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
+  outs = [images, vector, vector]
+  if rectified:
+    norm = onednn_library.Norm(images.shape, epsilon, rectified)
+    outs.append(jax.ShapeDtypeStruct((norm.mask_size(),), jnp.uint8))
+  arrays = (images, scale, bias)
+  out, mean, variance, *mask = _norm_pass(
+    'forward', outs, arrays, epsilon, rectified
+  )
+  return (out, mean, variance), (images, mean, variance, scale, *mask)
+
+
+def _norm_backward(epsilon, rectified, kept, cotangents):
+  images, mean, variance, scale, *mask = kept
+  arrays = (images, cotangents[0], mean, variance, scale, *mask)
+  outs = (images, scale, scale)
+  return tuple(_norm_pass('backward', outs, arrays, epsilon, rectified))
+
+
+batch_norm.defvjp(_norm_forward, _norm_backward)
+
+
+def _norm_pass(kind, outs, arrays, epsilon, rectified):
+  _register()
+  shapes = [jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outs]
+  call = jax.ffi.ffi_call(_NORM.format(kind), shapes, vmap_method='sequential')
+  bits = np.array([epsilon], np.float64).view(np.int64)  # attributes are int64
+  return call(*arrays, numbers=np.array([*bits, rectified], np.int64))

@@ -1,10 +1,12 @@
-"""Calls oneDNN's convolutions by the C interface of oneDNN 3 (dnnl.h)."""
+"""Calls oneDNN's layers by the C interface of oneDNN 3 (dnnl.h)."""
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import math
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,7 +27,15 @@ _PASSES = {
   'backward_data': ((129, 33, 145), 131),
   'backward_weights': ((1, 161, 145), 132),
 }
-_SCRATCHPAD_LAYOUT = 136
+_SCRATCHPAD_LAYOUT, _MASK_LAYOUT = 136, 135
+# What a norm reads and then writes: images and their like, statistics, scale
+# and shift, and the mask of what passed a ReLU.
+_IMAGES_ROLES, _MASK = (1, 17, 129, 145), 64
+_NORM_PASSES = {
+  'forward': (1, 51, 52, 17, 49, 50, _MASK),
+  'backward': (1, 145, 49, 50, 51, _MASK, 129, 255, 256),
+}
+_BACKWARD, _SCALED_SHIFTED, _RECTIFIED = 128, 6, 8
 _ALLOCATED = ctypes.c_void_p(-1)
 _ALONE = 1 << 16  # numbers that a thread sums without the others
 
@@ -134,13 +144,7 @@ class Convolution:
       ):
         _call('memory_set_data_handle', memory, _Handle(address))
       for primitive, arguments in self._steps:
-        _call(
-          'primitive_execute',
-          primitive,
-          self._stream,
-          len(arguments),
-          arguments,
-        )
+        _execute(primitive, self._stream, arguments)
 
 
 class KernelGradient:
@@ -195,6 +199,65 @@ class KernelGradient:
     _each(add, *self._slices)
 
 
+class Norm(NamedTuple):
+  """Says what a batch norm takes, and what follows it."""
+
+  images: tuple[int, ...]  # [B, H, W, C], bfloat16
+  epsilon: float  # added to the variance
+  rectified: bool  # a ReLU follows
+
+  def mask_size(self) -> int:
+    """Counts the bytes that say what passed the ReLU."""
+    with _one_thread():
+      layout = _layout(_norm_plan('forward', self), _MASK_LAYOUT)
+    size = load().dnnl_memory_desc_get_size
+    size.restype = ctypes.c_size_t
+    return size(layout)
+
+
+class BatchNorm:
+  """One pass of a batch norm in training, in the calling thread alone.
+
+  Sums and vectors are float32. oneDNN reads images less often than XLA, which
+  keeps them in float32 from one pass to the next. Its other threads would meet
+  in a loop that never sleeps, as in `KernelGradient`.
+
+  Args:
+    kind: 'forward' or 'backward'.
+    norm: of both passes.
+  """
+
+  def __init__(self, kind: str, norm: Norm):
+    roles = [r for r in _NORM_PASSES[kind] if norm.rectified or r != _MASK]
+    with _one_thread():
+      plan = _norm_plan(kind, norm)
+      self._primitive = _made('primitive_create', plan)
+    images = _images_layout(norm.images, 'bfloat16')
+    vector = _strided_layout(norm.images[-1:], (1,), 'float32')
+    layouts = {role: images for role in _IMAGES_ROLES}
+    layouts[_MASK] = _layout(plan, _MASK_LAYOUT)
+    self._memories = [_memory(layouts.get(role, vector)) for role in roles]
+    scratchpad = _memory(_layout(plan, _SCRATCHPAD_LAYOUT), _ALLOCATED)
+    self._arguments = _arguments(
+      (*roles, _SCRATCHPAD), (*self._memories, scratchpad)
+    )
+    self._stream = _made('stream_create', _engine(), _IN_ORDER)
+    self._lock = threading.Lock()
+
+  def __call__(self, *addresses: int) -> None:
+    """Reads and writes at these addresses.
+
+    Forward takes images, scale and shift, and writes outputs, means, variances
+    and, if rectified, the mask. Backward takes images, the gradient of outputs,
+    means, variances, scale and the mask, and writes the gradients of images,
+    scale and shift.
+    """
+    with self._lock, _one_thread():
+      for memory, address in zip(self._memories, addresses, strict=True):
+        _call('memory_set_data_handle', memory, _Handle(address))
+      _execute(self._primitive, self._stream, self._arguments)
+
+
 def _divided(count, parts):
   """Returns where each of equal parts begins, and where it ends."""
   bounds = [count * i // parts for i in range(parts + 1)]
@@ -218,6 +281,17 @@ def _each(function, *arguments):
   """Maps as `map`, in the pool's threads; returns when all is done."""
   several = len(arguments[0]) > 1
   return [*(_pool().map if several else map)(function, *arguments)]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+  """Lets oneDNN start no threads from this one meanwhile."""
+  cores, limit = _cores(), load().omp_set_num_threads
+  limit(1)
+  try:
+    yield
+  finally:
+    limit(cores)
 
 
 def _call(name, *arguments):
@@ -284,9 +358,7 @@ def _any_layout(axes, dtype):
 def _plan(kind, images, outputs, kernel_axes, strides, padding, dtype):
   """Describes the primitive, and lets oneDNN choose the kernel's layout."""
   kernel = _any_layout(kernel_axes, dtype)
-  attributes = _made('primitive_attr_create')
-  # The library's default belongs to the calling thread, and threads vary.
-  _call('primitive_attr_set_scratchpad_mode', attributes, _OWN_SCRATCHPAD)
+  attributes = _own_scratchpad()
   top, bottom, left, right = padding
   geometry = (
     *(_Pair(*strides), _Pair(0, 0)),  # no dilation
@@ -309,6 +381,38 @@ def _plan(kind, images, outputs, kernel_axes, strides, padding, dtype):
     create.format(kind),
     *(engine, _DIRECT, *arrays, *geometry, forward, attributes),
   )
+
+
+def _norm_plan(kind, norm):
+  """Describes the primitive of a batch norm with scale and shift."""
+  images = _images_layout(norm.images, 'bfloat16')
+  epsilon = ctypes.c_float(norm.epsilon)
+  flags = _SCALED_SHIFTED | (_RECTIFIED if norm.rectified else 0)
+  attributes = _own_scratchpad()
+  create = 'batch_normalization_{}_primitive_desc_create'
+  forward = _made(
+    create.format('forward'),
+    *(_engine(), _TRAINING, images, images, epsilon, flags, attributes),
+  )
+  if kind == 'forward':
+    return forward
+  return _made(
+    create.format('backward'),
+    *(_engine(), _BACKWARD, images, images, images),
+    *(epsilon, flags, forward, attributes),
+  )
+
+
+def _own_scratchpad():
+  """Makes attributes of a primitive whose scratchpad we allocate."""
+  attributes = _made('primitive_attr_create')
+  # The library's default belongs to the calling thread, and threads vary.
+  _call('primitive_attr_set_scratchpad_mode', attributes, _OWN_SCRATCHPAD)
+  return attributes
+
+
+def _execute(primitive, stream, arguments):
+  _call('primitive_execute', primitive, stream, len(arguments), arguments)
 
 
 def _layout(plan, which):
