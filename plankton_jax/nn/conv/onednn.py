@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 
 _CONVOLUTION = 'plankton_jax.convolution.{}'
 _NORM = 'plankton_jax.norm.{}'
+# Which of images, kernel and outputs each pass computes from the others.
+_WANTED = {'forward': 2, 'backward_data': 0, 'backward_weights': 1}
+_TYPES = ('float32', 'bfloat16')
 
 
 @functools.cache
@@ -35,48 +38,39 @@ def multiplies_bfloat16() -> bool:
 @functools.cache
 def _register():
   """Registers all passes as handlers of custom calls, once."""
-  make = onednn_library.Convolution
-  for kind, prepare, order in (
-    # Positions of images, kernel and outputs among arguments and result.
-    ('forward', functools.partial(make, 'forward'), (0, 1, 2)),
-    ('backward_data', functools.partial(make, 'backward_data'), (2, 1, 0)),
-    ('backward_weights', _kernel_gradient, (0, 2, 1)),
-  ):
-    run = _runner(functools.cache(prepare), order)
-    handler.register(_CONVOLUTION.format(kind), run)
+  for kind in _WANTED:
+    prepare = functools.partial(_prepare_convolution, kind)
+    handler.register(_CONVOLUTION.format(kind), prepare)
   for kind in ('forward', 'backward'):
-    prepare = functools.partial(onednn_library.BatchNorm, kind)
-    run = _norm_runner(functools.cache(prepare))
-    handler.register(_NORM.format(kind), run)
+    prepare = functools.partial(_prepare_norm, kind)
+    handler.register(_NORM.format(kind), prepare)
 
 
-def _kernel_gradient(geometry):
-  """Leaves threads to oneDNN in float32, where they never wait for long."""
-  if geometry.dtype == 'bfloat16':
-    return onednn_library.KernelGradient(geometry)
-  return onednn_library.Convolution('backward_weights', geometry)
+def _prepare_convolution(kind, numbers):
+  shapes = (tuple(numbers[i : i + 4]) for i in (0, 4, 8))
+  geometry = onednn_library.Geometry(
+    *shapes, numbers[12:14], numbers[14:18], _TYPES[numbers[18]]
+  )
+  if kind == 'backward_weights' and geometry.dtype == 'bfloat16':
+    # In float32 oneDNN's own threads never wait for long.
+    convolve = onednn_library.KernelGradient(geometry)
+  else:
+    convolve = onednn_library.convolution(kind, geometry)
+  wanted = _WANTED[kind]
 
-
-def _runner(prepare, order):
-  def run(buffers, moves):
-    images, kernel, outputs = (buffers[i] for i in order)
-    geometry = onednn_library.Geometry(
-      *(images.shape, kernel.shape, outputs.shape),
-      *(tuple(moves[:2]), tuple(moves[2:]), images.dtype),
-    )
-    convolve = prepare(geometry)
-    convolve(images.address, kernel.address, outputs.address)
-
-  return run
-
-
-def _norm_runner(prepare):
-  def run(buffers, numbers):
-    epsilon = float(np.array(numbers[:1], np.int64).view(np.float64)[0])
-    norm = onednn_library.Norm(buffers[0].shape, epsilon, bool(numbers[1]))
-    prepare(norm)(*(buffer.address for buffer in buffers))
+  def run(*addresses):
+    *given, found = addresses
+    given.insert(wanted, found)
+    convolve(*given)
 
   return run
+
+
+def _prepare_norm(kind, numbers):
+  *shape, rectified, bits = numbers
+  epsilon = float(np.array(bits, np.int64).view(np.float64))
+  norm = onednn_library.Norm(tuple(shape), epsilon, bool(rectified))
+  return onednn_library.batch_norm(kind, norm)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -106,7 +100,7 @@ def convolution(
     for side, reach, stride in zip(padded, kernel.shape, strides, strict=False)
   )
   out = jax.ShapeDtypeStruct((batch, *shape, features), images.dtype)
-  return _pass('forward', out, images, kernel, strides, padding)
+  return _pass('forward', (images, kernel, out), strides, padding)
 
 
 def product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -118,12 +112,24 @@ def product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
   return out[0, 0]
 
 
-def _pass(kind, out, x, y, strides, padding):
-  _register()
-  call = jax.ffi.ffi_call(
-    _CONVOLUTION.format(kind), out, vmap_method='sequential'
+def _pass(kind, arrays, strides, padding):
+  """Computes one of images, kernel and outputs, whose shape alone is read."""
+  wanted = _WANTED[kind]
+  shapes = [side for array in arrays for side in array.shape]
+  dtype = _TYPES.index(arrays[0].dtype)
+  return _custom_call(
+    _CONVOLUTION.format(kind),
+    arrays[wanted],
+    arrays[:wanted] + arrays[wanted + 1 :],
+    (*shapes, *strides, *padding, dtype),
   )
-  return call(x, y, geometry=np.array([*strides, *padding], np.int64))
+
+
+def _custom_call(name, outs, arrays, numbers):
+  _register()
+  outs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outs)
+  call = jax.ffi.ffi_call(name, outs, vmap_method='sequential')
+  return call(*arrays, numbers=np.array(numbers, np.int64))
 
 
 def _forward(images, kernel, strides, padding):
@@ -133,8 +139,8 @@ def _forward(images, kernel, strides, padding):
 def _backward(strides, padding, kept, cotangent):
   images, kernel = kept
   return (
-    _pass('backward_data', images, cotangent, kernel, strides, padding),
-    _pass('backward_weights', kernel, images, cotangent, strides, padding),
+    _pass('backward_data', (images, kernel, cotangent), strides, padding),
+    _pass('backward_weights', (images, kernel, cotangent), strides, padding),
   )
 
 
@@ -170,7 +176,9 @@ def _norm_forward(images, scale, bias, epsilon, rectified):
   outs = [images, vector, vector]
   if rectified:
     norm = onednn_library.Norm(images.shape, epsilon, rectified)
-    outs.append(jax.ShapeDtypeStruct((norm.mask_size(),), jnp.uint8))
+    outs.append(
+      jax.ShapeDtypeStruct((onednn_library.mask_size(norm),), jnp.uint8)
+    )
   arrays = (images, scale, bias)
   out, mean, variance, *mask = _norm_pass(
     'forward', outs, arrays, epsilon, rectified
@@ -189,8 +197,7 @@ batch_norm.defvjp(_norm_forward, _norm_backward)
 
 
 def _norm_pass(kind, outs, arrays, epsilon, rectified):
-  _register()
-  shapes = [jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outs]
-  call = jax.ffi.ffi_call(_NORM.format(kind), shapes, vmap_method='sequential')
-  bits = np.array([epsilon], np.float64).view(np.int64)  # attributes are int64
-  return call(*arrays, numbers=np.array([*bits, rectified], np.int64))
+  bits = np.float64(epsilon).view(np.int64)  # a call has int64 numbers only
+  return _custom_call(
+    _NORM.format(kind), outs, arrays, (*arrays[0].shape, rectified, bits)
+  )
