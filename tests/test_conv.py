@@ -156,6 +156,17 @@ def test_the_kernels_gradient_sums_the_parts_of_all_cores(
 
 
 @pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
+def test_one_thread_within_another_ends_with_the_outer():
+  count = onednn_library.load().omp_get_max_threads
+  before = count()
+  with onednn_library._OneThread():
+    with onednn_library._OneThread():
+      assert count() == 1
+    assert count() == 1
+  assert count() == before
+
+
+@pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
 def test_onednn_serves_one_cpu_alone_and_bfloat16_where_it_pays(monkeypatch):
   x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 8))
   text = lambda x, kernel: (
