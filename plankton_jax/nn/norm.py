@@ -17,7 +17,7 @@ class BatchNorm(nn.BatchNorm):
   rectified: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
     trains = not (self.use_running_average or self.is_initializing())
     if not (trains and choice.onednn_normalises(x)):
       x = super().__call__(x)

@@ -47,10 +47,11 @@ def _register():
 
 
 def _prepare_convolution(kind, numbers):
-  shapes = (tuple(numbers[i : i + 4]) for i in (0, 4, 8))
   geometry = onednn_library.Geometry(
-    *shapes, numbers[12:14], numbers[14:18], _TYPES[numbers[18]]
+    *(numbers[0:4], numbers[4:8], numbers[8:12]),
+    *(numbers[12:14], numbers[14:18], _TYPES[numbers[18]]),
   )
+  convolve: handler.Function
   if kind == 'backward_weights' and geometry.dtype == 'bfloat16':
     # In float32 oneDNN's own threads never wait for long.
     convolve = onednn_library.KernelGradient(geometry)

@@ -241,7 +241,8 @@ class KernelGradient:
 
     _each(run, self._convolve, self._bounds[0], targets)
     # The address is XLA's, of an array that lives as long as this call.
-    total = np.frombuffer(self._result.from_address(kernel), np.float32)
+    result = memoryview(self._result.from_address(kernel))
+    total = np.frombuffer(result, np.float32)
 
     def add(first, end):
       for gradient in gradients[:, first:end]:
