@@ -207,9 +207,10 @@ def make_files(
   overwrite_validated: bool,
 ) -> Result:
   """Makes the files of predictions, in our and others' formats."""
+  lines = list(predictions.rows(found))
   files: dict[str, result.Writer | None] = {
     'predictions.parquet': functools.partial(
-      tables.write_parquet, columns=predictions.columns(found)
+      tables.write_parquet, columns=tables.columns(lines)
     ),
     'skipped.txt': None,
     darwin_core.FILE: None,
@@ -224,9 +225,7 @@ def make_files(
     made = ecotaxa.of_new(found)
   if new.skipped:
     files['skipped.txt'] = result.content(tables.skipped(new.skipped))
-  csvs: dict[str, Sequence[tables.Row]] = {
-    'predictions.csv': list(predictions.rows(found))
-  }
+  csvs: dict[str, Sequence[tables.Row]] = {'predictions.csv': lines}
   notes = made.remarks
   if any(item.status or item.date for item in new.items):
     occurrences = list(

@@ -197,6 +197,11 @@ def filled(rows: Iterable[Row]) -> list[dict[str, Any]]:
   return [{field: row.get(field, '') for field in fields} for row in rows]
 
 
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+  """Turns rows of the same fields, one or more, into columns."""
+  return {field: [row[field] for row in rows] for field in rows[0]}
+
+
 def skipped(named: Iterable[tuple[str, str]]) -> str:
   """Lists (name, reason) of what was left out, a line each, for skipped.txt."""
   return ''.join(f'{one_line(name)}\t{reason}\n' for name, reason in named)
