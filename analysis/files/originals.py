@@ -30,9 +30,9 @@ def reader(source: Source) -> Read:
     return lambda key: read(root / key)
   if source.workdir is None or source.config is None:
     raise InputError(f'{source.name}: images need a workdir; give --workdir')
-  from plankton_jax.train import loop
+  from plankton_jax.train import experiment
 
-  originals = loop.load_data(source.config, source.workdir).originals
+  originals = experiment.load_data(source.config, source.workdir).originals
 
   def read_record(key: str) -> np.ndarray:
     try:
