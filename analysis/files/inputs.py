@@ -105,7 +105,9 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
   with np.errstate(over='ignore'):  # what float32 cannot hold is told below
     embedding = np.asarray(found['embedding'], np.float32)
   if len(embedding) and not embedding.shape[1]:
-    raise InputError(f'{path}: embedding {embedding.shape} holds no numbers')
+    raise InputError(
+      f'{path}: embedding {embedding.shape} holds no numbers; want [N, D]'
+    )
   label, names = _labels(path, found)
   if label.shape != (len(embedding),):
     raise InputError(
@@ -114,12 +116,17 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
     )
   fits = label.size == 0 or -1 <= label.min() <= label.max() < len(names)
   if not fits or (label % 1).any():
-    raise InputError(f'{path}: a label has no name in class_names')
+    raise InputError(
+      f'{path}: a label has no name in class_names; name every class, and give'
+      ' -1 to images without one'
+    )
   label = label.astype(np.int32)  # not before: it would wrap around
   numbers = np.arange(len(label)).astype(str)
   ids = _text(path, found, 'id') if 'id' in found else numbers
   if ids.shape != label.shape:
-    raise InputError(f'{path}: id {ids.shape} does not fit label')
+    raise InputError(
+      f'{path}: id {ids.shape} does not fit label; give one an image'
+    )
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
   if bad.size:
     raise InputError(
@@ -143,7 +150,9 @@ def read_splits(path: pathlib.Path) -> dict[str, Embeddings]:
     return {path.stem: rows}
   split = _text(path, arrays, 'split')
   if split.shape != rows.label.shape:
-    raise InputError(f'{path}: split {split.shape} does not fit label')
+    raise InputError(
+      f'{path}: split {split.shape} does not fit label; give one an image'
+    )
   return {
     name: take(rows, split == name)
     for name in dict.fromkeys(split.tolist())
@@ -199,12 +208,21 @@ def _labels(
 
 
 def _text(
-  path: pathlib.Path, found: Mapping[str, np.ndarray], name: str
+  path: pathlib.Path,
+  found: Mapping[str, np.ndarray],
+  name: str,
+  count: int | None = None,
 ) -> np.ndarray:
+  """Reads an array of texts; a given `count` is that of the images."""
   try:
-    return found[name].astype(str)
+    text = found[name].astype(str)
   except UnicodeDecodeError as error:
     raise InputError(f'{path}: {name} is no text ({error})') from None
+  if count is not None and len(text) != count:
+    raise InputError(
+      f'{path}: {name} {text.shape} does not fit label; give one an image'
+    )
+  return text
 
 
 def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:

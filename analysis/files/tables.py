@@ -125,11 +125,10 @@ def plain(value: Any) -> Any:
   return value
 
 
-def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
+def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes `value` as strict JSON (NaN becomes null), atomically."""
   text = json.dumps(plain(value), indent=1, allow_nan=False)
   atomic.text(path, text + '\n')
-  return path
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:

@@ -35,7 +35,7 @@ MOST_KINDS = 100  # whose images stand in for images of no class
 
 
 class Placed(NamedTuple):
-  """How N images lie to C classes."""
+  """Places N images by their distances to C classes."""
 
   nearest: np.ndarray  # [N] the class of the nearest centre
   distance: np.ndarray  # [N] from all classes, see `unknowns`
