@@ -124,7 +124,10 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
-  inputs.check_dimensions(fit.labeller.gallery, new.rows)
+  inputs.check_widths(
+    source.name,
+    {'labelled images': fit.labeller.gallery, 'new images': new.rows},
+  )
   ranks = lineages.fit(fit, known, asked.sure)
   labels = labeller.label(
     fit.labeller,

@@ -5,7 +5,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,16 +225,6 @@ def _text(
   return text
 
 
-def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:
-  """Raises InputError unless both have the same number of dimensions."""
-  dims = labelled.embedding.shape[1], new.embedding.shape[1]
-  if dims[0] != dims[1]:
-    raise InputError(
-      f'the labelled embeddings have {dims[0]} dimensions, those to predict'
-      f' {dims[1]}: embed all by one encoder'
-    )
-
-
 def step(source: Source) -> int | None:
   """Reads the step of the checkpoint that embedded train, if recorded."""
   assert source.workdir is not None
@@ -278,20 +268,24 @@ def named(
   return np.array([*class_names, unlabelled], object)[label]
 
 
-def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
-  """Selects the labelled rows to measure, with the notes of `labelled`.
-
-  These are test and unseen of a workdir, or all files.
-  """
-  wanted = source.splits if source.workdir is None else ('test', 'unseen')
+def labelled_splits(
+  source: Source, names: Iterable[str]
+) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the labelled rows of some splits, with the notes of `labelled`."""
   found: dict[str, Embeddings] = {}
   notes: list[str] = []
-  for split in wanted:
-    rows, missing = labelled(source, split)
+  for name in names:
+    rows, missing = labelled(source, name)
     notes += missing
     if rows is not None:
-      found[split] = rows
+      found[name] = rows
   return found, notes
+
+
+def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the labelled test and unseen rows of a workdir, or all files."""
+  files = source.workdir is None
+  return labelled_splits(source, source.splits if files else ('test', 'unseen'))
 
 
 def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:

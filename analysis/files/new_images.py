@@ -122,7 +122,8 @@ def gather_grouped(
     # An image without a group is told before embedding, which takes a while.
     samples.name_groups(objects.ids, by, objects.items)
     new = _embed(encoder, objects, pixel_um)
-  inputs.check_dimensions(source.splits['train'], new.rows)
+  splits = {'train': source.splits['train'], 'new images': new.rows}
+  inputs.check_widths(source.name, splits)
   return new, samples.name_groups(new.rows.id.tolist(), by, new.items)
 
 
