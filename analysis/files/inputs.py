@@ -66,7 +66,6 @@ class Source(NamedTuple):
   workdir: pathlib.Path | None  # None where only files were given
   config: dict[str, Any] | None  # the run's config; None without a run
   encoder: pathlib.Path | None = None  # its folder, where there is no run
-  images: pathlib.Path | None = None  # the folder that its ids are paths in
 
 
 def read_embeddings(path: pathlib.Path) -> Embeddings:
