@@ -90,8 +90,6 @@ def gather(source: Source, asked: Asked) -> Gathered:
   added = None
   if asked.examples:
     found = folder.scan_classes(asked.examples, field='--examples').images
-    if source.workdir is None and source.encoder is None:
-      raise InputError('--examples needs the encoder of a run: give --workdir')
     encoder = folders.encoder(source)
     added = folders.embed(
       encoder, found, pixel_um=asked.pixel_um, desc='examples'

@@ -550,7 +550,7 @@ def test_embeddings_meet_the_objects_of_an_export(tmp_path, foreign):
 
 
 def test_embeddings_that_do_not_fit_are_one_line(tmp_path, foreign):
-  with pytest.raises(InputError, match=r'--embeddings=FILE.npz goes with'):
+  with pytest.raises(InputError, match='images are embedded by an encoder'):
     run_analysis(
       predict, [foreign], tmp_path, asked=predict.Asked(images='folder')
     )
