@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
-import plankton_jax
 from analysis.figures import reliability
 from analysis.files import (
   command,
@@ -145,7 +144,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     new,
     found,
     known,
-    references(source, encoder),
+    darwin_core.references(source.name, encoder.step if encoder else None),
     overwrite_validated=asked.overwrite_validated,
   )
   remarks = [*fit.remarks, *ranks.remarks, *written.notes]
@@ -239,12 +238,6 @@ def make_files(
       csvs[darwin_core.FILE] = occurrences
       del files[darwin_core.FILE]
   return Result(notes, tables=csvs, files=files | made.files)
-
-
-def references(source: Source, encoder: 'Encoder | None') -> str:
-  """Names the software and the encoder, for those who publish predictions."""
-  step = f' step {encoder.step}' if encoder else ''
-  return f'plankton_jax {plankton_jax.__version__}, {source.name}{step}'
 
 
 def accounting(new: NewImages) -> str:

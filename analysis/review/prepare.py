@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-import plankton_jax
 from analysis.files import (
   checks,
   folders,
@@ -23,6 +22,7 @@ from analysis.files import (
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.files.taxa import Taxa
+from analysis.formats import darwin_core
 from analysis.measures import groups, labeller
 from analysis.review import refit, store, thumbnails
 from analysis.review.refit import Known
@@ -130,7 +130,7 @@ def images(
   items, of_run = _origin(source, opened.items, found.ids)
   rows = {key: row for row, key in enumerate(found.ids)}
   draw = [rows[key] for key in opened.draw or () if key in rows]
-  step = '' if source.workdir is None else f' step {inputs.step(source)}'
+  step = None if source.workdir is None else inputs.step(source)
   return Images(
     opened.name,
     found.ids,
@@ -145,7 +145,7 @@ def images(
     opened.root,
     items,
     taxa.merge(listed, of_run),
-    f'plankton_jax {plankton_jax.__version__}, {source.name}{step}',
+    darwin_core.references(source.name, step),
     None if opened.draw is None else np.array(draw, int),
   )
 
