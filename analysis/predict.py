@@ -57,11 +57,11 @@ for name in ('images', 'export', 'pixel_um', 'taxa', 'acceptance', 'search'):
 
 
 class Asked(NamedTuple):
-  """Names what to predict, and from what besides labelled embeddings."""
+  """Names what to predict, and from what besides embeddings, by the flags."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
-  examples: str | None = None  # a folder of labelled images
+  examples: str | None = EXAMPLES.default  # a folder of labelled images
   acceptance: float = command.ACCEPTANCE.default
   overwrite_validated: bool = OVERWRITE.default
   taxa: str | None = None  # a table of lineages and numbers
@@ -252,19 +252,8 @@ def accounting(new: NewImages) -> str:
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
   command.one_source(sources, 'predict')  # before --images is missed
-  flags_given = Asked(
-    images=command.IMAGES.value,
-    export=command.EXPORT.value,
-    examples=EXAMPLES.value,
-    acceptance=command.ACCEPTANCE.value,
-    overwrite_validated=OVERWRITE.value,
-    taxa=command.TAXA.value,
-    sure=SURE.value,
-    pixel_um=command.PIXEL_UM.value,
-    search=command.SEARCH.value,
-  )
-  new_images.check(flags_given.images, flags_given.export)
-  return analyse(sources, flags_given)
+  new_images.check(command.IMAGES.value, command.EXPORT.value)
+  return analyse(sources, command.options(Asked))
 
 
 if __name__ == '__main__':
