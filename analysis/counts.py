@@ -26,7 +26,6 @@ from analysis.measures import (
   checked,
   counting,
   fitted,
-  openset,
   prevalence,
   tallies,
   trials,
@@ -150,7 +149,7 @@ def check(asked: Asked) -> None:
   Raises:
     InputError: one is out of range.
   """
-  openset.check_acceptance(asked.acceptance)
+  command.check_share('acceptance', asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
   if asked.check is not None and asked.check < checked.FEWEST:

@@ -34,7 +34,7 @@ from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.formats import darwin_core, ecotaxa
-from analysis.measures import fitted, labeller, lineages, openset, predictions
+from analysis.measures import fitted, labeller, lineages, predictions
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
@@ -112,8 +112,8 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       checkpoint are missing, or a flag's value is out of its range.
   """
   source = command.one_source(sources, 'predict')
-  openset.check_acceptance(asked.acceptance)
-  lineages.check(asked.sure)
+  command.check_share('acceptance', asked.acceptance)
+  command.check_share('sure', asked.sure)
   listed = taxa.given(asked.taxa)
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)

@@ -23,7 +23,6 @@ from analysis.measures import (
   fitted,
   labeller,
   left_out,
-  openset,
   unknowns,
 )
 from analysis.measures.drift import Rows
@@ -167,11 +166,8 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       no group, or there are no train, or neither val nor test images.
   """
   source = command.one_source(sources, 'shift')
-  openset.check_acceptance(asked.acceptance)
-  if not 0.0 < asked.alarm_level < 1.0:
-    raise InputError(
-      f'--alarm_level={asked.alarm_level}: give a probability such as 0.05'
-    )
+  command.check_share('acceptance', asked.acceptance)
+  command.check_share('alarm_level', asked.alarm_level)
   if asked.label_first < 1:
     raise InputError(
       f'--label_first={asked.label_first}: label 1 image or more'

@@ -75,6 +75,12 @@ def options(kind: type[Options]) -> Options:
   return kind._make(flags.FLAGS[name].value for name in kind._fields)
 
 
+def check_share(flag: str, share: float) -> None:
+  """Raises InputError unless a flag's value is a share between 0 and 1."""
+  if not 0.0 < share < 1.0:
+    raise InputError(f'--{flag}={share}: give a share between 0 and 1')
+
+
 def given(*, untrained: bool = False) -> tuple[list[Source], pathlib.Path]:
   """Reads the sources that the flags name; returns them and the folder to fill.
 

@@ -18,7 +18,6 @@ from absl import flags
 from analysis.files import command as analyses
 from analysis.files import pile, taxa
 from analysis.files.inputs import Source
-from analysis.measures import openset
 from analysis.review import prepare, server, store
 from analysis.review.session import Session
 from analysis.review.store import Store
@@ -49,7 +48,7 @@ def open_session(source: Source, out: pathlib.Path) -> Session:
   Raises:
     InputError: as prepare.images and Store do.
   """
-  openset.check_acceptance(analyses.ACCEPTANCE.value)
+  analyses.check_share('acceptance', analyses.ACCEPTANCE.value)
   images = prepare.images(
     source,
     folder_=analyses.IMAGES.value,
