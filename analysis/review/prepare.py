@@ -89,7 +89,7 @@ def images(
   listed: Taxa,
   out: pathlib.Path,
 ) -> Images:
-  """Embeds, groups and shrinks the images, or reads what a start before did.
+  """Embeds, groups and shrinks the images, or reads what an earlier start kept.
 
   The images of an earlier start come first and keep their groups. What was
   added to the folder since is embedded and follows; what is no longer there
@@ -218,7 +218,7 @@ def _embed(
   kept: pathlib.Path,
   before: Stored,
 ) -> Gathered:
-  """Embeds the images of a place that no start before did."""
+  """Embeds the images of a place that no earlier start embedded."""
   present, decided = set(place.ids), set(before.ids)
   if decided and not present & decided:
     raise InputError(
@@ -269,7 +269,7 @@ def _take(found: Gathered, rows: Sequence[int]) -> Gathered:
 def _in_order(
   found: Gathered, first: Sequence[str], path: pathlib.Path
 ) -> Gathered:
-  """Puts the images of a start before first.
+  """Puts the images of earlier starts first.
 
   Raises:
     InputError: one of them is neither there nor embedded by this encoder.
