@@ -100,7 +100,7 @@ def contestants() -> dict[str, Contestant]:
   return {
     **{f'peer.{name}': Contestant(r, peer=True) for name, r in same.items()},
     'peer.best': Contestant(
-      Recipe(same['softmax'].file, same['softmax'].overrides | PEERS_BEST),
+      Recipe(same['softmax'].file, {**same['softmax'].overrides, **PEERS_BEST}),
       peer=True,
     ),
     **{f'same.{name}': Contestant(r) for name, r in same.items()},
@@ -203,7 +203,7 @@ def lines(results: dict[str, list[cells.Result]]) -> list[dict[str, Any]]:
   return table
 
 
-def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
+def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, Any]]:
   """Formats rows for the terminal."""
   return [
     {
