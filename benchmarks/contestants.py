@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from analysis import classifiers
@@ -90,7 +91,7 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
       for split, rows in data.splits.items()
       if split in ('test', 'unseen')
     }
-    found = measure(embedded.get, data)
+    found = measure(embedded.__getitem__, data)
   note = note or (f'collapsed: {warned[0]}' if warned else '')
   return {**found, 'seconds': seconds, 'epoch': epoch, 'note': note}
 
@@ -138,12 +139,13 @@ def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
   np.save(work / 'labels.npy', data.labels)
   for name, rows in data.splits.items():
     np.save(work / f'{name}_rows.npy', rows)
+  assert isinstance(data.images, np.memmap)
   return {'images': str(data.images.filename)}
 
 
 def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
   """Diagnoses the peer's validation embeddings as ours; '' if healthy."""
-  values = spread(rows, np.ones(len(rows), bool))
+  values = spread(jnp.asarray(rows), jnp.ones(len(rows), bool))
   text = failures.diagnose_collapse(
     [{'loss': loss, **{name: float(x) for name, x in values.items()}}],
     collapsed_loss=config['objective'].get('margin')

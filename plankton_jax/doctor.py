@@ -138,7 +138,7 @@ def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
   )
   yield (
     f'compiled in {pace.compiling:.1f} s; memory'
-    f' {rehearsal.mebibytes(pace.memory)} on each device'
+    f' {rehearsal.mebibytes(pace.memory.total)} on each device'
   )
 
 

@@ -1,11 +1,12 @@
 """Checks a run's config, loads its data and builds its parts."""
 
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
 from plankton_jax import augment, curriculum, objectives
 from plankton_jax.errors import InputError
@@ -28,6 +29,23 @@ if TYPE_CHECKING:  # reads image files, for which it needs more packages
   from plankton_jax.data import pipeline
 
 
+class Data(Protocol):
+  """The fields of data/pipeline.py's Data that a run's parts read."""
+
+  @property
+  def images(self) -> np.ndarray: ...
+  @property
+  def labels(self) -> np.ndarray: ...
+  @property
+  def ids(self) -> np.ndarray: ...
+  @property
+  def num_seen(self) -> int: ...
+  @property
+  def splits(self) -> Mapping[str, np.ndarray]: ...
+  @property
+  def measures(self) -> Mapping[str, np.ndarray]: ...
+
+
 class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
@@ -35,8 +53,8 @@ class Experiment(NamedTuple):
   model: Embedder
   objective: objectives.Objective
   create: Callable[[jax.Array], state.TrainState]  # from a key
-  train_step: Callable
-  eval_step: Callable
+  train_step: Wrapped
+  eval_step: Wrapped
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
   columns: batches.Columns  # of all images
@@ -89,7 +107,7 @@ def load_data(
     )
 
 
-def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
+def assemble(config: Config, data: Data) -> Experiment:
   """Builds every part from its section of the config.
 
   Passes each section as keywords to the function that it configures: a stray
@@ -198,7 +216,7 @@ def _chunk(chunk: int, size: int) -> int:
   return chunk
 
 
-def _measures(model: Embedder, data: 'pipeline.Data') -> np.ndarray:
+def _measures(model: Embedder, data: Data) -> np.ndarray:
   """Collects the measures [N, M] that an encoder takes.
 
   Raises:

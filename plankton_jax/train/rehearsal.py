@@ -1,10 +1,11 @@
 """Measures a run's sizes, memory and time before it begins."""
 
 import collections
+import math
 import pathlib
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,8 +35,7 @@ class Pace(NamedTuple):
   compiling: float  # seconds
   step: float  # seconds a step, batches and their transfer included
   steps: int  # steps that were timed
-  memory: int  # bytes on each device: state, batch, outputs, temporaries
-  temporary: int  # bytes of these that a step uses only while it runs
+  memory: sharding.Memory  # state and batch included
   state: TrainState  # the state after the steps
 
 
@@ -132,10 +132,8 @@ def measure(
   )
   batch = next(stream)
   began = time.monotonic()
-  step: Any = experiment.train_step  # jitted, so that it can be lowered
-  compiled = step.lower(state, batch, key, stage=0).compile()
+  compiled = experiment.train_step.lower(state, batch, key, stage=0).compile()
   compiling = time.monotonic() - began
-  need = compiled.memory_analysis()
   for _ in range(_WARM):
     state, _ = compiled(state, batch, key)
   jax.block_until_ready(state)
@@ -150,11 +148,7 @@ def measure(
     compiling=compiling,
     step=(time.monotonic() - began) / steps,
     steps=steps,
-    memory=need.argument_size_in_bytes
-    + need.output_size_in_bytes
-    - need.alias_size_in_bytes
-    + need.temp_size_in_bytes,
-    temporary=need.temp_size_in_bytes,
+    memory=sharding.program_memory(compiled),
     state=state,
   )
 
@@ -179,8 +173,8 @@ def describe(found: Rehearsal, batch_size: int) -> str:
     'parameters': counts,
     'steps': f'{total:,}: {found.epochs} epochs of {found.steps_per_epoch:,},'
     f' {batch_size} images each',
-    'memory': f'{mebibytes(pace.memory)} on each device, of which state'
-    f' {state}, temporary {mebibytes(pace.temporary)}',
+    'memory': f'{mebibytes(pace.memory.total)} on each device, of which state'
+    f' {state}, temporary {mebibytes(pace.memory.temporary)}',
     'time': f'{duration(found.seconds)} at most:'
     f' {pace.step:.3g} s a step ({batch_size / pace.step:,.0f} images/s),'
     f' {found.validations} validations of {found.validation:.2g} s',
@@ -200,7 +194,9 @@ def describe(found: Rehearsal, batch_size: int) -> str:
 
 
 def mebibytes(count: float) -> str:
-  """Formats bytes in MiB, or in GiB from 1 GiB on."""
+  """Formats bytes in MiB, or in GiB from 1 GiB on; 'unknown' if NaN."""
+  if math.isnan(count):
+    return 'unknown'
   if count < 2**30:
     return f'{count / 2**20:,.1f} MiB'
   return f'{count / 2**30:,.1f} GiB'
