@@ -203,7 +203,7 @@ def asked(sources: Sequence[Source]) -> Result:
       folders.encoder(source), images, pixel_um=pixel_um, desc='images'
     )
     source = source._replace(
-      splits={'images': embedded.rows}, images=embedded.root
+      splits={'images': embedded.rows}, images=embedded.of
     )
   return analyse(
     [source],

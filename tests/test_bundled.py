@@ -156,7 +156,7 @@ def test_a_collected_source_reads_its_images(grey, tmp_path):
   _write(tmp_path, 1, dark=10)
   listing = folder.scan(str(tmp_path)).images
   embedded = folders.embed(shades.Encoder(), listing)
-  source = grey._replace(splits={'images': embedded.rows}, images=embedded.root)
+  source = grey._replace(splits={'images': embedded.rows}, images=embedded.of)
   (key,) = source.splits['images'].id
   assert originals.reader(source)(key).tolist() == [[10] * 9] * 6
 

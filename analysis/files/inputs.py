@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.files import shards, tables
+from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError
 from plankton_jax.files import config_file, encoder_folder
 
@@ -66,7 +67,7 @@ class Source(NamedTuple):
   workdir: pathlib.Path | None  # None where only files were given
   config: dict[str, Any] | None  # the run's config; None without a run
   encoder: pathlib.Path | None = None  # its folder, where there is no run
-  images: pathlib.Path | None = None  # the folder that its ids are paths in
+  images: Objects | None = None  # what it embeds, if there is no run
 
 
 def read_embeddings(path: pathlib.Path) -> Embeddings:

@@ -46,7 +46,7 @@ def read_csv(
       data = gzip.decompress(data)
     if kind := table.kind_of(data):
       raise InputError(f'{path}: it is {kind}: save it as CSV')
-    lines, top, mark = table.open_text(data, columns)
+    lines, top, mark, _ = table.open_text(data, columns)
     mark = mark or max(table.MARKS, key=lines[top].count)
     text = io.StringIO('\n'.join(lines[top:]))
     found = csv.reader(text, delimiter=mark, strict=True)

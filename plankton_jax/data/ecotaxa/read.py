@@ -113,7 +113,7 @@ def export(
   items, contrary = annotations.settle([row.item for row in chosen], kept.said)
   objects, apart_by_parent = annotations.by_parent(items)
   return Export(
-    opened,
+    opened._replace(parsed={}),  # which may be large
     objects,
     kept.further,
     kept.repeated,
@@ -236,7 +236,7 @@ def _read(opened: files.Files, name: str) -> tuple[table.Table, list[str]]:
   """
   place = opened.named(name)
   try:
-    found = lists.parse(opened.read(name), place)
+    found = opened.parsed.get(name) or lists.parse(opened.read(name), place)
   except ValueError as error:
     if isinstance(error, InputError):
       raise
