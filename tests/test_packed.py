@@ -67,11 +67,11 @@ def test_an_archive_gives_what_its_folder_gives(tmp_path, kind, top, caplog):
   assert {path.name for path in tmp_path.iterdir()} == {'set', packed.name}
 
 
-def test_a_folder_that_holds_all_images_itself_is_a_class(tmp_path):
+def test_a_folder_that_holds_all_images_is_as_if_given(tmp_path):
   packed = packing.pack_zip(
     tmp_path / 'a.zip', {'ant/0.png': b'', 'x.txt': b''}
   )
-  assert folder.scan(str(packed)).images.ids == ('ant/0.png',)
+  assert folder.scan(str(packed)).images.ids == ('0.png',)
 
 
 @pytest.mark.parametrize('kind', ['zip', 'tar'])
@@ -99,14 +99,14 @@ def test_names_and_members_that_only_tar_has(tmp_path):
   with tarfile.open(
     tmp_path / 'a.tar', 'w', encoding='latin-1', format=tarfile.GNU_FORMAT
   ) as archive:
-    for name in ('ant/0.png', 'ant/é.png'):
+    for name in ('ant/0.png', 'ant/é.png', 'bee/0.png'):
       file = packing.tree(tmp_path / 'files', {'x': packing.picture(0)}) / 'x'
       archive.add(file, name)
     link = tarfile.TarInfo('ant/link.png')
     link.type, link.linkname = tarfile.SYMTYPE, '0.png'
     archive.addfile(link)
   images = folder.scan(str(tmp_path / 'a.tar')).images
-  assert images.ids == ('ant/0.png',)
+  assert images.ids == ('ant/0.png', 'bee/0.png')
   assert images.skipped == (
     ('ant/\\udce9.png', 'the file name is not UTF-8'),
     ('ant/link.png', 'a link'),
@@ -155,6 +155,7 @@ def test_archives_beside_images_are_told_and_not_read(tmp_path):
   inner = packing.pack_zip(tmp_path / 'x', IMAGES).read_bytes()
   files = {
     'ant/0.png': b'',
+    'bee/1.png': b'',
     'set.zip': inner,
     'bad.tar.gz': b'',
     'x.csv.gz': b'',
@@ -164,7 +165,8 @@ def test_archives_beside_images_are_told_and_not_read(tmp_path):
     packing.pack_zip(tmp_path / 'set.zip', files),
   ):
     listing = folder.scan(str(place))
-    assert listing.images.ids == ('ant/0.png',) and not listing.images.skipped
+    assert listing.images.ids == ('ant/0.png', 'bee/1.png')
+    assert not listing.images.skipped
     assert listing.doubts == (
       'archives are not read: unpack: bad.tar.gz, set.zip',
     )

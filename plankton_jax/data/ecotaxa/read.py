@@ -284,7 +284,7 @@ def _objects(
     status = status.lower() or annotations.UNCLASSIFIED
     status = _LETTERS.get(status, status)
     if not key or not image:
-      missing = 'img_file_name' if key else 'object_id'
+      missing = 'object_id' if image else 'img_file_name'
       yield line, 0.0, f'no {missing}'
     elif status in table.STATES and not taxon:
       yield line, 0.0, f'{status} without a category{nowhere}'

@@ -2,12 +2,10 @@
 
 import collections
 import contextlib
-import functools
 import hashlib
 import logging
 import os
 from collections.abc import (
-  Callable,
   Container,
   Iterable,
   Iterator,
@@ -27,9 +25,11 @@ from plankton_jax.data.sources import (
   files,
   flowcam,
   levels,
+  places,
 )
-from plankton_jax.data.sources.files import PACKED, expanded, is_clutter, read
+from plankton_jax.data.sources.files import PACKED, expanded, is_clutter
 from plankton_jax.data.sources.objects import Objects, to_source
+from plankton_jax.data.sources.places import Place
 from plankton_jax.data.sources.source import Source, one_line
 from plankton_jax.errors import InputError, shorten_list
 
@@ -82,9 +82,9 @@ def scan(
   they begin as such. Folders whose names differ only by Unicode form are one
   class.
 
-  An archive is read as if it were unpacked, but for a single folder that holds
-  all others. Zip archives are read in it, or in a folder, if no image lies
-  outside them: as folders of their names.
+  An archive is read as if it were unpacked, and the folder given that holds all
+  of its images, if one does. Zip archives in it, or in a folder, are read as
+  folders of their names, if no image lies outside them.
 
   Args:
     path: the folder, or a zip or tar archive.
@@ -104,10 +104,10 @@ def scan(
     raise InputError(
       f'{field}: {one_line(root)} is not a folder{_unfolded(root)}'
     )
-  place = _unpacked(root) if root.is_dir() else _packed(root)
+  place = places.unpacked(root) if root.is_dir() else places.packed(root)
   found = _sort(place)
   if not found.images and found.archives and root.is_dir():
-    place = _packed(root)
+    place = places.packed(root)
     found = _sort(place)
   others = dict(sorted(found.others.items()))
   boxed = boxes.describe(found.texts, place.start)
@@ -239,11 +239,6 @@ def fingerprint(found: Objects, cache_dir: Path | None = None) -> str:
   return state.hexdigest()
 
 
-def _read(root: Path, id: str) -> bytes:
-  """Reads one file below a folder; pickled, unlike a lambda."""
-  return read(root / id)
-
-
 def _unfolded(path: Path) -> str:
   """Says what to do with a file that is given as a folder; '' if nothing."""
   ending = path.suffix.lower()
@@ -291,89 +286,6 @@ def _is_picture(name: str) -> bool:
   return os.path.splitext(name)[1].lower() in images.EXTENSIONS
 
 
-class _Place(NamedTuple):
-  """Where images are looked for, by their paths in it."""
-
-  listed: files.List
-  read: Callable[[str], bytes]  # raises ValueError with the reason
-  start: Callable[[str, int], bytes]  # the first bytes; b'' if unreadable
-  skipped: Sequence[tuple[str, str]]  # (name, reason)
-  root: Path | None  # None of an archive
-
-
-def _unpacked(root: Path) -> _Place:
-  return _Place(
-    files.on_disk(root),
-    functools.partial(_read, root),
-    functools.partial(_start, root),
-    (),
-    root,
-  )
-
-
-def _start(root: Path, name: str, size: int) -> bytes:
-  with contextlib.suppress(OSError), (root / name).open('rb') as file:
-    return file.read(size)
-  return b''
-
-
-def _packed(path: Path) -> _Place:
-  """Opens an archive, or a folder of archives, as if unpacked; see `scan`."""
-  found, skipped = entries.find(path)
-  archived = {n for n in found if n.lower().endswith('.zip')}
-
-  def within(name: str) -> bool:
-    return any(part.lower().endswith('.zip') for part in name.split('/')[:-1])
-
-  names = {name: name for name in found if not within(name)}
-  if any(map(files.is_image, names)):
-    skipped = [s for s in skipped if not within(s[0]) and s[0] not in archived]
-  else:
-    names = {}
-    for name in found.keys() - archived:
-      names.setdefault(_without_archives(name), name)
-  top = _wrapping(names)
-  names = {id.removeprefix(top): name for id, name in names.items()}
-
-  def read_entry(id: str) -> bytes:
-    return found[names[id]].read()
-
-  def start(id: str, size: int) -> bytes:
-    with contextlib.suppress(ValueError):
-      return read_entry(id)[:size]
-    return b''
-
-  listed = files.in_archive(names)
-  return _Place(listed, read_entry, start, skipped, None)
-
-
-def _without_archives(name: str) -> str:
-  """Names a file of an archive in another as if this were unpacked.
-
-  That is into a folder of its name, unless it holds one itself.
-  """
-  parts: list[str] = []
-  for part in name.split('/'):
-    above = parts[-1] if parts else ''
-    if above.lower().endswith('.zip'):
-      parts[-1] = above[:-4]
-      if part == parts[-1]:
-        continue
-    parts.append(part)
-  return '/'.join(parts)
-
-
-def _wrapping(names: Iterable[str]) -> str:
-  """Finds the one folder of an archive that holds all others; '' if none does.
-
-  A folder that all images lie in itself is a class.
-  """
-  parts = [name.split('/') for name in names if files.is_image(name)]
-  tops = {own[0] for own in parts}
-  deep = any(len(own) > 2 for own in parts)
-  return f'{tops.pop()}/' if deep and len(tops) == 1 else ''
-
-
 class _Found(NamedTuple):
   """What lies in a place, by paths in it."""
 
@@ -385,7 +297,7 @@ class _Found(NamedTuple):
   archives: list[str]
 
 
-def _sort(place: _Place) -> _Found:
+def _sort(place: Place) -> _Found:
   """Sorts the files of a place by what they are."""
   found = _Found([], {}, [], collections.Counter(), [], [])
   filled = {''}
@@ -424,7 +336,7 @@ def _above(folder: str, known: Container[str]) -> Iterator[str]:
     folder = folder.rpartition('/')[0]
 
 
-def _passed_over(place: _Place, found: _Found) -> list[str]:
+def _passed_over(place: Place, found: _Found) -> list[str]:
   """Doubts folders passed over that hold images, and archives beside some."""
   doubts = []
   held = [name for name in found.passed if _holds_picture(place, name)]
@@ -438,7 +350,7 @@ def _passed_over(place: _Place, found: _Found) -> list[str]:
   return doubts
 
 
-def _holds_picture(place: _Place, folder: str) -> bool:
+def _holds_picture(place: Place, folder: str) -> bool:
   with contextlib.suppress(InputError):  # One that is not to be read.
     for inner in files.tree(place.listed, folder):
       if any(map(_is_picture, inner.files)):
@@ -447,7 +359,7 @@ def _holds_picture(place: _Place, folder: str) -> bool:
 
 
 def _refuse_collages(
-  place: _Place, ids: Sequence[str], texts: Sequence[str], field: str
+  place: Place, ids: Sequence[str], texts: Sequence[str], field: str
 ) -> None:
   """Raises InputError if an image is a FlowCam's collage of many particles."""
   remedy = (
