@@ -168,7 +168,7 @@ def parse(
   """
   known = contestants()
   for flag in ('ours', 'peer'):
-    for text in values[flag].value:
+    for text in values[flag].value or ():
       try:
         name, recipe = recipes.parse(text)
         known[name] = Contestant(recipe) if flag == 'ours' else _peer(recipe)
