@@ -198,7 +198,7 @@ def _of_objects(
   """Takes the objects whose rows are `kept`, with their embeddings."""
   items = objects.items or _described_by_name(objects.ids)
   return NewImages(
-    pathlib.Path(objects.place).resolve().name,
+    objects.name,
     rows,
     tuple(items[row] for row in kept),
     skipped,

@@ -71,7 +71,7 @@ def gather(
     encoder = folders.encoder(source)
     found = folders.embed(encoder, listed, pixel_um=pixel_um)
     return Pile(
-      found.root.resolve().name,
+      listed.name,
       found.rows,
       originals.reader_of(listed, encoder, found.white),
       found.skipped,
