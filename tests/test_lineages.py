@@ -337,6 +337,10 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(
   assert blocks.tables['taxonomy.csv'] == [
     pytest.approx(line, nan_ok=True) for line in lines
   ]
+  # An export that is predicted is not read again for the run that it trained.
+  for place, read in ((f'{folder}/../export', True), (tmp_path / 'x', False)):
+    known, _ = taxa.of_run(run, str(place))
+    assert (known == taxa.NONE) == read
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
   assert '$run^$: no taxa of its export' in told and 'no lineages' in told
