@@ -654,7 +654,10 @@ def test_states_that_nobody_knows_are_shown_and_told(tmp_path, capsys):
 
 def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
   packed = {'ecotaxa.tsv': tsv([row(2)]), 'images/2.png': packing.picture(2)}
-  root = packing.tree(tmp_path / 'export', {'ecotaxa.tsv': TABLE, **IMAGES})
+  other = row(3, object_annotation_status='predicted')
+  files = {'ecotaxa.tsv': tsv([row(0), row(1), other]), **IMAGES}
+  files['images/3.png'] = packing.picture(3)
+  root = packing.tree(tmp_path / 'export', files)
   packing.pack_zip(root / 'more.zip', packed)
   for name in IMAGES:
     os.utime(root / name, (1e9, 1e9))
@@ -682,6 +685,10 @@ def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
   changed, read_again = start(tmp_path / 'caches')
   assert changed != first and read_again == ['1.png']
   assert start(None)[0] == changed
+  opened = read.export(str(root)).files
+  names = ['images/1.png', 'more.zip/images/2.png', 'images/0.png']
+  hashes = source._digests(opened, names, tmp_path / 'caches')
+  assert hashes == list(map(opened.digest, names))
 
 
 def test_an_earlier_copy_of_a_table_elsewhere_counts_once(tmp_path):
