@@ -11,6 +11,7 @@ import pytest
 
 from plankton_jax.data.ecotaxa import (
   annotations,
+  lists,
   numbers,
   read,
   rules,
@@ -889,12 +890,19 @@ def test_a_list_of_images_that_lie_in_several_folders(tmp_path, files, image):
   assert found.objects[0].image == image
 
 
+def test_a_folder_that_holds_few_of_a_lists_images_is_not_meant():
+  named = [f'old/{n}.png' for n in range(4)]
+  assert lists.moved(named, [f'here/{n}.png' for n in range(2)]) is None
+  meant = lists.moved(named, [f'here/{n}.png' for n in range(3)])
+  assert meant('old/3.png') == 'here/3.png'
+
+
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
     (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),
     (b'raw,mask\n0.png,0.tif\n', 'column raw or mask may be meant by img_file'),
-    (b'file,label,xmin\n0.png,a,3\n', 'column xmin gives boxes within images'),
+    (b'file,label,x min\n0.png,a,3\n', 'column x_min gives boxes within im'),
     (b'0.png,a\n1.png,b\n', '0.png, a, names no columns: write filename and'),
     (b'label,count\na,1\n', "'img_file_name' is missing .it has label, count"),
   ],
