@@ -22,7 +22,7 @@ from plankton_jax import checkpoints, retrieval
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files.config_file import Config
-from plankton_jax.train import failures, log, loop
+from plankton_jax.train import experiment, failures, log, loop
 from plankton_jax.train.step import spread
 
 NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
@@ -78,7 +78,7 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
   seconds = sum(row['seconds'] for row in rows.get('epoch', []))
   found, epoch = NOTHING, None
   if 'val' in rows:
-    data = loop.load_data(config, work)
+    data = experiment.load_data(config, work)
     encoder = checkpoints.load_encoder(work)
     epoch = next(
       round(row['epoch']) for row in rows['val'] if row['step'] == encoder.step
@@ -104,7 +104,7 @@ def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
     work: folder to exchange arrays in.
     python: an interpreter with the peers.
   """
-  data = loop.load_data(config, work)
+  data = experiment.load_data(config, work)
   spec = _exchange(data, work) | {
     'config': config,
     'num_classes': data.num_seen,

@@ -168,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
   shutil.rmtree(place / 'run', ignore_errors=True)
   (place / 'run').mkdir(parents=True)
   config = _config(STEPS.value, place)
-  data = loop.load_data(config, place / 'run')
+  data = experiment.load_data(config, place / 'run')
   per_epoch = experiment.assemble(config, data).schedule.steps_per_epoch
   config['epochs'] = -(-STEPS.value // per_epoch)
   del data

@@ -78,7 +78,10 @@ def test_a_quoted_cell_that_begins_with_a_quote_is_closed(tmp_path):
   ('data', 'message'),
   [
     (b'PK\3\4\x14\0', 'it is an Excel workbook or a zip archive: save it as'),
-    (b'\xd0\xcf\x11\xe0\xa1\xb1', 'it is an Excel workbook: save it as tab-'),
+    (
+      b'\xd0\xcf\x11\xe0\xa1\xb1',
+      r'of the old form, or with a password: save it as \.x',
+    ),
     (b'%PDF-1.4\n', 'it is a PDF file: save it'),
     (b'\x1f\x8b\x08\0', 'it is packed by gzip: save it'),
     (b' <!DOCTYPE html>\n', 'a web page: download the table again, logged in'),
@@ -91,12 +94,20 @@ def test_what_is_no_table_is_told_by_its_kind(data, message):
 
 
 def test_places_that_are_no_export_are_told_by_their_kind(tmp_path):
-  book = packing.pack_zip(tmp_path / 'e.xlsx', {'xl/workbook.xml': b'<a/>'})
-  with pytest.raises(InputError, match='it is an Excel workbook: save it'):
-    read.export(str(book))
-  packed = packing.tar(tmp_path / 'e.tar.gz', {'a': b''}, 'w:gz')
+  for name, message in (
+    ('e.xls', r'nor a table ecotaxa\*.tsv: save it as .xlsx or .csv'),
+    ('e.ods', 'save it as .xlsx or .csv'),
+    ('e.parquet', 'save it as .xlsx or .csv'),
+    ('e.xlsx', r'not a readable Excel workbook \(.*\): save it as .xlsx or'),
+    ('e.bin', 'it is an Excel workbook: give it a name that ends in .xlsx'),
+  ):
+    book = packing.pack_zip(tmp_path / name, {'xl/workbook.xml': b'<a/>'})
+    with pytest.raises(InputError, match=message) as caught:
+      read.export(str(book))
+    assert '\n' not in str(caught.value)
+  (tmp_path / 'e.7z').write_bytes(b'7z')
   with pytest.raises(InputError, match=r'ecotaxa\*.tsv: unpack it'):
-    read.export(str(packed))
+    read.export(str(tmp_path / 'e.7z'))
 
 
 @pytest.mark.parametrize(
@@ -409,7 +420,9 @@ def test_the_row_names_of_r_are_no_values(tmp_path):
 def test_a_place_without_a_table_says_what_it_holds(tmp_path):
   files = {'i/0.png': packing.picture(0), '__MACOSX/x.tsv': b''}
   place = packing.pack_zip(tmp_path / 'a.zip', files)
-  with pytest.raises(InputError, match='it holds 1 images: unpack them'):
+  with pytest.raises(
+    InputError, match=r"it holds 1 images: data\.source='folder' reads"
+  ):
     read.export(str(place))
   packing.tree(tmp_path / 'b', files | {'export_7.csv': b'a;b'})
   with pytest.raises(
@@ -602,9 +615,9 @@ def test_paths_that_nothing_here_ends_like_stay_out(tmp_path):
     files=['deep/0.png'],
   )
   assert [why for _, why in found.skipped] == [
-    'https://x.org/vault/0.png: an absolute path, but deep/0.png: write this'
-    ' into img_file_name',
-    'D:\\9.png: an absolute path',
+    'https://x.org/vault/0.png: no such file in the export, but deep/0.png:'
+    ' write this into img_file_name',
+    'D:\\9.png: no such file in the export',
   ]
 
 

@@ -183,9 +183,8 @@ def _open_place(
     place = place.take(checks.drawn(check, place.ids))
   draw = place.ids if check else None
   found = _embed(source, place, pixel_um, kept, before)
-  name = pathlib.Path(place.place).resolve().name
   items = dict(zip(place.ids, place.items, strict=False))
-  return Opened(name, found, read, draw, place.root, items)
+  return Opened(place.name, found, read, draw, place.root, items)
 
 
 def _open_pile(

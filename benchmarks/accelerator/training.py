@@ -20,7 +20,7 @@ from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.step import make_embed_step
 
 CLASSES = 6
-IN_FLIGHT = 4  # steps whose metrics are not yet read, as in train/readback.py
+IN_FLIGHT = 4  # steps whose metrics are not yet read, as in train/batches.py
 
 
 def random_data(side: int, **splits: int) -> inputs.Data:

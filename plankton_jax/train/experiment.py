@@ -1,7 +1,8 @@
-"""Builds a run's parts from its config and its data."""
+"""Checks a run's config, loads its data and builds its parts."""
 
+import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -9,11 +10,13 @@ from jax.stages import Wrapped
 
 from plankton_jax import augment, curriculum, objectives
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file, home, write_errors
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders, measures
+from plankton_jax.nn import encoders, measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.train import (
   batches,
+  config_check,
   optimizer,
   progress,
   sampling,
@@ -21,6 +24,9 @@ from plankton_jax.train import (
   state,
   step,
 )
+
+if TYPE_CHECKING:  # reads image files, for which it needs more packages
+  from plankton_jax.data import pipeline
 
 
 class Data(Protocol):
@@ -52,6 +58,53 @@ class Experiment(NamedTuple):
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
   columns: batches.Columns  # of all images
+
+
+def check(
+  config: Config, workdir: pathlib.Path, *, accept_changes: bool
+) -> None:
+  """Checks a config before its data is read.
+
+  Raises:
+    InputError: a field is out of range or does not fit the encoder to begin
+      from, the weights to begin from are missing, or the workdir has another
+      config.
+  """
+  from plankton_jax.train import store  # building the parts needs no Orbax
+
+  config_check.check(config)
+  if not store.has_checkpoint(workdir):  # a run resumes without the weights
+    pretrained.check(config)
+  transfer.check(config)
+  if not accept_changes:
+    config_file.compare(config, workdir)
+
+
+def load_data(
+  config: Config, workdir: str | pathlib.Path, *, writes: bool = True
+) -> 'pipeline.Data':
+  """Loads a run's images, labels and splits, from the cache if it has them.
+
+  Args:
+    config: the run's.
+    workdir: the run's.
+    writes: whether to write the accounts of the images there.
+
+  Raises:
+    InputError: a field or file cannot be used.
+  """
+  from plankton_jax.data import pipeline
+
+  data = config_check.read_data(config['data'])
+  with write_errors.explained(home.expand(config['data']['cache_dir'])):
+    return config_file.build(
+      pipeline.load,
+      config | {'data': data},
+      'data',
+      workdir=workdir,
+      seed=config['seed'],
+      writes=writes,
+    )
 
 
 def assemble(config: Config, data: Data) -> Experiment:

@@ -14,9 +14,14 @@ from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.files.config_file import Config
-from plankton_jax.train import batches, loop, sharding
+from plankton_jax.train import batches, sharding
 from plankton_jax.train.evaluation import evaluate
-from plankton_jax.train.experiment import Experiment, assemble
+from plankton_jax.train.experiment import (
+  Experiment,
+  assemble,
+  check,
+  load_data,
+)
 from plankton_jax.train.state import TrainState
 
 _WARM = 2  # steps before the clock starts
@@ -71,7 +76,7 @@ def rehearse(
     InputError: the run would raise it too.
   """
   workdir = pathlib.Path(workdir)
-  loop.check(config, workdir, accept_changes=accept_changes)
+  check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
   data = _data(config, workdir)
   assert data.accounts is not None
@@ -210,6 +215,6 @@ def duration(seconds: float) -> str:
 def _data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
   """Loads the run's data; a new split is not kept."""
   if (workdir / 'split.json').exists():
-    return loop.load_data(config, workdir)
+    return load_data(config, workdir)
   with tempfile.TemporaryDirectory() as folder:
-    return loop.load_data(config, folder)
+    return load_data(config, folder)
