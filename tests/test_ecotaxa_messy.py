@@ -128,10 +128,10 @@ def test_decimal_commas(cells, expected):
 
 
 def test_blanks_and_apostrophes_may_part_thousands():
-  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567']
+  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567', "'123"]
   values, bad = numbers.floats(cells)
   np.testing.assert_allclose(values[:3], [1234.5, 12345678, 1234567])
-  assert bad == [3, 4]
+  assert bad == [3, 4, 5]
 
 
 def test_commas_in_ranks_positions_and_measures(tmp_path):
