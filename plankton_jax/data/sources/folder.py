@@ -342,7 +342,10 @@ def _passed_over(place: Place, found: _Found) -> list[str]:
   held = [name for name in found.passed if _holds_picture(place, name)]
   for what, names in (
     ('hidden folders and figures of runs are passed over', held),
-    ('archives are not read: unpack', found.images and found.archives),
+    (
+      'archives are not read, so unpack what others do not hold',
+      found.images and found.archives,
+    ),
   ):
     if names:
       shown = shorten_list([one_line(name) for name in names])
