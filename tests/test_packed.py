@@ -295,8 +295,10 @@ def test_sets_of_boxes_are_told_to_be_cropped(tmp_path, kind, caplog):
   said = re.escape(
     f'{name} draws boxes within images ({kind}), which are passed'
   )
-  folder.objects(str(place))
-  assert re.search(said, caplog.text)
+  for read in (folder.objects, folder.scan_classes):
+    caplog.clear()
+    read(str(place))
+    assert re.search(said, caplog.text)
   (place / '2.png').write_bytes(b'')
   with pytest.raises(InputError, match=rf'lies in no class folder.*; {said}'):
     folder.scan_classes(str(place))

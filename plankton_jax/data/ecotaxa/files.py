@@ -23,7 +23,7 @@ from plankton_jax.errors import InputError
 # Names that its importer looks for, though in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 TEXTS = ('.tsv', '.txt', '.csv')  # endings of tables with other names
-_READ = (*TEXTS, *workbook.ENDINGS)
+READ = (*TEXTS, *workbook.ENDINGS)  # endings of all tables
 # Endings of tables that are not read.
 _UNREAD = ('.xls', '.xlsb', '.ods', '.numbers', '.gz', '.parquet', '.feather')
 
@@ -187,7 +187,7 @@ def _tables(
     return tuple(called), {}
   tables = {}
   for name in seen:
-    if posixpath.splitext(name)[1].lower() in _READ:
+    if posixpath.splitext(name)[1].lower() in READ:
       with contextlib.suppress(ValueError):
         tables[name] = lists.parse(found[name].read(), named(name))
   own = [n for n, found in tables.items() if {*found.columns} >= table.NEEDED]
