@@ -11,7 +11,7 @@ need. docs/counts.md explains the methods.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ from analysis.measures.fitted import Fitted
 from analysis.measures.openset import no_class
 from analysis.measures.tallies import Row, Sample, Unit
 from analysis.measures.trials import Trials
-from plankton_jax.errors import InputError, shorten_list
+from plankton_jax.errors import InputError
 
 TRUST = flags.DEFINE_enum(
   'trust',
@@ -120,26 +120,6 @@ def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
   return found, notes
 
 
-def describe_checks(
-  of_sample: Mapping[str, Checks], found: Sequence[Sample], added: Sequence[str]
-) -> list[str]:
-  """Says what was checked, and what could not be corrected by it."""
-  images = sum(len(one.rows) for one in of_sample.values())
-  notes = [f'{images:,} images of {len(of_sample):,} samples are checked']
-  few = [one.name for one in found if not tallies.enough(one, of_sample)]
-  if few:
-    notes.append(
-      f'{len(few):,} of {len(found):,} samples have fewer than'
-      f' {checked.FEWEST} checked images and are not corrected, as {few[0]}'
-    )
-  if added:
-    notes.append(
-      'counted from checked images alone, as no class is named so:'
-      f' {shorten_list(list(added))}'
-    )
-  return notes
-
-
 class Objects(NamedTuple):
   """Holds the N objects to count, and what is known of each."""
 
@@ -160,8 +140,8 @@ class Counts(NamedTuple):
   every: list[Sample]
   predicted: list[str]  # the class of each object
   spectra: list[Row]
-  checks: dict[str, Checks] | None  # by sample, if a person checked some
-  notes: list[str]
+  checks: dict[str, Checks] | None = None  # by sample, if a person checked some
+  notes: Sequence[str] = ()
 
 
 def check(asked: Asked) -> None:
@@ -241,8 +221,6 @@ def count(
       names,
       method,
     ),
-    None,
-    [],
   )
   return correct(found, objects, chance) if objects.given else found
 
@@ -266,7 +244,7 @@ def correct(found: Counts, objects: Objects, chance: np.ndarray) -> Counts:
     shown=shown,
     every=[*(tallies.widen(one, len(names)) for one in found.every), *shown],
     checks=of_sample,
-    notes=describe_checks(of_sample, shown, names[before:]),
+    notes=tallies.describe_checks(of_sample, shown, names[before:]),
   )
 
 

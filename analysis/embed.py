@@ -68,10 +68,10 @@ def embed_run(
   takes it.
   """
   from plankton_jax import checkpoints
-  from plankton_jax.train import loop
+  from plankton_jax.train import experiment
 
   encoder = checkpoints.load_encoder(workdir, step)
-  data = loop.load_data(encoder.config, workdir)
+  data = experiment.load_data(encoder.config, workdir)
 
   def embed(at: np.ndarray, part: slice) -> outputs.Part:
     at = at[part]

@@ -90,8 +90,6 @@ def gather(source: Source, asked: Asked) -> Gathered:
   added = None
   if asked.examples:
     found = folder.scan_classes(asked.examples, field='--examples').images
-    if source.workdir is None and source.encoder is None:
-      raise InputError('--examples needs the encoder of a run: give --workdir')
     encoder = folders.encoder(source)
     added = folders.embed(
       encoder, found, pixel_um=asked.pixel_um, desc='examples'
@@ -124,7 +122,10 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
-  inputs.check_dimensions(fit.labeller.gallery, new.rows)
+  inputs.check_widths(
+    source.name,
+    {'labelled images': fit.labeller.gallery, 'new images': new.rows},
+  )
   ranks = lineages.fit(fit, known, asked.sure)
   labels = labeller.label(
     fit.labeller,
@@ -207,9 +208,10 @@ def make_files(
   overwrite_validated: bool,
 ) -> Result:
   """Makes the files of predictions, in our and others' formats."""
+  lines = list(predictions.rows(found))
   files: dict[str, result.Writer | None] = {
     'predictions.parquet': functools.partial(
-      tables.write_parquet, columns=predictions.columns(found)
+      tables.write_parquet, columns=tables.columns(lines)
     ),
     'skipped.txt': None,
     darwin_core.FILE: None,
@@ -224,9 +226,7 @@ def make_files(
     made = ecotaxa.of_new(found)
   if new.skipped:
     files['skipped.txt'] = result.content(tables.skipped(new.skipped))
-  csvs: dict[str, Sequence[tables.Row]] = {
-    'predictions.csv': list(predictions.rows(found))
-  }
+  csvs: dict[str, Sequence[tables.Row]] = {'predictions.csv': lines}
   notes = made.remarks
   if any(item.status or item.date for item in new.items):
     occurrences = list(

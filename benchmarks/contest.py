@@ -96,7 +96,7 @@ def race(
         spec = spec | {'expected': same}
       peer = stack.enter_context(opened('peer', peer_python, spec))
       _agree(spec, facts, peer.hear())
-    seconds = {ours: [], peer: []}
+    seconds: dict[Worker | None, list[float]] = {ours: [], peer: []}
     busy = []
     for _ in range(repeats):
       for worker in filter(None, (ours, peer)):
@@ -149,8 +149,8 @@ class Worker:
 
   def tell(self, line: str) -> None:
     """Writes a line to the process."""
-    self.process.stdin.write(line + '\n')
-    self.process.stdin.flush()
+    assert self.process.stdin  # a pipe
+    print(line, file=self.process.stdin, flush=True)
 
   def hear(self) -> dict[str, Any]:
     """Reads the next answer.
@@ -158,6 +158,7 @@ class Worker:
     Raises:
       InputError: the process ended instead.
     """
+    assert self.process.stdout  # a pipe
     line = self.process.stdout.readline()
     if line:
       return json.loads(line)

@@ -63,12 +63,13 @@ class Watch:
     self._over.set()
     self._thread.join()
     self.samples.append(self._sample())
-    # JAX takes listeners off only all at once, in its tests: this one stays.
-    self._log = None
 
-  def _count(self, event: str, seconds: float, **others: Any) -> None:
-    del seconds, others
-    if event == _COMPILED and self._log is not None:
+  def _count(
+    self, event: str, duration_secs: float, **others: str | int
+  ) -> None:
+    del duration_secs, others
+    # JAX takes listeners off only all at once, in its tests: this one stays.
+    if event == _COMPILED and not self._over.is_set():
       self._compiled += 1
       self.samples.append(self._sample())
 
@@ -167,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
   shutil.rmtree(place / 'run', ignore_errors=True)
   (place / 'run').mkdir(parents=True)
   config = _config(STEPS.value, place)
-  data = loop.load_data(config, place / 'run')
+  data = experiment.load_data(config, place / 'run')
   per_epoch = experiment.assemble(config, data).schedule.steps_per_epoch
   config['epochs'] = -(-STEPS.value // per_epoch)
   del data

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from benchmarks import inputs, operations
 from benchmarks.serve import Job, cores, each, serve
 from configs import triplet
 from plankton_jax import distances, host, objectives, retrieval
-from plankton_jax.data import pipeline, records
+from plankton_jax.data import records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache
 from plankton_jax.data.pixels.images import Preprocessing
@@ -74,9 +75,9 @@ def mining(*, batch: int, positive: str, negative: str) -> Job:
     lambda x, rows: objective.loss({}, x, rows, stage=0), has_aux=True
   )
   compiled = jax.jit(function).lower(x, rows).compile()
-  facts = {
+  facts: dict[str, Any] = {
     'flops': 2 * batch**2 * 128,
-    'temporary': compiled.memory_analysis().temp_size_in_bytes,
+    'temporary': sharding.program_memory(compiled).temporary,
   }
   if negative == 'hard':  # without a semi-hard one the peer drops the anchor
     facts['checks'] = {'loss': float(compiled(x, rows)[0][0])}
@@ -201,15 +202,16 @@ def epoch(
 
 def decode(*, folder: str, count: int, side: int) -> Job:
   """Decodes records to the cache; draws the folder of images first."""
-  folder = pathlib.Path(folder)
+  place = pathlib.Path(folder)
   for example in plankton.source(count // 12, 0).examples():
-    path = folder / 'images' / f'{example.id}.png'
+    path = place / 'images' / f'{example.id}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
+    assert example.image  # drawn at once
     path.write_bytes(example.image)
-  records.write(folder / 'records', sources.source(str(folder / 'images')))
-  opened = records.read(folder / 'records')
+  records.write(place / 'records', sources.source(str(place / 'images')))
+  opened = records.read(place / 'records')
 
-  directories = (folder / f'decoded-{n}' for n in itertools.count())
+  directories = (place / f'decoded-{n}' for n in itertools.count())
 
   def build():
     settings = Preprocessing(side, 'stretch', channels=1, white=255)
@@ -245,11 +247,10 @@ def first_step(*, folder: str) -> Job:
 
   The warm-up fills the caches of data and compiled programs.
   """
-  folder = pathlib.Path(folder)
   command = [
     *(sys.executable, 'launch.py', '--config=configs/triplet.py'),
-    f'--config.data.cache_dir={folder / "data"}',
-    f'--config.compilation_cache_dir={folder / "compiled"}',
+    f'--config.data.cache_dir={folder}/data',
+    f'--config.compilation_cache_dir={folder}/compiled',
     '--config.data.per_class=60',
     '--config.validations_per_epoch=1000000',  # each step is written at once
   ]
@@ -290,19 +291,9 @@ def _mapped(rows: int, side: int) -> np.ndarray:
     return np.load(file.name, mmap_mode='r')  # the map outlives the name
 
 
-def _data(images: np.ndarray) -> pipeline.Data:
+def _data(images: np.ndarray) -> inputs.Data:
   """Makes training images of ten classes."""
-  rows = len(images)
-  return pipeline.Data(
-    images=images,
-    labels=inputs.labels(rows, 10),
-    ids=np.arange(rows).astype(str),
-    class_names=tuple('abcdefghij'),
-    num_seen=10,
-    splits={'train': np.arange(rows)},
-    fingerprint='',
-    originals=None,
-  )
+  return inputs.data(images, inputs.labels(len(images), 10), 10)
 
 
 JOBS = {

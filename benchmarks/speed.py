@@ -236,7 +236,7 @@ def parse(values: flags.FlagValues) -> Options:
       raise InputError(f'--only: {group!r} is not one of {", ".join(GROUPS)}')
   if values.repeats < 1:
     raise InputError('--repeats must be at least 1')
-  read = {name: values[name].value for name in Options._fields}
+  read: dict[str, Any] = {name: values[name].value for name in Options._fields}
   return Options(**read | {'out': pathlib.Path(values.out)})
 
 

@@ -121,7 +121,7 @@ def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
   from plankton_jax.train.experiment import assemble
 
   host.use_compilation_cache('')
-  data = _random(config, count=4 * config['batch']['size'])
+  data = _random(config)
   try:
     pace = rehearsal.measure(
       config, assemble(config, data), data, seconds=seconds
@@ -137,16 +137,16 @@ def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
   )
   yield (
     f'compiled in {pace.compiling:.1f} s; memory'
-    f' {rehearsal.mebibytes(pace.memory)} on each device'
+    f' {rehearsal.mebibytes(pace.memory.total)} on each device'
   )
 
 
-def _random(config: dict[str, Any], count: int) -> 'pipeline.Data':
-  """Makes data of random pixels in eight classes."""
+def _random(config: dict[str, Any]) -> 'pipeline.Data':
+  """Makes four batches of random pixels in eight classes."""
   from plankton_jax.data import pipeline
 
   rng = np.random.default_rng(0)
-  fields = config['data']
+  fields, count = config['data'], 4 * config['batch']['size']
   shape = (count, fields['size'], fields['size'], fields['channels'])
   return pipeline.Data(
     images=rng.integers(0, 256, shape, np.uint8),

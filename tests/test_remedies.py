@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import counts, neighbors
-from analysis.files import inputs, pile
+from analysis.files import folders, inputs, pile
 from analysis.measures import lineages
 from plankton_jax import curriculum, distances, objectives
 from plankton_jax.data import classes, splits
@@ -113,8 +113,10 @@ def _own_split(rare):
       '--count=0: give 1 or more',
     ),
     (
-      lambda: pile.gather(FILES, images='new', splits=()),
-      '--images needs an encoder: give --workdir, or --encoder=plankton',
+      lambda: folders.encoder(FILES),
+      'images are embedded by an encoder: give --workdir in place of'
+      ' --embeddings, or the images to predict as --images=FILE.npz, of the'
+      ' same encoder',
     ),
     (
       lambda: pile.gather(FILES, images=None, splits=(), pixel_um=2.0),

@@ -63,8 +63,15 @@ def encoder(source: Source) -> 'Encoder':
   """Loads the encoder that made a workdir's embeddings, or the source's own.
 
   Raises:
-    InputError: there is no train split, or its checkpoint was deleted.
+    InputError: there is no encoder, no train split, or its checkpoint was
+      deleted.
   """
+  if source.workdir is None and source.encoder is None:
+    raise InputError(
+      'images are embedded by an encoder: give --workdir in place of'
+      ' --embeddings, or the images to predict as --images=FILE.npz, of the'
+      ' same encoder'
+    )
   from plankton_jax import checkpoints
 
   if source.encoder is not None:

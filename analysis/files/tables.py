@@ -129,11 +129,10 @@ def plain(value: Any) -> Any:
   return value
 
 
-def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
+def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes `value` as strict JSON (NaN becomes null), atomically."""
   text = json.dumps(plain(value), indent=1, allow_nan=False)
   atomic.text(path, text + '\n')
-  return path
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
@@ -199,6 +198,11 @@ def filled(rows: Iterable[Row]) -> list[dict[str, Any]]:
   rows = list(rows)
   fields = list(dict.fromkeys(field for row in rows for field in row))
   return [{field: row.get(field, '') for field in fields} for row in rows]
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+  """Turns rows of the same fields, one or more, into columns."""
+  return {field: [row[field] for row in rows] for field in rows[0]}
 
 
 def skipped(named: Iterable[tuple[str, str]]) -> str:

@@ -197,9 +197,3 @@ def classes(
       }
     )
   return lines
-
-
-def columns(found: Sequence[Prediction]) -> dict[str, list[Any]]:
-  """Turns the lines of `rows` into columns."""
-  lines = list(rows(found))
-  return {field: [line[field] for line in lines] for field in lines[0]}

@@ -152,9 +152,10 @@ def gather(
 
   Of a draw there is the table that `analysis.counts --checked` reads, too.
   """
-  columns = {field: [line[field] for line in lines] for field in lines[0]}
   files: dict[str, result.Writer | None] = {
-    'review.parquet': functools.partial(tables.write_parquet, columns=columns),
+    'review.parquet': functools.partial(
+      tables.write_parquet, columns=tables.columns(lines)
+    ),
     ECOTAXA: None,
     darwin_core.FILE: None,
   }

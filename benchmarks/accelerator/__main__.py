@@ -147,7 +147,7 @@ class Contest:
   def __init__(
     self, sizes: rows.Sizes, wheels: pathlib.Path | None, limit: float
   ):
-    self.workers = {}
+    self.workers: dict[str, contestants.Worker] = {}
     self._sizes, self._wheels, self._limit = sizes, wheels, limit
 
   def measure(self, row: rows.Row) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -286,7 +286,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
   sizes = rows.TINY if args.tiny else rows.Sizes()
   limit = time.monotonic() + args.limit_s
   contest = Contest(sizes, args.wheels, limit)
-  limits, table = {}, []
+  limits: dict[str, float] = {}
+  table: list[dict[str, Any]] = []
   with contestants.closing(contest.workers):
     found = machine(contest)
     print(json.dumps(found, indent=1), flush=True)

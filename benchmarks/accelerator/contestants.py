@@ -41,7 +41,7 @@ class Worker:
     given = [*os.environ.get('XLA_FLAGS', '').split(), *flags.split()]
     if given:
       environment['XLA_FLAGS'] = ' '.join(given)
-    self._process = subprocess.Popen(
+    self._process = process = subprocess.Popen(
       [sys.executable, '-m', f'benchmarks.accelerator.{module}'],
       cwd=ROOT,
       env=environment,
@@ -50,11 +50,16 @@ class Worker:
       stderr=subprocess.PIPE,
       text=True,
     )
-    self._answers = queue.Queue()
-    self._said = []
+    assert process.stdin and process.stdout and process.stderr  # pipes
+    self._asked = process.stdin
+    self._answers: queue.Queue[str | None] = queue.Queue()  # None at its end
+    self._said: list[str] = []
     self._threads = [
-      threading.Thread(target=listen, daemon=True)
-      for listen in (self._hear_answers, self._hear_errors)
+      threading.Thread(target=listen, args=(pipe,), daemon=True)
+      for listen, pipe in (
+        (self._hear_answers, process.stdout),
+        (self._hear_errors, process.stderr),
+      )
     ]
     for thread in self._threads:
       thread.start()
@@ -62,8 +67,7 @@ class Worker:
   def tell(self, message: dict[str, Any]) -> None:
     """Writes a message to the process."""
     with contextlib.suppress(BrokenPipeError):  # `hear` reports that it ended
-      self._process.stdin.write(json.dumps(message) + '\n')
-      self._process.stdin.flush()
+      print(json.dumps(message), file=self._asked, flush=True)
 
   def hear(self, seconds: float) -> dict[str, Any]:
     """Reads the next answer.
@@ -84,24 +88,18 @@ class Worker:
   def close(self) -> None:
     """Kills the process."""
     self._process.kill()
-    self._process.wait()
     for thread in self._threads:
       thread.join()
-    for pipe in (
-      self._process.stdin,
-      self._process.stdout,
-      self._process.stderr,
-    ):
-      with contextlib.suppress(BrokenPipeError):
-        pipe.close()
+    with contextlib.suppress(BrokenPipeError), self._process:
+      pass  # it closes the pipes and waits for the end
 
-  def _hear_answers(self):
-    for line in self._process.stdout:
+  def _hear_answers(self, pipe):
+    for line in pipe:
       self._answers.put(line)
     self._answers.put(None)
 
-  def _hear_errors(self):
-    for line in self._process.stderr:
+  def _hear_errors(self, pipe):
+    for line in pipe:
       self._said = [*self._said[-50:], line]
 
 

@@ -53,7 +53,8 @@ def copy(*, mebibytes: int) -> Job:
 
 def mining(*, batch: int, dim: int, policy: str) -> Job:
   """Mines a batch, and computes its triplet loss and gradient."""
-  objective = objectives.triplet(margin=0.5, stages=(policy.split('+'),))
+  positive, negative = policy.split('+')
+  objective = objectives.triplet(margin=0.5, stages=((positive, negative),))
   rows = {
     'label': jnp.asarray(inputs.labels(batch, 10)),
     'valid': jnp.ones(batch, bool),

@@ -10,8 +10,9 @@ compiler splits the products with them, and adds up what the devices found.
 """
 
 import contextlib
+import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -149,6 +150,27 @@ def describe(mesh: jax.sharding.Mesh | None, state: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
   return jax.tree_util.tree_map_with_path(described, state)
+
+
+class Memory(NamedTuple):
+  """Bytes that a program needs on each device; NaN if JAX cannot tell."""
+
+  total: float  # arguments, results and temporaries
+  temporary: float
+
+
+def program_memory(program: jax.stages.Compiled) -> Memory:
+  """Reads the compiler's figures of a program's memory."""
+  found = program.memory_analysis()
+  if found is None:  # some backends have none
+    return Memory(math.nan, math.nan)
+  return Memory(
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes,
+    found.temp_size_in_bytes,
+  )
 
 
 def bytes_on_device(tree: Any) -> int:
