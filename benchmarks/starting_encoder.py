@@ -21,7 +21,6 @@ import plankton_jax
 from benchmarks import recipes
 from configs import base
 from plankton_jax import checkpoints, host
-from plankton_jax.cli import command
 from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.export import card
@@ -212,8 +211,4 @@ def main(values: flags.FlagValues) -> None:
 
 if __name__ == '__main__':
   define(flags.FLAGS)
-  command.run(
-    lambda argv: main(flags.FLAGS),
-    fast=True,
-    interrupted='interrupted; the same command goes on where it was',
-  )
+  recipes.run(main)
