@@ -254,7 +254,7 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'taxon,taxon,lineage\na,b,x\n', "column 'taxon' is there twice"),
     (b'taxon\n"a\n', 'no table of taxa'),
     (b'\x1f\x8btaxon', 'no table of taxa'),
-    (b'PK\3\4', 'it is an Excel workbook or a zip archive: save it as CSV'),
+    (b'PK\3\4', 'not a readable Excel workbook'),
   ],
 )
 def test_files_that_are_no_taxa_are_one_line(tmp_path, text, message):
