@@ -150,6 +150,12 @@ def test_archives_of_one_class_each_are_folders_of_their_names(tmp_path):
     ((name, _),) = listing.images.skipped
     assert name == 'bad.zip'
     assert select.objects(str(place)).ids == ids
+  place, caches = tmp_path / 'set', tmp_path / 'caches'
+  os.utime(place, (1e9, 1e9))
+  seen = folder.fingerprint(folder.scan(str(place)).images, caches)
+  packing.pack_zip(place / 'ant.zip', inner['ant.zip'] | {'0.png': b'3'})
+  os.utime(place, (1e9, 1e9))
+  assert folder.fingerprint(folder.scan(str(place)).images, caches) != seen
 
 
 def test_archives_beside_images_are_told_and_not_read(tmp_path):
