@@ -131,7 +131,7 @@ def test_of_files_of_one_name_the_last_is_read(tmp_path):
 def test_archives_of_one_class_each_are_folders_of_their_names(tmp_path):
   inner = {
     'ant.zip': {'0.png': b'0', 'deep/1.png': b'1', '.x.png': b''},
-    'bee.ZIP': {'bee/2.png': b'2', '__MACOSX/x.png': b''},
+    'bee.ZIP': {'bee/2.png': b'2', '2.png': b'', '__MACOSX/x.png': b''},
   }
   several = {
     name: packing.pack_zip(tmp_path / 'x', files).read_bytes()
@@ -145,10 +145,12 @@ def test_archives_of_one_class_each_are_folders_of_their_names(tmp_path):
   ):
     listing = folder.scan_classes(str(place))
     assert listing.images.ids == ids
-    assert [listing.images.read(id) for id in ids] == [b'0', b'1', b'2']
+    assert [listing.images.read(id) for id in ids] == [b'0', b'1', b'']
     assert listing.others == {'.txt': 1}
-    ((name, _),) = listing.images.skipped
-    assert name == 'bad.zip'
+    assert [name for name, _ in listing.images.skipped] == [
+      'bad.zip',
+      'bee.ZIP/bee/2.png',
+    ]
     assert select.objects(str(place)).ids == ids
   place, caches = tmp_path / 'set', tmp_path / 'caches'
   os.utime(place, (1e9, 1e9))

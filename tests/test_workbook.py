@@ -4,6 +4,7 @@ import datetime
 import io
 import re
 import warnings
+import zipfile
 
 import openpyxl
 import packing
@@ -162,3 +163,18 @@ def test_a_list_beside_images_is_told_to_folders(tmp_path):
     path = packing.tree(tmp_path / ending, files)
     with pytest.raises(InputError, match=message):
       folder.scan_classes(str(path))
+
+
+def test_a_sheet_may_say_a_wrong_size(tmp_path):
+  stream = io.BytesIO()
+  with (
+    zipfile.ZipFile(io.BytesIO(book(a=ROWS))) as old,
+    zipfile.ZipFile(stream, 'w') as new,
+  ):
+    for name in old.namelist():
+      data = old.read(name)
+      changed = re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1"', data)
+      assert (changed != data) == name.endswith('sheet1.xml')
+      new.writestr(name, changed)
+  files = {'l.xlsx': stream.getvalue(), **IMAGES}
+  assert taxa(read.export(str(packing.tree(tmp_path, files)))) == FOUND
