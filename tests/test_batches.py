@@ -1,5 +1,6 @@
 import collections
 import os
+import tempfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +78,11 @@ def test_the_disk_is_asked_for_all_rows_before_one_is_read(mapped, monkeypatch):
   os.remove(path)  # What is mapped stays.
   again = batches.streamed(mapped, ROWS, None)(at)['image']
   np.testing.assert_array_equal(again, images)
+  with tempfile.TemporaryFile() as file:  # nor has every file a name
+    unnamed = np.memmap(file, np.uint8, 'w+', shape=mapped['image'].shape)
+    unnamed[:] = mapped['image']
+    taken = batches.streamed(mapped | {'image': unnamed}, ROWS, None)(at)
+  np.testing.assert_array_equal(taken['image'], images)
 
 
 def test_a_failure_in_the_thread_reaches_the_loop(mapped):

@@ -12,6 +12,7 @@ import pytest
 from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import (
   annotations,
+  lists,
   numbers,
   read,
   rules,
@@ -128,10 +129,10 @@ def test_decimal_commas(cells, expected):
 
 
 def test_blanks_and_apostrophes_may_part_thousands():
-  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567']
+  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567', "'123"]
   values, bad = numbers.floats(cells)
   np.testing.assert_allclose(values[:3], [1234.5, 12345678, 1234567])
-  assert bad == [3, 4]
+  assert bad == [3, 4, 5]
 
 
 def test_commas_in_ranks_positions_and_measures(tmp_path):
@@ -668,7 +669,10 @@ def test_states_that_nobody_knows_are_shown_and_told(tmp_path, capsys):
 
 def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
   packed = {'ecotaxa.tsv': tsv([row(2)]), 'images/2.png': packing.picture(2)}
-  root = packing.tree(tmp_path / 'export', {'ecotaxa.tsv': TABLE, **IMAGES})
+  other = row(3, object_annotation_status='predicted')
+  files = {'ecotaxa.tsv': tsv([row(0), row(1), other]), **IMAGES}
+  files['images/3.png'] = packing.picture(3)
+  root = packing.tree(tmp_path / 'export', files)
   packing.pack_zip(root / 'more.zip', packed)
   for name in IMAGES:
     os.utime(root / name, (1e9, 1e9))
@@ -696,6 +700,10 @@ def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
   changed, read_again = start(tmp_path / 'caches')
   assert changed != first and read_again == ['1.png']
   assert start(None)[0] == changed
+  opened = read.export(str(root)).files
+  names = ['images/1.png', 'more.zip/images/2.png', 'images/0.png']
+  hashes = source._digests(opened, names, tmp_path / 'caches')
+  assert hashes == list(map(opened.digest, names))
 
 
 def test_an_earlier_copy_of_a_table_elsewhere_counts_once(tmp_path):
@@ -896,12 +904,19 @@ def test_a_list_of_images_that_lie_in_several_folders(tmp_path, files, image):
   assert found.objects[0].image == image
 
 
+def test_a_folder_that_holds_few_of_a_lists_images_is_not_meant():
+  named = [f'old/{n}.png' for n in range(4)]
+  assert lists.moved(named, [f'here/{n}.png' for n in range(2)]) is None
+  meant = lists.moved(named, [f'here/{n}.png' for n in range(3)])
+  assert meant('old/3.png') == 'here/3.png'
+
+
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
     (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),
     (b'raw,mask\n0.png,0.tif\n', 'column raw or mask may be meant by img_file'),
-    (b'file,label,xmin\n0.png,a,3\n', 'column xmin gives boxes within images'),
+    (b'file,label,x min\n0.png,a,3\n', 'column x_min gives boxes within im'),
     (b'0.png,a\n1.png,b\n', '0.png, a, names no columns: write filename and'),
     (b'label,count\na,1\n', "'img_file_name' is missing .it has label, count"),
   ],

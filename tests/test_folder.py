@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 
 import numpy as np
 import packing
@@ -279,7 +280,7 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
 
   monkeypatch.setattr(contents, 'digest', digest)
 
-  def fingerprint():
+  def fingerprint(root=root):
     read.clear()
     found = folder.scan(str(root)).images
     kept = folder.fingerprint(found, caches)
@@ -293,16 +294,22 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
   assert fingerprint() == fingerprint() == ['gone.png', 'y.png']
   os.utime(root / 'b/y.png', (1e9, 1e9 + 1))
   assert fingerprint() == ['gone.png', 'y.png']
+  (root / 'b/z.png').write_bytes(b'of another size')
+  os.utime(root / 'b/z.png', (1e9, 1e9))
+  assert fingerprint() == ['gone.png', 'z.png']
   (root / 'a/x.png').rename(root / 'a/w.png')
   write(root / 'c/v.png', 8)
   os.utime(root / 'c/v.png', (1e9, 1e9))
   assert fingerprint() == ['gone.png', 'v.png', 'w.png']
   assert fingerprint() == ['gone.png']
   (kept,) = (caches / 'contents').iterdir()
+  like = tmp_path / 'other/c/v.png'  # another image of its name, size and time
+  packing.tree(tmp_path, {like: (root / 'c/v.png').read_bytes()[::-1]})
+  os.utime(like, (1e9, 1e9))
+  assert fingerprint(tmp_path / 'other') == ['v.png']
   kept.write_bytes(kept.read_bytes()[:200])  # torn
   assert len(fingerprint()) == 5
-  kept.unlink()
-  kept.parent.rmdir()
+  shutil.rmtree(kept.parent)
   kept.parent.write_text('no folder')  # nothing can be kept there
   assert len(fingerprint()) == 5
 

@@ -226,7 +226,7 @@ def _with_parameters(model, job):
   """Adds the number of parameters, which shows if the network is ours."""
   run, facts = job
   count = sum(p.numel() for p in model.parameters())
-  return run, facts | {'parameters': count}
+  return run, facts | {'checks': {'parameters': count}}
 
 
 def _compiled(function, compiler):
