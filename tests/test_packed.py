@@ -271,6 +271,16 @@ def test_collages_in_an_archive_are_no_images(tmp_path):
     folder.objects(str(path), field='--images')
 
 
+def test_tables_that_cannot_be_read_beside_images_are_told(tmp_path, caplog):
+  for name, said in (('a.txt', False), ('a.csv', True), ('a.xlsx', True)):
+    path = packing.pack_zip(
+      tmp_path / f'{name}.zip', {name: b'x', '0.png': b''}
+    )
+    caplog.clear()
+    assert select.objects(str(path)).ids == ('0.png',)
+    assert (f'{name}.zip holds no table' in caplog.text) == said
+
+
 def test_bins_and_exports_may_be_tar_archives(tmp_path):
   table = b'object_id\timg_file_name\nx\t0.png\n'
   files = {'export/ecotaxa.tsv': table, 'export/0.png': packing.picture(0)}
@@ -299,6 +309,7 @@ BOXES = {
 def test_sets_of_boxes_are_told_to_be_cropped(tmp_path, kind, caplog):
   name, data = BOXES[kind]
   files = {'a/1.png': b'', 'train/2.png': b'', 'a/classes.txt': b'0\n1\n'}
+  files['a/notes.txt'] = b'class and depths:\n0 0.5 0.25 0.1 1\n'
   place = packing.tree(tmp_path / 'set', files | {name: data})
   said = re.escape(
     f'{name} draws boxes within images ({kind}), which are passed'

@@ -3,7 +3,6 @@
 import datetime
 import io
 import re
-import warnings
 import zipfile
 
 import openpyxl
@@ -135,13 +134,27 @@ def test_a_workbook_too_large_to_unpack_is_refused(monkeypatch):
     workbook.sheets(book(a=ROWS), 'l.xlsx')
 
 
-def test_what_a_workbook_holds_besides_cells_is_no_warning(recwarn):
-  data = book(a=ROWS)
-  with warnings.catch_warnings():
-    warnings.simplefilter('error')
-    assert workbook.sheets(data, '') == {
-      'a': 'filename\tlabel\n0.png\tCalanus\n1.png\tété\n2.png\n'.encode()
-    }
+def edited(data, pattern, new):
+  """A workbook with a part of its XML replaced."""
+  stream = io.BytesIO()
+  with (
+    zipfile.ZipFile(io.BytesIO(data)) as before,
+    zipfile.ZipFile(stream, 'w') as after,
+  ):
+    texts = {name: before.read(name) for name in before.namelist()}
+    assert any(re.search(pattern, text) for text in texts.values())
+    for name, text in texts.items():
+      after.writestr(name, re.sub(pattern, new, text))
+  return stream.getvalue()
+
+
+def test_what_a_workbook_holds_besides_cells_is_no_warning():
+  data = edited(book(a=ROWS), b'<cellStyles.*</cellStyles>', b'')
+  with pytest.warns(UserWarning, match='no default style'):
+    openpyxl.load_workbook(io.BytesIO(data), read_only=True)
+  assert workbook.sheets(data, '') == {
+    'a': 'filename\tlabel\n0.png\tCalanus\n1.png\tété\n2.png\n'.encode()
+  }
 
 
 def test_other_tables_may_be_workbooks_too(tmp_path):
@@ -166,15 +179,14 @@ def test_a_list_beside_images_is_told_to_folders(tmp_path):
 
 
 def test_a_sheet_may_say_a_wrong_size(tmp_path):
-  stream = io.BytesIO()
-  with (
-    zipfile.ZipFile(io.BytesIO(book(a=ROWS))) as old,
-    zipfile.ZipFile(stream, 'w') as new,
-  ):
-    for name in old.namelist():
-      data = old.read(name)
-      changed = re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1"', data)
-      assert (changed != data) == name.endswith('sheet1.xml')
-      new.writestr(name, changed)
-  files = {'l.xlsx': stream.getvalue(), **IMAGES}
+  data = edited(book(a=ROWS), b'<dimension ref="[^"]*"', b'<dimension ref="A1"')
+  files = {'l.xlsx': data, **IMAGES}
   assert taxa(read.export(str(packing.tree(tmp_path, files)))) == FOUND
+
+
+def test_a_formula_counts_by_its_last_result(tmp_path):
+  rows = [('file', 'label'), ('0.png', '=3+4')]
+  data = edited(book(a=rows), b'</f><v ?/?>(</v>)?', b'</f><v>7</v>')
+  files = {'l.xlsx': data, **IMAGES}
+  found = read.export(str(packing.tree(tmp_path, files)))
+  assert taxa(found) == [('0.png', '7')]
