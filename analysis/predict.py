@@ -44,7 +44,9 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
 EXAMPLES = flags.DEFINE_string(
-  'examples', None, 'A folder of labelled images, one folder a class, to add.'
+  'examples',
+  None,
+  'A folder of labelled images, one folder a class, or an archive, to add.',
 )
 OVERWRITE = flags.DEFINE_bool(
   'overwrite_validated', False, 'Update what a person has annotated, too.'

@@ -61,7 +61,7 @@ class NoTable(InputError):
 
 
 def open_export(path: str, *, field: str = 'data.path') -> Files:
-  """Lists the files of a zip archive, of a folder, or beside one table.
+  """Lists the files of an archive, of a folder, or beside one table.
 
   Zip archives inside it count as folders of their names, those without a table
   also as unpacked where they lie. A table may have any name if it is given
