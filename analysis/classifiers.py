@@ -223,7 +223,7 @@ def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
 
 
 def draw(found: list[curves.Curve]) -> plt.Figure:
-  """Draws a row a measure, a column a classifier, a colour a feature set."""
+  """Draws measures as rows, classifiers as columns, features by colour."""
   names = list(dict.fromkeys(f.features for f in found))
   colours = style.colours(names)
   columns = list(curves.CLASSIFIERS)

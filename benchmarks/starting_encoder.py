@@ -33,8 +33,10 @@ RECIPE: Mapping[str, Any] = base.PLANKTON_NETWORK | {
   'batch.views': 2,
   'epochs': 20,
   # For classes that it has not seen (docs/pretrained.md).
+  'batch.sampling': 'sqrt',
   'encoder.whitening': 0.75,
   'objective.margin': 0.0,
+  'objective.scale': 16.0,
   # It is measured on classes that it never saw, so that few images are enough
   # to choose the checkpoint by, and to see that nothing went wrong.
   'data.fractions': (0.9, 0.05, 0.05),

@@ -9,6 +9,7 @@ import packing
 import pytest
 
 from plankton_jax.data import select
+from plankton_jax.data.ecotaxa import read as export
 from plankton_jax.data.sources import (
   contents,
   entries,
@@ -168,7 +169,8 @@ def test_archives_beside_images_are_told_and_not_read(tmp_path):
     assert listing.images.ids == ('ant/0.png', 'bee/1.png')
     assert not listing.images.skipped
     assert listing.doubts == (
-      'archives are not read: unpack: bad.tar.gz, set.zip',
+      'archives are not read, so unpack what others do not hold:'
+      ' bad.tar.gz, set.zip',
     )
     assert listing.others == {'.gz': 2, '.zip': 1}
 
@@ -293,11 +295,15 @@ def test_sets_of_boxes_are_told_to_be_cropped(tmp_path, kind, caplog):
   said = re.escape(
     f'{name} draws boxes within images ({kind}), which are passed'
   )
-  folder.objects(str(place))
-  assert re.search(said, caplog.text)
+  for read in (folder.objects, folder.scan_classes):
+    caplog.clear()
+    read(str(place))
+    assert re.search(said, caplog.text)
   (place / '2.png').write_bytes(b'')
   with pytest.raises(InputError, match=rf'lies in no class folder.*; {said}'):
     folder.scan_classes(str(place))
+  with pytest.raises(InputError, match=rf'holds no table .*; {said}'):
+    export.export(str(place))
   (place / name).unlink()
   assert not folder.scan(str(place)).boxes
 

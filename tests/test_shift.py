@@ -210,7 +210,7 @@ def test_new_samples_alarm_and_are_to_be_labelled(
     shift,
     [made_run()],
     tmp_path / 'out',
-    asked=shift.Asked(images, by='^([a-z][0-9]?)_', label=5),
+    asked=shift.Asked(images, by='^([a-z][0-9]?)_', label_first=5),
   )
   told = capsys.readouterr().out
   assert 'sample s1 looks unlike anything outside of training; label 5' in told
@@ -256,8 +256,8 @@ def test_bad_input_is_told_in_one_line(tmp_path):
 
   refuse('all images are of one group', by='_')
   refuse('72 of 72 images have no such group', by='sample')
-  refuse('--alarm_level=1', by='^(.)_', level=1.0)
-  refuse('--label_first=0', by='^(.)_', label=0)
+  refuse('--alarm_level=1', by='^(.)_', alarm_level=1.0)
+  refuse('--label_first=0', by='^(.)_', label_first=0)
   refuse('no labelled train', source(val=blobs([3])), by='^(.)_')
   alone = source(train=grouped([9, 9], 1))
   refuse('val or test images: only those', alone, by='^(.)')
@@ -275,6 +275,6 @@ def test_flags_reach_the_analysis(monkeypatch):
     shift.asked([made_run()])
   shift.asked([made_run()])
   assert called == [
-    shift.Asked('new', by='x', label=7, level=0.1),
+    shift.Asked('new', by='x', label_first=7, alarm_level=0.1),
     shift.Asked(),
   ]

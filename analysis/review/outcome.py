@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def rows(
   images: Images, state: State, predicted: Predicted, events: Sequence[Event]
 ) -> list[Row]:
-  """Makes a line an image: its class, and by whom it was decided and when."""
+  """Makes a line for each image: its class, who decided it and when."""
   by = {event.seq: event for event in events}
   lines = []
   for row, key in enumerate(images.ids):

@@ -165,7 +165,7 @@ def scan_classes(
 ) -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
-  Warns of folders without an image.
+  Warns of folders without an image, and of doubts.
 
   Raises:
     InputError: an image lies outside any class folder, or a folder has none
@@ -188,6 +188,7 @@ def scan_classes(
       len(listing.empty),
       shorten_list([one_line(name) for name in listing.empty]),
     )
+  _tell(listing)
   return listing
 
 
@@ -216,7 +217,6 @@ def source(
     )
   if listing.understood:
     log.info('%s: %s', found.place, listing.understood)
-  _tell(listing)
   return to_source(found, fingerprint(found, cache_dir))
 
 
@@ -342,7 +342,10 @@ def _passed_over(place: Place, found: _Found) -> list[str]:
   held = [name for name in found.passed if _holds_picture(place, name)]
   for what, names in (
     ('hidden folders and figures of runs are passed over', held),
-    ('archives are not read: unpack', found.images and found.archives),
+    (
+      'archives are not read, so unpack what others do not hold',
+      found.images and found.archives,
+    ),
   ):
     if names:
       shown = shorten_list([one_line(name) for name in names])
