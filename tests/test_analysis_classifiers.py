@@ -8,7 +8,7 @@ from analysis import classifiers
 from analysis.measures import classes, curves
 from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop
+from plankton_jax.train import experiment
 from tests.analysis_runs import blobs, empty, source
 from tests.analysis_runs import run as run_analysis
 
@@ -37,7 +37,7 @@ def images(monkeypatch):
       [x[:, 0, :, 0], measures['height']]
     ).astype(np.float32)
   )
-  monkeypatch.setattr(loop, 'load_data', lambda config, workdir: data)
+  monkeypatch.setattr(experiment, 'load_data', lambda config, workdir: data)
   monkeypatch.setattr(checkpoints, 'untrained_encoder', lambda workdir: encoder)
   return data
 
@@ -134,7 +134,7 @@ def test_baselines_that_cannot_be_made_are_named(tmp_path, images, monkeypatch):
   features, (note,) = classifiers.gather([run])
   assert list(features) == ['run']
   assert 'skipped (1 images are not in its data' in note
-  monkeypatch.setattr(loop, 'load_data', refuse)
+  monkeypatch.setattr(experiment, 'load_data', refuse)
   features, (note,) = classifiers.gather([run])
   assert list(features) == ['run']
   assert note.endswith('untrained encoder: skipped (the reason)')

@@ -110,6 +110,13 @@ def test_new_images_are_named_as_surely_as_asked():
   (old, label), (new, true) = draws(3000), draws(3000, seed=9)
   old, new = lineages.likeliest(grown, old), lineages.likeliest(grown, new)
   limits = lineages.calibrate(grown, old, label, 0.9)
+  left = np.ones(len(label), bool)
+  for level, node, chance, limit in reversed(
+    [*zip(grown.levels, old.node.T, old.chance.T, limits, strict=True)]
+  ):
+    right = node[left] == level.member[label[left]]
+    assert limit == lineages.threshold(chance[left], right, 0.9)
+    left &= chance < limit  # of those that no deeper level names
   lines, measures, far = lineages.measure(grown, new, true, limits)
   assert [line['nodes'] for line in lines] == [2, 3, 5, 6]
   for line in lines:

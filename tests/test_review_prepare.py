@@ -1,6 +1,5 @@
 """Starts a review again after its folder has changed."""
 
-import pathlib
 import types
 
 import numpy as np
@@ -46,7 +45,7 @@ def embedded(monkeypatch):
     found = inputs.Embeddings(
       rows, listed.labels, np.array(listed.ids), listed.class_names
     )
-    return Embedded(pathlib.Path(listed.place), found, [], white)
+    return Embedded(listed, found, [], white)
 
   monkeypatch.setattr(folders, 'encoder', lambda source: None)
   monkeypatch.setattr(folders, 'embed', embed)

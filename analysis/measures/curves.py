@@ -188,7 +188,7 @@ def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def rows(curve: Curve) -> list[dict[str, Any]]:
-  """Lists the curve as a table, a line a size and measure."""
+  """Tabulates the curve, a line for each size and measure."""
   return [
     {
       'features': curve.features,

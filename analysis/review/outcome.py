@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def rows(
   images: Images, state: State, predicted: Predicted, events: Sequence[Event]
 ) -> list[Row]:
-  """Makes a line an image: its class, and by whom it was decided and when."""
+  """Makes a line for each image: its class, who decided it and when."""
   by = {event.seq: event for event in events}
   lines = []
   for row, key in enumerate(images.ids):
@@ -152,9 +152,10 @@ def gather(
 
   Of a draw there is the table that `analysis.counts --checked` reads, too.
   """
-  columns = {field: [line[field] for line in lines] for field in lines[0]}
   files: dict[str, result.Writer | None] = {
-    'review.parquet': functools.partial(tables.write_parquet, columns=columns),
+    'review.parquet': functools.partial(
+      tables.write_parquet, columns=tables.columns(lines)
+    ),
     ECOTAXA: None,
     darwin_core.FILE: None,
   }

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-import plankton_jax
 from analysis.files import (
   checks,
   folders,
@@ -23,6 +22,7 @@ from analysis.files import (
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.files.taxa import Taxa
+from analysis.formats import darwin_core
 from analysis.measures import groups, labeller
 from analysis.review import refit, store, thumbnails
 from analysis.review.refit import Known
@@ -89,7 +89,7 @@ def images(
   listed: Taxa,
   out: pathlib.Path,
 ) -> Images:
-  """Embeds, groups and shrinks the images, or reads what a start before did.
+  """Embeds, groups and shrinks the images, or reads what an earlier start kept.
 
   The images of an earlier start come first and keep their groups. What was
   added to the folder since is embedded and follows; what is no longer there
@@ -130,7 +130,7 @@ def images(
   items, of_run = _origin(source, opened.items, found.ids)
   rows = {key: row for row, key in enumerate(found.ids)}
   draw = [rows[key] for key in opened.draw or () if key in rows]
-  step = '' if source.workdir is None else f' step {inputs.step(source)}'
+  step = None if source.workdir is None else inputs.step(source)
   return Images(
     opened.name,
     found.ids,
@@ -145,7 +145,7 @@ def images(
     opened.root,
     items,
     taxa.merge(listed, of_run),
-    f'plankton_jax {plankton_jax.__version__}, {source.name}{step}',
+    darwin_core.references(source.name, step),
     None if opened.draw is None else np.array(draw, int),
   )
 
@@ -183,9 +183,8 @@ def _open_place(
     place = place.take(checks.drawn(check, place.ids))
   draw = place.ids if check else None
   found = _embed(source, place, pixel_um, kept, before)
-  name = pathlib.Path(place.place).resolve().name
   items = dict(zip(place.ids, place.items, strict=False))
-  return Opened(name, found, read, draw, place.root, items)
+  return Opened(place.name, found, read, draw, place.root, items)
 
 
 def _open_pile(
@@ -218,7 +217,7 @@ def _embed(
   kept: pathlib.Path,
   before: Stored,
 ) -> Gathered:
-  """Embeds the images of a place that no start before did."""
+  """Embeds the images of a place that no earlier start embedded."""
   present, decided = set(place.ids), set(before.ids)
   if decided and not present & decided:
     raise InputError(
@@ -269,7 +268,7 @@ def _take(found: Gathered, rows: Sequence[int]) -> Gathered:
 def _in_order(
   found: Gathered, first: Sequence[str], path: pathlib.Path
 ) -> Gathered:
-  """Puts the images of a start before first.
+  """Puts the images of earlier starts first.
 
   Raises:
     InputError: one of them is neither there nor embedded by this encoder.
