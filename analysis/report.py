@@ -98,8 +98,8 @@ def at_once(*figure: Any) -> Wait:
 def beside() -> Iterator[Save]:
   """Yields a `Save` whose figures another process saves, one after another.
 
-  The next part computes meanwhile, and Matplotlib would hold up its Python. A
-  single core saves at once.
+  The next part computes meanwhile, which Matplotlib's Python would hold up in a
+  thread. A single core saves at once.
 
   Raises:
     InputError: the process was killed, by a user or for lack of memory.
@@ -128,6 +128,7 @@ def run(
   part: Part,
   sources: Sequence[Source],
   out: pathlib.Path,
+  *,
   save: Save,
 ) -> Done:
   """Runs a part, prints and writes its Result; turns bad input into a note."""
@@ -230,7 +231,7 @@ def analyse(
   done = {}
   for name, part in parts.items():
     print(f'\n{name} …', flush=True)
-    done[name] = run(name, part, sources, out, save)
+    done[name] = run(name, part, sources, out, save=save)
   print('\nreport …', flush=True)
   scripts = {
     'bokeh': scatter.script(),
