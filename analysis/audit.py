@@ -108,14 +108,9 @@ def judge(source: Source) -> Audited:
 
   Labels of unseen and rare classes are not judged: training never saw them.
   """
-  judged = {}
-  notes: list[str] = []
-  for split in source.splits:
-    if split not in ('unseen', inputs.RARE):
-      found, missing = inputs.labelled(source, split)
-      notes += missing
-      if found is not None:
-        judged[split] = found
+  judged, notes = inputs.labelled_splits(
+    source, [s for s in source.splits if s not in ('unseen', inputs.RARE)]
+  )
   every = inputs.together(source.name, source.splits)
   distance, near = search.nearest(every.embedding, None, suspects.NEIGHBOURS)
   pairs = twins(source.name, every, suspects.duplicates(distance, near))

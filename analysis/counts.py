@@ -11,7 +11,7 @@ need. docs/counts.md explains the methods.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,6 @@ from analysis.measures import (
   checked,
   counting,
   fitted,
-  openset,
   prevalence,
   tallies,
   trials,
@@ -37,7 +36,7 @@ from analysis.measures.fitted import Fitted
 from analysis.measures.openset import no_class
 from analysis.measures.tallies import Row, Sample, Unit
 from analysis.measures.trials import Trials
-from plankton_jax.errors import InputError, shorten_list
+from plankton_jax.errors import InputError
 
 TRUST = flags.DEFINE_enum(
   'trust',
@@ -63,7 +62,7 @@ TO_CHECK = 'check.csv'
 
 
 class Asked(NamedTuple):
-  """Names what to count, and how."""
+  """Names what to count, and how, by the flags."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
@@ -73,8 +72,8 @@ class Asked(NamedTuple):
   trust: str | None = TRUST.default
   draws: int = DRAWS.default
   pixel_um: float | None = None  # of all new images; None takes the run's
-  check: int | None = None  # images of each sample to list
-  checked: str | None = None  # a table
+  check: int | None = CHECK.default  # images of each sample to list
+  checked: str | None = CHECKED.default  # a table
 
 
 def fit(source: Source, acceptance: float) -> Fitted:
@@ -120,26 +119,6 @@ def concentrations(new: NewImages) -> tuple[np.ndarray, list[str]]:
   return found, notes
 
 
-def describe_checks(
-  of_sample: Mapping[str, Checks], found: Sequence[Sample], added: Sequence[str]
-) -> list[str]:
-  """Says what was checked, and what could not be corrected by it."""
-  images = sum(len(one.rows) for one in of_sample.values())
-  notes = [f'{images:,} images of {len(of_sample):,} samples are checked']
-  few = [one.name for one in found if not tallies.enough(one, of_sample)]
-  if few:
-    notes.append(
-      f'{len(few):,} of {len(found):,} samples have fewer than'
-      f' {checked.FEWEST} checked images and are not corrected, as {few[0]}'
-    )
-  if added:
-    notes.append(
-      'counted from checked images alone, as no class is named so:'
-      f' {shorten_list(list(added))}'
-    )
-  return notes
-
-
 class Objects(NamedTuple):
   """Holds the N objects to count, and what is known of each."""
 
@@ -160,8 +139,8 @@ class Counts(NamedTuple):
   every: list[Sample]
   predicted: list[str]  # the class of each object
   spectra: list[Row]
-  checks: dict[str, Checks] | None  # by sample, if a person checked some
-  notes: list[str]
+  checks: dict[str, Checks] | None = None  # by sample, if a person checked some
+  notes: Sequence[str] = ()
 
 
 def check(asked: Asked) -> None:
@@ -170,7 +149,7 @@ def check(asked: Asked) -> None:
   Raises:
     InputError: one is out of range.
   """
-  openset.check_acceptance(asked.acceptance)
+  command.check_share('acceptance', asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
   if asked.check is not None and asked.check < checked.FEWEST:
@@ -241,8 +220,6 @@ def count(
       names,
       method,
     ),
-    None,
-    [],
   )
   return correct(found, objects, chance) if objects.given else found
 
@@ -266,7 +243,7 @@ def correct(found: Counts, objects: Objects, chance: np.ndarray) -> Counts:
     shown=shown,
     every=[*(tallies.widen(one, len(names)) for one in found.every), *shown],
     checks=of_sample,
-    notes=describe_checks(of_sample, shown, names[before:]),
+    notes=tallies.describe_checks(of_sample, shown, names[before:]),
   )
 
 
@@ -409,21 +386,7 @@ def draw(
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
   new_images.check(command.IMAGES.value, command.EXPORT.value)
-  return analyse(
-    sources,
-    Asked(
-      images=command.IMAGES.value,
-      export=command.EXPORT.value,
-      by=command.BY.value,
-      acceptance=command.ACCEPTANCE.value,
-      choose_acceptance=CHOOSE.value,
-      trust=TRUST.value,
-      draws=DRAWS.value,
-      pixel_um=command.PIXEL_UM.value,
-      check=CHECK.value,
-      checked=CHECKED.value,
-    ),
-  )
+  return analyse(sources, command.options(Asked))
 
 
 if __name__ == '__main__':

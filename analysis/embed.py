@@ -28,7 +28,7 @@ from configs import base
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data import select
-from plankton_jax.data.sources import folder
+from plankton_jax.data.sources import entries, folder
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.errors import InputError, shorten_list
 from plankton_jax.files import config_file, encoder_folder, home
@@ -68,14 +68,14 @@ def embed_run(
   takes it.
   """
   from plankton_jax import checkpoints
-  from plankton_jax.train import loop
+  from plankton_jax.train import experiment
 
   encoder = checkpoints.load_encoder(workdir, step)
-  data = loop.load_data(encoder.config, workdir)
+  data = experiment.load_data(encoder.config, workdir)
 
   def embed(at: np.ndarray, part: slice) -> outputs.Part:
     at = at[part]
-    measures = {name: values[at] for name, values in data.measures.items()}
+    measures = data.measures_of(at)
     embedding = encoder.embed(data.images[at], measures=measures)
     rows = inputs.Embeddings(
       embedding, data.labels[at], data.ids[at], data.class_names
@@ -251,9 +251,7 @@ def main(argv: Sequence[str]) -> None:
     for workdir in workdirs:
       embed_run(workdir, STEP.value, SHARD.value)
     return
-  default = pathlib.Path(
-    'runs', home.expand(images).resolve().name.removesuffix('.zip')
-  )
+  default = pathlib.Path('runs', entries.title(home.expand(images)))
   path = home.expand(out or default)
   if workdirs:
     outputs.check(path)

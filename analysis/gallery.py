@@ -99,25 +99,25 @@ def analyse(sources: Sequence[Source], *, splits: Sequence[str]) -> Result:
       read = originals.reader(source)
     except InputError as error:
       notes.append(str(error))
-    for split in splits if source.workdir else source.splits:
-      found, missing = inputs.labelled(source, split)
-      notes += missing
-      if found is None:
-        continue
+    shown, missing = inputs.labelled_splits(
+      source, splits if source.workdir else source.splits
+    )
+    notes += missing
+    for split, found in shown.items():
       ranked = ranks.rank(found.embedding, found.label)
       rows += table(source.name, split, found, ranked)
       widths += summary(source.name, split, found, ranked)
       if read is None:
         continue
-      shown = ranks.largest(
+      largest = ranks.largest(
         {found.class_names[r.label]: r.size for r in ranked}
       )
-      if len(shown) < len(ranked):
+      if len(largest) < len(ranked):
         notes.append(
-          f'{source.name}, {split}: the {len(shown)} largest of'
+          f'{source.name}, {split}: the {len(largest)} largest of'
           f' {len(ranked):,} classes are shown; gallery.csv holds all'
         )
-      ranked = [r for r in ranked if found.class_names[r.label] in shown]
+      ranked = [r for r in ranked if found.class_names[r.label] in largest]
       title = f'{source.name}: {split}. Numbers: distance to the class centre'
       figures |= {
         f'gallery_{source.name}_{split}_{page // PAGE + 1}': Drawing(

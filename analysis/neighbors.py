@@ -137,11 +137,13 @@ def analyse(
   count: int,
   pixel_um: float | None = None,
   way: str = 'auto',
+  read: Read | None = None,
 ) -> Result:
   """Finds and draws the `count` images most similar to a query.
 
   `pixel_um` is the side of a queried file's pixels, µm; None takes the run's.
-  `way` is that of `choice.nearest`.
+  `way` is that of `choice.nearest`. `read` gives the images of the collection;
+  None takes the run's.
 
   Raises:
     InputError: there is not one run, no such query, a count below 1, or only
@@ -170,17 +172,18 @@ def analyse(
     announced={f'{name}.csv': ''},
   )
   try:
-    read = originals.reader(source)
+    picture = read or originals.reader(source)
   except InputError as error:
     return listed._replace(notes=[f'no figure: {error}'])
   text = shortened(stem.name)
   if wanted.row >= 0:
     label = images.wrapped(rows.name[wanted.row]) or 'no label'
     text = f'{rows.split[wanted.row]}\n{label}\n{shortened(query)}'
-  pixels = read(query) if wanted.pixels is None else wanted.pixels
+  pixels = picture(query) if wanted.pixels is None else wanted.pixels
   title = f'{source.name}: the images most similar to {stem.name}'
   figure = Drawing(
-    lambda: draw(title, (pixels, text), found, read), inputs.citations(sources)
+    lambda: draw(title, (pixels, text), found, picture),
+    inputs.citations(sources),
   )
   return listed._replace(
     figures={name: figure}, announced={f'{name}.csv': '', f'{name}.png': ''}
@@ -196,21 +199,21 @@ def asked(sources: Sequence[Source]) -> Result:
     raise InputError(
       '--encoder=NAME and --images=FOLDER, the images to search, go together'
     )
-  pixel_um = command.PIXEL_UM.value
+  pixel_um, read = command.PIXEL_UM.value, None
   if command.IMAGES.value:
     images = folder.objects(command.IMAGES.value, field='--images')
     embedded = folders.embed(
       folders.encoder(source), images, pixel_um=pixel_um, desc='images'
     )
-    source = source._replace(
-      splits={'images': embedded.rows}, images=embedded.root
-    )
+    source = source._replace(splits={'images': embedded.rows})
+    read = originals.reader_of(images)
   return analyse(
     [source],
     query=QUERY.value,
     count=COUNT.value,
     pixel_um=pixel_um,
     way=command.SEARCH.value,
+    read=read,
   )
 
 

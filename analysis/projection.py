@@ -141,12 +141,12 @@ def _entry(mark: str, shade: style.Colour, opacity: float, name: str) -> Line2D:
 
 def analyse(sources: Sequence[Source], *, method: str) -> Result:
   """Projects every source by `method`."""
-  panels = []
+  panels, notes = [], []
   for source in sources:
     splits = planes.shown(source)
+    notes += planes.sampled(source, splits)
     panels.append(Panel(source.name, splits, planes.project(splits, method)))
   count = len(style.marks(panel.splits for panel in panels))
-  notes = [note for source in sources for note in planes.sampled(source)]
   if count > MOST_NAMED:
     notes.append(
       f'the legend names the first {MOST_NAMED} of {count:,} classes'

@@ -19,7 +19,6 @@ from plankton_jax import retrieval
 from plankton_jax.neighbours import search
 
 KS = (1, 5, 10)
-NEAREST = 10  # images near each, among which classes are mixed
 WORST = 5  # classes of a split in the terminal's table
 NAMES = {
   **{f'recall_at_{k}': f'Recall@{k}' for k in KS},
@@ -61,6 +60,7 @@ def measure(
   whole = retrieval.per_query(
     embeddings, labels, ks=KS, queries=classes.sample(labels, scores.QUERIES)
   )
+  near = _nearest(embeddings, None)
 
   def ranking(at: np.ndarray) -> dict[str, float]:
     queries, values = (
@@ -76,7 +76,8 @@ def measure(
     return retrieval.averages({'silhouette': values}, of)
 
   def others(at: np.ndarray) -> dict[str, float]:
-    hits = scores.knn_hits(embeddings[at], labels[at], None)
+    own = near if len(at) == len(labels) else _nearest(embeddings[at], None)
+    hits = scores.knn_hits(own, labels[at], labels[at])
     return retrieval.averages({'knn_accuracy': hits}, labels[at])
 
   found = scores.halves(ranking, len(labels))
@@ -86,7 +87,8 @@ def measure(
   if train is None:
     found |= scores.halves(others, len(labels))
   else:
-    hits = scores.knn_hits(embeddings, labels, train)
+    of_train = _nearest(embeddings, train.embedding)
+    hits = scores.knn_hits(of_train, train.label, labels)
     micro, macro = scores.bootstrap({'knn_accuracy': hits}, labels)
     found |= micro | {f'macro_{name}': x for name, x in macro.items()}
   return Scores(
@@ -99,28 +101,28 @@ def measure(
     {name: found[name] for name in NAMES},
     {name: found[f'macro_{name}'] for name in NAMES},
     [
-      {'source': source, 'split': split, **row} for row in by_class(rows, whole)
+      {'source': source, 'split': split, **row}
+      for row in by_class(rows, whole, near)
     ],
   )
 
 
+def _nearest(embeddings: np.ndarray, gallery: np.ndarray | None) -> np.ndarray:
+  """Finds the rows of a gallery nearest each; None takes the others, [N, K]."""
+  return search.nearest(embeddings, gallery, scores.NEIGHBOURS)[1]
+
+
 def by_class(
-  rows: inputs.Embeddings, measured: retrieval.PerQuery
+  rows: inputs.Embeddings, measured: retrieval.PerQuery, near: np.ndarray
 ) -> list[Row]:
   """Averages the queries of each class; the class that is found worst first.
 
   Names the other class that most of the nearest images are of, with its share
-  of them. A class of lone images, which are no queries, is left out.
+  of them. A class of lone images, which are no queries, is left out. `near`
+  [N, K] are the other images nearest each.
   """
   queries, values = measured
-  if not len(queries):
-    return []
-  _, near = search.nearest(rows.embedding[queries], rows.embedding, NEAREST + 1)
-  # Without the query, or without the farthest if more rows are equal to it.
-  own = near == queries[:, None]
-  own[:, -1] |= ~own.any(axis=1)
-  near = rows.label[near[~own].reshape(len(queries), -1)]
-  of = rows.label[queries]
+  of, near = rows.label[queries], rows.label[near[queries]]
   table = []
   for label in np.unique(of):
     at = of == label

@@ -3,7 +3,6 @@
 `python -m analysis.training --workdir=DIR` reads DIR/metrics.jsonl.
 """
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,10 +73,10 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
   logs: dict[str, tuple[inputs.Source, BySplit]] = {}
   notes: list[str] = []
   for source in sources:
-    path = (source.workdir or pathlib.Path()) / 'metrics.jsonl'
     if source.workdir is None:
       notes.append(f'{source.name} needs a workdir: skipped')
       continue
+    path = source.workdir / 'metrics.jsonl'
     if not path.is_file():
       notes.append(
         f'{source.name} has no metrics.jsonl (not trained here): skipped'

@@ -83,7 +83,7 @@ _SHUFFLED = {'batch.classes': 0}
 _ROTATED = {'augment.scale': 0.0, 'augment.translate': 0.0}
 _FLIPPED = _ROTATED | {'augment.rotate': 0.0, 'augment.contrast': 0.0}
 
-TABLES = {
+TABLES: Mapping[str, Table | Configs] = {
   'mining': Table(
     'Mining policy (positive+negative)',
     TRIPLET,

@@ -59,7 +59,7 @@ def run(
   cells: Sequence[tuple[str, Spec]],
   *,
   peer_python: str = sys.executable,
-  after: Callable[[], None] = lambda: None,
+  after: Callable[[], object] = lambda: None,
 ) -> list[str]:
   """Trains and measures the cells without a result, one at a time.
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from analysis import classifiers
@@ -21,7 +22,7 @@ from plankton_jax import checkpoints, retrieval
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, InputError
 from plankton_jax.files.config_file import Config
-from plankton_jax.train import failures, log, loop
+from plankton_jax.train import experiment, failures, log, loop
 from plankton_jax.train.step import spread
 
 NOTHING = dict.fromkeys(cells.MEASURES, math.nan)
@@ -77,20 +78,17 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
   seconds = sum(row['seconds'] for row in rows.get('epoch', []))
   found, epoch = NOTHING, None
   if 'val' in rows:
-    data = loop.load_data(config, work)
+    data = experiment.load_data(config, work)
     encoder = checkpoints.load_encoder(work)
     epoch = next(
       round(row['epoch']) for row in rows['val'] if row['step'] == encoder.step
     )
     embedded = {
-      split: encoder.embed(
-        data.images[rows],
-        measures={name: x[rows] for name, x in data.measures.items()},
-      )
+      split: encoder.embed(data.images[rows], measures=data.measures_of(rows))
       for split, rows in data.splits.items()
       if split in ('test', 'unseen')
     }
-    found = measure(embedded.get, data)
+    found = measure(embedded.__getitem__, data)
   note = note or (f'collapsed: {warned[0]}' if warned else '')
   return {**found, 'seconds': seconds, 'epoch': epoch, 'note': note}
 
@@ -103,7 +101,7 @@ def peer(config: Config, work: pathlib.Path, python: str) -> cells.Result:
     work: folder to exchange arrays in.
     python: an interpreter with the peers.
   """
-  data = loop.load_data(config, work)
+  data = experiment.load_data(config, work)
   spec = _exchange(data, work) | {
     'config': config,
     'num_classes': data.num_seen,
@@ -138,12 +136,13 @@ def _exchange(data: pipeline.Data, work: pathlib.Path) -> dict[str, Any]:
   np.save(work / 'labels.npy', data.labels)
   for name, rows in data.splits.items():
     np.save(work / f'{name}_rows.npy', rows)
+  assert isinstance(data.images, np.memmap)
   return {'images': str(data.images.filename)}
 
 
 def _collapse(config: Config, loss: float, rows: np.ndarray) -> str:
   """Diagnoses the peer's validation embeddings as ours; '' if healthy."""
-  values = spread(rows, np.ones(len(rows), bool))
+  values = spread(jnp.asarray(rows), jnp.ones(len(rows), bool))
   text = failures.diagnose_collapse(
     [{'loss': loss, **{name: float(x) for name, x in values.items()}}],
     collapsed_loss=config['objective'].get('margin')

@@ -26,7 +26,7 @@ from plankton_jax import checkpoints, host
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 from plankton_jax.nn import whitening
-from plankton_jax.train import loop, store
+from plankton_jax.train import experiment, store
 
 SEED = 0
 PIXELS = 256  # principal components of the pixels
@@ -98,12 +98,12 @@ def main(values: flags.FlagValues) -> None:
   workdir = pathlib.Path(values.workdir)
   encoder = checkpoints.load_encoder(workdir)
   untrained = checkpoints.untrained_encoder(workdir)
-  data = loop.load_data(encoder.config, workdir)
+  data = experiment.load_data(encoder.config, workdir)
   if not len(data.splits.get(values.split, ())):
     raise InputError(f'{workdir}: its split {values.split!r} holds no image')
   at = data.splits[values.split]
   images = data.images[at]
-  measures = {name: found[at] for name, found in data.measures.items()}
+  measures = data.measures_of(at)
   spaces = {
     'embeddings': encoder.embed(images, measures=measures),
     'untrained encoder': untrained.embed(images, measures=measures),

@@ -231,7 +231,7 @@ def results(place: pathlib.Path) -> dict[str, str]:
   from plankton_jax.train import store
 
   run = place / 'run'
-  found = {}
+  found: dict[str, str] = {}
   with store.open_manager(run) as manager:
     steps = sorted(manager.all_steps())
   for step in steps:
@@ -332,7 +332,8 @@ def main(argv: Sequence[str]) -> int:
     found = results(whole.resolve())
     atomic.text(whole / 'results.json', json.dumps(found, indent=1))
   want = json.loads((whole / 'results.json').read_text())
-  kills, wrong = [], []
+  kills: list[Kill] = []
+  wrong: list[str] = []
   while len(kills) < KILLS.value:
     phases = list(PHASES)[: KILLS.value - len(kills)]
     place = out / f'killed_{len(kills)}'

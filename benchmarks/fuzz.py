@@ -53,7 +53,8 @@ class Result(NamedTuple):
 
 def run(reader: Reader, cases: Iterator[bytes]) -> Result:
   """Reads every case in a new folder and counts."""
-  counts, faults = collections.Counter(), {}
+  counts: collections.Counter[str] = collections.Counter()
+  faults: dict[str, bytes] = {}
   for data in cases:
     counts['cases'] += 1
     try:

@@ -16,7 +16,7 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ from configs import smoke
 from plankton_jax.errors import InputError
 
 Rng = np.random.Generator
+TarMode = Literal['w', 'w:gz', 'w:bz2', 'w:xz']
 
 _COLUMNS = (
   'object_id',
@@ -163,7 +164,7 @@ def _zip(files: dict[str, bytes]) -> bytes:
   return stream.getvalue()
 
 
-def tar(files: dict[str, bytes], mode: str = 'w') -> bytes:
+def tar(files: dict[str, bytes], mode: TarMode = 'w') -> bytes:
   stream = io.BytesIO()
   with tarfile.open(fileobj=stream, mode=mode) as archive:
     for name, data in files.items():
@@ -174,7 +175,8 @@ def tar(files: dict[str, bytes], mode: str = 'w') -> bytes:
 
 
 def _vary_tar(rng: Rng) -> bytes:
-  mode = str(rng.choice(['w', 'w:gz', 'w:bz2', 'w:xz']))
+  modes: tuple[TarMode, ...] = get_args(TarMode)
+  mode = modes[rng.integers(len(modes))]
   data = tar(_members(rng), mode)
   return values.sometimes_damaged(rng, data, whole=0.5)
 
@@ -257,7 +259,7 @@ def _use_export(export: Any) -> None:
       values.one_line(error)
 
 
-def _arrays(rng: Rng | None) -> dict[str, np.ndarray]:
+def _arrays(rng: Rng | None) -> dict[str, Any]:
   arrays = {
     'embedding': np.eye(6, 4, dtype=np.float32),
     'label': np.arange(6, dtype=np.int32) % 2,

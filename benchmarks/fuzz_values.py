@@ -82,7 +82,7 @@ def vary_json(rng: Rng, tree: Any) -> Any:
 
 
 def _node(rng: Rng) -> Any:
-  nodes = (
+  nodes: tuple[Any, ...] = (
     None, True, 0, -1, 2**70, 1.5, float('nan'), float('inf'), [], {}, [[]],
     [None], {'': {}}, text(rng), [1, 'a', None], {'a': [1]},
   )  # fmt: skip

@@ -7,7 +7,6 @@ status 1 if memory, threads or files grow between the second quarter and the
 last, or if anything is compiled after the first epoch of a stage.
 """
 
-import csv
 import os
 import pathlib
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from analysis.files import tables
 from configs import smoke
 from plankton_jax.cli import command
 from plankton_jax.files import atomic
@@ -63,12 +63,13 @@ class Watch:
     self._over.set()
     self._thread.join()
     self.samples.append(self._sample())
-    # JAX takes listeners off only all at once, in its tests: this one stays.
-    self._log = None
 
-  def _count(self, event: str, seconds: float, **others: Any) -> None:
-    del seconds, others
-    if event == _COMPILED and self._log is not None:
+  def _count(
+    self, event: str, duration_secs: float, **others: str | int
+  ) -> None:
+    del duration_secs, others
+    # JAX takes listeners off only all at once, in its tests: this one stays.
+    if event == _COMPILED and not self._over.is_set():
       self._compiled += 1
       self.samples.append(self._sample())
 
@@ -167,16 +168,14 @@ def main(argv: Sequence[str]) -> int:
   shutil.rmtree(place / 'run', ignore_errors=True)
   (place / 'run').mkdir(parents=True)
   config = _config(STEPS.value, place)
-  data = loop.load_data(config, place / 'run')
+  data = experiment.load_data(config, place / 'run')
   per_epoch = experiment.assemble(config, data).schedule.steps_per_epoch
   config['epochs'] = -(-STEPS.value // per_epoch)
   del data
   with Watch(place / 'run' / 'metrics.jsonl') as watch:
     loop.train_and_evaluate(config, place / 'run')
-  with atomic.file(place / 'long_run.csv') as file, file.open('w') as table:
-    rows = csv.writer(table)
-    rows.writerow(Sample._fields)
-    rows.writerows(watch.samples)
+  rows = [sample._asdict() for sample in watch.samples]
+  tables.write_csv(place / 'long_run.csv', rows)
   draw(watch.samples, place / 'long_run.png')
   # The log lags behind the steps by one validation at most.
   lag = per_epoch // config['validations_per_epoch'] + 1

@@ -1,6 +1,5 @@
 """Runs our side: the library's own functions, called as a run calls them."""
 
-import functools
 import itertools
 import os
 import pathlib
@@ -16,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import inputs, operations
+from benchmarks import inputs, jobs, operations
 from benchmarks.serve import Job, cores, each, serve
 from configs import triplet
-from plankton_jax import distances, host, objectives, retrieval
-from plankton_jax.data import pipeline, records
+from plankton_jax import distances, host
+from plankton_jax.data import records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache
 from plankton_jax.data.pixels.images import Preprocessing
@@ -30,16 +29,6 @@ from plankton_jax.nn import encoders
 from plankton_jax.train import batches, experiment, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def matmul(*, side: int) -> Job:
-  """Multiplies matrices: the best that float32 arithmetic reaches here."""
-  x = jnp.asarray(inputs.square(side))
-  product = jax.jit(functools.partial(jnp.dot, precision='highest'))
-  return each(lambda: product(x, x), jax.block_until_ready), {
-    'flops': 2 * side**3,
-    'backend': jax.default_backend(),
-  }
 
 
 def copy(*, mebibytes: int) -> Job:
@@ -60,42 +49,6 @@ def copy(*, mebibytes: int) -> Job:
       list(pool.map(lambda pair: np.copyto(*pair), parts))
 
   return run, {'bytes': 2 * source.nbytes}
-
-
-def mining(*, batch: int, positive: str, negative: str) -> Job:
-  """Mines a batch, and computes its triplet loss and gradient."""
-  objective = objectives.triplet(margin=0.5, stages=((positive, negative),))
-  rows = {
-    'label': jnp.asarray(inputs.labels(batch, 10)),
-    'valid': jnp.ones(batch, bool),
-  }
-  x = jnp.asarray(inputs.embeddings(batch, 128, 10))
-  function = jax.value_and_grad(
-    lambda x, rows: objective.loss({}, x, rows, stage=0), has_aux=True
-  )
-  compiled = jax.jit(function).lower(x, rows).compile()
-  facts = {
-    'flops': 2 * batch**2 * 128,
-    'temporary': compiled.memory_analysis().temp_size_in_bytes,
-  }
-  if negative == 'hard':  # without a semi-hard one the peer drops the anchor
-    facts['checks'] = {'loss': float(compiled(x, rows)[0][0])}
-  return each(lambda: compiled(x, rows), jax.block_until_ready), facts
-
-
-def retrieve(*, rows: int, classes: int, tail: float = 0.0) -> Job:
-  """Computes Recall@1, R-precision and MAP@R, each row against all others."""
-  x, labels = (
-    inputs.embeddings(rows, 128, classes, tail),
-    inputs.labels(rows, classes, tail),
-  )
-  measure = lambda: retrieval.evaluate(x, labels, ks=(1,))
-  found = measure()
-  names = ('recall_at_1', 'r_precision', 'map_at_r')
-  return each(measure), {
-    'flops': 2 * rows**2 * 128,
-    'checks': {name: found[name] for name in names},
-  }
 
 
 def class_distances(*, rows: int, classes: int) -> Job:
@@ -201,15 +154,16 @@ def epoch(
 
 def decode(*, folder: str, count: int, side: int) -> Job:
   """Decodes records to the cache; draws the folder of images first."""
-  folder = pathlib.Path(folder)
+  place = pathlib.Path(folder)
   for example in plankton.source(count // 12, 0).examples():
-    path = folder / 'images' / f'{example.id}.png'
+    path = place / 'images' / f'{example.id}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
+    assert example.image  # drawn at once
     path.write_bytes(example.image)
-  records.write(folder / 'records', sources.source(str(folder / 'images')))
-  opened = records.read(folder / 'records')
+  records.write(place / 'records', sources.source(str(place / 'images')))
+  opened = records.read(place / 'records')
 
-  directories = (folder / f'decoded-{n}' for n in itertools.count())
+  directories = (place / f'decoded-{n}' for n in itertools.count())
 
   def build():
     settings = Preprocessing(side, 'stretch', channels=1, white=255)
@@ -245,11 +199,10 @@ def first_step(*, folder: str) -> Job:
 
   The warm-up fills the caches of data and compiled programs.
   """
-  folder = pathlib.Path(folder)
   command = [
     *(sys.executable, 'launch.py', '--config=configs/triplet.py'),
-    f'--config.data.cache_dir={folder / "data"}',
-    f'--config.compilation_cache_dir={folder / "compiled"}',
+    f'--config.data.cache_dir={folder}/data',
+    f'--config.compilation_cache_dir={folder}/compiled',
     '--config.data.per_class=60',
     '--config.validations_per_epoch=1000000',  # each step is written at once
   ]
@@ -290,25 +243,15 @@ def _mapped(rows: int, side: int) -> np.ndarray:
     return np.load(file.name, mmap_mode='r')  # the map outlives the name
 
 
-def _data(images: np.ndarray) -> pipeline.Data:
+def _data(images: np.ndarray) -> inputs.Data:
   """Makes training images of ten classes."""
-  rows = len(images)
-  return pipeline.Data(
-    images=images,
-    labels=inputs.labels(rows, 10),
-    ids=np.arange(rows).astype(str),
-    class_names=tuple('abcdefghij'),
-    num_seen=10,
-    splits={'train': np.arange(rows)},
-    fingerprint='',
-    originals=None,
-  )
+  return inputs.data(images, inputs.labels(len(images), 10), 10)
 
 
 JOBS = {
   job.__name__: job
   for job in (
-    *(matmul, copy, mining, retrieve, class_distances),
+    *(jobs.matmul, copy, jobs.mining, jobs.retrieve, class_distances),
     *(step, embed, epoch, decode, gather, show_help, first_step),
   )
 }

@@ -17,10 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_metric_learning import distances, losses, miners
+from pytorch_metric_learning import distances, losses, miners, samplers
+from pytorch_metric_learning.utils import common_functions
+from torch.nn import functional
+from torch.utils.data import WeightedRandomSampler
 
 from benchmarks.serve import channel, cores
 from benchmarks.torch_network import ResNet18
+from plankton_jax.train.sampling import SAMPLING
 
 EMBED_BATCH = 256
 
@@ -40,9 +44,12 @@ class Images:
     return np.load(self._work / f'{split}_rows.npy')
 
   def batch(self, rows: np.ndarray) -> torch.Tensor:
-    """Standardises a batch by the train images, float32 [B, C, H, W]."""
-    pixels = torch.from_numpy(self._images[rows]).permute(0, 3, 1, 2)
-    x = (pixels.float() / 255 - self._mean) / self._std
+    """Reads a batch, float32 [B, C, H, W], 1 for white and 0 for black."""
+    return torch.from_numpy(self._images[rows]).permute(0, 3, 1, 2) / 255
+
+  def standardised(self, x: torch.Tensor) -> torch.Tensor:
+    """Standardises a batch by the train images."""
+    x = (x - self._mean) / self._std
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -54,6 +61,64 @@ def posed(x: torch.Tensor) -> torch.Tensor:
   return torch.where(turned, x.rot90(1, (2, 3)), x)
 
 
+def augmented(x: torch.Tensor, fields: dict[str, Any]) -> torch.Tensor:
+  """Augments images on white, [B, C, H, W], by the fields of our `augment`."""
+  x = posed(x) - 1  # the ink: what comes in from outside is white, as 0
+  draw = lambda field: fields[field] * (2 * torch.rand(len(x), 1, 1) - 1)
+  if fields['rotate'] or fields['scale'] or fields['translate']:
+    angle, zoom = torch.deg2rad(draw('rotate')), _factor(draw('scale'))
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    turn = torch.cat([torch.cat([cos, -sin], 2), torch.cat([sin, cos], 2)], 1)
+    shift = torch.cat([draw('translate'), draw('translate')], 1)
+    # The image's sides are from -1 to 1.
+    theta = torch.cat([turn, 2 * turn @ shift], 2)
+    grid = functional.affine_grid(theta, x.shape, align_corners=False)
+    x = functional.grid_sample(x, grid, align_corners=False)
+  x = x * _factor(draw('contrast'))[..., None] + draw('brightness')[..., None]
+  return x + 1
+
+
+def _factor(change: torch.Tensor) -> torch.Tensor:
+  """Maps c >= 0 to 1 + c and c < 0 to 1 / (1 - c), as ours does."""
+  return torch.where(change >= 0, 1 + change, 1 / (1 - change))
+
+
+def poses(x: torch.Tensor) -> list[torch.Tensor]:
+  """Lists the eight poses of images [B, C, S, S]."""
+  turned = [x.rot90(k, (2, 3)) for k in range(4)]
+  return [*turned, *(pose.flip(3) for pose in turned)]
+
+
+def orders(
+  fields: dict[str, Any], labels: torch.Tensor, seed: int
+) -> Iterator[np.ndarray]:
+  """Draws an epoch's batches of rows of `labels`, [steps, B], without end.
+
+  Args:
+    fields: the config's `batch`.
+    labels: of the training images.
+    seed: of every draw.
+  """
+  size = fields['size']
+  steps = len(labels) // size
+  rng = np.random.default_rng(seed)
+  if fields['classes']:
+    common_functions.NUMPY_RANDOM = rng
+    draw = samplers.MPerClassSampler(
+      labels, size // fields['classes'], size, steps * size
+    )
+  elif fields['sampling'] != 'images':
+    counts = torch.bincount(labels)[labels].double()
+    draw = WeightedRandomSampler(
+      counts ** (SAMPLING[fields['sampling']] - 1), steps * size
+    )
+  else:
+    draw = None
+  while True:
+    rows = rng.permutation(len(labels)) if draw is None else np.array([*draw])
+    yield rows[: steps * size].reshape(-1, size)
+
+
 def objective(
   config: dict[str, Any], num_classes: int
 ) -> tuple[Callable, list[torch.nn.Parameter]]:
@@ -62,6 +127,11 @@ def objective(
   if fields['name'] == 'triplet':
     distance = distances.LpDistance(power=2)
     loss = losses.TripletMarginLoss(margin=fields['margin'], distance=distance)
+    if fields['select'] == 'all':
+      miner = miners.TripletMarginMiner(
+        fields['margin'], 'semihard', distance=distance
+      )
+      return lambda epoch, x, labels: loss(x, labels, miner(x, labels)), []
     mine = {
       first: miners.BatchEasyHardMiner(
         pos_strategy=positive, neg_strategy=negative, distance=distance
@@ -70,10 +140,19 @@ def objective(
     }
 
     def mined(epoch, embeddings, labels):
-      miner = mine[max(first for first in mine if first <= epoch)]
-      return loss(embeddings, labels, miner(embeddings, labels))
+      begun = max(first for first in mine if first <= epoch)
+      return loss(embeddings, labels, mine[begun](embeddings, labels))
 
     return mined, []
+  if fields['name'] == 'supcon':
+    pairs = losses.SupConLoss(fields['temperature'])
+    return lambda epoch, x, labels: pairs(x, labels), []
+  if fields['name'] == 'multi_similarity':
+    pairs = losses.MultiSimilarityLoss(
+      fields['alpha'], fields['beta'], fields['base']
+    )
+    miner = miners.MultiSimilarityMiner(fields['epsilon'])
+    return lambda epoch, x, labels: pairs(x, labels, miner(x, labels)), []
   make = {
     'arcface': lambda **shape: losses.ArcFaceLoss(
       margin=math.degrees(fields['margin']), scale=fields['scale'], **shape
@@ -90,12 +169,16 @@ def objective(
 
 
 @torch.inference_mode()
-def embedded(model: ResNet18, images: Images, split: str) -> np.ndarray:
-  """Embeds the images of a split, float32 [N, D]."""
+def embedded(
+  model: ResNet18, images: Images, split: str, *, averaged: bool
+) -> np.ndarray:
+  """Embeds the images of a split, or their eight poses, float32 [N, D]."""
   model.eval()
-  rows = images.rows(split)
-  starts = range(0, len(rows), EMBED_BATCH)
-  parts = [model(images.batch(rows[i : i + EMBED_BATCH])) for i in starts]
+  rows, parts = images.rows(split), []
+  for i in range(0, len(rows), EMBED_BATCH):
+    x = images.standardised(images.batch(rows[i : i + EMBED_BATCH]))
+    views = [model(pose) for pose in (poses(x) if averaged else [x])]
+    parts.append(functional.normalize(torch.stack(views).mean(0)))
   return torch.cat(parts).numpy()
 
 
@@ -110,20 +193,20 @@ def epochs(
     weight_decay=config['optimizer']['weight_decay'],
     fused=True,
   )
-  rows, size = images.rows('train'), config['batch']['size']
-  views, steps = config['batch']['views'], len(rows) // size
+  rows, views = images.rows('train'), config['batch']['views']
+  drawn = orders(config['batch'], images.labels[rows], config['seed'])
+  steps = len(rows) // config['batch']['size']
   cosine = config['optimizer']['schedule'] == 'cosine'
   fall = torch.optim.lr_scheduler.CosineAnnealingLR(
     tx, config['epochs'] * steps, eta_min=0.0
   )
-  rng = np.random.default_rng(config['seed'])
-  for epoch in range(config['epochs']):
+  for epoch, order in zip(range(config['epochs']), drawn, strict=False):
     model.train()
     found = []
-    order = rng.permutation(rows)[: steps * size].reshape(-1, size)
-    for chosen in np.tile(order, views):
+    for chosen in np.tile(rows[order], views):
       tx.zero_grad(set_to_none=True)
-      embeddings = model(posed(images.batch(chosen)))
+      x = augmented(images.batch(chosen), config['augment'])
+      embeddings = model(images.standardised(x))
       loss = loss_of(epoch, embeddings, images.labels[chosen])
       found.append(loss.item())
       if not math.isfinite(found[-1]):
@@ -149,8 +232,9 @@ def main() -> None:
     channels=config['data']['channels'],
     centred=config['encoder']['centred'],
   ).to(memory_format=torch.channels_last)
+  averaged = config['encoder']['poses'] == 8
   write = lambda split: np.save(
-    work / f'{split}.npy', embedded(model, images, split)
+    work / f'{split}.npy', embedded(model, images, split, averaged=averaged)
   )
   listen = lambda: sys.stdin.readline().strip()  # '' when nobody is there
   kept = None

@@ -2,7 +2,8 @@
 
   python -m benchmarks.quality --path=FOLDER [--unseen=NAMES] [--seeds=3] \
     [--contestants=NAMES] [--ours='NAME=configs/FILE.py field=value ...'] \
-    [--out=runs/quality] [--peer_python=PATH]
+    [--peer='NAME=configs/FILE.py field=value ...'] [--out=runs/quality] \
+    [--peer_python=PATH]
 
 Run again after a kill, it goes on where it stopped. docs/quality.md says how to
 read the table, which is also written to quality.csv in --out.
@@ -78,6 +79,20 @@ PEERS_OBJECTIVES = {
 }
 
 
+# What else the peer can minimise, and the fields that it heeds.
+PEERS_LOSSES = (*PEERS_OBJECTIVES, 'supcon', 'multi_similarity')
+PEERS_FIELDS = (
+  *('objective.margin', 'objective.scale', 'objective.select'),
+  *('objective.temperature', 'objective.alpha', 'objective.beta'),
+  *('objective.base', 'objective.epsilon'),
+  *('batch.size', 'batch.classes', 'batch.sampling', 'batch.views'),
+  *('augment.rotate', 'augment.scale', 'augment.translate'),
+  *('augment.brightness', 'augment.contrast', 'curriculum'),
+  *('encoder.poses', 'encoder.centred', 'encoder.embedding_dim'),
+  *('optimizer.learning_rate', 'optimizer.schedule', 'optimizer.weight_decay'),
+)
+
+
 # What a user of the peer adds who waits for quality: as long a schedule as the
 # table has epochs, and two views of each image.
 PEERS_BEST = {
@@ -100,7 +115,7 @@ def contestants() -> dict[str, Contestant]:
   return {
     **{f'peer.{name}': Contestant(r, peer=True) for name, r in same.items()},
     'peer.best': Contestant(
-      Recipe(same['softmax'].file, same['softmax'].overrides | PEERS_BEST),
+      Recipe(same['softmax'].file, {**same['softmax'].overrides, **PEERS_BEST}),
       peer=True,
     ),
     **{f'same.{name}': Contestant(r) for name, r in same.items()},
@@ -124,6 +139,13 @@ def define(values: flags.FlagValues) -> None:
     ' of the one of its name.',
     flag_values=values,
   )
+  flags.DEFINE_multi_string(
+    'peer',
+    [],
+    "NAME=configs/FILE.py field=value ...: one more of the peer's, with the"
+    f" file's objective; fields are {', '.join(PEERS_FIELDS)}.",
+    flag_values=values,
+  )
   flags.DEFINE_integer(
     'draws',
     1,
@@ -145,12 +167,13 @@ def parse(
     InputError: a contestant that does not exist, or as `recipes.options`.
   """
   known = contestants()
-  for text in values.ours:
-    try:
-      name, recipe = recipes.parse(text)
-    except InputError as error:
-      raise InputError(f'--ours: {error}') from None
-    known[name] = Contestant(recipe)
+  for flag in ('ours', 'peer'):
+    for text in values[flag].value or ():
+      try:
+        name, recipe = recipes.parse(text)
+        known[name] = Contestant(recipe) if flag == 'ours' else _peer(recipe)
+      except InputError as error:
+        raise InputError(f'--{flag}: {error}') from None
   for name in values.contestants or ():
     if name not in known:
       raise InputError(
@@ -158,6 +181,25 @@ def parse(
       )
   chosen = values.contestants or known
   return recipes.options(values), {name: known[name] for name in chosen}
+
+
+def _peer(recipe: Recipe) -> Contestant:
+  """Makes a contestant of the peer: its settings, but for the recipe's fields.
+
+  Raises:
+    InputError: the peer has no such objective, or heeds no such field.
+  """
+  for field in recipe.overrides:
+    if field not in PEERS_FIELDS:
+      raise InputError(f'{field} is not one of {", ".join(PEERS_FIELDS)}')
+  settings = Recipe(recipe.file, PEERS_SETTINGS | dict(recipe.overrides))
+  objective = settings.config().objective.name
+  if objective not in PEERS_LOSSES:
+    raise InputError(
+      f"{recipe.file}: the peer's objective is one of"
+      f' {", ".join(PEERS_LOSSES)}, not {objective}'
+    )
+  return Contestant(settings, peer=True)
 
 
 def grounds(options: recipes.Options, draws: int) -> list[recipes.Ground]:
@@ -203,7 +245,7 @@ def lines(results: dict[str, list[cells.Result]]) -> list[dict[str, Any]]:
   return table
 
 
-def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, str]]:
+def shown(results: dict[str, list[cells.Result]]) -> list[dict[str, Any]]:
   """Formats rows for the terminal."""
   return [
     {

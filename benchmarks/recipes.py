@@ -166,7 +166,7 @@ def options(values: flags.FlagValues) -> Options:
     )
   if values.seeds < 1:
     raise InputError('--seeds must be at least 1')
-  read = {name: values[name].value for name in Options._fields}
+  read: dict[str, Any] = {name: values[name].value for name in Options._fields}
   return Options(**read | {'out': pathlib.Path(values.out)})
 
 
@@ -195,9 +195,9 @@ def ground(options: Options, encoder: str) -> Ground:
 
 def _module(name: str):
   path = ROOT / name
-  if not path.is_file():
-    raise InputError(f'{name}: no such config file')
   spec = importlib.util.spec_from_file_location(path.stem, path)
+  if not (path.is_file() and spec and spec.loader):  # none loads another kind
+    raise InputError(f'{name}: no such config file')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
@@ -214,5 +214,5 @@ def _stretched(
   stages: Sequence[tuple[int, str, str]], factor: float
 ) -> tuple[tuple[int, str, str], ...]:
   """Stretches stages by `factor`; drops those left without an epoch."""
-  begun = {round(first * factor): row for first, *row in reversed(stages)}
+  begun = {round(row[0] * factor): row[1:] for row in reversed(stages)}
   return tuple((first, *begun[first]) for first in sorted(begun))

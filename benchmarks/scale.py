@@ -9,6 +9,7 @@ beside, unless they are said to be by the clock.
 """
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 
 from analysis.files import inputs, tables
+from benchmarks import inputs as drawn
 from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import choice, search
@@ -203,8 +204,9 @@ def save_classes(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
   return paths[:-1]
 
 
-def analysed(count: int, *, name: str) -> Point:
+def analysed(count: int, file: str | None, *, name: str) -> Point:
   """Runs an analysis of embeddings of `count` classes as a command."""
+  del file  # its rows have no classes to draw
   with tempfile.TemporaryDirectory() as folder:
     paths = save_classes(pathlib.Path(folder), count)
     subprocess.run(
@@ -243,13 +245,7 @@ def trained(
   shape = (len(labels), SIDE, SIDE, 1)
   parts = experiment.assemble(
     config.to_dict(),
-    types.SimpleNamespace(
-      labels=labels,
-      splits={'train': np.arange(len(labels))},
-      num_seen=classes,
-      images=np.broadcast_to(np.uint8(0), shape),
-      measures={},
-    ),
+    drawn.data(np.broadcast_to(np.uint8(0), shape), labels, classes),
   )
   fresh = jax.jit(parts.create)(jax.random.key(0, impl='rbg'))
   rng = np.random.default_rng(0)
@@ -263,7 +259,6 @@ def trained(
   key = sharding.replicate(parts.mesh, key)
   given = sharding.split(parts.mesh, given)
   compiled = parts.train_step.lower(state, given, key, stage=0).compile()
-  need = compiled.memory_analysis()
   state, _ = jax.block_until_ready(compiled(state, given, key))
   before, wall = time.process_time(), []
   for _ in range(STEPS):
@@ -273,7 +268,7 @@ def trained(
   return {
     'seconds': (time.process_time() - before) / STEPS,
     'seconds by the clock': min(wall),
-    'temporary GiB': need.temp_size_in_bytes / 2**30,
+    'temporary GiB': sharding.program_memory(compiled).temporary / 2**30,
     'state GiB': sharding.bytes_on_device(state) / 2**30,
   }
 
@@ -284,7 +279,7 @@ MEASURES: Mapping[str, Measure] = {
   'search': Measure(exact, (500_000, 1_000_000, 2_000_000), 10**6, 5_000_000),
   **{
     way: Measure(
-      lambda n, file, way=way: indexed(n, file, way=way),
+      functools.partial(indexed, way=way),
       (50_000, 100_000, 200_000),
       10**6,
       5_000_000,
@@ -318,9 +313,7 @@ MEASURES: Mapping[str, Measure] = {
   ),
   # An analysis of so many classes.
   **{
-    name: Measure(
-      lambda n, _, name=name: analysed(n, name=name), (1000, 10_000), 1000
-    )
+    name: Measure(functools.partial(analysed, name=name), (1000, 10_000), 1000)
     for name in ANALYSES
   },
 }

@@ -36,7 +36,7 @@ from plankton_jax.files.config_file import Config
 from plankton_jax.nn.embedding import Embedder
 from plankton_jax.nn.whitening import WHITENING
 from plankton_jax.objectives import Objective
-from plankton_jax.train import batches, evaluation, experiment, loop, optimizer
+from plankton_jax.train import batches, evaluation, experiment, optimizer
 from plankton_jax.train import state as states
 from plankton_jax.train.sampling import Sampler
 from plankton_jax.train.state import TrainState
@@ -282,7 +282,7 @@ def measure(encoder: Encoder, data: pipeline.Data) -> dict[str, float]:
   for split in ('test', 'unseen'):
     rows = data.splits[split]
     embedding = encoder.embed(
-      data.images[rows], measures={k: v[rows] for k, v in data.measures.items()}
+      data.images[rows], measures=data.measures_of(rows)
     )
     ranked = retrieval.evaluate(embedding, data.labels[rows], ks=(1,))
     found[f'{split} R@1'] = float(ranked['recall_at_1'])
@@ -319,7 +319,7 @@ def result(variant: str, config: Config, out: pathlib.Path) -> dict[str, float]:
   began = time.monotonic()
   host.use_compilation_cache(config['compilation_cache_dir'])
   with tempfile.TemporaryDirectory() as workdir:
-    data = loop.load_data(config, workdir, writes=False)
+    data = experiment.load_data(config, workdir, writes=False)
   found = measure(train(VARIANTS[variant], config, data), data)
   found['seconds'] = time.monotonic() - began
   atomic.text(path, json.dumps(found))

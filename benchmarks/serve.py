@@ -35,7 +35,7 @@ def cores() -> int:
   """Counts the cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
-  return os.cpu_count()
+  return os.cpu_count() or 1
 
 
 def channel() -> Callable[[Any], None]:

@@ -21,7 +21,7 @@ from plankton_jax.encoder import Encoder
 from plankton_jax.errors import InputError
 from plankton_jax.nn import whitening
 from plankton_jax.nn.whitening import WHITENING
-from plankton_jax.train import loop
+from plankton_jax.train import experiment
 
 _MEASURES = {
   'R@1': 'recall_at_1',
@@ -52,13 +52,10 @@ def embed(workdir: pathlib.Path) -> dict[str, Split]:
     InputError: there is no finished run, or its images are gone.
   """
   encoder = plain(checkpoints.load_encoder(workdir))
-  data = loop.load_data(encoder.config, workdir, writes=False)
+  data = experiment.load_data(encoder.config, workdir, writes=False)
   return {
     split: (
-      encoder.embed(
-        data.images[rows],
-        measures={name: x[rows] for name, x in data.measures.items()},
-      ),
+      encoder.embed(data.images[rows], measures=data.measures_of(rows)),
       data.labels[rows],
     )
     for split, rows in data.splits.items()

@@ -22,8 +22,8 @@ _LINK = re.compile(r'(\]\(|href="|src=")([^)"#:]+)(?=[)"#])')
 
 def copy_pages() -> None:
   """Copies the pages at the root, and rewrites links that leave docs/."""
-  for page in (_ROOT / 'docs').glob('*.md'):
-    _write(page.name, page, folder='docs')
+  for path in (_ROOT / 'docs').glob('*.md'):
+    _write(path.name, path, folder='docs')
   for name, page in _COPIES.items():
     _write(page, _ROOT / name, folder='')
   for name in _FILES:

@@ -50,7 +50,8 @@ BOXES = (
   Box(0, 2, 'step', ('gradient, update,', 'metrics; one jit'),
       ('plankton_jax/train/step.py',), _TRAIN),
   Box(1, 2, 'loop', ('config, clock and disk:', 'validates, logs, saves'),
-      ('plankton_jax/train/loop.py', 'configs'), _TRAIN),
+      ('plankton_jax/train/experiment.py', 'plankton_jax/train/loop.py',
+       'configs'), _TRAIN),
   Box(2, 2, 'checkpoints', ('the newest and the best;', 'load_encoder'),
       ('plankton_jax/checkpoints.py',), _USE),
   Box(3, 2, 'export', ('safetensors with a card,', 'StableHLO, ONNX'),
@@ -130,17 +131,18 @@ def _arrow(start: str, end: str, *, dashed: bool) -> str:
   (x1, y1), (x2, y2) = (_corner(by_title[name]) for name in (start, end))
   if y1 == y2:  # side by side
     right = x2 > x1
-    points = (
+    points: tuple[float, ...] = (
       x1 + _WIDTH * right, y1 + _HEIGHT / 2,
       x2 + _WIDTH * (not right), y2 + _HEIGHT / 2,
     )  # fmt: skip
   else:
     middle = x1 + _WIDTH / 2
     points = (middle, y1 + _HEIGHT, middle, y2)
-  x1, y1, x2, y2 = (f'{value:g}' for value in points)
+  named = zip(('x1', 'y1', 'x2', 'y2'), points, strict=True)
+  ends = ' '.join(f'{name}="{value:g}"' for name, value in named)
   dashes = ' stroke-dasharray="5 4"' if dashed else ''
   return (
-    f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#555"'
+    f'<line {ends} stroke="#555"'
     f' stroke-width="1.6" marker-end="url(#head)"{dashes}/>'
   )
 

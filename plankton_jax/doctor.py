@@ -22,6 +22,7 @@ from configs import triplet
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data.sources import inspection
+from plankton_jax.errors import reason
 from plankton_jax.files import home
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def machine() -> Iterator[str]:
 
     devices = jax.devices()
   except RuntimeError as error:  # a plugin without its device
-    yield f'JAX finds no device: {str(error).splitlines()[0]}'
+    yield f'JAX finds no device: {reason(error)}'
     return
   for device in devices:
     limit = (device.memory_stats() or {}).get('bytes_limit')
@@ -121,13 +122,13 @@ def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
   from plankton_jax.train.experiment import assemble
 
   host.use_compilation_cache('')
-  data = _random(config, count=4 * config['batch']['size'])
+  data = _random(config)
   try:
     pace = rehearsal.measure(
       config, assemble(config, data), data, seconds=seconds
     )
   except Exception as error:  # a driver's, the compiler's, memory's
-    yield f'failed: {type(error).__name__}: {str(error).splitlines()[0]}'
+    yield f'failed: {type(error).__name__}: {reason(error)}'
     return
   size, encoder = config['batch']['size'], config['encoder']
   yield (
@@ -137,16 +138,16 @@ def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
   )
   yield (
     f'compiled in {pace.compiling:.1f} s; memory'
-    f' {rehearsal.mebibytes(pace.memory)} on each device'
+    f' {rehearsal.mebibytes(pace.memory.total)} on each device'
   )
 
 
-def _random(config: dict[str, Any], count: int) -> 'pipeline.Data':
-  """Makes data of random pixels in eight classes."""
+def _random(config: dict[str, Any]) -> 'pipeline.Data':
+  """Makes four batches of random pixels in eight classes."""
   from plankton_jax.data import pipeline
 
   rng = np.random.default_rng(0)
-  fields = config['data']
+  fields, count = config['data'], 4 * config['batch']['size']
   shape = (count, fields['size'], fields['size'], fields['channels'])
   return pipeline.Data(
     images=rng.integers(0, 256, shape, np.uint8),

@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -244,9 +245,7 @@ def _check_arrays(
 
 def _shapes(params: Any, batch_stats: Any) -> dict[str, tuple[int, ...]]:
   """Lists the shape of every array by its path."""
-  tree = {'params': params, 'batch_stats': batch_stats}
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): np.shape(array)
-    for path, array in flat
-  }
+  flat = flax.traverse_util.flatten_dict(
+    {'params': params, 'batch_stats': batch_stats}, sep='/'
+  )
+  return {path: np.shape(array) for path, array in flat.items()}

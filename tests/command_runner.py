@@ -6,6 +6,7 @@ does, not of how its process starts: of variables that are read as a process
 starts the forks see those of the first.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -18,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import types
 import warnings
@@ -165,6 +167,9 @@ def become(argv: list[str], cwd: str, env: dict[str, str], folder: str) -> int:
   own = cwd if argv[0] in ('-m', '-c') else os.path.dirname(argv[0])
   sys.path[0] = os.path.abspath(own)
   status = execute(argv)
+  # As Python does at its end, before it takes itself apart.
+  threading._shutdown()
+  atexit._run_exitfuncs()
   sys.stdout.flush()
   sys.stderr.flush()
   return status

@@ -8,7 +8,7 @@ import pytest
 from analysis import audit
 from analysis.files import originals
 from analysis.files.inputs import Embeddings
-from analysis.measures import suspects
+from analysis.measures import classes, suspects
 from analysis.page import lists
 from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
@@ -51,9 +51,9 @@ def loops(embedding, label):
   return found
 
 
-@pytest.mark.parametrize('block', [suspects.BLOCK, 35])
+@pytest.mark.parametrize('block', [classes.ENTRIES, 35])
 def test_rank_matches_loops(block, monkeypatch):
-  monkeypatch.setattr(suspects, 'BLOCK', block)  # 7 rows of 5 classes
+  monkeypatch.setattr(classes, 'ENTRIES', block)  # 7 rows of 5 classes
   rows = blobs([30, 25, 4, 1, 12], noise=0.5, seed=3)
   label = 10 * rows.label + 1  # need not count from 0
   found = ranked(rows.embedding, label)

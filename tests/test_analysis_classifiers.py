@@ -7,8 +7,9 @@ import pytest
 from analysis import classifiers
 from analysis.measures import classes, curves
 from plankton_jax import checkpoints
+from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop
+from plankton_jax.train import experiment
 from tests.analysis_runs import blobs, empty, source
 from tests.analysis_runs import run as run_analysis
 
@@ -26,10 +27,15 @@ def images(monkeypatch):
   pixels = np.random.default_rng(0).integers(
     256, size=(len(ids), 4, 4, 1), dtype=np.uint8
   )
-  data = types.SimpleNamespace(
-    ids=ids,
+  data = pipeline.Data(
     images=pixels,
+    labels=np.zeros(len(ids), np.int32),
+    ids=ids,
+    class_names=(),
+    num_seen=0,
     splits={'train': np.arange(26, len(ids))},
+    fingerprint='',
+    originals=None,
     measures={'height': np.arange(len(ids), dtype=np.float32)},
   )
   encoder = types.SimpleNamespace(
@@ -37,7 +43,7 @@ def images(monkeypatch):
       [x[:, 0, :, 0], measures['height']]
     ).astype(np.float32)
   )
-  monkeypatch.setattr(loop, 'load_data', lambda config, workdir: data)
+  monkeypatch.setattr(experiment, 'load_data', lambda config, workdir: data)
   monkeypatch.setattr(checkpoints, 'untrained_encoder', lambda workdir: encoder)
   return data
 
@@ -134,7 +140,7 @@ def test_baselines_that_cannot_be_made_are_named(tmp_path, images, monkeypatch):
   features, (note,) = classifiers.gather([run])
   assert list(features) == ['run']
   assert 'skipped (1 images are not in its data' in note
-  monkeypatch.setattr(loop, 'load_data', refuse)
+  monkeypatch.setattr(experiment, 'load_data', refuse)
   features, (note,) = classifiers.gather([run])
   assert list(features) == ['run']
   assert note.endswith('untrained encoder: skipped (the reason)')

@@ -7,6 +7,7 @@ import pytest
 
 from analysis import retrieval
 from analysis.measures import scores
+from plankton_jax.neighbours import search
 from plankton_jax.retrieval import averages, evaluate, per_query
 from tests.analysis_runs import blobs, empty, source
 from tests.analysis_runs import run as run_analysis
@@ -21,6 +22,12 @@ def few_draws(monkeypatch):
 def read(path):
   rows = json.loads(path.read_text())
   return {(r['source'], r['split'], r['measure']): r for r in rows}
+
+
+def knn_hits(rows, train):
+  gallery = None if train is None else train.embedding
+  _, near = search.nearest(rows.embedding, gallery, 10)
+  return scores.knn_hits(near, (train or rows).label, rows.label)
 
 
 def test_analyse_writes_what_evaluate_gives(tmp_path, capsys):
@@ -42,14 +49,14 @@ def test_analyse_writes_what_evaluate_gives(tmp_path, capsys):
       assert line['micro_low'] <= line['micro'] <= line['micro_high']
     assert found['run', split, 'nmi']['macro'] is None
   line = found['run', 'test', 'knn_accuracy']
-  hits = scores.knn_hits(*run.splits['test'][:2], run.splits['train'])
+  hits = knn_hits(run.splits['test'], run.splits['train'])
   assert line['knn_from'] == 'train'
   want = averages({'hits': hits}, run.splits['test'].label)
   assert line['micro'] == pytest.approx(want['hits'])
   assert line['macro'] == pytest.approx(want['macro_hits'])
   assert want['hits'] != pytest.approx(want['macro_hits'])
   line = found['run', 'unseen', 'knn_accuracy']
-  hits = scores.knn_hits(*run.splits['unseen'][:2], None)
+  hits = knn_hits(run.splits['unseen'], None)
   assert line['knn_from'] == 'other images'
   assert line['micro'] == pytest.approx(hits.mean())
   with (tmp_path / 'retrieval.csv').open() as file:
@@ -135,10 +142,12 @@ def test_of_many_images_some_are_queries_and_all_of_a_half(monkeypatch):
 
   monkeypatch.setattr(retrieval.retrieval, 'per_query', measured)
   rows = blobs([14, 12], noise=0.8)
-  retrieval.measure('run', 'test', rows, None)
+  found = retrieval.measure('run', 'test', rows, None)
   (count, queries), *halves = asked
   assert count == 26 and 0 < len(queries) <= 8
   assert halves == [(13, None)] * scores.HALVES
+  images = {row['class']: row['images'] for row in found.by_class}
+  assert images == {rows.class_names[0]: 14, rows.class_names[1]: 12}
 
 
 def test_analyse_of_images_that_are_all_alone(tmp_path):

@@ -6,6 +6,7 @@ from sklearn import metrics
 from sklearn.neighbors import KNeighborsClassifier
 
 from analysis.measures import classes, curves, posterior, scores
+from plankton_jax.neighbours import search
 from tests.analysis_runs import blobs
 
 
@@ -76,7 +77,8 @@ def test_knn_on_train_equals_scikit_learn(trained):
     blobs(trained, noise=0.8),
     blobs([30, 30, 30], noise=0.8, seed=1),
   )
-  hits = scores.knn_hits(test.embedding, test.label, train)
+  _, near = search.nearest(test.embedding, train.embedding, 10)
+  hits = scores.knn_hits(near, train.label, test.label)
   model = KNeighborsClassifier(min(10, sum(trained)))
   model.fit(train.embedding, train.label)
   want = model.predict(test.embedding) == test.label
@@ -96,12 +98,15 @@ def test_knn_leaves_the_image_itself_out(counts):
     others = [j for j in np.argsort(dists[i], kind='stable') if j != i]
     votes = np.bincount(labels[others[:10]])
     want.append(votes.argmax() == labels[i])
-  np.testing.assert_array_equal(scores.knn_hits(x, labels, None), want)
+  _, near = search.nearest(x, None, 10)
+  hits = scores.knn_hits(near, labels, labels)
+  np.testing.assert_array_equal(hits, want)
 
 
 def test_knn_of_a_lone_image_is_no_hit():
   rows = blobs([1])
-  assert scores.knn_hits(rows.embedding, rows.label, None).tolist() == [0.0]
+  _, near = search.nearest(rows.embedding, None, 10)
+  assert scores.knn_hits(near, rows.label, rows.label).tolist() == [0.0]
 
 
 def coverage(found):

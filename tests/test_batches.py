@@ -1,9 +1,14 @@
+import collections
 import os
+import tempfile
+import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from plankton_jax.train import batches, sharding
+from plankton_jax.train.progress import Place
 
 ROWS = np.array([7, 2, 5, 11, 3, 8])
 
@@ -74,6 +79,24 @@ def test_the_disk_is_asked_for_all_rows_before_one_is_read(mapped, monkeypatch):
   os.remove(path)  # What is mapped stays.
   again = batches.streamed(mapped, ROWS, None)(at)['image']
   np.testing.assert_array_equal(again, images)
+  with tempfile.TemporaryFile() as file:  # nor has every file a name
+    unnamed = np.memmap(file, np.uint8, 'w+', shape=mapped['image'].shape)
+    unnamed[:] = mapped['image']
+    taken = batches.streamed(mapped | {'image': unnamed}, ROWS, None)(at)
+  np.testing.assert_array_equal(taken['image'], images)
+
+
+def test_batches_are_made_ahead_of_the_loop(mapped):
+  third = threading.Event()
+
+  def plan(step):
+    if step == 2:
+      third.set()
+    return _plan(step)
+
+  stream = batches.training(mapped, ROWS, plan, range(9), None)
+  next(stream)
+  assert third.wait(60)
 
 
 def test_a_failure_in_the_thread_reaches_the_loop(mapped):
@@ -104,3 +127,61 @@ def test_images_stay_on_the_device_of_one_process_if_they_fit(
     monkeypatch.setattr(batches, name, make)
   assert list(batches.training(mapped, ROWS, _plan, range(2), None)) == [{}] * 2
   assert made == [chosen]
+
+
+class _Loss:
+  """A metric of a step that the device has or has not finished."""
+
+  def __init__(self, value, ready):
+    self.value, self.ready = value, ready
+
+  def is_ready(self):
+    return self.ready
+
+  def __array__(self, dtype=None, copy=None):
+    return jnp.float32(self.value).__array__()
+
+
+def _place(step):
+  return Place(step, 0, step / 9, 0, validates=False, ends_epoch=False)
+
+
+def _dispatched(steps, *, ready):
+  return collections.deque(
+    (_place(step), {'loss': _Loss(float(step), step in ready)})
+    for step in range(1, steps + 1)
+  )
+
+
+def _read(dispatched, *, wait=False):
+  found = batches.read_back(dispatched, wait=wait)
+  return [(place.step, values['loss']) for place, values in found]
+
+
+def test_only_ready_steps_are_read_and_in_their_order():
+  steps = _dispatched(4, ready={1, 2, 4})
+  third = steps[2][1]['loss']
+  assert _read(steps) == [(1, 1.0), (2, 2.0)]
+  assert _read(steps) == []  # step 4 is ready, but step 3 is before it
+  third.ready = True
+  assert _read(steps) == [(3, 3.0), (4, 4.0)]
+  assert _read(steps) == [] and not steps
+
+
+def test_the_host_waits_where_it_is_too_far_ahead():
+  ahead = batches._IN_FLIGHT
+  assert _read(_dispatched(ahead, ready=())) == []
+  assert _read(_dispatched(ahead + 2, ready=())) == [(1, 1.0), (2, 2.0)]
+
+
+def test_waiting_reads_all():
+  steps = _dispatched(3, ready=())
+  assert _read(steps, wait=True) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_metrics_of_the_device_become_floats():
+  metrics = {'loss': jnp.float32(0.5), 'count': jnp.int32(3)}
+  steps = collections.deque([(_place(1), metrics)])
+  ((place, values),) = batches.read_back(steps, wait=True)
+  assert place == _place(1) and values == {'loss': 0.5, 'count': 3.0}
+  assert all(type(x) is float for x in values.values())

@@ -12,7 +12,6 @@ from absl.testing import flagsaver
 from analysis import discover, embed, neighbors, predict, retrieval
 from analysis.files import command, folders, inputs, originals
 from plankton_jax import checkpoints
-from plankton_jax.data.sources import folder
 from plankton_jax.errors import InputError
 from plankton_jax.files import encoder_folder
 from plankton_jax.nn import transfer
@@ -124,7 +123,11 @@ def test_few_examples_judge_nothing_unknown(grey, tmp_path):
     predict.analyse([grey], asked)
 
 
-def test_neighbours_of_a_folder_with_its_own_pictures(grey, tmp_path):
+def test_neighbours_of_a_folder_with_its_own_pictures(
+  grey, tmp_path, monkeypatch
+):
+  drawn = lambda title, query, rows, read: read('light/0.png')
+  monkeypatch.setattr(neighbors, 'draw', drawn)
   _write(tmp_path, 3, dark=10, light=200)
   query = str(tmp_path / 'dark' / '0.png')
   asked = {'images': str(tmp_path), 'query': query, 'count': 2}
@@ -132,7 +135,8 @@ def test_neighbours_of_a_folder_with_its_own_pictures(grey, tmp_path):
     found = neighbors.asked([grey])
   (rows,) = found.tables.values()
   assert [row['id'] for row in rows] == ['dark/0.png', 'dark/1.png']
-  assert found.figures
+  (figure,) = found.figures.values()
+  assert figure.draw().tolist() == [[200] * 9] * 6
   with (
     flagsaver.flagsaver(query=query),
     pytest.raises(InputError, match='go together'),
@@ -150,15 +154,6 @@ def test_a_folder_is_grouped_without_a_run(grey, tmp_path):
   lines = found.tables['groups.csv']
   assert [line['purity'] for line in lines] == [1.0] * len(lines)
   assert len(lines) >= 2 and 'nearest_class' not in lines[0]
-
-
-def test_a_collected_source_reads_its_images(grey, tmp_path):
-  _write(tmp_path, 1, dark=10)
-  listing = folder.scan(str(tmp_path)).images
-  embedded = folders.embed(shades.Encoder(), listing)
-  source = grey._replace(splits={'images': embedded.rows}, images=embedded.root)
-  (key,) = source.splits['images'].id
-  assert originals.reader(source)(key).tolist() == [[10] * 9] * 6
 
 
 @flagsaver.flagsaver(encoder='tiny')

@@ -137,25 +137,20 @@ def test_the_weight_is_the_slope_within_samples():
   )
 
 
-def test_the_trial_draws_samples_and_checks_of_them():
+def test_the_trial_draws_samples_and_checks_of_them(monkeypatch):
+  monkeypatch.setattr(trials, 'SIMULATED', 12)
+  monkeypatch.setattr(trials, 'CHECKS', (20, 80, 100))  # not all of a sample
   rng = np.random.default_rng(7)
   true = np.repeat(np.arange(4), 100)
   said = np.where(rng.random(400) < 0.8, true, rng.choice(4, 400))
   answers = prevalence.Answers(said, 0.7 * np.eye(4)[said] + 0.3 / 4)
   errors = prevalence.errors(answers, true, np.ones(400))
-  few, many = checked.trial(
-    counting.Quantifier(None, np.inf, errors),
-    answers,
-    true,
-    'classify and count',
-    numbers=(20, 80),
-    draws=12,
-    size=100,
-  )
-  assert (few.images, many.images) == (20, 80)
-  assert many.corrected < few.corrected < few.alone
-  assert many.width < few.width
-  assert min(few.covered, many.covered) > 0.9
+  apart = trials.Apart(counting.Quantifier(None, np.inf, errors), answers, true)
+  few, many = trials.try_checks(apart, 'classify and count', size=100)
+  assert (few['checked_images'], many['checked_images']) == (20, 80)
+  assert many['error'] < few['error'] < few['error_of_these_alone']
+  assert many['width_of_an_interval'] < few['width_of_an_interval']
+  assert min(one['intervals_that_hold'] for one in (few, many)) > 0.9
 
 
 def made(name, images, **parts):
@@ -250,7 +245,7 @@ def test_another_spelling_is_no_class_of_its_own():
     ('id,name\na,ant\n', 'no column class .it has id, name'),
     ('id,class\na,ant\na,bee\n', 'line 3: a is bee here and ant before'),
     ('id,class\nb,ant\n', 'none of its 1 rows gives a class .* as t1//a'),
-    ('PK\3\4', 'an Excel workbook or a zip archive: save it as CSV'),
+    ('PK\3\4', 'not a readable Excel workbook'),
   ],
 )
 def test_a_bad_table_is_told_in_one_line(tmp_path, text, match):
@@ -288,7 +283,7 @@ def corrected(tmp_path_factory):
   path = str(save(folder / 'new.npz', new))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(trials, 'SIMULATED', 6)
-    patch.setattr(counting, 'HALVES', 1)
+    patch.setattr(trials, 'HALVES', 1)
     found = counts.analyse(
       [one],
       counts.Asked(path, by='^(s.)', draws=2, check=15, checked=str(filled)),

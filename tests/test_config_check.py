@@ -8,7 +8,7 @@ from PIL import Image
 
 from configs import base
 from plankton_jax.errors import InputError
-from plankton_jax.train import config_check, loop, rehearsal
+from plankton_jax.train import config_check, experiment, loop, rehearsal
 
 CONFIGS = pathlib.Path(base.__file__).parent
 NAMES = sorted(
@@ -148,7 +148,7 @@ def test_crops_that_cannot_be_are_refused(crop, make_config, tmp_path):
     config_check.check(_with(_config('smoke'), 'data.crop', crop))
   config = _with(make_config(), 'data.crop', crop)  # of a damaged run
   with pytest.raises(InputError, match='must be four counts of pixels: off'):
-    loop.load_data(config, tmp_path)
+    experiment.load_data(config, tmp_path)
 
 
 def test_a_missing_field_is_named():
@@ -219,7 +219,7 @@ def test_folders_named_by_numbers(
 ):
   config = make_config(data__source='folder', data__path=str(numbered))
   config['data'] |= {'classes': classes, 'unseen_classes': unseen}
-  data = loop.load_data(config, tmp_path / 'run')
+  data = experiment.load_data(config, tmp_path / 'run')
   assert (data.class_names, data.num_seen) == (names, seen)
 
 
@@ -230,7 +230,7 @@ def test_a_count_draws_classes_although_one_is_called_1(
   found = set()
   for seed in range(6):
     config |= {'seed': seed, 'data': config['data'] | {'unseen_classes': 1}}
-    data = loop.load_data(config, tmp_path / str(seed))
+    data = experiment.load_data(config, tmp_path / str(seed))
     found |= set(data.class_names[data.num_seen :])
     assert data.num_seen == 3
   assert len(found) > 1
@@ -240,7 +240,8 @@ def test_a_count_draws_classes_although_one_is_called_1(
 def test_a_run_is_refused_before_its_data_is_read(
   begin, make_config, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(loop, 'load_data', None)
+  for module in (loop, rehearsal):
+    monkeypatch.setattr(module, 'load_data', None)
   with pytest.raises(InputError, match='epochs=0'):
     begin(make_config(epochs=0), tmp_path / 'run')
   assert list(tmp_path.iterdir()) == []

@@ -271,16 +271,17 @@ def test_times_are_repeated_images():
 def test_methods_are_tried_on_images_that_were_not_fitted_to(monkeypatch):
   known = known_by_hand()
   half = np.array([1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0], bool)
-  monkeypatch.setattr(counting, 'METHODS', COUNT)
-  monkeypatch.setattr(counting, 'halve', lambda known, rng: half)
+  monkeypatch.setattr(trials, 'METHODS', COUNT)
+  monkeypatch.setattr(trials, 'SIMULATED', 5)
+  monkeypatch.setattr(trials, 'halve', lambda known, rng: half)
   seen = []
 
-  def errors(quantifier, answers, true, *, draws, size, rng):
-    seen.append((quantifier, answers, true))
+  def errors(apart, *, draws, size, rng):
+    seen.append(apart)
     return {'count': np.full(draws, size)}
 
-  monkeypatch.setattr(counting, 'errors_of', errors)
-  found = counting.trial(known, 0.5, draws=5, size=9)
+  monkeypatch.setattr(trials, 'errors_of', errors)
+  found = trials.validate(known, 0.5, size=9)
   assert found['count'].tolist() == [9] * 8  # 2 of each of 4 halvings
   used = known.take(half)
   limit = counting.set_limit(used, 0.5)
@@ -297,20 +298,21 @@ def test_methods_are_tried_on_images_that_were_not_fitted_to(monkeypatch):
 
 
 def test_errors_are_of_the_shares_of_each_drawn_sample(monkeypatch):
-  monkeypatch.setattr(counting, 'METHODS', COUNT)
-  evenness, draw = [], counting.draw
+  for module in (counting, trials):
+    monkeypatch.setattr(module, 'METHODS', COUNT)
+  evenness, draw = [], trials.draw
 
   def drawn(true, even, size, rng):
     evenness.append(even)
     return draw(true, even, size, rng)
 
-  monkeypatch.setattr(counting, 'draw', drawn)
+  monkeypatch.setattr(trials, 'draw', drawn)
   true = np.repeat([0, 1, 2], 20)
   answers = prevalence.Answers(true, np.eye(3)[true])  # without an error
   quantifier = counting.Quantifier(None, np.inf, None)
-  found = counting.errors_of(
-    quantifier, answers, true, draws=4, size=30, rng=np.random.default_rng(0)
-  )
+  apart = trials.Apart(quantifier, answers, true)
+  rng = np.random.default_rng(0)
+  found = trials.errors_of(apart, draws=4, size=30, rng=rng)
   assert evenness == [1.0, 0.3, 0.1, 1.0]
   np.testing.assert_allclose(found['count'], np.zeros(4), atol=1e-12)
   few = [
@@ -373,12 +375,12 @@ def test_the_test_meets_kinds_of_unknowns_that_were_not_fitted_to(monkeypatch):
     seen['fitted'] = set(strange.label.tolist())
     return gather(space, val, added, strange)
 
-  def errors(quantifier, answers, true, *, draws, size, rng):
-    seen['true'] = true
-    return answers
+  def errors(apart, *, draws, size, rng):
+    seen['true'] = apart.true
+    return apart.answers
 
   monkeypatch.setattr(counting, 'gather', gathered)
-  monkeypatch.setattr(counting, 'errors_of', errors)
+  monkeypatch.setattr(trials, 'errors_of', errors)
   unseen = one.splits['unseen']
   unseen = inputs.take(unseen, np.arange(30))  # 20 of a kind and 10
   apart = trials.hold_out(space, fit, np.array([]), unseen)
@@ -427,7 +429,7 @@ def test_half_of_the_kinds_of_unknowns_is_never_fitted_to():
   known = counting.gather(space, fit.val, np.array([]), one.splits['unseen'])
   assert set(known.kind[known.true == 3]) == {3, 4}
   assert known.weight[known.true == 3].sum() == pytest.approx(160 / 3)
-  half = counting.halve(known, np.random.default_rng(0))
+  half = trials.halve(known, np.random.default_rng(0))
   assert len(set(known.kind[half]) - {-1}) == 1
   assert half[~known.fresh & (known.kind < 0)].all()
   for label in range(3):
@@ -519,7 +521,7 @@ def test_bad_input_is_told_in_one_line(tmp_path):
   narrow = source(
     train=blobs([9, 9], dim=4, seed=1), val=blobs([9, 9], dim=4, seed=2)
   )
-  refuse('have 4 dimensions', narrow, by='^(s.)')
+  refuse(r'train, new images have \[4, 6\] dim', narrow, by='^(s.)')
 
 
 def test_flags_reach_the_analysis(monkeypatch):

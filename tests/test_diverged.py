@@ -20,7 +20,7 @@ def test_a_diverging_run_names_its_images_and_keeps_the_last_good_checkpoint(
   # The first step at this rate is still of good weights; the next is not.
   assert f'at step {kept + 2}, on ' in str(error.value)
   assert 'resume with --accept_changes' in str(error.value)
-  data = loop.load_data(config, tmp_path)
+  data = experiment.load_data(config, tmp_path)
   sampler = experiment.assemble(config, data).sampler
   rows = data.splits['train'][sampler(kept + 1)]
   listed = (tmp_path / 'diverged.txt').read_text().splitlines()
@@ -58,7 +58,7 @@ def test_a_validation_that_is_not_finite_names_its_images(
     loop.train_and_evaluate(config, tmp_path)
   said = str(error.value)
   assert 'val loss or embeddings are not finite at step 1, on ' in said
-  data = loop.load_data(config, tmp_path)
+  data = experiment.load_data(config, tmp_path)
   named = set(said.split(' on ')[1].split(' and ')[0].split(', '))
   assert len(named) == 3 and named <= set(data.ids[data.splits['val']])
   with store.open_manager(tmp_path) as manager:

@@ -12,7 +12,7 @@ from configs import arcface, smoke
 from plankton_jax import checkpoints, retrieval
 from plankton_jax.data.pixels import images
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop, sharding, store
+from plankton_jax.train import experiment, loop, sharding, store
 from tests.written import read_csv, read_log
 
 
@@ -79,7 +79,7 @@ def test_embedding_files_hold_every_image_once(finished, python):
   workdir, config, _ = finished
   run = python('-m', 'analysis.embed', f'--workdir={workdir}')
   assert run.returncode == 0, run.stderr
-  data = loop.load_data(config, workdir)
+  data = experiment.load_data(config, workdir)
   encoder = checkpoints.load_encoder(workdir)
   assert encoder.class_names == data.class_names[: data.num_seen]
   ids = []
@@ -127,7 +127,7 @@ def test_any_folder_can_be_embedded(finished, tmp_path, python):
 def test_new_images_are_labelled_and_looked_up(finished, tmp_path, python):
   """The whole path after the embeddings, with the encoder's own images."""
   workdir, config, _ = finished
-  data = loop.load_data(config, workdir)
+  data = experiment.load_data(config, workdir)
   test = inputs.read_embeddings(workdir / 'embeddings/test.npz')
   (tmp_path / 'new').mkdir()
   for i, key in enumerate(test.id[:6]):
@@ -249,7 +249,7 @@ def test_arcface_stops_early_and_keeps_the_best(make_config, tmp_path):
   encoder = checkpoints.load_encoder(tmp_path)
   (test,) = read_log(tmp_path, 'test')
   assert 'accuracy' in test
-  data = loop.load_data(config, tmp_path)
+  data = experiment.load_data(config, tmp_path)
   rows = data.splits['test']
   ranked = retrieval.evaluate(
     encoder.embed(data.images[rows]), data.labels[rows], ks=(1,)

@@ -22,7 +22,7 @@ from plankton_jax.nn import (
   whitening,
 )
 from plankton_jax.nn.whitening import WHITENING
-from plankton_jax.train import loop, step
+from plankton_jax.train import experiment, loop, step
 from plankton_jax.train.state import INIT, init_encoder, make_key
 
 NAME = frozen.get_config().encoder.name
@@ -164,7 +164,7 @@ def test_adapters_are_trained_resumed_merged_and_begun_from(
   # Another run begins from the merged kernels, with adapters of its own.
   fields = {**fields, 'encoder__normalise': 'published'}
   config = _config(make_config, str(out), **fields)
-  loop.check(config, tmp_path / 'next', accept_changes=False)
+  experiment.check(config, tmp_path / 'next', accept_changes=False)
   model = encoders.make(**config['encoder'])
   draw = functools.partial(init_encoder, encoder=model, image_shape=(28, 28, 1))
   fresh = jax.jit(draw)(make_key(1, INIT))

@@ -12,7 +12,7 @@ import pytest
 from plankton_jax import curriculum
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError
-from plankton_jax.train import job, loop, progress
+from plankton_jax.train import experiment, job, loop, progress
 from plankton_jax.train.progress import Measure, Progress
 from plankton_jax.train.state import INIT, TRAIN, TrainState, make_key
 
@@ -384,16 +384,16 @@ def test_data_is_loaded_by_the_run_s_seed(tmp_path, monkeypatch):
   asked = []
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setattr(
-    loop.config_file, 'build', lambda *_, **given: asked.append(given)
+    experiment.config_file, 'build', lambda *_, **given: asked.append(given)
   )
   monkeypatch.setattr(
-    loop.write_errors,
+    experiment.write_errors,
     'explained',
     lambda place: contextlib.nullcontext(asked.append(place)),
   )
   config = CONFIG | {'data': {'cache_dir': '~/cache'}}
-  loop.load_data(config, 'runs/x', writes=False)
-  loop.load_data(config, 'runs/x')
+  experiment.load_data(config, 'runs/x', writes=False)
+  experiment.load_data(config, 'runs/x')
   given = {'workdir': 'runs/x', 'seed': 5}
   assert asked == [
     tmp_path / 'cache',

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from analysis.measures import counting, posterior, prevalence, tallies
+from analysis.measures import (
+  counting,
+  posterior,
+  prevalence,
+  tallies,
+  trials,
+)
 from analysis.measures.prevalence import Answers, Errors
 from tests.analysis_runs import blobs
 
@@ -262,7 +268,7 @@ def test_drawn_samples_have_the_shares_of_a_dirichlet_distribution():
   true = np.repeat([0, 1, 2], [5, 50, 500])
   shares = np.array(
     [
-      np.bincount(true[counting.draw(true, 1.0, 40, rng)], minlength=3) / 40
+      np.bincount(true[trials.draw(true, 1.0, 40, rng)], minlength=3) / 40
       for _ in range(400)
     ]
   )

@@ -55,8 +55,32 @@ def test_contestants_are_chosen_and_added():
   assert everyone['triplet'].recipe.config().objective.margin == 0.2
 
 
+def test_a_recipe_of_the_peer_begins_from_its_settings():
+  _, chosen = _parse(
+    [
+      '--path=x',
+      '--contestants=mine',
+      '--peer=mine=configs/arcface.py batch.size=32 objective.scale=16.0',
+    ]
+  )
+  assert chosen['mine'].peer
+  config = chosen['mine'].recipe.config()
+  assert config.objective.name == 'arcface'
+  assert config.objective.scale == 16.0
+  assert (config.batch.size, config.batch.sampling) == (32, 'images')
+  assert config.encoder.embedding_dim == 128
+  assert not config.encoder.centred
+
+
 @pytest.mark.parametrize(
-  'wrong', ['--contestants=nobody', '--ours=best', '--seeds=0']
+  'wrong',
+  [
+    '--contestants=nobody',
+    '--ours=best',
+    '--peer=best=configs/softmax.py encoder.whitening=0.5',
+    '--peer=best=configs/cosface.py',
+    '--seeds=0',
+  ],
 )
 def test_mistakes_end_in_a_line(wrong, capsys):
   with pytest.raises(SystemExit) as end, command.errors_as_lines():

@@ -38,6 +38,7 @@ def test_mistaken_recipes_end_in_a_line(text):
     ('a=configs/none.py', 'no such config file'),
     ('a=configs/triplet.py objective.margins=1', 'margins'),
     ('a=configs/triplet.py epochs=many', 'epochs'),
+    ('a=README.md', 'no such config file'),
   ],
 )
 def test_mistaken_configs_end_in_a_line(text, said):

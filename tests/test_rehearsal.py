@@ -52,7 +52,8 @@ def test_a_rehearsal_foretells_the_run(rehearsed):
   # All are of four bytes, and so is the step.
   assert found.state_bytes == found.state_on_device == 4 * (numbers + 1)
   batch = config['batch']['size'] * 16 * 16
-  assert found.pace.memory >= found.state_bytes + batch + found.pace.temporary
+  memory = found.pace.memory
+  assert memory.total >= found.state_bytes + batch + memory.temporary
   assert found.pace.steps > 1
 
 
@@ -149,7 +150,8 @@ def test_durations(seconds, shown):
 
 
 @pytest.mark.parametrize(
-  ('count', 'shown'), [(2**20, '1.0 MiB'), (3 * 2**30, '3.0 GiB')]
+  ('count', 'shown'),
+  [(2**20, '1.0 MiB'), (3 * 2**30, '3.0 GiB'), (math.nan, 'unknown')],
 )
 def test_bytes(count, shown):
   assert rehearsal.mebibytes(count) == shown

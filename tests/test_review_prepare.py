@@ -1,6 +1,5 @@
 """Starts a review again after its folder has changed."""
 
-import pathlib
 import types
 
 import numpy as np
@@ -46,7 +45,7 @@ def embedded(monkeypatch):
     found = inputs.Embeddings(
       rows, listed.labels, np.array(listed.ids), listed.class_names
     )
-    return Embedded(pathlib.Path(listed.place), found, [], white)
+    return Embedded(listed, found, [], white)
 
   monkeypatch.setattr(folders, 'encoder', lambda source: None)
   monkeypatch.setattr(folders, 'embed', embed)
@@ -124,7 +123,9 @@ def test_files_whose_names_become_alike_are_all_written(tmp_path):
     for name in ('a/b.png', 'a_b.png')
   ]
   known = types.SimpleNamespace(names=())
-  images = types.SimpleNamespace(root=tmp_path, known=known)
+  images = types.SimpleNamespace(
+    original=lambda id: (tmp_path / id).read_bytes(), known=known
+  )
   assert outcome.write_classes(tmp_path / 'out', images, lines) == (2, 0)
   written = sorted((tmp_path / 'out/ant').iterdir())
   assert len(written) == 2

@@ -1,5 +1,6 @@
 import os
 import socket
+import types
 from typing import NamedTuple
 
 import jax
@@ -33,6 +34,19 @@ def test_a_quarter_of_the_smallest_device_is_for_data(
 ):
   monkeypatch.setattr(jax, 'local_devices', lambda: devices)
   assert sharding.fits_on_device(100) is fits
+
+
+@pytest.mark.parametrize(('donated', 'need'), [((), 8192), ((0,), 4096)])
+def test_a_donated_argument_takes_no_more_memory(donated, need):
+  x = np.ones(1024, np.float32)
+  add = jax.jit(lambda x: x + 1, donate_argnums=donated)
+  found = sharding.program_memory(add.lower(x).compile())
+  assert found.total - found.temporary == need
+
+
+def test_memory_of_a_program_may_be_unknown():
+  unknown = types.SimpleNamespace(memory_analysis=lambda: None)
+  assert np.isnan(sharding.program_memory(unknown)).all()
 
 
 def test_one_device_needs_no_mesh():

@@ -61,7 +61,7 @@ def test_the_size_of_an_image_is_followed(
   raw = lambda name: [*sizes[name], PIXEL]
 
   # From the cache into the batches of training and validation.
-  data = loop.load_data(config, workdir)
+  data = experiment.load_data(config, workdir)
   name_of = {
     x.tobytes(): id
     for x, id in zip(data.images, data.ids.tolist(), strict=True)
@@ -154,7 +154,7 @@ def test_one_image_without_its_pixel_makes_all_sizes_pixels(
   sizes, config, tmp_path
 ):
   config['data']['pixel_um'] = 0.0
-  data = loop.load_data(config, tmp_path / 'work')
+  data = experiment.load_data(config, tmp_path / 'work')
   pixel = np.full(len(data.ids), PIXEL, np.float32)
   parts = experiment.assemble(
     config, data._replace(measures={**data.measures, 'pixel_um': pixel})
@@ -173,7 +173,7 @@ def test_one_image_without_its_pixel_makes_all_sizes_pixels(
 
 def test_a_measure_that_no_image_has_is_named(sizes, config, tmp_path):
   config['encoder']['measures'] = ('object_area', 'height')
-  data = loop.load_data(config, tmp_path / 'work')
+  data = experiment.load_data(config, tmp_path / 'work')
   with pytest.raises(
     InputError,
     match=r"'object_area' is known of no .* have height, pixel_um, w",

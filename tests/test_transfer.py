@@ -11,7 +11,7 @@ from plankton_jax import checkpoints
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders, pretrained, transfer
 from plankton_jax.nn.whitening import WHITENING
-from plankton_jax.train import loop
+from plankton_jax.train import experiment, loop
 from tests import tiny_encoder
 
 SIZE = 'Measures_0'
@@ -136,7 +136,7 @@ def test_fields_that_do_not_fit_are_named_before_data_is_read(
   fields = {'encoder__pretrained': 'tiny', field: value}
   config = make_config(data__path='nowhere', **fields)
   with pytest.raises(InputError, match='=tiny takes') as error:
-    loop.check(config, tmp_path, accept_changes=False)
+    experiment.check(config, tmp_path, accept_changes=False)
   assert named in str(error.value)
   assert str(error.value).count(', not ') == 1
 
@@ -153,9 +153,9 @@ def test_missing_weights_are_named_before_data_is_read(
 ):
   config = make_config(data__path='nowhere', encoder__pretrained=name)
   with pytest.raises(InputError, match=re.escape(reason)):
-    loop.check(config, tmp_path, accept_changes=False)
+    experiment.check(config, tmp_path, accept_changes=False)
   (tmp_path / 'checkpoints' / '7').mkdir(parents=True)
-  loop.check(config, tmp_path, accept_changes=False)  # as it resumes
+  experiment.check(config, tmp_path, accept_changes=False)  # as it resumes
 
 
 def test_other_measures_are_named_though_their_arrays_would_fit(
@@ -169,7 +169,7 @@ def test_other_measures_are_named_though_their_arrays_would_fit(
   with pytest.raises(
     InputError, match=r"\['object_area'\], not \['object_esd'"
   ):
-    loop.check(config, tmp_path, accept_changes=False)
+    experiment.check(config, tmp_path, accept_changes=False)
 
 
 def test_another_network_is_named_by_an_array(bundled, make_config):
@@ -202,7 +202,7 @@ def test_a_run_begins_from_an_encoder_and_stands_without_it(
   assert 'trained on vase: as unseen' in said.out + said.err
   for file in (bundled / 'seen').iterdir():
     file.unlink()
-  loop.check(config, workdir, accept_changes=False)  # as it resumes
+  experiment.check(config, workdir, accept_changes=False)  # as it resumes
   assert loop.train_and_evaluate(config, workdir).step == state.step
   assert checkpoints.load_encoder(workdir).step == state.step
 

@@ -16,7 +16,7 @@ from plankton_jax.augment import to_float
 from plankton_jax.errors import InputError
 from plankton_jax.nn import encoders, whitening
 from plankton_jax.nn.whitening import WHITENING
-from plankton_jax.train import loop, store
+from plankton_jax.train import experiment, loop, store
 
 
 def _rows(counts, dims=6, seed=0):
@@ -133,7 +133,7 @@ def test_a_run_ends_with_the_whitening_of_its_best_checkpoint(
   config = _run(make_config, tmp_path, epochs=1, encoder__whitening=1.0)
   encoder = checkpoints.load_encoder(tmp_path)
   matrix = np.asarray(encoder.variables['batch_stats'][WHITENING]['matrix'])
-  data = loop.load_data(config, tmp_path)
+  data = experiment.load_data(config, tmp_path)
   # The network as it was trained: its checkpoint holds the identity.
   with store.open_manager(tmp_path) as manager:
     model, _ = store.restore_model(manager, encoder.step)

@@ -9,7 +9,7 @@ from benchmarks import whitening as benchmark
 from configs import arcface
 from plankton_jax import checkpoints, retrieval
 from plankton_jax.errors import InputError
-from plankton_jax.train import loop
+from plankton_jax.train import experiment, loop
 from tests import flagged
 
 
@@ -34,7 +34,7 @@ def test_the_run_s_own_power_has_its_row(make_config, tmp_path, capsys):
   assert [row['whitened by'] for row in (none, own, everything)] == [
     'none', 'within classes, 0.5', 'all, 0.5'
   ]  # fmt: skip
-  data = loop.load_data(config, work)
+  data = experiment.load_data(config, work)
   encoder = checkpoints.load_encoder(work)
   rows = data.splits['unseen']
   for row, found in ((own, encoder), (none, benchmark.plain(encoder))):

@@ -50,7 +50,7 @@ def stamp(found: Objects) -> str:
 class Embedded(NamedTuple):
   """The embeddings of N images, and those that could not be read."""
 
-  root: pathlib.Path
+  of: Objects  # all of them
   rows: Embeddings  # label -1 where there is none
   skipped: list[tuple[str, str]]  # name, reason
   white: int = 0  # the 16-bit value that became white
@@ -63,8 +63,15 @@ def encoder(source: Source) -> 'Encoder':
   """Loads the encoder that made a workdir's embeddings, or the source's own.
 
   Raises:
-    InputError: there is no train split, or its checkpoint was deleted.
+    InputError: there is no encoder, no train split, or its checkpoint was
+      deleted.
   """
+  if source.workdir is None and source.encoder is None:
+    raise InputError(
+      'images are embedded by an encoder: give --workdir in place of'
+      ' --embeddings, or the images to predict as --images=FILE.npz, of the'
+      ' same encoder'
+    )
   from plankton_jax import checkpoints
 
   if source.encoder is not None:
@@ -104,23 +111,22 @@ def embed(
   Raises:
     InputError: none can be read.
   """
-  place = pathlib.Path(found.place)
   if not found.ids and not found.skipped:
-    raise InputError(f'{place} holds no object that can be read')
+    raise InputError(f'{found.place} holds no object that can be read')
   white = white or find_white(encoder, found)
   settings = originals.preprocessing(encoder)._replace(white=white)
   decoded = objects.decoded(found, settings, desc=desc)
   known = found.measures.of(found.ids)
   made = _embed(encoder, found.ids, decoded, known, pixel_um)
   skipped = [*found.skipped, *made.unread]
-  _name_skipped(place, skipped, bool(made.kept) or not some)
+  _name_skipped(found.place, skipped, bool(made.kept) or not some)
   rows = Embeddings(
     made.embedding,
     found.labels[made.kept],
     np.array([found.ids[row] for row in made.kept]),
     found.class_names,
   )
-  return Embedded(place, rows, skipped, white, made.measures, made.kept)
+  return Embedded(found, rows, skipped, white, made.measures, made.kept)
 
 
 class _Found(NamedTuple):
@@ -205,7 +211,7 @@ def _with_pixel(
 
 
 def _name_skipped(
-  place: pathlib.Path, skipped: list[tuple[str, str]], enough: bool
+  place: str, skipped: list[tuple[str, str]], enough: bool
 ) -> None:
   """Names what is skipped on stderr; raises InputError if that is all."""
   for name, reason in skipped:

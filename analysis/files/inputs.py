@@ -5,13 +5,13 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.files import shards, tables
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 from plankton_jax.files import config_file, encoder_folder
 
 SPLITS = ('train', 'val', 'test', 'unseen')
@@ -66,7 +66,6 @@ class Source(NamedTuple):
   workdir: pathlib.Path | None  # None where only files were given
   config: dict[str, Any] | None  # the run's config; None without a run
   encoder: pathlib.Path | None = None  # its folder, where there is no run
-  images: pathlib.Path | None = None  # the folder that its ids are paths in
 
 
 def read_embeddings(path: pathlib.Path) -> Embeddings:
@@ -105,7 +104,9 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
   with np.errstate(over='ignore'):  # what float32 cannot hold is told below
     embedding = np.asarray(found['embedding'], np.float32)
   if len(embedding) and not embedding.shape[1]:
-    raise InputError(f'{path}: embedding {embedding.shape} holds no numbers')
+    raise InputError(
+      f'{path}: embedding {embedding.shape} holds no numbers; want [N, D]'
+    )
   label, names = _labels(path, found)
   if label.shape != (len(embedding),):
     raise InputError(
@@ -114,12 +115,17 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
     )
   fits = label.size == 0 or -1 <= label.min() <= label.max() < len(names)
   if not fits or (label % 1).any():
-    raise InputError(f'{path}: a label has no name in class_names')
+    raise InputError(
+      f'{path}: a label has no name in class_names; name every class, and give'
+      ' -1 to images without one'
+    )
   label = label.astype(np.int32)  # not before: it would wrap around
   numbers = np.arange(len(label)).astype(str)
   ids = _text(path, found, 'id') if 'id' in found else numbers
   if ids.shape != label.shape:
-    raise InputError(f'{path}: id {ids.shape} does not fit label')
+    raise InputError(
+      f'{path}: id {ids.shape} does not fit label; give one an image'
+    )
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
   if bad.size:
     raise InputError(
@@ -143,7 +149,9 @@ def read_splits(path: pathlib.Path) -> dict[str, Embeddings]:
     return {path.stem: rows}
   split = _text(path, arrays, 'split')
   if split.shape != rows.label.shape:
-    raise InputError(f'{path}: split {split.shape} does not fit label')
+    raise InputError(
+      f'{path}: split {split.shape} does not fit label; give one an image'
+    )
   return {
     name: take(rows, split == name)
     for name in dict.fromkeys(split.tolist())
@@ -169,13 +177,10 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   except InputError:
     raise
   except _UNREADABLE as error:
-    pickled = 'allow_pickle' in str(error)
-    reason = (
-      'holds pickled objects, which are never loaded; save plain arrays'
-      if pickled
-      else f'not a readable .npz ({" ".join(str(error).split())[:200]})'
-    )
-    raise InputError(f'{path}: {reason}') from None
+    wrong = f'not a readable .npz ({reason(error)})'
+    if 'allow_pickle' in str(error):
+      wrong = 'holds pickled objects, which are never loaded; save plain arrays'
+    raise InputError(f'{path}: {wrong}') from None
 
 
 def _labels(
@@ -199,22 +204,21 @@ def _labels(
 
 
 def _text(
-  path: pathlib.Path, found: Mapping[str, np.ndarray], name: str
+  path: pathlib.Path,
+  found: Mapping[str, np.ndarray],
+  name: str,
+  count: int | None = None,
 ) -> np.ndarray:
+  """Reads an array of texts; a given `count` is that of the images."""
   try:
-    return found[name].astype(str)
+    text = found[name].astype(str)
   except UnicodeDecodeError as error:
     raise InputError(f'{path}: {name} is no text ({error})') from None
-
-
-def check_dimensions(labelled: Embeddings, new: Embeddings) -> None:
-  """Raises InputError unless both have the same number of dimensions."""
-  dims = labelled.embedding.shape[1], new.embedding.shape[1]
-  if dims[0] != dims[1]:
+  if count is not None and len(text) != count:
     raise InputError(
-      f'the labelled embeddings have {dims[0]} dimensions, those to predict'
-      f' {dims[1]}: embed all by one encoder'
+      f'{path}: {name} {text.shape} does not fit label; give one an image'
     )
+  return text
 
 
 def step(source: Source) -> int | None:
@@ -260,20 +264,24 @@ def named(
   return np.array([*class_names, unlabelled], object)[label]
 
 
-def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
-  """Selects the labelled rows to measure, with the notes of `labelled`.
-
-  These are test and unseen of a workdir, or all files.
-  """
-  wanted = source.splits if source.workdir is None else ('test', 'unseen')
+def labelled_splits(
+  source: Source, names: Iterable[str]
+) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the labelled rows of some splits, with the notes of `labelled`."""
   found: dict[str, Embeddings] = {}
   notes: list[str] = []
-  for split in wanted:
-    rows, missing = labelled(source, split)
+  for name in names:
+    rows, missing = labelled(source, name)
     notes += missing
     if rows is not None:
-      found[split] = rows
+      found[name] = rows
   return found, notes
+
+
+def measured(source: Source) -> tuple[dict[str, Embeddings], list[str]]:
+  """Selects the labelled test and unseen rows of a workdir, or all files."""
+  files = source.workdir is None
+  return labelled_splits(source, source.splits if files else ('test', 'unseen'))
 
 
 def together(source: str, splits: Mapping[str, Embeddings]) -> Rows:

@@ -71,14 +71,7 @@ def encoder_for(source: Source, images: str | None) -> 'Encoder | None':
   Raises:
     InputError: the source has no encoder, or its checkpoint was deleted.
   """
-  if _is_embedded(images):
-    return None
-  if source.workdir is None and source.encoder is None:
-    raise InputError(
-      '--embeddings=FILE.npz goes with --images=FILE.npz, the images to predict'
-      ' as the same encoder embeds them, and not with --examples'
-    )
-  return folders.encoder(source)
+  return None if _is_embedded(images) else folders.encoder(source)
 
 
 def gather(
@@ -122,7 +115,8 @@ def gather_grouped(
     # An image without a group is told before embedding, which takes a while.
     samples.name_groups(objects.ids, by, objects.items)
     new = _embed(encoder, objects, pixel_um)
-  inputs.check_dimensions(source.splits['train'], new.rows)
+  splits = {'train': source.splits['train'], 'new images': new.rows}
+  inputs.check_widths(source.name, splits)
   return new, samples.name_groups(new.rows.id.tolist(), by, new.items)
 
 
@@ -204,7 +198,7 @@ def _of_objects(
   """Takes the objects whose rows are `kept`, with their embeddings."""
   items = objects.items or _described_by_name(objects.ids)
   return NewImages(
-    pathlib.Path(objects.place).resolve().name,
+    objects.name,
     rows,
     tuple(items[row] for row in kept),
     skipped,

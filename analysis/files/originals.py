@@ -22,17 +22,14 @@ def reader(source: Source) -> Read:
   """Returns a function: id -> original image of a run.
 
   Raises:
-    InputError: the source has neither a workdir nor a folder of images, or its
-      images are missing. The returned function raises it for an id that names
-      no image.
+    InputError: the source has no workdir, or its images are missing. The
+      returned function raises it for an id that names no image.
   """
-  if (root := source.images) is not None:
-    return lambda key: read(root / key)
   if source.workdir is None or source.config is None:
     raise InputError(f'{source.name}: images need a workdir; give --workdir')
-  from plankton_jax.train import loop
+  from plankton_jax.train import experiment
 
-  originals = loop.load_data(source.config, source.workdir).originals
+  originals = experiment.load_data(source.config, source.workdir).originals
 
   def read_record(key: str) -> np.ndarray:
     try:

@@ -67,15 +67,11 @@ def gather(
   if pixel_um is not None and not (images or export):
     raise InputError('--pixel_um is of new images: give --images=FOLDER too')
   if images or export:
-    if source.workdir is None and source.encoder is None:
-      raise InputError(
-        '--images needs an encoder: give --workdir, or --encoder=plankton'
-      )
     listed = open_place(source, images, export)
     encoder = folders.encoder(source)
     found = folders.embed(encoder, listed, pixel_um=pixel_um)
     return Pile(
-      found.root.resolve().name,
+      listed.name,
       found.rows,
       originals.reader_of(listed, encoder, found.white),
       found.skipped,

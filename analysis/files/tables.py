@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from plankton_jax.data.ecotaxa import table
+from plankton_jax.data.ecotaxa import table, workbook
 from plankton_jax.data.sources.source import describe, one_line
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic, home
@@ -26,8 +26,8 @@ def read_csv(
   """Reads a table that a person made; may be gzipped.
 
   It may be separated by tabs, commas, semicolons or bars, and in any encoding
-  that spreadsheets write, below comments. Words that mean no value, such as
-  NA, become ''.
+  that spreadsheets write, below comments, or a sheet of an Excel workbook.
+  Words that mean no value, such as NA, become ''.
 
   Args:
     path: the table's.
@@ -44,9 +44,13 @@ def read_csv(
     data = home.expand(path).read_bytes()
     if data.startswith(b'\x1f\x8b'):
       data = gzip.decompress(data)
+    if data.startswith(workbook.MARK):
+      texts = [*workbook.sheets(data, str(path)).values()]
+      named = (x for x in texts if table.open_text(x, columns).mark)
+      data = next(named, texts[0])
     if kind := table.kind_of(data):
       raise InputError(f'{path}: it is {kind}: save it as CSV')
-    lines, top, mark = table.open_text(data, columns)
+    lines, top, mark, _ = table.open_text(data, columns)
     mark = mark or max(table.MARKS, key=lines[top].count)
     text = io.StringIO('\n'.join(lines[top:]))
     found = csv.reader(text, delimiter=mark, strict=True)
@@ -112,6 +116,8 @@ def find_columns(
 
 def plain(value: Any) -> Any:
   """Converts NumPy scalars and arrays to JSON values; NaN to null."""
+  if isinstance(value, np.ndarray) and value.dtype.kind == 'f':
+    return np.where(np.isfinite(value), value, np.array(None)).tolist()
   if isinstance(value, np.ndarray):
     return [plain(item) for item in value.tolist()]
   if isinstance(value, np.generic):
@@ -125,11 +131,10 @@ def plain(value: Any) -> Any:
   return value
 
 
-def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
+def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes `value` as strict JSON (NaN becomes null), atomically."""
   text = json.dumps(plain(value), indent=1, allow_nan=False)
   atomic.text(path, text + '\n')
-  return path
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
@@ -195,6 +200,11 @@ def filled(rows: Iterable[Row]) -> list[dict[str, Any]]:
   rows = list(rows)
   fields = list(dict.fromkeys(field for row in rows for field in row))
   return [{field: row.get(field, '') for field in fields} for row in rows]
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+  """Turns rows of the same fields, one or more, into columns."""
+  return {field: [row[field] for row in rows] for field in rows[0]}
 
 
 def skipped(named: Iterable[tuple[str, str]]) -> str:

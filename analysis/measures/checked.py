@@ -15,9 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.measures import counting, prevalence
-from analysis.measures.counting import Quantifier
-from analysis.measures.prevalence import Answers
 from plankton_jax.data.classes import meant
 
 Z = 1.959964  # of a normal distribution's 95 %
@@ -133,71 +130,3 @@ def correct(
   low = np.minimum(np.clip(middle - reach, 0.0, total), found)
   high = np.maximum(np.clip(middle + reach, 0.0, total), found)
   return Corrected(seen + found, seen + low, seen + high)
-
-
-class Trial(NamedTuple):
-  """Says what checking so many images brings in simulated samples."""
-
-  images: int
-  alone: float  # mean Bray-Curtis error of counts from checked images alone
-  corrected: float  # of those that predictions help
-  covered: float  # share of the present classes' intervals that hold the truth
-  width: float  # of an interval of them, as a share of the sample's images
-
-
-def trial(
-  quantifier: Quantifier,
-  answers: Answers,
-  true: np.ndarray,
-  method: str,
-  *,
-  numbers: Sequence[int],
-  draws: int,
-  size: int,
-) -> list[Trial]:
-  """Measures corrected counts in samples drawn as `counting.errors_of` does.
-
-  Args:
-    quantifier: fitted to other images.
-    answers: of the N images to draw from.
-    true: [N] their classes.
-    method: whose shares the probabilities follow.
-    numbers: of checked images to try, below `size`.
-    draws: samples of each.
-    size: images of a sample.
-  """
-  rng = np.random.default_rng(counting.SEED)
-  found: dict[int, list[tuple[float, ...]]] = {n: [] for n in numbers}
-  each, classes = np.ones(size), answers.chance.shape[1]
-  for i in range(draws):
-    evenness = counting.EVENNESS[i % len(counting.EVENNESS)]
-    rows = counting.draw(true, evenness, size, rng)
-    chance = adapted(quantifier, answers.take(rows), method)
-    truth = np.bincount(true[rows], minlength=classes)
-    for number in numbers:
-      drawn = rng.choice(size, number, replace=False)
-      checks = Checks(drawn, true[rows][drawn])
-      alone = correct(chance, checks, 0.0, each)
-      one = correct(chance, checks, weigh([(chance, checks)]), each)
-      here = truth > 0
-      inside = (one.low <= truth) & (truth <= one.high)
-      found[number].append(
-        (
-          float(prevalence.bray_curtis(alone.objects, truth)),
-          float(prevalence.bray_curtis(one.objects, truth)),
-          float(inside[here].mean()),
-          float((one.high - one.low)[here].mean() / size),
-        )
-      )
-  return [
-    Trial(number, *np.mean(values, axis=0).tolist())
-    for number, values in found.items()
-  ]
-
-
-def adapted(
-  quantifier: Quantifier, answers: Answers, method: str
-) -> np.ndarray:
-  """Computes probabilities [N, C] under the shares that a method estimates."""
-  share = counting.estimate(quantifier, answers)[method]
-  return prevalence.adapt(answers.chance, quantifier.errors.prior, share)

@@ -100,16 +100,6 @@ def alone(names: Sequence[str], where: str, so: str) -> list[str]:
   return [f'{where}{len(names):,} classes have one image{so} ({listed})']
 
 
-def votes(rows: np.ndarray, members: np.ndarray, classes: int) -> np.ndarray:
-  """Counts how many of each line's rows [Q, K] are of each class, [Q, classes].
-
-  `members` [N] are the classes 0 … classes − 1 of the rows.
-  """
-  flat = np.arange(len(rows))[:, None] * classes + members[rows]
-  counted = np.bincount(flat.ravel(), minlength=len(rows) * classes)
-  return counted.reshape(len(rows), classes)
-
-
 def voted(rows: np.ndarray, label: np.ndarray) -> np.ndarray:
   """Takes the label that most of each line's rows [Q, K] have, [Q].
 

@@ -1,4 +1,4 @@
-"""Counts a sample by five methods, with intervals and a test of the methods.
+"""Counts a sample by five methods, with intervals.
 
 Fits what a method needs on images whose class is known: those outside of
 training (validation images), training images each left out of its own class,
@@ -6,7 +6,7 @@ and images of no class. Validation images are few, often four of a class, and
 the many training images, though the encoder knows them, halve the errors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +27,6 @@ from analysis.measures.posterior import Posterior
 from analysis.measures.prevalence import METHODS, Answers, Errors
 
 SEED = 0
-HALVES = 4  # times that validation images are halved
-# Dirichlet's parameters in turn: from all shares alike likely to samples of
-# few classes, as those of plankton are.
-EVENNESS = (1.0, 0.3, 0.1)
 MOST = 1500  # train images that are fitted to, and images of no class
 EACH = 500  # and those of one class that its density is made of
 MOST_CLASSES = 200  # that are counted apart
@@ -39,7 +35,7 @@ MOST_KINDS = 100  # whose images stand in for images of no class
 
 
 class Placed(NamedTuple):
-  """How N images lie to C classes."""
+  """Places N images by their distances to C classes."""
 
   nearest: np.ndarray  # [N] the class of the nearest centre
   distance: np.ndarray  # [N] from all classes, see `unknowns`
@@ -289,7 +285,7 @@ def count(
 
   The bootstrap resamples both the images of known class (within classes) and
   those of the sample. Its spread does not tell how wrong a method is by its
-  assumptions; `trial` does.
+  assumptions; `trials` do.
   """
   whole = fit(known, limit)
   rng = np.random.default_rng(SEED)
@@ -331,95 +327,3 @@ def resample(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     drawn = rng.integers(len(rows), size=len(rows))
     times[rows] = np.bincount(drawn, minlength=len(rows))
   return times
-
-
-def draw(
-  true: np.ndarray, evenness: float, size: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Draws `size` rows whose classes have random shares.
-
-  The shares of the classes among `true` [N] are drawn from a Dirichlet
-  distribution: the artificial-prevalence protocol, in which an evenness of 1
-  makes all shares equally likely (QuaPy: Moreo, Esuli and Sebastiani 2021).
-  """
-  present = np.unique(true)
-  shares = rng.dirichlet(np.full(len(present), evenness))
-  found = [
-    rng.choice(np.flatnonzero(true == label), number)
-    for label, number in zip(
-      present, rng.multinomial(size, shares), strict=True
-    )
-  ]
-  return np.concatenate(found)
-
-
-def errors_of(
-  quantifier: Quantifier,
-  answers: Answers,
-  true: np.ndarray,
-  *,
-  draws: int,
-  size: int,
-  rng: np.random.Generator,
-) -> Shares:
-  """Measures Bray-Curtis errors [draws] of each method on drawn samples."""
-  classes = answers.chance.shape[1]
-  found: dict[str, list[float]] = {name: [] for name in METHODS}
-  for i in range(draws):
-    rows = draw(true, EVENNESS[i % len(EVENNESS)], size, rng)
-    truth = np.bincount(true[rows], minlength=classes) / len(rows)
-    drawn = estimate(quantifier, answers.take(rows))
-    for name, share in drawn.items():
-      found[name].append(float(prevalence.bray_curtis(share, truth)))
-  return {name: np.array(values) for name, values in found.items()}
-
-
-def trial(known: Known, acceptance: float, *, draws: int, size: int) -> Shares:
-  """Measures every method on validation images that it was not fitted to.
-
-  Halves the fresh images of each class, and the images of no class by their
-  kinds, so that unknowns are met that were not fitted to; fits to one half, and
-  draws samples of the other.
-
-  Returns:
-    Bray-Curtis errors by method, about `draws` of them.
-  """
-  rng = np.random.default_rng(SEED)
-  found: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
-  for _ in tqdm(range(HALVES), 'methods', delay=2, leave=False):
-    fitted = halve(known, rng)
-    apart = ~fitted
-    used = known.take(fitted)
-    limit = set_limit(used, acceptance)
-    quantifier = fit(used, limit)
-    answers = answer(quantifier.posterior, limit, known.placed.take(apart))
-    errors = errors_of(
-      quantifier,
-      answers,
-      known.true[apart],
-      draws=-(-draws // HALVES),
-      size=size,
-      rng=rng,
-    )
-    for name, values in errors.items():
-      found[name].append(values)
-  return {name: np.concatenate(values) for name, values in found.items()}
-
-
-def halve(known: Known, rng: np.random.Generator) -> np.ndarray:
-  """Chooses the half [N] bool to fit to; training images are in it."""
-  fitted = ~known.fresh & (known.kind < 0)
-  for label in np.unique(known.true[known.fresh]):
-    rows = rng.permutation(np.flatnonzero(known.fresh & (known.true == label)))
-    fitted[rows[: -(-len(rows) // 2)]] = True
-  kinds = rng.permutation(np.unique(known.kind[known.kind >= 0]))
-  if len(kinds) > 1:
-    return fitted | np.isin(known.kind, kinds[: -(-len(kinds) // 2)])
-  rows = rng.permutation(np.flatnonzero(known.kind >= 0))
-  fitted[rows[: -(-len(rows) // 2)]] = True
-  return fitted
-
-
-def best(errors: Mapping[str, np.ndarray]) -> str:
-  """Names the method of the smallest mean error."""
-  return min(errors, key=lambda name: float(errors[name].mean()))

@@ -125,7 +125,5 @@ def fit(source: Source, added: Embedded | None, *, acceptance: float) -> Fitted:
 
 def _present(rows: Embeddings) -> tuple[str, ...]:
   """Names the classes that have rows."""
-  present = set(rows.label.tolist())
-  return tuple(
-    name for label, name in enumerate(rows.class_names) if label in present
-  )
+  present = np.unique(rows.label[rows.label >= 0])
+  return tuple(rows.class_names[label] for label in present)

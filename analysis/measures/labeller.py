@@ -96,7 +96,7 @@ def gallery(
 
 def example_id(examples: Embedded, key: str) -> str:
   """Names an example by its path from the folder above all examples."""
-  return f'{examples.root.resolve().name}/{key}'
+  return f'{examples.of.name}/{key}'
 
 
 def split(

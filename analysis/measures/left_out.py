@@ -55,13 +55,7 @@ def by_group(
   Raises:
     InputError: an image has no group, or there is one group.
   """
-  splits: dict[str, Embeddings] = {}
-  notes = []
-  for name in ('train', 'val', 'test'):
-    rows, missing = inputs.labelled(source, name)
-    notes += missing
-    if rows is not None:
-      splits[name] = rows
+  splits, notes = inputs.labelled_splits(source, ('train', 'val', 'test'))
   groups = {
     name: samples.name_groups(rows.id.tolist(), by)
     for name, rows in splits.items()

@@ -65,12 +65,11 @@ def count(source: Source) -> int:
   return sum(len(source.splits[split].label) for split in _names(source))
 
 
-def sampled(source: Source) -> list[str]:
-  """Says how many rows a projection shows, if not all."""
-  total = count(source)
-  if total <= MOST:
+def sampled(source: Source, splits: dict[str, Embeddings]) -> list[str]:
+  """Says how many of a source's rows are in what is shown, if not all."""
+  total, kept = count(source), sum(len(rows.id) for rows in splits.values())
+  if kept == total:
     return []
-  kept = sum(len(rows.label) for rows in shown(source).values())
   return [
     f'{source.name}: {kept:,} of {total:,} images are shown, drawn by seed from'
     ' each split and class'

@@ -6,10 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
-from analysis.files.inputs import Embeddings
 from analysis.measures import classes, threads
 from plankton_jax import retrieval
-from plankton_jax.neighbours import search
 
 NEIGHBOURS = 10
 SEED = 0
@@ -105,18 +103,20 @@ def bootstrap(
 
 
 def knn_hits(
-  embeddings: np.ndarray, labels: np.ndarray, train: Embeddings | None
+  near: np.ndarray, voters: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-  """Tells whether the k nearest train rows vote for a row's class, [N] 0 or 1.
+  """Tells whether a row's nearest others vote for its class, [N] 0 or 1.
 
-  Without `train`, takes the nearest other rows of the same split. A tied vote
-  goes to the lowest label.
+  A tied vote goes to the lowest label; a row without others is no hit.
+
+  Args:
+    near: [N, K] the others that are nearest each row.
+    voters: labels of all others.
+    labels: [N] of the rows.
   """
-  gallery, voters = (None, labels) if train is None else train[:2]
-  _, rows = search.nearest(embeddings, gallery, NEIGHBOURS)
-  if not rows.size:
+  if not near.size:
     return np.zeros(len(labels))
-  return (classes.voted(rows, voters) == labels).astype(float)
+  return (classes.voted(near, voters) == labels).astype(float)
 
 
 def clustering(
@@ -162,7 +162,8 @@ def clusters(
   with warnings.catch_warnings():
     # Duplicates can leave fewer distinct rows than clusters.
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
-    return model.fit_predict(embeddings)
+    # Of float32 rows, scikit-learn makes float64 ones for each centre.
+    return model.fit_predict(embeddings.astype(np.float64))
 
 
 def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:

@@ -16,7 +16,6 @@ NEIGHBOURS = 10
 # contrast are found and 6 in 10 of JPEG quality 90, but 1 in 10 of those that
 # are shifted by a pixel.
 CLOSE = 1.0 / 3.0
-BLOCK = 2**22  # distances of rows to classes at a time
 
 
 class Suspects(NamedTuple):
@@ -49,11 +48,9 @@ def rank(
   # Neighbours that do not count go to a class of their own.
   voters = np.where(np.arange(rows.shape[1]) < asked[:, None], rows, len(label))
   of = np.append(members, len(present))
-  each = max(1, BLOCK // len(present))
   parts = [
     _judge(embedding[at], means, size[at], members[at], of[voters[at]])
-    for start in range(0, len(label), each)
-    for at in [slice(start, start + each)]
+    for at in classes.blocks(len(label), len(present))
   ]
   own, own_votes, suggested, to_suggested, other = (
     np.concatenate(part) for part in zip(*parts, strict=True)
@@ -100,7 +97,9 @@ def _judge(
     voters: [B, K] classes of its neighbours; C for one that does not count.
   """
   at = np.arange(len(members))
-  voted = classes.votes(voters, np.arange(len(means) + 1), len(means) + 1)
+  count = len(means) + 1
+  flat = (at[:, None] * count + voters).ravel()
+  voted = np.bincount(flat, minlength=len(at) * count).reshape(-1, count)
   voted = voted[:, :-1]
   far = classes.distances(embedding, means)
   # ‖x − (n c − x) / (n − 1)‖ = n / (n − 1) ‖x − c‖: the centre without itself.

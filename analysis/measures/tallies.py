@@ -12,6 +12,7 @@ import numpy as np
 from analysis.measures import checked, counting, prevalence
 from analysis.measures.checked import Checks
 from analysis.measures.counting import Estimate
+from plankton_jax.errors import shorten_list
 
 EXACT = 1e-6  # a bound so near a whole number of images is that number
 STEP = 2 ** (1 / 3)  # of sizes, from one edge to the next: a volume doubles
@@ -158,6 +159,26 @@ def enough(one: Sample, checks: Mapping[str, Checks]) -> bool:
   return one.name in checks and len(checks[one.name].rows) >= min(
     checked.FEWEST, one.images
   )
+
+
+def describe_checks(
+  of_sample: Mapping[str, Checks], found: Sequence[Sample], added: Sequence[str]
+) -> list[str]:
+  """Says what was checked, and what could not be corrected by it."""
+  images = sum(len(one.rows) for one in of_sample.values())
+  notes = [f'{images:,} images of {len(of_sample):,} samples are checked']
+  few = [one.name for one in found if not enough(one, of_sample)]
+  if few:
+    notes.append(
+      f'{len(few):,} of {len(found):,} samples have fewer than'
+      f' {checked.FEWEST} checked images and are not corrected, as {few[0]}'
+    )
+  if added:
+    notes.append(
+      'counted from checked images alone, as no class is named so:'
+      f' {shorten_list(list(added))}'
+    )
+  return notes
 
 
 def widen(one: Sample, classes: int) -> Sample:

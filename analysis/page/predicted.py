@@ -69,16 +69,13 @@ def _labelled(
   """Returns a function: id of a labelled image -> picture."""
   if examples is None:
     return originals.reader(source)
-  paths = {
-    labeller.example_id(examples, key): examples.root / key
-    for key in examples.rows.id.tolist()
+  own = {
+    labeller.example_id(examples, key): key for key in examples.rows.id.tolist()
   }
-  white = examples.white
+  added = originals.reader_of(examples.of, encoder, examples.white)
   read = None if source.encoder else originals.reader(source)
   return lambda key: (
-    originals.read(paths[key], encoder, white)
-    if read is None or key in paths
-    else read(key)
+    added(own[key]) if read is None or key in own else read(key)
   )
 
 

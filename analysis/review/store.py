@@ -140,16 +140,21 @@ def read(path: pathlib.Path) -> Stored:
   if not path.exists():
     return Stored([], np.zeros(0, int), -1)
   with _explained(path), contextlib.closing(_connect(path)) as db:
-    found = db.execute(
-      'select id, start_group from images order by place'
-    ).fetchall()
+    ids, groups = _images(db)
     (split,) = db.execute(
       "select max(json_extract(body, '$.group')) from events"
       " where kind = 'split'"
     ).fetchone()
-  groups = np.array([group for _, group in found], int)
   most = max(groups.max(initial=-1), -1 if split is None else split)
-  return Stored([key for key, _ in found], groups, int(most))
+  return Stored(ids, groups, int(most))
+
+
+def _images(db: sqlite3.Connection) -> tuple[list[str], np.ndarray]:
+  """Reads the ids and first groups [N] of the images, by row."""
+  found = db.execute(
+    'select id, start_group from images order by place'
+  ).fetchall()
+  return [key for key, _ in found], np.array([group for _, group in found], int)
 
 
 def _connect(path: pathlib.Path) -> sqlite3.Connection:
@@ -227,11 +232,9 @@ class Store:
   def _open(
     self, path: pathlib.Path, ids: Sequence[str], groups: np.ndarray
   ) -> None:
-    found = self._db.execute(
-      'select id, start_group from images order by place'
-    ).fetchall()
-    count = len(found)
-    if [key for key, _ in found] != list(ids[:count]):
+    known, before = _images(self._db)
+    count = len(known)
+    if known != list(ids[:count]):
       raise InputError(
         f'{path} holds decisions on {count:,} other images: give another folder'
         ' with --out'
@@ -240,8 +243,7 @@ class Store:
     added = zip(places, ids[count:], groups[count:].tolist(), strict=True)
     with self._db:
       self._db.executemany('insert into images values (?, ?, ?)', added)
-    self.groups = np.array([group for _, group in found], int)
-    self.groups = np.concatenate([self.groups, groups[count:]])
+    self.groups = np.concatenate([before, groups[count:]])
 
   def append(self, who: str, kind: str, body: Mapping[str, Any]) -> Event:
     """Commits one event and returns it."""

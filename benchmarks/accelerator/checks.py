@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks.accelerator.worker import Job
 from plankton_jax import distances, mining, objectives
 
-SEEDS = 10  # batches of each of four kinds
+KINDS = ('random', 'tied', 'duplicated', 'close')
+SEEDS = 10  # batches of each
 POLICIES = [(p, n) for p in mining.POSITIVES for n in mining.NEGATIVES]
 MARGIN = 0.2
 CLASSES = 8
@@ -32,7 +33,7 @@ def batches(size: int, dim: int) -> dict[str, list[Rows]]:
   distances, about 1e-4, is within float32's error of 1e-7 and beyond TF32's
   of 1e-3.
   """
-  made = {'random': [], 'tied': [], 'duplicated': [], 'close': []}
+  made: dict[str, list[Rows]] = {name: [] for name in KINDS}
   for seed in range(SEEDS):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, size, np.int32)
@@ -132,15 +133,14 @@ def losses_and_gradients(*, size: int, dim: int) -> Job:
   cpu = jax.devices('cpu')[0]
   given = batches(size, dim)['random'][0]
   batch = {'label': given.labels, 'valid': given.valid}
-  shape = {'num_classes': CLASSES, 'embedding_dim': dim}
   worst = 0.0
   for name, objective in {
     'hard+hard': objectives.triplet(margin=MARGIN, stages=(('hard', 'hard'),)),
     'easy+semihard': objectives.triplet(
       margin=MARGIN, stages=(('easy', 'semihard'),)
     ),
-    'arcface': objectives.arcface(**shape),
-    'softmax': objectives.softmax(**shape),
+    'arcface': objectives.arcface(num_classes=CLASSES, embedding_dim=dim),
+    'softmax': objectives.softmax(num_classes=CLASSES, embedding_dim=dim),
     'supcon': objectives.supcon(),
   }.items():
     with jax.default_device(cpu):
@@ -154,7 +154,7 @@ def losses_and_gradients(*, size: int, dim: int) -> Job:
     with jax.default_device(cpu):
       expected = jax.device_get(function(given.embeddings, params, batch))
     errors = [
-      float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6))
+      float(np.linalg.norm(a - b) / np.maximum(np.linalg.norm(b), 1e-6))
       for a, b in zip(found, expected, strict=True)
     ]
     if not max(errors) <= 1e-4:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -115,9 +116,9 @@ def mining(*, batch: int, dim: int, policy: str, compiler: str) -> Job:
   x = torch.from_numpy(inputs.embeddings(batch, dim, 10)).to(DEVICE)
   x.requires_grad_()
   labels = torch.from_numpy(inputs.labels(batch, 10)).long().to(DEVICE)
-  facts = {'note': 'peer: PyTorch, [B, B] in memory'}
+  facts: dict[str, Any] = {'note': 'peer: PyTorch, [B, B] in memory'}
   if _has_metric_learning():
-    loss_of = _metric_learning(policy)
+    loss_of = torch_network.library_triplet(policy, 0.5)
     facts['note'] = 'peer: pytorch-metric-learning'
   else:
     loss_of = _compiled(torch_network.Triplet(policy, 0.5), compiler)
@@ -136,24 +137,10 @@ def mining(*, batch: int, dim: int, policy: str, compiler: str) -> Job:
   return run, facts | more
 
 
-def _metric_learning(policy):
-  from pytorch_metric_learning import distances, losses, miners, reducers
-
-  distance = distances.LpDistance(normalize_embeddings=False, power=2)
-  positive, negative = policy.split('+')
-  miner = miners.BatchEasyHardMiner(
-    pos_strategy=positive, neg_strategy=negative, distance=distance
-  )
-  objective = losses.TripletMarginLoss(
-    margin=0.5, distance=distance, reducer=reducers.MeanReducer()
-  )
-  return lambda x, labels: objective(x, labels, miner(x, labels))
-
-
 def retrieve(*, rows: int, dim: int, classes: int) -> Job:
   x = torch.from_numpy(inputs.embeddings(rows, dim, classes))
   labels = torch.from_numpy(inputs.labels(rows, classes)).long()
-  found = {}
+  found: dict[str, float] = {}
 
   def call():
     of, on = labels.to(DEVICE), x.to(DEVICE)
@@ -210,7 +197,7 @@ def _nearest(x, count):
 def _model(fields, side, batch):
   """Makes the network and its images."""
   torch.manual_seed(0)
-  network = {
+  network: dict[str, Callable[[int, int], torch.nn.Module]] = {
     'resnet10': functools.partial(torch_network.ResNet18, blocks=1),
     'resnet18': torch_network.ResNet18,
     'resnet50': torch_network.ResNet50,
@@ -225,7 +212,7 @@ def _with_parameters(model, job):
   """Adds the number of parameters, which shows if the network is ours."""
   run, facts = job
   count = sum(p.numel() for p in model.parameters())
-  return run, facts | {'parameters': count}
+  return run, facts | {'checks': {'parameters': count}}
 
 
 def _compiled(function, compiler):

@@ -7,7 +7,7 @@ the experiment has none, and a run of ours is timed with it.
 import copy
 from typing import Any
 
-_SECTIONS = {
+_SECTIONS: dict[str, Any] = {
   'seed': 0,
   'epochs': 35,
   'validations_per_epoch': 5,

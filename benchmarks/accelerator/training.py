@@ -3,13 +3,13 @@
 import collections
 import functools
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import inputs, operations
+from benchmarks import inputs, jobs, operations
 from benchmarks.accelerator import published
 from benchmarks.accelerator.worker import Job
 from benchmarks.serve import each
@@ -20,30 +20,19 @@ from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.step import make_embed_step
 
 CLASSES = 6
-IN_FLIGHT = 4  # steps whose metrics are not yet read, as in train/readback.py
+IN_FLIGHT = 4  # steps whose metrics are not yet read, as in train/batches.py
 
 
-class Data(NamedTuple):
-  """The fields of data/pipeline.py's Data that a run's parts read."""
-
-  images: np.ndarray
-  labels: np.ndarray
-  ids: np.ndarray
-  num_seen: int
-  splits: dict[str, np.ndarray]
-
-
-def random_data(side: int, **splits: int) -> Data:
+def random_data(side: int, **splits: int) -> inputs.Data:
   """Makes noise in six classes, with so many images in each split."""
   count = sum(splits.values())
   ends = np.cumsum(list(splits.values()))[:-1]
   rows = np.split(np.random.default_rng(5).permutation(count), ends)
-  return Data(
+  return inputs.data(
     inputs.images(count, side),
     inputs.labels(count, CLASSES),
-    np.arange(count).astype(str),
     CLASSES,
-    {name: np.sort(part) for name, part in zip(splits, rows, strict=True)},
+    **{name: np.sort(part) for name, part in zip(splits, rows, strict=True)},
   )
 
 
@@ -85,10 +74,10 @@ def step(
       state, metrics = compiled(state, resident, key())
     jax.block_until_ready((state, metrics))
 
-  facts = operations.count(config['encoder'], side, batch)
+  facts = _facts(config, side, batch, compiled)
   # Backward is twice forward: by the inputs, and by the weights.
   facts['flops'] *= 3
-  return steps, facts | peak(compiled)
+  return steps, facts
 
 
 def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
@@ -108,8 +97,15 @@ def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
 
   call = lambda: compiled(params, variables['batch_stats'], images)
   # Of all poses: the encoder is counted as it is.
-  facts = operations.count(config['encoder'], side, batch) | peak(compiled)
+  facts = _facts(config, side, batch, compiled)
   return each(call, jax.block_until_ready), facts
+
+
+def _facts(config, side, batch, compiled):
+  """Tells the work and the memory; the peer's parameters must be as many."""
+  found = operations.count(config['encoder'], side, batch)
+  checks = {'parameters': found['parameters']}
+  return found | {'checks': checks} | jobs.peak(compiled)
 
 
 def augmentation(*, side: int, batch: int) -> Job:
@@ -123,7 +119,7 @@ def augmentation(*, side: int, batch: int) -> Job:
 
   run = each(lambda: compiled(key(), images), jax.block_until_ready)
   # Bytes are read once and floats written once.
-  return run, {'bytes': 5 * images.size} | peak(compiled)
+  return run, {'bytes': 5 * images.size} | jobs.peak(compiled)
 
 
 def whole_run(**spec: Any) -> Job:
@@ -145,7 +141,7 @@ def whole_run(**spec: Any) -> Job:
 
 def published_run(
   *, fields: dict[str, Any], side: int, batch: int, epochs: int, images: int
-) -> tuple[dict[str, Any], Data, experiment.Experiment, Callable]:
+) -> tuple[dict[str, Any], inputs.Data, experiment.Experiment, Callable]:
   """Makes config, data, parts and `create` of a run, or returns the last ones.
 
   Args:
@@ -170,14 +166,14 @@ def _published_run(fields, side, batch, epochs, images):
 def train(
   run: experiment.Experiment,
   config: dict[str, Any],
-  data: Data,
+  data: inputs.Data,
   state: Any,
   *,
   steps_a_stage: int | None = None,
 ) -> Any:
   """Trains all steps, or a few of every stage; returns the state."""
   per_epoch = run.sampler.steps_per_epoch
-  steps = range(config['epochs'] * per_epoch)
+  steps: Sequence[int] = range(config['epochs'] * per_epoch)
   if steps_a_stage is not None:
     starts = [start * per_epoch for start in run.schedule.curriculum.starts]
     steps = [s + i for s in starts for i in range(steps_a_stage) if s in steps]
@@ -185,7 +181,7 @@ def train(
     run.columns, data.splits['train'], run.sampler, steps, run.mesh
   )
   a_validation = max(1, per_epoch // config['validations_per_epoch'])
-  pending = collections.deque()
+  pending: collections.deque[Any] = collections.deque()
   for step, batch in zip(steps, stream, strict=True):
     stage = run.schedule.curriculum.stage_at(step // per_epoch)
     state, metrics = run.train_step(state, batch, key(), stage=stage)
@@ -223,15 +219,4 @@ def repeat(*, steps: int, **spec: Any) -> Job:
   return None, {
     'seconds': seconds,
     'note': f'two runs of {steps} steps: {found} bit for bit',
-  }
-
-
-def peak(compiled: Any) -> dict[str, int]:
-  """Adds up the bytes of a program: arguments, results, temporaries."""
-  found = compiled.memory_analysis()
-  return {
-    'memory': found.argument_size_in_bytes
-    + found.output_size_in_bytes
-    + found.temp_size_in_bytes
-    - found.alias_size_in_bytes
   }

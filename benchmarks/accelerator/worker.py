@@ -49,6 +49,7 @@ def serve(
           facts['calls'] = calls = _calls(run, least_s)
         answer(facts)
       else:
+        assert run is not None, 'no job is prepared'
         answer({'seconds': time_calls(run, calls) / calls})
     except Exception as error:  # If a row fails, the others go on.
       traceback.print_exc()

@@ -4,14 +4,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
 from plankton_jax.data import classes, workers
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import archives, flowcam, folder, ifcb
+from plankton_jax.data.sources import entries, flowcam, folder, ifcb
 from plankton_jax.data.sources.files import expanded, walk
 from plankton_jax.data.sources.objects import Objects
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, Source
@@ -108,8 +108,9 @@ def objects(
 ) -> Objects:
   """Opens anything that holds images, labelled or not, as objects.
 
-  Takes an IFCB bin, a folder or zip archive of them, runs of a FlowCam, an
-  EcoTaxa export, zipped or not, one of its tables, or any folder of images.
+  Takes an IFCB bin, a folder or archive of them, runs of a FlowCam, an EcoTaxa
+  export, packed or not, one of its tables, or any folder of images, packed or
+  not.
 
   Args:
     path: the place.
@@ -141,30 +142,28 @@ def described(
 
   place = expanded(path, field)
   inside = [*walk(place)] if place.is_dir() else [place]
-  tables = filter(files.is_table, inside) if place.is_dir() else ()
-  table = next(iter(tables), None)
-  loose = any(map(ifcb.is_bin, inside))
-  if loose or (place.is_file() and archives.is_zip(place)):
-    bins = ifcb.find(place)
-    if bins is not None:
-      _say_unread(table, 'IFCB bins')
-      return bins
+  archived = entries.is_archive(place) or any(
+    file.suffix.lower() == '.zip' for file in inside
+  )
+  names: Sequence[PurePath] = inside
+  if archived:
+    names = [PurePath(name) for name in entries.find(place).files]
+  table = next(filter(files.is_table, inside), None)
+  bins = ifcb.find(place) if any(map(ifcb.is_bin, names)) else None
+  if bins is not None:
+    _say_unread(table, 'IFCB bins')
+    return bins
   if any(map(flowcam.is_list, inside)):
     _say_unread(table, 'runs of a FlowCam')
     return flowcam.objects(path, field=field)
-  if place.is_file() or table:
-    return ecotaxa.objects(path, image_rank, field=field)
-  if not any(file.suffix.lower() == '.zip' for file in inside):
-    return None
-  # Archives in a folder may hold bins, an export, or anything else.
-  bins = ifcb.find(place)
-  if bins is not None:
-    return bins
-  try:
-    return ecotaxa.objects(path, image_rank, field=field)
-  except InputError as error:
-    log.info('%s', error)
-    return None
+  texts = {name.suffix.lower() for name in names}.intersection(files.READ)
+  if texts if archived else table or place.is_file():
+    try:
+      return ecotaxa.objects(path, image_rank, field=field)
+    except files.NoTable as error:  # Archives may hold anything else.
+      readme = texts == {'.txt'}
+      log.log(logging.INFO if readme else logging.WARNING, '%s', error)
+  return None
 
 
 def _say_unread(table: Path | None, instead: str) -> None:

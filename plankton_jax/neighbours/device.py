@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from plankton_jax.neighbours import spaces
-from plankton_jax.neighbours.order import Nearest
-from plankton_jax.neighbours.spaces import Space
+from plankton_jax.neighbours.spaces import Nearest, Space
 
 LEAST_ROWS = 2**13  # fewer are found by the host while a tile is compiled
 TILE = 2**28  # products, of 4 bytes

@@ -22,6 +22,20 @@ class Space(NamedTuple):
   lengths: np.ndarray  # [N] float64: ‖z‖
 
 
+class Nearest(NamedTuple):
+  """The nearest rows of Q queries, one query after another, K in all.
+
+  In ascending order of the product, which is the distance up to the tolerance.
+  """
+
+  queries: np.ndarray  # [Q]
+  starts: np.ndarray  # [Q + 1], of each query's entries
+  which: np.ndarray  # [K], the query of each entry, 0 … Q − 1
+  columns: np.ndarray  # [K], the row
+  dists: np.ndarray  # float32 [K]
+  tolerance: np.ndarray  # [Q]
+
+
 class Units(NamedTuple):
   """z = rows / step − centre: same ranking, less cancellation.
 

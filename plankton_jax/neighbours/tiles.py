@@ -16,8 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 
 from plankton_jax.neighbours import spaces
-from plankton_jax.neighbours.order import Nearest
-from plankton_jax.neighbours.spaces import Space
+from plankton_jax.neighbours.spaces import Nearest, Space
 
 BLOCK = 2**9  # Rows of a tile, which then fits in cache.
 WAITING = 2**26  # Entries, of 8 bytes, that may wait for other tiles.

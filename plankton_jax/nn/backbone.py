@@ -5,8 +5,9 @@ nothing else of a network, so that another architecture takes one file and a
 line in `encoders.BACKBONES`.
 """
 
+import itertools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -98,3 +99,11 @@ class Backbone(Protocol):
 
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Maps images [B, H, W, C] to features [B, ..., F], before pooling."""
+
+
+def number_blocks(name: str, sizes: Sequence[int]) -> list[tuple[str, ...]]:
+  """Names the blocks of each stage, numbered consecutively as in saved runs."""
+  number = itertools.count()
+  return [
+    tuple(f'{name}_{next(number)}' for _ in range(size)) for size in sizes
+  ]

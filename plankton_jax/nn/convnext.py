@@ -5,7 +5,6 @@ version 2: Woo et al. 2023, arXiv:2301.00808 (sizes: table 1 of its appendix).
 """
 
 import functools
-import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -22,6 +21,7 @@ from plankton_jax.nn.backbone import (
   Path,
   Published,
   Weights,
+  number_blocks,
 )
 from plankton_jax.nn.conv.choice import keep_kernel
 from plankton_jax.nn.lora import Adapter, Dense
@@ -148,11 +148,7 @@ class ConvNeXt(nn.Module):
 
   @property
   def _blocks(self) -> list[tuple[str, ...]]:
-    number = itertools.count()
-    return [
-      tuple(f'block_{next(number)}' for _ in range(depth))
-      for depth in self.depths
-    ]
+    return number_blocks('block', self.depths)
 
   @property
   def published(self) -> Published:

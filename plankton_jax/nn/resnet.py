@@ -6,7 +6,6 @@ norm starts at zero, so that every block starts as the identity.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from plankton_jax.errors import InputError
-from plankton_jax.nn.backbone import Path, Published
+from plankton_jax.nn.backbone import Path, Published, number_blocks
 from plankton_jax.nn.conv.choice import keep_kernel
 from plankton_jax.nn.lora import Adapter
 from plankton_jax.nn.norm import BatchNorm
@@ -118,16 +117,19 @@ class ResNet(nn.Module):
       for i in range(len(_STEMS[self.stem]))
       for kind in ('Conv', 'BatchNorm')
     )
-    first, *others = _block_names(self.block, self.stage_sizes)
+    first, *others = self._blocks
     return (stem + first, *others)
+
+  @property
+  def _blocks(self) -> list[tuple[str, ...]]:
+    return number_blocks(self.block.__name__, self.stage_sizes)
 
   @property
   def published(self) -> Published:
     """Gives the names that torchvision and timm share."""
     layers: dict[Path, str] = {('Conv_0',): 'conv1', ('BatchNorm_0',): 'bn1'}
     shortcut = len(self.block.kernels)
-    names = _block_names(self.block, self.stage_sizes)
-    for stage, blocks in enumerate(names, start=1):
+    for stage, blocks in enumerate(self._blocks, start=1):
       for i, ours in enumerate(blocks):
         theirs = f'layer{stage}.{i}'
         for j in range(shortcut):
@@ -146,7 +148,6 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     chex.assert_rank(images, 4)
-    names = _block_names(self.block, self.stage_sizes)
     x = images.astype(self.dtype)
     layers = _STEMS[self.stem]
     for i, (kernel, strides) in enumerate(layers):
@@ -155,7 +156,7 @@ class ResNet(nn.Module):
       x = self._norm(0, train)(rectified=True, name=f'BatchNorm_{i}')(x)
     if self.stem == 'imagenet':
       x = max_pool(x)
-    for stage, blocks in enumerate(names):
+    for stage, blocks in enumerate(self._blocks):
       norm = self._norm(stage, train)
       for i, name in enumerate(blocks):
         strides = 2 if stage > 0 and i == 0 else 1
@@ -191,17 +192,6 @@ class ResNet(nn.Module):
       epsilon=1e-5,
       dtype=self.dtype,
     )
-
-
-def _block_names(
-  block: type[nn.Module], stage_sizes: Sequence[int]
-) -> list[tuple[str, ...]]:
-  """Names the blocks by stage, numbered consecutively as in saved runs."""
-  number = itertools.count()
-  return [
-    tuple(f'{block.__name__}_{next(number)}' for _ in range(size))
-    for size in stage_sizes
-  ]
 
 
 def max_pool(x: jax.Array) -> jax.Array:

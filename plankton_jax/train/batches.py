@@ -1,14 +1,16 @@
-"""Turns rows into batches on the device, a few steps ahead of their use."""
+"""Sends batches to the device ahead of their use, and reads metrics back."""
 
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from plankton_jax.train import sharding
+from plankton_jax.train.progress import Place
 
 # `image` uint8 [N, H, W, C], memory-mapped, `label` [N] and, if the encoder
 # takes any, `measures` float32 [N, M]; of all images.
@@ -16,6 +18,7 @@ Columns = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]  # the same of B images, and `valid` [B]
 
 _AHEAD = 2  # batches; making one takes a fraction of a step
+_IN_FLIGHT = 4  # steps dispatched after the oldest whose metrics are not read
 
 
 def training(
@@ -99,3 +102,28 @@ def evaluation(
     places = np.arange(start, start + size)
     valid = sharding.split(mesh, places < len(rows))
     yield batch(np.minimum(places, len(rows) - 1)) | {'valid': valid}
+
+
+def read_back(
+  dispatched: collections.deque[tuple[Place, dict[str, Any]]], *, wait: bool
+) -> list[tuple[Place, dict[str, float]]]:
+  """Removes the steps whose metrics are ready, and reads these from the device.
+
+  The host waits only when it is several steps ahead of the device, so that
+  dispatched steps do not pile up.
+
+  Args:
+    dispatched: steps that the device may still be computing, the oldest first.
+    wait: whether to wait for all of them.
+
+  Returns:
+    The steps, the oldest first.
+  """
+  found = []
+  while dispatched and (
+    wait or len(dispatched) > _IN_FLIGHT or dispatched[0][1]['loss'].is_ready()
+  ):
+    place, metrics = dispatched.popleft()
+    values = jax.device_get(metrics)
+    found.append((place, {name: float(x) for name, x in values.items()}))
+  return found

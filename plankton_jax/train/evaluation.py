@@ -1,7 +1,6 @@
 """Measures a split by the objective and by retrieval."""
 
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -9,11 +8,8 @@ import numpy as np
 from plankton_jax import retrieval
 from plankton_jax.nn import whitening as whitenings
 from plankton_jax.train import batches, failures, job, sharding
-from plankton_jax.train.experiment import Experiment
+from plankton_jax.train.experiment import Data, Experiment
 from plankton_jax.train.state import TrainState
-
-if TYPE_CHECKING:  # reads image files, for which it needs more packages
-  from plankton_jax.data import pipeline
 
 _RETRIEVAL_IMAGES = 5000  # the most, drawn once: retrieval is quadratic in them
 _WHITENING_IMAGES = 20_000  # the most, drawn once
@@ -22,7 +18,7 @@ _OF_ALL_ROWS = ('spread', 'effective_rank')  # means over all rows
 
 def evaluate(
   experiment: Experiment,
-  data: 'pipeline.Data',
+  data: Data,
   split: str,
   state: TrainState,
   *,
@@ -78,7 +74,7 @@ def evaluate(
 
 def fit_whitening(
   experiment: Experiment,
-  data: 'pipeline.Data',
+  data: Data,
   state: TrainState,
   *,
   power: float,

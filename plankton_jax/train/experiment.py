@@ -1,18 +1,22 @@
-"""Builds a run's parts from its config and its data."""
+"""Checks a run's config, loads its data and builds its parts."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
 from plankton_jax import augment, curriculum, objectives
 from plankton_jax.errors import InputError
+from plankton_jax.files import config_file, home, write_errors
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import encoders, measures
+from plankton_jax.nn import encoders, measures, pretrained, transfer
 from plankton_jax.nn.embedding import MEASURES, Embedder
 from plankton_jax.train import (
   batches,
+  config_check,
   optimizer,
   progress,
   sampling,
@@ -25,6 +29,23 @@ if TYPE_CHECKING:  # reads image files, for which it needs more packages
   from plankton_jax.data import pipeline
 
 
+class Data(Protocol):
+  """The fields of data/pipeline.py's Data that a run's parts read."""
+
+  @property
+  def images(self) -> np.ndarray: ...
+  @property
+  def labels(self) -> np.ndarray: ...
+  @property
+  def ids(self) -> np.ndarray: ...
+  @property
+  def num_seen(self) -> int: ...
+  @property
+  def splits(self) -> Mapping[str, np.ndarray]: ...
+  @property
+  def measures(self) -> Mapping[str, np.ndarray]: ...
+
+
 class Experiment(NamedTuple):
   """A run's parts, bound once."""
 
@@ -32,14 +53,61 @@ class Experiment(NamedTuple):
   model: Embedder
   objective: objectives.Objective
   create: Callable[[jax.Array], state.TrainState]  # from a key
-  train_step: Callable
-  eval_step: Callable
+  train_step: Wrapped
+  eval_step: Wrapped
   sampler: sampling.Sampler  # of batches of positions in the training rows
   mesh: jax.sharding.Mesh | None
   columns: batches.Columns  # of all images
 
 
-def assemble(config: Config, data: 'pipeline.Data') -> Experiment:
+def check(
+  config: Config, workdir: pathlib.Path, *, accept_changes: bool
+) -> None:
+  """Checks a config before its data is read.
+
+  Raises:
+    InputError: a field is out of range or does not fit the encoder to begin
+      from, the weights to begin from are missing, or the workdir has another
+      config.
+  """
+  from plankton_jax.train import store  # building the parts needs no Orbax
+
+  config_check.check(config)
+  if not store.has_checkpoint(workdir):  # a run resumes without the weights
+    pretrained.check(config)
+  transfer.check(config)
+  if not accept_changes:
+    config_file.compare(config, workdir)
+
+
+def load_data(
+  config: Config, workdir: str | pathlib.Path, *, writes: bool = True
+) -> 'pipeline.Data':
+  """Loads a run's images, labels and splits, from the cache if it has them.
+
+  Args:
+    config: the run's.
+    workdir: the run's.
+    writes: whether to write the accounts of the images there.
+
+  Raises:
+    InputError: a field or file cannot be used.
+  """
+  from plankton_jax.data import pipeline
+
+  data = config_check.read_data(config['data'])
+  with write_errors.explained(home.expand(config['data']['cache_dir'])):
+    return config_file.build(
+      pipeline.load,
+      config | {'data': data},
+      'data',
+      workdir=workdir,
+      seed=config['seed'],
+      writes=writes,
+    )
+
+
+def assemble(config: Config, data: Data) -> Experiment:
   """Builds every part from its section of the config.
 
   Passes each section as keywords to the function that it configures: a stray
@@ -144,11 +212,11 @@ def _chunk(chunk: int, size: int) -> int:
       f'batch.chunk={chunk} does not divide the {size} images of a batch; 0'
       ' takes them at once'
     )
-  sharding.make_mesh(chunk, field='batch.chunk')
+  sharding.check_split('batch.chunk', chunk)
   return chunk
 
 
-def _measures(model: Embedder, data: 'pipeline.Data') -> np.ndarray:
+def _measures(model: Embedder, data: Data) -> np.ndarray:
   """Collects the measures [N, M] that an encoder takes.
 
   Raises:

@@ -1,5 +1,6 @@
-"""Runs the training loop, the one place with a config, a clock and a disk."""
+"""Runs the training loop: trains, validates, logs and saves."""
 
+import collections
 import contextlib
 import math
 import pathlib
@@ -14,13 +15,12 @@ import numpy as np
 from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.errors import DivergedError, shorten_list
-from plankton_jax.files import config_file, home, write_errors
+from plankton_jax.files import config_file, write_errors
 from plankton_jax.files.config_file import Config
-from plankton_jax.nn import measures, pretrained, transfer
+from plankton_jax.nn import measures, transfer
 from plankton_jax.nn.embedding import MEASURES
 from plankton_jax.train import (
   batches,
-  config_check,
   failures,
   job,
   sharding,
@@ -33,10 +33,14 @@ from plankton_jax.train.evaluation import (
   evaluate,
   fit_whitening,
 )
-from plankton_jax.train.experiment import Experiment, assemble
+from plankton_jax.train.experiment import (
+  Experiment,
+  assemble,
+  check,
+  load_data,
+)
 from plankton_jax.train.log import Log, Quiet
 from plankton_jax.train.progress import Measure, Place, Progress
-from plankton_jax.train.readback import InFlight, Step
 from plankton_jax.train.state import (
   INIT,
   TRAIN,
@@ -67,49 +71,6 @@ class _Lap(NamedTuple):
 
   seconds: float  # of the monotonic clock
   step: int  # the last one before it
-
-
-def load_data(
-  config: Config, workdir: str | pathlib.Path, *, writes: bool = True
-) -> pipeline.Data:
-  """Loads a run's images, labels and splits, from the cache if it has them.
-
-  Args:
-    config: the run's.
-    workdir: the run's.
-    writes: whether to write the accounts of the images there.
-
-  Raises:
-    InputError: a field or file cannot be used.
-  """
-  data = config_check.read_data(config['data'])
-  with write_errors.explained(home.expand(config['data']['cache_dir'])):
-    return config_file.build(
-      pipeline.load,
-      config | {'data': data},
-      'data',
-      workdir=workdir,
-      seed=config['seed'],
-      writes=writes,
-    )
-
-
-def check(
-  config: Config, workdir: pathlib.Path, *, accept_changes: bool
-) -> None:
-  """Checks a config before its data is read.
-
-  Raises:
-    InputError: a field is out of range or does not fit the encoder to begin
-      from, the weights to begin from are missing, or the workdir has another
-      config.
-  """
-  config_check.check(config)
-  if not store.has_checkpoint(workdir):  # a run resumes without the weights
-    pretrained.check(config)
-  transfer.check(config)
-  if not accept_changes:
-    config_file.compare(config, workdir)
 
 
 def train_and_evaluate(
@@ -311,20 +272,23 @@ def _train_steps(
     The state, the place of its last step, and all steps' metrics.
   """
   key = make_key(run.config['seed'], TRAIN)
-  flight, recent = InFlight(), []
+  dispatched: collections.deque[tuple[Place, dict]] = collections.deque()
+  recent = []
   for place, batch in stream:
     state, metrics = run.experiment.train_step(
       state, batch, key, stage=place.stage
     )
-    flight.put(place, metrics)
+    dispatched.append((place, metrics))
     last = terminated(place.step) or place.validates
-    recent += _log_steps(run, flight.take(wait=last))
+    recent += _log_steps(run, batches.read_back(dispatched, wait=last))
     if last:
       return state, place, recent
   raise AssertionError('the last step of a run validates')
 
 
-def _log_steps(run: _Run, steps: list[Step]) -> list[dict[str, float]]:
+def _log_steps(
+  run: _Run, steps: list[tuple[Place, dict[str, float]]]
+) -> list[dict[str, float]]:
   """Checks and logs the metrics of steps; returns them as logged."""
 
   def image_names(step: int) -> list[str]:

@@ -1,10 +1,11 @@
 """Measures a run's sizes, memory and time before it begins."""
 
 import collections
+import math
 import pathlib
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +14,14 @@ from plankton_jax import host
 from plankton_jax.data import pipeline
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.files.config_file import Config
-from plankton_jax.train import batches, loop, sharding
+from plankton_jax.train import batches, sharding
 from plankton_jax.train.evaluation import evaluate
-from plankton_jax.train.experiment import Experiment, assemble
+from plankton_jax.train.experiment import (
+  Experiment,
+  assemble,
+  check,
+  load_data,
+)
 from plankton_jax.train.state import TrainState
 
 _WARM = 2  # steps before the clock starts
@@ -29,8 +35,7 @@ class Pace(NamedTuple):
   compiling: float  # seconds
   step: float  # seconds a step, batches and their transfer included
   steps: int  # steps that were timed
-  memory: int  # bytes on each device: state, batch, outputs, temporaries
-  temporary: int  # bytes of these that a step uses only while it runs
+  memory: sharding.Memory  # state and batch included
   state: TrainState  # the state after the steps
 
 
@@ -71,7 +76,7 @@ def rehearse(
     InputError: the run would raise it too.
   """
   workdir = pathlib.Path(workdir)
-  loop.check(config, workdir, accept_changes=accept_changes)
+  check(config, workdir, accept_changes=accept_changes)
   host.use_compilation_cache(config['compilation_cache_dir'])
   data = _data(config, workdir)
   assert data.accounts is not None
@@ -127,10 +132,8 @@ def measure(
   )
   batch = next(stream)
   began = time.monotonic()
-  step: Any = experiment.train_step  # jitted, so that it can be lowered
-  compiled = step.lower(state, batch, key, stage=0).compile()
+  compiled = experiment.train_step.lower(state, batch, key, stage=0).compile()
   compiling = time.monotonic() - began
-  need = compiled.memory_analysis()
   for _ in range(_WARM):
     state, _ = compiled(state, batch, key)
   jax.block_until_ready(state)
@@ -145,11 +148,7 @@ def measure(
     compiling=compiling,
     step=(time.monotonic() - began) / steps,
     steps=steps,
-    memory=need.argument_size_in_bytes
-    + need.output_size_in_bytes
-    - need.alias_size_in_bytes
-    + need.temp_size_in_bytes,
-    temporary=need.temp_size_in_bytes,
+    memory=sharding.program_memory(compiled),
     state=state,
   )
 
@@ -174,8 +173,8 @@ def describe(found: Rehearsal, batch_size: int) -> str:
     'parameters': counts,
     'steps': f'{total:,}: {found.epochs} epochs of {found.steps_per_epoch:,},'
     f' {batch_size} images each',
-    'memory': f'{mebibytes(pace.memory)} on each device, of which state'
-    f' {state}, temporary {mebibytes(pace.temporary)}',
+    'memory': f'{mebibytes(pace.memory.total)} on each device, of which state'
+    f' {state}, temporary {mebibytes(pace.memory.temporary)}',
     'time': f'{duration(found.seconds)} at most:'
     f' {pace.step:.3g} s a step ({batch_size / pace.step:,.0f} images/s),'
     f' {found.validations} validations of {found.validation:.2g} s',
@@ -195,7 +194,9 @@ def describe(found: Rehearsal, batch_size: int) -> str:
 
 
 def mebibytes(count: float) -> str:
-  """Formats bytes in MiB, or in GiB from 1 GiB on."""
+  """Formats bytes in MiB, or in GiB from 1 GiB on; 'unknown' if NaN."""
+  if math.isnan(count):
+    return 'unknown'
   if count < 2**30:
     return f'{count / 2**20:,.1f} MiB'
   return f'{count / 2**30:,.1f} GiB'
@@ -214,6 +215,6 @@ def duration(seconds: float) -> str:
 def _data(config: Config, workdir: pathlib.Path) -> pipeline.Data:
   """Loads the run's data; a new split is not kept."""
   if (workdir / 'split.json').exists():
-    return loop.load_data(config, workdir)
+    return load_data(config, workdir)
   with tempfile.TemporaryDirectory() as folder:
-    return loop.load_data(config, folder)
+    return load_data(config, folder)

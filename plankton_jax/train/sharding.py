@@ -10,8 +10,9 @@ compiler splits the products with them, and adds up what the devices found.
 """
 
 import contextlib
+import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,24 +25,23 @@ MANY_CLASSES = 10_000
 _SHARE = 0.25  # share of a device's memory; a step's temporaries need the rest
 
 
-def make_mesh(
-  batch_size: int, field: str = 'batch.size'
-) -> jax.sharding.Mesh | None:
+def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
   """Makes a mesh of all devices along 'batch', or None for one device.
-
-  Args:
-    batch_size: rows to split over the devices.
-    field: of the config that gives this number, for the error.
 
   Raises:
     InputError: the batch size is not a multiple of the number of devices.
   """
-  count = jax.device_count()
-  if batch_size % count:
-    raise InputError(
-      f'{field}={batch_size} is not a multiple of the {count} devices'
-    )
+  check_split('batch.size', batch_size)
   return _mesh_of(jax.devices())
+
+
+def check_split(field: str, rows: int) -> None:
+  """Raises InputError unless all devices can share a field's number of rows."""
+  count = jax.device_count()
+  if rows % count:
+    raise InputError(
+      f'{field}={rows} is not a multiple of the {count} devices; set it to one'
+    )
 
 
 def make_local_mesh() -> jax.sharding.Mesh | None:
@@ -149,6 +149,27 @@ def describe(mesh: jax.sharding.Mesh | None, state: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
   return jax.tree_util.tree_map_with_path(described, state)
+
+
+class Memory(NamedTuple):
+  """Bytes that a program needs on each device; NaN if JAX cannot tell."""
+
+  total: float  # arguments, results and temporaries
+  temporary: float
+
+
+def program_memory(program: jax.stages.Compiled) -> Memory:
+  """Reads the compiler's figures of a program's memory."""
+  found = program.memory_analysis()
+  if found is None:  # some backends have none
+    return Memory(math.nan, math.nan)
+  return Memory(
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes,
+    found.temp_size_in_bytes,
+  )
 
 
 def bytes_on_device(tree: Any) -> int:

@@ -1,4 +1,4 @@
-"""Makes the jitted steps: takes dependencies, returns a pure function."""
+"""Makes the jitted steps, pure functions, from their dependencies."""
 
 import functools
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.stages import Wrapped
 
 from plankton_jax.augment import to_float
 from plankton_jax.nn.backbone import Backbone, Normalisation
@@ -23,7 +24,7 @@ def make_train_step(
   objective: Objective,
   views: int,
   chunk: int,
-) -> Callable:
+) -> Wrapped:
   """Makes `train_step(state, batch, key, *, stage) -> (state, metrics)`.
 
   `batch` holds `image` uint8 [B, H, W, C], `label` [B], `valid` [B] and, for an
@@ -102,7 +103,7 @@ def make_eval_step(
   objective: Objective,
   stage: int,
   chunk: int,
-) -> Callable:
+) -> Wrapped:
   """Makes `eval_step(state, batch) -> (metrics, embeddings [B, D])`.
 
   Norms use the running statistics, and nothing is updated. Images are prepared
@@ -138,7 +139,7 @@ def make_eval_step(
 
 def make_embed_step(
   *, apply_fn: Callable, normalise: Normalisation | None
-) -> Callable:
+) -> Wrapped:
   """Makes `embed_step(params, batch_stats, images, measures=None)`.
 
   It embeds images uint8 [B, H, W, C], with measures [B, M] if the encoder takes

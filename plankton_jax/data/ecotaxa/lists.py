@@ -1,11 +1,12 @@
 """Reads lists of images that people made as tables of EcoTaxa's columns."""
 
 import collections
+import contextlib
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from plankton_jax.data.ecotaxa import table
+from plankton_jax.data.ecotaxa import table, workbook
 from plankton_jax.data.ecotaxa.table import Table
 from plankton_jax.data.pixels import images
 from plankton_jax.data.sources import archives
@@ -35,14 +36,46 @@ _NAMES = {
 # Columns of boxes, by the names of any of their edges.
 _BOXES = frozenset(('bbox', 'bounding_box', 'xmin', 'x_min', 'bbox_x', 'x1'))
 _HEADERS = frozenset(name for names in _NAMES.values() for name in names)
-_START = 2**16  # bytes in which a header is looked for
+START = 2**16  # bytes in which a header is looked for
 TRIED = 50  # images of a list whose folder is looked for
 
 
 def parse(data: bytes, place: str) -> Table:
-  """Reads a list of images, or EcoTaxa's own table, as `table.parse` does."""
-  _, _, known = table.open_text(data[:_START], table.NEEDED)
-  return table.parse(data, place, table.NEEDED if known else _HEADERS)
+  """Reads a list of images, or EcoTaxa's own table, as `table.parse` does.
+
+  Of an Excel workbook, reads the first sheet with images, and notes others.
+  """
+  if data.startswith(workbook.MARK):
+    return _of_workbook(data, place)
+  own = table.open_text(data[:START], table.NEEDED).mark
+  return table.parse(data, place, table.NEEDED if own else _HEADERS)
+
+
+def _of_workbook(data: bytes, place: str) -> Table:
+  found = {}
+  for title, text in workbook.sheets(data, place).items():
+    with contextlib.suppress(InputError):  # a sheet without a table
+      sheet = parse(text, place)
+      if _columns(sheet, _IMAGE) or _of_images(sheet):
+        found[title] = sheet
+  if not found:
+    raise InputError(
+      f'{place}: no sheet has a column of images: name it filename, and that of'
+      ' the taxa label'
+    )
+  (title, first), *others = found.items()
+  if not others:
+    return first
+  unread = ', '.join(one_line(name) for name, _ in others)
+  note = f'sheet {one_line(title)} is read, not {unread}: save each as a table'
+  return first._replace(notes=(*first.notes, (1, note)))
+
+
+def is_prose(start: bytes) -> bool:
+  """Tells by how it begins whether a text is no table, such as a readme."""
+  lines, top, mark, _ = table.open_text(start, table.NEEDED)
+  first = lines[top].strip()
+  return bool(first) and not mark and '\t' not in first
 
 
 def is_list(found: Table) -> bool:

@@ -59,12 +59,12 @@ def finders(found: Collection[str], tables: Sequence[str]) -> Finders:
     return others[0]
 
   def locate(table: str, image: str) -> str:
-    names, reason = _places(table, image, packed, tables)
+    names, leads_out = _places(table, image, packed, tables)
     for name in names:
       with contextlib.suppress(ValueError):
         return find(name)
-    if reason:
-      raise ValueError(f'{reason}{near(archives.tidy(image))}')
+    if leads_out:
+      raise ValueError(f'{_GONE}{near(archives.tidy(image))}')
     return names[0]
 
   return Finders(find, locate)
@@ -86,7 +86,7 @@ def beside(table: str, image: str) -> str:
 
 def _places(
   table: str, image: str, packed: Sequence[str], tables: Sequence[str]
-) -> tuple[list[str], str]:
+) -> tuple[list[str], bool]:
   """Lists the names that a table may mean by an image, the likeliest first.
 
   The table of an archive may name images beside the archive, unless another
@@ -94,23 +94,21 @@ def _places(
   beside the table.
 
   Returns:
-    The names, and why the path itself is refused; '' if it is not.
+    The names, and whether the path itself leads out.
   """
   bases = [table]
   for base in _unpacked_names(table, packed)[1:]:
     if posixpath.dirname(base) not in map(posixpath.dirname, tables):
       bases.append(base)
-  try:
-    return [beside(base, image) for base in bases], ''
-  except ValueError as error:
-    reason = str(error)
+  with contextlib.suppress(ValueError):
+    return [beside(base, image) for base in bases], False
   parts = archives.tidy(image).split('/')
   names = []
   for at in range(1, len(parts)):
     for base in bases:
       with contextlib.suppress(ValueError):
         names.append(beside(base, '/'.join(parts[at:])))
-  return names, reason
+  return names, True
 
 
 def _holds(archive: str, names: Iterable[str]) -> bool:

@@ -89,7 +89,7 @@ def check_rank(image_rank: str | int) -> None:
 def export(
   path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
 ) -> Export:
-  """Reads all tables of an export: a zip archive, a folder, or one table.
+  """Reads all tables of an export: an archive, a folder, or one table.
 
   Of an object with several images, the one with the lowest or highest
   `img_rank` is kept, or the one of a given rank if it has that, else the
@@ -113,7 +113,7 @@ def export(
   items, contrary = annotations.settle([row.item for row in chosen], kept.said)
   objects, apart_by_parent = annotations.by_parent(items)
   return Export(
-    opened,
+    opened._replace(parsed={}),  # which may be large
     objects,
     kept.further,
     kept.repeated,
@@ -236,7 +236,7 @@ def _read(opened: files.Files, name: str) -> tuple[table.Table, list[str]]:
   """
   place = opened.named(name)
   try:
-    found = lists.parse(opened.read(name), place)
+    found = opened.parsed.get(name) or lists.parse(opened.read(name), place)
   except ValueError as error:
     if isinstance(error, InputError):
       raise
@@ -284,7 +284,7 @@ def _objects(
     status = status.lower() or annotations.UNCLASSIFIED
     status = _LETTERS.get(status, status)
     if not key or not image:
-      missing = 'img_file_name' if key else 'object_id'
+      missing = 'object_id' if image else 'img_file_name'
       yield line, 0.0, f'no {missing}'
     elif status in table.STATES and not taxon:
       yield line, 0.0, f'{status} without a category{nowhere}'

@@ -23,7 +23,9 @@ _AGAIN = 'the header or its types again'
 # How files begin that are saved under a table's name by mistake.
 _MISTAKEN = {
   b'PK\3\4': 'an Excel workbook or a zip archive',
-  b'\xd0\xcf\x11\xe0': 'an Excel workbook',
+  b'\xd0\xcf\x11\xe0': 'an Excel workbook of the old form, or with a password',
+  b'PAR1': 'a Parquet file',
+  b'ARROW1': 'a Feather file',
   b'%PDF': 'a PDF file',
   b'\x1f\x8b': 'packed by gzip',
 }
@@ -90,7 +92,7 @@ def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
   Raises:
     InputError: it is empty or no table.
   """
-  lines_of_text, top, mark = open_text(data, names)
+  lines_of_text, top, mark, old = open_text(data, names)
   first = lines_of_text[top]
   mark = mark or max(MARKS, key=first.count)
   if mark != '\t':
@@ -112,7 +114,7 @@ def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
   notes: list[tuple[int, str]] = []
   if mark != '\t':
     notes.append((top + 1, f'cells are separated by {mark!r}, not by tabs'))
-  if old := old_encoding(data):
+  if old:
     notes.append((top + 1, f'letters, not UTF-8, are read as {_OLD[old]}'))
   for line, values, note in _records(lines_of_text, top + 1, len(columns)):
     if note:
@@ -138,27 +140,31 @@ def parse(data: bytes, place: str, names: Collection[str] = NEEDED) -> Table:
   )
 
 
-def open_text(
-  data: bytes, names: Collection[str]
-) -> tuple[list[str], int, str]:
+class Opened(NamedTuple):
+  """A text as lines, and what is known of it."""
+
+  lines: list[str]
+  top: int  # the header's place among them
+  mark: str  # what separates its cells; '' if it has none of the columns
+  old: str  # which of `_OLD` it is in; '' if it is Unicode
+
+
+def open_text(data: bytes, names: Collection[str]) -> Opened:
   """Splits a table into lines; finds its header and what separates cells.
 
   The header is the first line with one of these columns, or else that below
   blank lines, and one that names the separator.
-
-  Returns:
-    The lines, the header's place among them, and what separates its cells; ''
-    if it has none of the columns.
   """
-  lines = re.split('\r\n|\n|\r', decode(data).replace('\0', ''))
+  text, old = _decode(data)
+  lines = re.split('\r\n|\n|\r', text.replace('\0', ''))
   for at, line in enumerate(lines[:_LINES_ABOVE]):
     for mark in MARKS:
       if mark in line and not {*names}.isdisjoint(_names(line, mark)):
-        return lines, at, mark
+        return Opened(lines, at, mark, old)
   for at, line in enumerate(lines):
     if line.strip(f' {MARKS}') and not line.lower().startswith(_SEPARATOR):
-      return lines, at, ''
-  return lines, 0, ''
+      return Opened(lines, at, '', old)
+  return Opened(lines, 0, '', old)
 
 
 def _names(header: str, mark: str) -> list[str]:
@@ -206,7 +212,7 @@ def kind_of(data: bytes) -> str:
 
 def _mistake(data: bytes, first: str) -> str:
   """Says what a file without a header of columns is, and the remedy."""
-  remedy = 'save it as tab-separated text'
+  remedy = 'save it as .xlsx or .csv'
   if not first.strip():
     return '; it is empty'
   if kind := kind_of(data):
@@ -313,35 +319,31 @@ def _are_types(values: Sequence[str]) -> bool:
   return not found.isdisjoint(TYPES) and all(map(_TYPE.fullmatch, found))
 
 
-def decode(data: bytes) -> str:
+def _decode(data: bytes) -> tuple[str, str]:
   """Decodes a text in any encoding that spreadsheets write.
 
-  Lines that are no UTF-8 are of one of `_OLD`.
+  Lines that are no UTF-8 are of one of `_OLD`, which is returned, too.
   """
   if encoding := files.utf16(data):
-    return data.decode(encoding, errors='replace')
-  if old := old_encoding(data):  # of some lines alone, if tables were joined
-    lines = data.splitlines(keepends=True)
-    text = ''.join(_decode_line(line, old) for line in lines)
-  else:
+    return data.decode(encoding, errors='replace').replace('\ufeff', ''), ''
+  old = ''
+  try:
     text = data.decode()
+  except UnicodeDecodeError:
+    old = _old_encoding(data)
+    lines = data.splitlines(keepends=True)  # some alone, of joined tables
+    text = ''.join(_decode_line(line, old) for line in lines)
   text = '\n'.join(map(mend, text.split('\n')))
-  return text.replace('\ufeff', '')  # marks of order, of each joined table
+  return text.replace('\ufeff', ''), old  # marks of order, of each joined table
 
 
-def old_encoding(data: bytes) -> str:
-  """Tells which of `_OLD` a text is in; '' if it is Unicode.
+def _old_encoding(data: bytes) -> str:
+  """Tells which of `_OLD` a text is in that is no Unicode.
 
   In the right one, a letter within a word is a small one, or an apostrophe;
   Windows' own is taken where both do alike.
   """
-  if files.utf16(data):
-    return ''
-  try:
-    data.decode()
-    return ''
-  except UnicodeDecodeError:
-    within = b''.join(_WITHIN_A_WORD.findall(data))
+  within = b''.join(_WITHIN_A_WORD.findall(data))
 
   def fitting(encoding: str) -> int:
     text = within.decode(encoding, errors='replace')

@@ -44,6 +44,16 @@ class Content(NamedTuple):
   reason: str = ''
 
 
+class Member(NamedTuple):
+  """A file of an archive that is read from start to end."""
+
+  name: str
+  reason: str  # why it is refused; '' if it is not
+  load: Callable[[], bytes]  # while it is the last; raises as `read_zipped`
+  start: int = 0  # where its bytes begin in a tar archive, uncompressed
+  size: int = 0
+
+
 class Listing(NamedTuple):
   """The contents of an archive, in order."""
 
@@ -63,7 +73,7 @@ def listing(path: Path, table: str = '') -> Listing:
     InputError: the file does not exist, or is not a whole archive.
   """
   names, refused, tables = [], [], {}
-  for name, reason, load in _members(path):
+  for name, reason, load, *_ in _members(path):
     if reason:
       refused.append((name, reason))
       continue
@@ -84,7 +94,7 @@ def read(path: Path, wanted: Container[str]) -> Iterator[Content]:
     InputError: as in `listing`. A file damaged inside a zip archive is yielded
       with the reason instead.
   """
-  for name, reason, load in _members(path):
+  for name, reason, load, *_ in _members(path):
     if not reason and name in wanted:
       yield _content(name, load)
 
@@ -99,8 +109,13 @@ def open_zip(path: Path) -> zipfile.ZipFile:
   """Opens a zip archive for reading.
 
   Raises:
-    InputError: it is cut off or damaged.
+    InputError: it is cut off or damaged, or one part of several.
   """
+  if path.with_suffix('.z01').exists():
+    raise InputError(
+      f'{path} is the last of several parts: join them, as zip -s 0'
+      f' {path.name} --out whole.zip does'
+    )
   try:
     return zipfile.ZipFile(path)
   except _BROKEN as error:
@@ -194,18 +209,18 @@ def _content(name: str, load: Callable[[], bytes]) -> Content:
     return Content(name, None, str(error))
 
 
-def _members(path: Path) -> Iterator[tuple]:
-  """Yields (name, why it is refused or '', function that reads it)."""
+def _members(path: Path) -> Iterator[Member]:
+  """Yields the files of an archive, in order."""
   if not path.is_file():
     raise InputError(f'{path}: no such archive')
   try:
-    return _in_zip(path) if is_zip(path) else _in_tar(path)
+    return _in_zip(path) if is_zip(path) else in_tar(path)
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}') from error
 
 
-def _in_zip(path: Path) -> Iterator[tuple]:
-  """Yields what `_members` does of a zip archive."""
+def _in_zip(path: Path) -> Iterator[Member]:
+  """Yields the files of a zip archive."""
   with open_zip(path) as archive:
     for info in archive.infolist():
       # is_dir of Python 3.11 raises IndexError where there is no name.
@@ -213,11 +228,16 @@ def _in_zip(path: Path) -> Iterator[tuple]:
         shown = info.filename.encode(errors='backslashreplace').decode()
         reason = zip_refusal(info)
         name = shown if reason else name_of(info)
-        yield name, reason, functools.partial(read_zipped, archive, info)
+        load = functools.partial(read_zipped, archive, info)
+        yield Member(name, reason, load)
 
 
-def _in_tar(path: Path) -> Iterator[tuple]:
-  """Yields what `_members` does of a tar archive, read from start to end."""
+def in_tar(path: Path) -> Iterator[Member]:
+  """Yields the files of a tar archive, compressed or not.
+
+  Raises:
+    InputError: it is none, or is cut off or damaged.
+  """
   try:
     archive = tarfile.open(path, 'r:*')  # noqa: SIM115, closed below
   except _BROKEN as error:
@@ -245,7 +265,8 @@ def _in_tar(path: Path) -> Iterator[tuple]:
         shown = info.name.encode(errors='backslashreplace').decode()
         reason = _tar_refusal(info)
         name = shown if reason else tidy(info.name)
-        yield name, reason, functools.partial(load, info)
+        read = functools.partial(load, info)
+        yield Member(name, reason, read, info.offset_data, info.size)
         last = shown
       _check_end(archive)
     except _BROKEN as error:

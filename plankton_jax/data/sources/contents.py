@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,10 @@ _GONE = -1  # size of a file that cannot be read
 
 
 def digests(
-  root: Path, names: Sequence[str], cache_dir: Path | None
+  root: Path,
+  names: Sequence[str],
+  cache_dir: Path | None,
+  packed: Callable[[str], bytes] | None = None,
 ) -> list[bytes]:
   """Hashes the files of these names below a folder; b'' if one is unreadable.
 
@@ -30,20 +33,23 @@ def digests(
   same size and time is not read again.
 
   Args:
-    root: the folder.
+    root: the folder, or the archive that holds the files.
     names: paths in it.
     cache_dir: where this is kept, or None to read all files.
+    packed: reads a file of an archive, which changes as a whole.
   """
   now = time.time_ns()
 
   def state(name: str) -> tuple[int, int]:
     with contextlib.suppress(OSError):
-      found = os.stat(root / name)
+      found = os.stat(root if packed else root / name)
       return found.st_size, found.st_mtime_ns
     return _GONE, 0
 
   def hash_file(name: str) -> bytes:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
+      if packed:
+        return hashlib.blake2b(packed(name)).digest()
       return digest(root / name)
     return b''
 

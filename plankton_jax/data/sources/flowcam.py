@@ -29,7 +29,7 @@ EMPTY = 'particle without an image'
 _NAMED = re.compile(r'\s*\d+\s*\n\s*num-fields\|(\d+)\s*\n')
 _COLONS = 40  # at least, in a row of a list that does not name its columns
 _COLUMNS = ('id', 'collage_file', 'image_x', 'image_y', 'image_w', 'image_h')
-_START = 2**13  # bytes that tell what a list is
+START = 2**13  # bytes that tell what a list is
 _DAY = re.compile(r'(\d{4})-(\d\d)-(\d\d)')
 _KEPT = 4  # collages decoded at a time
 
@@ -50,12 +50,16 @@ def is_list(path: Path) -> bool:
     return False
   try:
     with path.open('rb') as file:
-      start = _lines(file.read(_START))
+      return begins_list(file.read(START))
   except OSError:
     return False
-  rows = start[2:]
-  return bool(_NAMED.match('\n'.join(start[:3]))) or any(
-    row.count(':') >= _COLONS for row in rows
+
+
+def begins_list(start: bytes) -> bool:
+  """Tells by its first bytes whether a file is a FlowCam's list."""
+  lines = _lines(start[:START])
+  return bool(_NAMED.match('\n'.join(lines[:3]))) or any(
+    row.count(':') >= _COLONS for row in lines[2:]
   )
 
 

@@ -1,7 +1,7 @@
-"""Reads a tree of image files, one folder a class."""
+"""Reads a tree of images, one folder a class, on disk or in an archive."""
 
 import collections
-import functools
+import contextlib
 import hashlib
 import logging
 import os
@@ -12,16 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import contents, flowcam, levels
-from plankton_jax.data.sources.files import (
-  PACKED,
-  expanded,
-  is_clutter,
-  read,
-  walk,
-  without_figures,
+from plankton_jax.data.sources import (
+  boxes,
+  contents,
+  entries,
+  files,
+  flowcam,
+  levels,
+  places,
 )
+from plankton_jax.data.sources.files import PACKED, expanded, is_clutter
 from plankton_jax.data.sources.objects import Objects, to_source
+from plankton_jax.data.sources.places import Place
 from plankton_jax.data.sources.source import Source, one_line
 from plankton_jax.errors import InputError, shorten_list
 
@@ -47,8 +49,9 @@ _REMEDIES = (
 # What to do with a list of images.
 _AS_LIST = "data.source='ecotaxa' or --export takes it (docs/ecotaxa.md)"
 _LISTS = ('.csv', '.tsv', '.txt', '.xlsx')  # endings of lists of images
-_ZARR = frozenset(('.zarray', '.zgroup', 'zarr.json'))  # files of such a store
-_LONGEST = 500  # characters of a path that an error shows
+_OTHER_LISTS = ('.xls', '.ods', '.parquet', '.feather')
+_ARCHIVES = (*entries.ENDINGS, '.7z', '.rar')
+_TEXTS = ('.json', '.xml', '.txt', '.lst')  # that say what images are
 
 
 class Listing(NamedTuple):
@@ -56,9 +59,11 @@ class Listing(NamedTuple):
 
   images: Objects  # label -1 in the root itself
   others: Mapping[str, int]  # ending of files that are no images -> files
-  empty: tuple[str, ...]  # folders without an image in or below them
+  # Innermost folders without an image -> what they hold, as `others`.
+  empty: Mapping[str, Mapping[str, int]]
   understood: str  # says what top-level folders are, if not classes
-  doubts: tuple[str, ...]  # lines on classes that may not be meant so
+  doubts: tuple[str, ...]  # lines on what may not be meant so
+  boxes: str  # says which files draw boxes within images, also in `doubts`
 
 
 def scan(
@@ -71,8 +76,12 @@ def scan(
   they begin as such. Folders whose names differ only by Unicode form are one
   class.
 
+  An archive is read as if it were unpacked, and the folder given that holds all
+  of its images, if one does. Zip archives in it, or in a folder, are read as
+  folders of their names, if no image lies outside them.
+
   Args:
-    path: the folder.
+    path: the folder, or a zip or tar archive.
     class_level: 'path' names a class by its folder's path from the root,
       'last' by the innermost folder alone. 'auto' is 'path', except that
       top-level folders, or those in the only one, are dropped from it if they
@@ -85,22 +94,26 @@ def scan(
   """
   levels.check(class_level)
   root = expanded(path, field, 'the folder of images')
-  if not root.is_dir():
+  if not (root.is_dir() or entries.is_archive(root)):
     raise InputError(
       f'{field}: {one_line(root)} is not a folder{_unfolded(root)}'
     )
-  found = _Found([], [], [], collections.Counter())
-  try:
-    _walk(root, '', (), found)
-  except RecursionError:
-    raise InputError(f'{root}: folders are nested too deeply') from None
+  place = places.unpacked(root) if root.is_dir() else places.packed(root)
+  found = _sort(place)
+  if not found.images and found.archives and root.is_dir():
+    place = places.packed(root)
+    found = _sort(place)
+  others = dict(sorted(found.others.items()))
+  boxed = boxes.describe(found.texts, place.start)
+  doubts = [*_passed_over(place, found), *filter(None, [boxed])]
   if not found.images:
-    passed = _passed_over(root, found.passed)
+    unread = [f'{name}: {reason}' for name, reason in place.skipped[:1]]
     raise InputError(
-      f'{root} holds no image ({", ".join(sorted(images.EXTENSIONS))})'
-      f'{"; ".join(["", *passed]) or _instead(found.others)}'
+      f'{one_line(root)} holds no image'
+      f' ({", ".join(sorted(images.EXTENSIONS))})'
+      f'{"; ".join(["", *doubts, *unread]) or _instead(others)}'
     )
-  ids, skipped = [], []
+  ids, skipped = [], [*place.skipped]
   for name in sorted(found.images):
     try:
       name.encode()
@@ -108,26 +121,29 @@ def scan(
     except UnicodeEncodeError:
       shown = os.fsencode(name).decode(errors='backslashreplace')
       skipped.append((shown, 'the file name is not UTF-8'))
-  others = dict(sorted(found.others.items()))
-  _refuse_collages(root, ids, others, field)
-  classes, understood, doubts = levels.name_classes(ids, class_level, root)
+  _refuse_collages(place, ids, found.texts, field)
+  try:
+    classes, understood, doubted = levels.name_classes(ids, class_level, root)
+  except InputError as error:
+    raise InputError(f'{error}{boxed and "; "}{boxed}') from None
   class_names = sorted(set(classes) - {''})
   index = {name: i for i, name in enumerate(class_names)} | {'': -1}
   return Listing(
     Objects(
       place=str(root),
       ids=tuple(ids),
-      read=functools.partial(_read, root),
+      read=place.read,
       labels=np.array([index[name] for name in classes], np.int32),
       class_names=tuple(class_names),
       skipped=tuple(skipped),
       left_aside={f'file of {ending}': n for ending, n in others.items()},
-      root=root,
+      root=place.root,
     ),
     others,
-    tuple(sorted(found.empty)),
+    dict(sorted(found.empty.items())),
     understood,
-    (*_passed_over(root, found.passed), *doubts),
+    (*doubts, *doubted),
+    boxed,
   )
 
 
@@ -143,7 +159,7 @@ def scan_classes(
 ) -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
-  Warns of folders without an image.
+  Warns of folders without an image, and of doubts.
 
   Raises:
     InputError: an image lies outside any class folder, or a folder has none
@@ -166,18 +182,17 @@ def scan_classes(
       len(listing.empty),
       shorten_list([one_line(name) for name in listing.empty]),
     )
+  _tell(listing)
   return listing
 
 
 def unread(listing: Listing) -> dict[str, str]:
   """Finds folders whose images are not read; says what they hold instead."""
-  found = {}
-  for name in listing.empty:
-    files = walk(Path(listing.images.place, name))
-    others = collections.Counter(file.suffix.lower() for file in files)
-    if _remedy(others):
-      found[name] = _instead(others)
-  return found
+  return {
+    name: _instead(others)
+    for name, others in listing.empty.items()
+    if _remedy(others)
+  }
 
 
 def source(
@@ -196,7 +211,6 @@ def source(
     )
   if listing.understood:
     log.info('%s: %s', found.place, listing.understood)
-  _tell(listing)
   return to_source(found, fingerprint(found, cache_dir))
 
 
@@ -207,21 +221,19 @@ def _tell(listing: Listing) -> None:
 
 def fingerprint(found: Objects, cache_dir: Path | None = None) -> str:
   """Hashes every path, content and class to 32 hex digits."""
-  root = Path(found.place)
+  root, packed = Path(found.place), None
+  if found.root is None:
+    packed = found.read
+    cache_dir = cache_dir if root.is_file() else None  # not of many archives
   state = hashlib.blake2b(digest_size=16)
   # A file without a hash is listed as skipped when the records are written.
-  hashes = contents.digests(root, found.ids, cache_dir)
+  hashes = contents.digests(root, found.ids, cache_dir, packed)
   for name, content in zip(found.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
   paths = sorted({name.rpartition('/')[0] for name in found.ids} - {''})
   if list(found.class_names) != paths:  # not the reading of every folder
     state.update(repr((found.class_names, found.labels.tolist())).encode())
   return state.hexdigest()
-
-
-def _read(root: Path, id: str) -> bytes:
-  """Reads one file below a folder; pickled, unlike a lambda."""
-  return read(root / id)
 
 
 def _unfolded(path: Path) -> str:
@@ -231,19 +243,25 @@ def _unfolded(path: Path) -> str:
     return ''
   if ending in _LISTS:
     return f': if it lists images, {_AS_LIST}'
-  if ending in ('.zip', *PACKED):
-    return ': unpack it, or open it as an EcoTaxa export'
-  if _is_picture(path):
+  if ending in _OTHER_LISTS:
+    return f': if it lists images, save it as .xlsx or .csv: {_AS_LIST}'
+  if ending in PACKED:
+    return ': unpack it'
+  if _is_picture(path.name):
     return ': give the folder that the image lies in'
   remedy = _remedy([ending])
   return f': {remedy}' if remedy else ''
 
 
 def _or_as_list(listing: Listing) -> str:
-  """Says what to do with a list that lies beside images; '' if none does."""
-  if listing.others.keys().isdisjoint(_LISTS):
-    return ''
-  return f'; or, of a list of images, {_AS_LIST}'
+  """Says what to do with what lies beside images; '' if nothing."""
+  if listing.boxes:
+    return f'; {listing.boxes}'
+  if not listing.others.keys().isdisjoint(_LISTS):
+    return f'; or, of a list of images, {_AS_LIST}'
+  if not listing.others.keys().isdisjoint(_OTHER_LISTS):
+    return f'; or, of a list of images, saved as .xlsx or .csv, {_AS_LIST}'
+  return ''
 
 
 def _instead(others: Mapping[str, int]) -> str:
@@ -261,93 +279,97 @@ def _remedy(endings: Iterable[str]) -> str:
   return next(found, '')
 
 
-def _passed_over(root: Path, folders: Sequence[str]) -> list[str]:
-  """Doubts folders passed over that hold images."""
-  held = [name for name in folders if any(map(_is_picture, walk(root / name)))]
-  if not held:
-    return []
-  shown = shorten_list([one_line(name) for name in held])
-  return [f'hidden folders and figures of runs are passed over: {shown}']
-
-
-def _is_picture(file: Path) -> bool:
-  return file.suffix.lower() in images.EXTENSIONS
-
-
-def _refuse_collages(
-  root: Path, ids: Sequence[str], others: Mapping[str, int], field: str
-) -> None:
-  """Raises InputError if an image is a FlowCam's collage of many particles."""
-  if '.lst' not in others:
-    return
-  there = {root / id for id in ids}
-  for file in walk(root):
-    if flowcam.is_list(file) and (held := flowcam.collages(file) & there):
-      raise InputError(
-        f'{field}: {one_line(min(held))} is a collage of many particles, as'
-        f' {file.name} says: give --export={root} to cut them out, or export'
-        ' them singly from VisualSpreadsheet to sort them into class folders'
-      )
+def _is_picture(name: str) -> bool:
+  return os.path.splitext(name)[1].lower() in images.EXTENSIONS
 
 
 class _Found(NamedTuple):
-  """Collects what a walk comes across, by paths below the root."""
+  """What lies in a place, by paths in it."""
 
   images: list[str]
-  empty: list[str]  # folders without an image
+  empty: dict[str, collections.Counter[str]]  # innermost, without an image
   passed: list[str]  # hidden folders, and those of runs' analyses
   others: collections.Counter[str]  # ending -> files
+  texts: list[str]  # that may say what images are
+  archives: list[str]
 
 
-def _walk(
-  folder: Path,
-  prefix: str,
-  ancestors: tuple[tuple[int, int], ...],
-  found: _Found,
-) -> None:
-  """Adds what lies in a folder, and below it, to what was found."""
-  before = len(found.images), len(found.empty)
-  try:
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in ancestors:  # A link back up the tree.
-      return
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-  except OSError as error:
-    shown = one_line(folder)[:_LONGEST]
-    raise InputError(f'{shown}: {error.strerror}') from error
-  names = [entry.name for entry in entries]
-  if not _ZARR.isdisjoint(names):
-    entries = []
-    found.others['.zarr'] += 1
-  kept = {*without_figures(names)}
-  for entry in entries:
-    name = prefix + entry.name
-    figures = entry.name not in kept
-    if figures or is_clutter([entry.name]):
-      if (figures or entry.name.startswith('.')) and _is_folder(entry):
-        found.passed.append(name)
-    elif _is_folder(entry):
-      _walk(folder / entry.name, f'{name}/', (*ancestors, here), found)
-    elif entry.is_file(follow_symlinks=False) or _links_to_file(entry):
-      ending = os.path.splitext(name)[1].lower()
+def _sort(place: Place) -> _Found:
+  """Sorts the files of a place by what they are."""
+  found = _Found([], {}, [], collections.Counter(), [], [])
+  for folder in files.tree(place.listed):
+    found.passed.extend(files.join(folder.name, n) for n in folder.passed)
+    counts: collections.Counter[str] = collections.Counter()
+    before = len(found.images)
+    names = [name for name in folder.files if not is_clutter([name])]
+    if not files.ZARR.isdisjoint(folder.files):
+      counts['.zarr'], names = 1, []
+    for file in names:
+      name = files.join(folder.name, file)
+      ending = os.path.splitext(file)[1].lower()
       bare = ending in ('', '.')
-      if ending in images.EXTENSIONS or (bare and images.is_known(entry.path)):
+      if ending in images.EXTENSIONS or (
+        bare and images.is_known(place.start(name, 4))
+      ):
         found.images.append(name)
-      else:
-        found.others[ending or 'no ending'] += 1
-  if prefix and before == (len(found.images), len(found.empty)):
-    found.empty.append(prefix[:-1])
+        continue
+      counts[ending or 'no ending'] += 1
+      if ending in _TEXTS:
+        found.texts.append(name)
+      if file.lower().endswith(_ARCHIVES):
+        found.archives.append(name)
+    found.others.update(counts)
+    if folder.name and not folder.entered and before == len(found.images):
+      found.empty[folder.name] = counts
+  return found
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-  if entry.is_symlink():
-    return os.path.isdir(entry.path)
-  return entry.is_dir()
+def _passed_over(place: Place, found: _Found) -> list[str]:
+  """Doubts folders passed over that hold images, and archives beside some."""
+  doubts = []
+  held = [name for name in found.passed if _holds_picture(place, name)]
+  for what, names in (
+    ('hidden folders and figures of runs are passed over', held),
+    (
+      'archives are not read, so unpack what others do not hold',
+      found.images and found.archives,
+    ),
+  ):
+    if names:
+      shown = shorten_list([one_line(name) for name in names])
+      doubts.append(f'{what}: {shown}')
+  return doubts
 
 
-def _links_to_file(entry: os.DirEntry) -> bool:
-  """Tells whether it leads to a file; counts dangling links, but not pipes."""
-  if not entry.is_symlink():
-    return False
-  return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+def _holds_picture(place: Place, folder: str) -> bool:
+  with contextlib.suppress(InputError):  # One that is not to be read.
+    for inner in files.tree(place.listed, folder):
+      if any(map(_is_picture, inner.files)):
+        return True
+  return False
+
+
+def _refuse_collages(
+  place: Place, ids: Sequence[str], texts: Sequence[str], field: str
+) -> None:
+  """Raises InputError if an image is a FlowCam's collage of many particles."""
+  remedy = (
+    'to cut them out, or export them singly from VisualSpreadsheet to sort them'
+    ' into class folders'
+  )
+  lists = (name for name in texts if name.lower().endswith('.lst'))
+  for name in lists:
+    if not flowcam.begins_list(place.start(name, flowcam.START)):
+      continue
+    if place.root is None:
+      raise InputError(
+        f'{field}: {one_line(name)} is the list of a FlowCam, whose images are'
+        ' collages of many particles: unpack the archive, and give its folder'
+        f' as --export {remedy}'
+      )
+    there = {place.root / id for id in ids}
+    if held := flowcam.collages(place.root / name) & there:
+      raise InputError(
+        f'{field}: {one_line(min(held))} is a collage of many particles, as'
+        f' {Path(name).name} says: give --export={place.root} {remedy}'
+      )

@@ -4,7 +4,7 @@ Reads two generations, recognised by the names of their bins. Those of the
 first, IFCBn_YYYY_DDD_HHMMSS, may cut a cell into two adjacent regions of a
 trigger, which are stitched; those of the second, DYYYYMMDDTHHMMSS_IFCBnnn, do
 not. The formats follow pyifcb, https://github.com/joefutrelle/pyifcb.
-Bins in zip archives are read there, two files in memory at most.
+Bins in archives are read there, two files in memory at most.
 """
 
 import collections
@@ -17,14 +17,15 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from plankton_jax.data.pixels import images
-from plankton_jax.data.sources import archives, files
+from plankton_jax.data.sources import entries, files
+from plankton_jax.data.sources.entries import Found
 from plankton_jax.data.sources.objects import Object, Objects, unlabelled
 from plankton_jax.data.sources.source import NO_MEASURES, Measures, describe
 from plankton_jax.errors import InputError
@@ -117,8 +118,9 @@ class Cell(NamedTuple):
 
 def is_bin(path: PurePath) -> bool:
   """Tells by its name whether a file belongs to a bin."""
-  known = any(form.name.fullmatch(path.stem) for form in _FORMATS)
-  return known and path.suffix.lower() in ('.adc', '.hdr', '.roi')
+  return path.suffix.lower() in ('.adc', '.hdr', '.roi') and any(
+    form.name.fullmatch(path.stem) for form in _FORMATS
+  )
 
 
 def objects(path: str, *, field: str = 'data.path') -> Objects:
@@ -140,12 +142,13 @@ def objects(path: str, *, field: str = 'data.path') -> Objects:
 def find(place: Path) -> Objects | None:
   """Lists the cells of a bin, named by any of its files, or of many bins.
 
-  These lie in a folder, in a zip archive, or in archives in a folder. Returns
+  These lie in a folder, in an archive, or in zip archives in a folder. Returns
   None if there is no bin.
   """
-  every = dict(_files(place))
+  listed = _listed(place)
+  every = _files(listed)
   parts: dict[str, dict[str, File]] = collections.defaultdict(dict)
-  skipped: list[tuple[str, str]] = []
+  skipped = [*listed.skipped]
   for name in sorted(every):  # .ADC before .adc, which counts
     file = PurePosixPath(name)
     if is_bin(file):
@@ -367,69 +370,34 @@ def _text(bin: Bin, ending: str) -> str:
     return files.decode_text(file.read())
 
 
-def _files(place: Path) -> Iterator[tuple[str, File]]:
-  """Yields (name below the place, function that opens it) of every file.
+def _files(listed: Found) -> dict[str, File]:
+  """Returns the files of a place by their names, with functions to open them.
 
-  Those of zip archives follow, as of folders of the archives' names; beside a
-  file of a bin, its others.
+  The last two files read from archives are kept, so that a .roi is unpacked
+  once for all of its cells.
   """
-  if place.is_file() and (archived := _archived(place)):
-    yield from archived.items()
-    return
-  every: Iterable[Path] = files.walk(place)
-  root = place
-  if not place.is_dir():
-    root = place.parent
-    every = sorted(root.glob(f'{glob.escape(place.stem)}.*'))
-  for file in every:
-    name = file.relative_to(root).as_posix()
-    yield name, _in_folder(file)
-    if file.suffix.lower() == '.zip' and file.is_file():
-      for inner, packed in _archived(file).items():
-        yield f'{name}/{inner}', packed
-
-
-def _in_folder(file: Path) -> File:
-  return File(lambda: file.open('rb'), lambda: file.stat().st_size)
-
-
-def _archived(path: Path) -> dict[str, File]:
-  """Lists the files of a zip archive of bins; {} if it is none, or damaged.
-
-  The last two files read are kept, so that a .roi is unpacked once for all of
-  its cells.
-  """
-  if not archives.is_zip(path):
-    return {}
-  try:
-    archive = archives.open_zip(path)
-  except InputError:
-    return {}
-  inside = {
-    archives.name_of(info): info
-    for info in archive.infolist()
-    if not info.filename.endswith('/')
-  }
-  named = (info for name, info in inside.items() if is_bin(PurePosixPath(name)))
-  if all(map(archives.zip_refusal, named)):
-    archive.close()
-    return {}
   lock = threading.Lock()
 
   @functools.lru_cache(maxsize=2)
   def unpack(name: str) -> bytes:
-    return archives.read_zipped(archive, inside[name])
+    return listed.files[name].read()
 
-  def opened(name: str) -> BinaryIO:
+  def opened(name: str, path: Path | None) -> BinaryIO:
+    if path is not None:
+      return path.open('rb')
     with lock:
       return io.BytesIO(unpack(name))
 
-  def packed(name: str) -> File:
-    opening = functools.partial(opened, name)
-    return File(opening, lambda: inside[name].file_size)
-
   return {
-    name: packed(name)
-    for name in inside
+    name: File(functools.partial(opened, name, entry.path), entry.size)
+    for name, entry in listed.files.items()
     if not files.is_clutter(name.split('/'))
   }
+
+
+def _listed(place: Path) -> Found:
+  """Lists a folder or an archive, or the files of a bin beside one of them."""
+  if place.is_dir() or entries.is_archive(place):
+    return entries.find(place)
+  beside = place.parent.glob(f'{glob.escape(place.stem)}.*')
+  return Found({file.name: entries.of_file(file) for file in beside}, [])

@@ -12,6 +12,7 @@ import numpy as np
 
 from plankton_jax.data import workers
 from plankton_jax.data.pixels import images
+from plankton_jax.data.sources import entries
 from plankton_jax.data.sources.source import (
   NO_MEASURES,
   Example,
@@ -93,7 +94,12 @@ class Objects(NamedTuple):
   left_aside: Mapping[str, int] = types.MappingProxyType({})
   measures: Measures = NO_MEASURES
   items: tuple[Object, ...] = ()  # one for each id, or none
-  root: Path | None = None  # where ids are the paths of files, their folder
+  root: Path | None = None  # where ids are paths of files on disk, their folder
+
+  @property
+  def name(self) -> str:
+    """Names the place for headings, and where ids of several places meet."""
+    return entries.title(Path(self.place))
 
   def take(self, rows: Sequence[int]) -> 'Objects':
     """Selects some images, in this order; what is skipped is of the whole."""
