@@ -157,13 +157,17 @@ def test_the_kernels_gradient_sums_the_parts_of_all_cores(
 
 @pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
 def test_one_thread_within_another_ends_with_the_outer():
-  count = onednn_library.load().omp_get_max_threads
-  before = count()
-  with onednn_library._OneThread():
+  library = onednn_library.load()
+  count, before = library.omp_get_max_threads, library.omp_get_max_threads()
+  library.omp_set_num_threads(3)
+  try:
     with onednn_library._OneThread():
+      with onednn_library._OneThread():
+        assert count() == 1
       assert count() == 1
-    assert count() == 1
-  assert count() == before
+    assert count() == 3
+  finally:
+    library.omp_set_num_threads(before)
 
 
 @pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
