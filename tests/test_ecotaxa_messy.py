@@ -940,6 +940,7 @@ def test_a_readme_called_as_a_table_is_none(tmp_path):
   readme = {'ecotaxa_readme.txt': b'Images of EcoTaxa.\nSee its site.\n'}
   path = packing.tree(tmp_path / 'a', {'l.csv': text, **readme, **IMAGES})
   assert len(read.export(str(path)).objects) == 2
+  assert select.objects(str(path)).ids == tuple(IMAGES)  # as of any folder
   path = packing.tree(tmp_path / 'b', {**readme, **IMAGES})
   assert select.objects(str(path)).ids == tuple(IMAGES)
   with pytest.raises(InputError, match=r'it holds 2 images: data\.source='):

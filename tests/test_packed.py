@@ -15,7 +15,6 @@ from plankton_jax.data.sources import (
   entries,
   flowcam,
   folder,
-  objects,
 )
 from plankton_jax.errors import InputError
 
@@ -289,7 +288,10 @@ def test_bins_and_exports_may_be_tar_archives(tmp_path):
   name = 'D20130526T095207_IFCB013'
   bins = {f'{name}{e}': b'' for e in ('.adc', '.hdr', '.roi')}
   found = select.objects(str(pack(tmp_path / 'b.tar', bins)))
-  assert not found.ids and isinstance(found, objects.Objects)
+  assert not found.ids and not found.skipped
+  place = packing.tree(tmp_path / 'bins', bins | {'bad.zip': b'PK'})
+  ((name, reason),) = select.objects(str(place)).skipped
+  assert name == 'bad.zip' and 'not a zip archive' in reason
 
 
 BOXES = {
