@@ -1,6 +1,7 @@
 """An archive of class folders is read as if it were unpacked."""
 
 import os
+import pathlib
 import re
 import tarfile
 import zipfile
@@ -190,6 +191,19 @@ def test_an_archive_that_is_cut_off_is_one_line(tmp_path, kind):
     with pytest.raises(InputError, match=r'cut off or damaged') as caught:
       read(str(path))
     assert '\n' not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_an_archive_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+  path = pack(tmp_path / 'a.tar', IMAGES)
+  path.with_name('a.bin').touch()
+
+  def refuse(*_):  # Root may read all there is.
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(pathlib.Path, 'open', refuse)
+  for name in ('a.tar', 'a.bin'):
+    with pytest.raises(InputError, match=r'Permission denied$|is not a folder'):
+      folder.scan(str(path.with_name(name)))
 
 
 def test_archives_that_are_no_archive_or_one_of_several_parts(tmp_path):
