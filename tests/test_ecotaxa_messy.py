@@ -427,7 +427,7 @@ def test_a_place_without_a_table_says_what_it_holds(tmp_path):
     read.export(str(place))
   packing.tree(tmp_path / 'b', files | {'export_7.csv': b'a;b'})
   with pytest.raises(
-    InputError, match=r'if export_7.csv is the table, save it'
+    InputError, match=r'if export_7.csv is the table, call its'
   ):
     read.export(str(tmp_path / 'b'))
 

@@ -284,6 +284,15 @@ def test_collages_in_an_archive_are_no_images(tmp_path):
     folder.objects(str(path), field='--images')
 
 
+def test_an_archive_of_tar_archives_is_told_to_be_unpacked(tmp_path):
+  inner = pack(tmp_path / 'x.tar.gz', IMAGES).read_bytes()
+  path = packing.pack_zip(tmp_path / 'a.zip', {'x.tar.gz': inner})
+  with pytest.raises(InputError, match=r'\(1 of .gz\): unpack them$'):
+    folder.scan(str(path))
+  with pytest.raises(InputError, match=r'; unpack x.tar.gz$'):
+    export.export(str(path))
+
+
 def test_tables_that_cannot_be_read_beside_images_are_told(tmp_path, caplog):
   for name, said in (('a.txt', False), ('a.csv', True), ('a.xlsx', True)):
     path = packing.pack_zip(
