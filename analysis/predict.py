@@ -119,7 +119,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   listed = taxa.given(asked.taxa)
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
-  trained_on, missing = taxa.of_run(source)
+  trained_on, missing = taxa.of_run(source, asked.export)
   known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
