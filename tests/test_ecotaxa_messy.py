@@ -427,7 +427,7 @@ def test_a_place_without_a_table_says_what_it_holds(tmp_path):
     read.export(str(place))
   packing.tree(tmp_path / 'b', files | {'export_7.csv': b'a;b'})
   with pytest.raises(
-    InputError, match=r'if export_7.csv is the table, save it'
+    InputError, match=r'if export_7.csv is the table, call its'
   ):
     read.export(str(tmp_path / 'b'))
 
@@ -940,6 +940,7 @@ def test_a_readme_called_as_a_table_is_none(tmp_path):
   readme = {'ecotaxa_readme.txt': b'Images of EcoTaxa.\nSee its site.\n'}
   path = packing.tree(tmp_path / 'a', {'l.csv': text, **readme, **IMAGES})
   assert len(read.export(str(path)).objects) == 2
+  assert select.objects(str(path)).ids == tuple(IMAGES)  # as of any folder
   path = packing.tree(tmp_path / 'b', {**readme, **IMAGES})
   assert select.objects(str(path)).ids == tuple(IMAGES)
   with pytest.raises(InputError, match=r'it holds 2 images: data\.source='):

@@ -1,6 +1,7 @@
 """An archive of class folders is read as if it were unpacked."""
 
 import os
+import pathlib
 import re
 import tarfile
 import zipfile
@@ -15,7 +16,6 @@ from plankton_jax.data.sources import (
   entries,
   flowcam,
   folder,
-  objects,
 )
 from plankton_jax.errors import InputError
 
@@ -193,6 +193,19 @@ def test_an_archive_that_is_cut_off_is_one_line(tmp_path, kind):
     assert '\n' not in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_an_archive_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+  path = pack(tmp_path / 'a.tar', IMAGES)
+  path.with_name('a.bin').touch()
+
+  def refuse(*_):  # Root may read all there is.
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(pathlib.Path, 'open', refuse)
+  for name in ('a.tar', 'a.bin'):
+    with pytest.raises(InputError, match=r'Permission denied$|is not a folder'):
+      folder.scan(str(path.with_name(name)))
+
+
 def test_archives_that_are_no_archive_or_one_of_several_parts(tmp_path):
   for name, data, message in (
     ('a.zip', b'PK', r'a\.zip is not a zip archive, or is cut off'),
@@ -271,6 +284,15 @@ def test_collages_in_an_archive_are_no_images(tmp_path):
     folder.objects(str(path), field='--images')
 
 
+def test_an_archive_of_tar_archives_is_told_to_be_unpacked(tmp_path):
+  inner = pack(tmp_path / 'x.tar.gz', IMAGES).read_bytes()
+  path = packing.pack_zip(tmp_path / 'a.zip', {'x.tar.gz': inner})
+  with pytest.raises(InputError, match=r'\(1 of .gz\): unpack them$'):
+    folder.scan(str(path))
+  with pytest.raises(InputError, match=r'; unpack x.tar.gz$'):
+    export.export(str(path))
+
+
 def test_tables_that_cannot_be_read_beside_images_are_told(tmp_path, caplog):
   for name, said in (('a.txt', False), ('a.csv', True), ('a.xlsx', True)):
     path = packing.pack_zip(
@@ -289,7 +311,10 @@ def test_bins_and_exports_may_be_tar_archives(tmp_path):
   name = 'D20130526T095207_IFCB013'
   bins = {f'{name}{e}': b'' for e in ('.adc', '.hdr', '.roi')}
   found = select.objects(str(pack(tmp_path / 'b.tar', bins)))
-  assert not found.ids and isinstance(found, objects.Objects)
+  assert not found.ids and not found.skipped
+  place = packing.tree(tmp_path / 'bins', bins | {'bad.zip': b'PK'})
+  ((name, reason),) = select.objects(str(place)).skipped
+  assert name == 'bad.zip' and 'not a zip archive' in reason
 
 
 BOXES = {
