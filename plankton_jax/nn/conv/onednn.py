@@ -117,7 +117,7 @@ def _pass(kind, arrays, strides, padding):
   """Computes one of images, kernel and outputs, whose shape alone is read."""
   wanted = _WANTED[kind]
   shapes = [side for array in arrays for side in array.shape]
-  dtype = _TYPES.index(arrays[0].dtype)
+  dtype = _TYPES.index(arrays[0].dtype.name)
   return _custom_call(
     _CONVOLUTION.format(kind),
     arrays[wanted],
