@@ -95,8 +95,7 @@ def baselines(
     untrained = checkpoints.untrained_encoder(source.workdir)
   except InputError as error:
     return found, [*notes, f'{name}: untrained encoder: skipped ({error})']
-  measures = {name: values[ours] for name, values in data.measures.items()}
-  embedded = untrained.embed(images, measures=measures)
+  embedded = untrained.embed(images, measures=data.measures_of(ours))
   found['untrained encoder'] = embedded, rows.label
   return found, notes
 

@@ -44,7 +44,9 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
 EXAMPLES = flags.DEFINE_string(
-  'examples', None, 'A folder of labelled images, one folder a class, to add.'
+  'examples',
+  None,
+  'A folder of labelled images, one folder a class, or an archive, to add.',
 )
 OVERWRITE = flags.DEFINE_bool(
   'overwrite_validated', False, 'Update what a person has annotated, too.'
@@ -117,7 +119,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
   listed = taxa.given(asked.taxa)
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
-  trained_on, missing = taxa.of_run(source)
+  trained_on, missing = taxa.of_run(source, asked.export)
   known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)

@@ -165,11 +165,14 @@ class Worker:
     if line := answers.readline():
       return json.loads(line)
     self.process.wait()
-    self.errors.seek(0)
-    said = self.errors.read().strip()
-    print(said, file=sys.stderr)
+    said = self.complaints()
     last = said.splitlines()[-1] if said else 'it said nothing'
-    raise InputError(f'{self.name} failed: {last}')
+    raise InputError(f'{self.name} ended: {last}')
+
+  def complaints(self) -> str:
+    """Reads what it wrote to stderr."""
+    self.errors.seek(0)
+    return self.errors.read().strip()
 
 
 @contextlib.contextmanager
@@ -203,10 +206,14 @@ def running(
       raise
 
 
-def opened(
-  module: str, python: str, spec: dict[str, Any]
-) -> contextlib.AbstractContextManager[Worker]:
-  """Runs a module of this package on a job."""
+@contextlib.contextmanager
+def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
+  """Runs a module of this package on a job; shows what it says of a failure."""
   command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
   environment = {**os.environ, 'OMP_NUM_THREADS': str(cores())}
-  return running(f'{module} of {spec}', command, environment)
+  with running(f'{module} of {spec}', command, environment) as worker:
+    try:
+      yield worker
+    except InputError:
+      print(worker.complaints(), file=sys.stderr)
+      raise

@@ -209,7 +209,7 @@ def test_a_peer_that_does_something_else_is_refused(ours, peer, refused):
 def test_a_worker_that_ends_is_told_by_its_last_words():
   with (
     contestants.running('nobody') as worker,
-    pytest.raises(InputError, match=r'nobody failed: .*No module named'),
+    pytest.raises(InputError, match=r'nobody ended: .*No module named'),
   ):
     worker.hear(60)
 

@@ -9,6 +9,7 @@ import numpy as np
 import packing
 import pytest
 
+from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import (
   annotations,
   lists,
@@ -426,7 +427,7 @@ def test_a_place_without_a_table_says_what_it_holds(tmp_path):
     read.export(str(place))
   packing.tree(tmp_path / 'b', files | {'export_7.csv': b'a;b'})
   with pytest.raises(
-    InputError, match=r'if export_7.csv is the table, save it'
+    InputError, match=r'if export_7.csv is the table, call its'
   ):
     read.export(str(tmp_path / 'b'))
 
@@ -932,3 +933,32 @@ def test_lists_that_contradict_themselves_lose_no_image(tmp_path):
   text = b'file,label\nimages/0.png,a\nimages/0.png,b\nimages/1.png,nan\n'
   found = read.export(str(packing.tree(tmp_path, {'l.csv': text, **IMAGES})))
   assert [item.status for item in found.objects] == ['dubious', 'unclassified']
+
+
+def test_a_readme_called_as_a_table_is_none(tmp_path):
+  text = listing(('file', 'taxon'))
+  readme = {'ecotaxa_readme.txt': b'Images of EcoTaxa.\nSee its site.\n'}
+  path = packing.tree(tmp_path / 'a', {'l.csv': text, **readme, **IMAGES})
+  assert len(read.export(str(path)).objects) == 2
+  assert select.objects(str(path)).ids == tuple(IMAGES)  # as of any folder
+  path = packing.tree(tmp_path / 'b', {**readme, **IMAGES})
+  assert select.objects(str(path)).ids == tuple(IMAGES)
+  with pytest.raises(InputError, match=r'it holds 2 images: data\.source='):
+    read.export(str(path))
+  packing.tree(path, {'ecotaxa_1.txt': TABLE})
+  assert len(select.objects(str(path)).items) == 2
+
+
+def test_a_list_is_parsed_once(tmp_path, monkeypatch):
+  parsed = []
+
+  def parse(data, place, names=()):
+    parsed.append(place)
+    return plain(data, place, names)
+
+  plain = table.parse
+  monkeypatch.setattr(table, 'parse', parse)
+  files = {'l.csv': listing(('file', 'taxon')), 'other.csv': b'a,b\n', **IMAGES}
+  found = read.export(str(packing.tree(tmp_path, files)))
+  assert len(found.objects) == 2 and not found.files.parsed
+  assert parsed == [f'{tmp_path}/l.csv', f'{tmp_path}/other.csv']

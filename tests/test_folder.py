@@ -83,6 +83,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
   assert examples[0].reason == 'No such file or directory'
 
 
+def test_a_folder_with_two_names_is_two_classes_but_walked_once(tmp_path):
+  write(tmp_path / 'a/x.png')
+  (tmp_path / 'b').symlink_to(tmp_path / 'a')
+  images = folder.scan(str(tmp_path)).images
+  assert images.ids == ('a/x.png', 'b/x.png')
+  assert [*files_of.walk(tmp_path)] == [tmp_path / 'a/x.png']
+
+
 def test_names_that_are_not_utf8_are_skipped(tmp_path):
   write(tmp_path / 'a/x.png')
   source = os.fsencode(tmp_path / 'a/x.png')

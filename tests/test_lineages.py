@@ -254,7 +254,7 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'taxon,taxon,lineage\na,b,x\n', "column 'taxon' is there twice"),
     (b'taxon\n"a\n', 'no table of taxa'),
     (b'\x1f\x8btaxon', 'no table of taxa'),
-    (b'PK\3\4', 'it is an Excel workbook or a zip archive: save it as CSV'),
+    (b'PK\3\4', 'not a readable Excel workbook'),
   ],
 )
 def test_files_that_are_no_taxa_are_one_line(tmp_path, text, message):
@@ -344,6 +344,10 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(
   assert blocks.tables['taxonomy.csv'] == [
     pytest.approx(line, nan_ok=True) for line in lines
   ]
+  # An export that is predicted is not read again for the run that it trained.
+  for place, read in ((f'{folder}/../export', True), (tmp_path / 'x', False)):
+    known, _ = taxa.of_run(run, str(place))
+    assert (known == taxa.NONE) == read
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
   assert '$run^$: no taxa of its export' in told and 'no lineages' in told

@@ -41,7 +41,7 @@ OUT = flags.DEFINE_string(
 )
 # What several commands ask for.
 IMAGES = flags.DEFINE_string(
-  'images', None, 'A folder of images, labelled or not.'
+  'images', None, 'A folder of images, or an archive of one, labelled or not.'
 )
 EXPORT = flags.DEFINE_string(
   'export', None, 'An EcoTaxa export, a table, IFCB bins or FlowCam runs.'

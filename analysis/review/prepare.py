@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
+Original = Callable[[str], bytes]  # id -> its file; raises ValueError
 TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
 
 
@@ -48,7 +49,7 @@ class Images(NamedTuple):
   known: Known
   thumbnails: Thumbnails
   read: Read  # id -> original image
-  root: pathlib.Path | None  # where ids are files, if they are
+  original: Original | None  # where ids are files
   items: tuple[Object, ...]  # [N] what is known of each
   taxa: Taxa
   references: str  # the software and the encoder
@@ -73,7 +74,7 @@ class Opened(NamedTuple):
   found: Gathered
   read: Read  # id -> original image
   draw: Sequence[str] | None = None  # ids of a draw to check, in its order
-  root: pathlib.Path | None = None  # where ids are files, if they are
+  original: Original | None = None  # where ids are files
   items: Mapping[str, Object] = types.MappingProxyType({})  # by id
 
 
@@ -142,7 +143,7 @@ def images(
     known,
     thumbnails.collect(out, found.ids, opened.read, before=len(before.ids)),
     opened.read,
-    opened.root,
+    opened.original,
     items,
     taxa.merge(listed, of_run),
     darwin_core.references(source.name, step),
@@ -184,7 +185,8 @@ def _open_place(
   draw = place.ids if check else None
   found = _embed(source, place, pixel_um, kept, before)
   items = dict(zip(place.ids, place.items, strict=False))
-  return Opened(place.name, found, read, draw, place.root, items)
+  original = None if place.items else place.read
+  return Opened(place.name, found, read, draw, original, items)
 
 
 def _open_pile(

@@ -1,6 +1,5 @@
 """Selects the source, the classes and the groups that config.data names."""
 
-import contextlib
 import hashlib
 import logging
 import time
@@ -157,13 +156,13 @@ def described(
   if any(map(flowcam.is_list, inside)):
     _say_unread(table, 'runs of a FlowCam')
     return flowcam.objects(path, field=field)
-  if archived:
-    texts = any(name.suffix.lower() in files.READ for name in names)
-  else:
-    texts = table is not None or place.is_file()
-  if texts:
-    with contextlib.suppress(files.NoTable):  # Archives may hold anything else.
+  texts = {name.suffix.lower() for name in names}.intersection(files.READ)
+  if texts if archived else table or place.is_file():
+    try:
       return ecotaxa.objects(path, image_rank, field=field)
+    except files.NoTable as error:  # Archives may hold anything else.
+      readme = texts == {'.txt'}
+      log.log(logging.INFO if readme else logging.WARNING, '%s', error)
   return None
 
 

@@ -24,6 +24,7 @@ from plankton_jax.errors import InputError
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 TEXTS = ('.tsv', '.txt', '.csv')  # endings of tables with other names
 READ = (*TEXTS, *workbook.ENDINGS)  # endings of all tables
+_COLUMNS = 'call its columns of images and taxa filename and label'
 # Endings of tables that are not read.
 _UNREAD = ('.xls', '.xlsb', '.ods', '.numbers', '.gz', '.parquet', '.feather')
 
@@ -61,7 +62,7 @@ class NoTable(InputError):
 
 
 def open_export(path: str, *, field: str = 'data.path') -> Files:
-  """Lists the files of a zip archive, of a folder, or beside one table.
+  """Lists the files of an archive, of a folder, or beside one table.
 
   Zip archives inside it count as folders of their names, those without a table
   also as unpacked where they lie. A table may have any name if it is given
@@ -147,14 +148,22 @@ def _instead(found: Mapping[str, Entry], named: Callable[[str], str]) -> str:
   seen = [name for name in found if not is_clutter(name.split('/'))]
   if 'xl/workbook.xml' in seen:
     return 'it is an Excel workbook: give it a name that ends in .xlsx'
-  of = {posixpath.splitext(name)[1].lower(): name for name in reversed(seen)}
+  packed = [n for n in seen if n.lower().endswith(entries.ENDINGS)]
+  of = {
+    posixpath.splitext(name)[1].lower(): name
+    for name in reversed(seen)
+    if name not in packed
+  }
   for ending in workbook.ENDINGS:
     if ending in of:
       try:
         lists.parse(found[of[ending]].read(), named(of[ending]))
       except ValueError as error:
         return str(error)
-  for ending in ('.tsv', '.csv', *_UNREAD):
+  for ending in ('.tsv', '.csv'):
+    if ending in of:
+      return f'if {of[ending]} is the table, {_COLUMNS}'
+  for ending in _UNREAD:
     if ending in of:
       return f'if {of[ending]} is the table, save it as .xlsx or .csv'
 
@@ -169,8 +178,8 @@ def _instead(found: Mapping[str, Entry], named: Callable[[str], str]) -> str:
     remedy = "data.source='folder' reads one folder a class"
     return f'it holds {count:,} images: {remedy}'
   if '.txt' in of:
-    return f'if {of[".txt"]} is the table, save it as .xlsx or .csv'
-  return ''
+    return f'if {of[".txt"]} is the table, {_COLUMNS}'
+  return f'unpack {packed[0]}' if packed else ''
 
 
 def _tables(
