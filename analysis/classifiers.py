@@ -95,8 +95,7 @@ def baselines(
     untrained = checkpoints.untrained_encoder(source.workdir)
   except InputError as error:
     return found, [*notes, f'{name}: untrained encoder: skipped ({error})']
-  measures = {name: values[ours] for name, values in data.measures.items()}
-  embedded = untrained.embed(images, measures=measures)
+  embedded = untrained.embed(images, measures=data.measures_of(ours))
   found['untrained encoder'] = embedded, rows.label
   return found, notes
 
@@ -223,7 +222,7 @@ def _table(found: list[curves.Curve]) -> list[dict[str, Any]]:
 
 
 def draw(found: list[curves.Curve]) -> plt.Figure:
-  """Draws a row a measure, a column a classifier, a colour a feature set."""
+  """Draws measures as rows, classifiers as columns, features by colour."""
   names = list(dict.fromkeys(f.features for f in found))
   colours = style.colours(names)
   columns = list(curves.CLASSIFIERS)

@@ -237,7 +237,7 @@ def analyse(sources: Sequence[inputs.Source]) -> Result:
 
 
 def draw(found: list[Confusions]) -> plt.Figure:
-  """Draws a panel a source: counts, coloured by share of the true class."""
+  """Draws a panel for each source: counts, coloured by share of the class."""
   found = [most_confused(f, classes.shown(len(f.classes))) for f in found]
   figure, grid = style.heatmap_grid(
     [[len(f.classes) for f in found]],

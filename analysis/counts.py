@@ -26,7 +26,6 @@ from analysis.measures import (
   checked,
   counting,
   fitted,
-  openset,
   prevalence,
   tallies,
   trials,
@@ -63,7 +62,7 @@ TO_CHECK = 'check.csv'
 
 
 class Asked(NamedTuple):
-  """Names what to count, and how."""
+  """Names what to count, and how, by the flags."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
@@ -73,8 +72,8 @@ class Asked(NamedTuple):
   trust: str | None = TRUST.default
   draws: int = DRAWS.default
   pixel_um: float | None = None  # of all new images; None takes the run's
-  check: int | None = None  # images of each sample to list
-  checked: str | None = None  # a table
+  check: int | None = CHECK.default  # images of each sample to list
+  checked: str | None = CHECKED.default  # a table
 
 
 def fit(source: Source, acceptance: float) -> Fitted:
@@ -150,7 +149,7 @@ def check(asked: Asked) -> None:
   Raises:
     InputError: one is out of range.
   """
-  openset.check_acceptance(asked.acceptance)
+  command.check_share('acceptance', asked.acceptance)
   if asked.draws < 2:
     raise InputError(f'--draws={asked.draws}: intervals need 2 draws or more')
   if asked.check is not None and asked.check < checked.FEWEST:
@@ -387,21 +386,7 @@ def draw(
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
   new_images.check(command.IMAGES.value, command.EXPORT.value)
-  return analyse(
-    sources,
-    Asked(
-      images=command.IMAGES.value,
-      export=command.EXPORT.value,
-      by=command.BY.value,
-      acceptance=command.ACCEPTANCE.value,
-      choose_acceptance=CHOOSE.value,
-      trust=TRUST.value,
-      draws=DRAWS.value,
-      pixel_um=command.PIXEL_UM.value,
-      check=CHECK.value,
-      checked=CHECKED.value,
-    ),
-  )
+  return analyse(sources, command.options(Asked))
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ from analysis.files import command, inputs, pile, result, tables
 from analysis.files.inputs import Source
 from analysis.files.pile import Pile
 from analysis.files.result import Result, Shown
-from analysis.measures import groups, labeller, openset
+from analysis.measures import groups, labeller
 from analysis.measures.groups import Groups
 from analysis.measures.labeller import Labels
 from analysis.page import grouped
@@ -56,7 +56,7 @@ def known(
 def table(
   of_pile: Pile, found: Groups, labels: Labels | None, names: Sequence[str]
 ) -> list[Row]:
-  """Makes a line a group, the largest first."""
+  """Makes a line for each group, the largest first."""
   branch = groups.branches(found, grouped.branches(len(found.order)))
   lines = []
   for g, rows in enumerate(found.order):
@@ -85,7 +85,7 @@ def table(
 
 
 def members(of_pile: Pile, found: Groups) -> list[Row]:
-  """Makes a line an image: its group, and its rank from the centre."""
+  """Makes a line for each image: its group, and its rank from the centre."""
   rank = np.full(len(found.of), -1)
   for rows in found.order:
     rank[rows] = np.arange(len(rows))
@@ -138,7 +138,7 @@ def analyse(
   source = command.one_source(sources, 'discover')
   if smallest < 2:
     raise InputError(f'--smallest={smallest}: a group has 2 images or more')
-  openset.check_acceptance(acceptance)
+  command.check_share('acceptance', acceptance)
   every = pile.gather(
     source, images=images, export=export, splits=splits, pixel_um=pixel_um
   )

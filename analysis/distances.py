@@ -253,7 +253,7 @@ def drawn(panel: Panel) -> tuple[list[str], np.ndarray]:
 
 
 def draw(panels: list[Panel], *, metric: str, include_self: bool) -> plt.Figure:
-  """Draws a row a source, a column a split, on one colour scale.
+  """Draws sources as rows and splits as columns, on one colour scale.
 
   Ratios are of all classes, even if only the largest are drawn.
   """

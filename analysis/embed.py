@@ -75,7 +75,7 @@ def embed_run(
 
   def embed(at: np.ndarray, part: slice) -> outputs.Part:
     at = at[part]
-    measures = {name: values[at] for name, values in data.measures.items()}
+    measures = data.measures_of(at)
     embedding = encoder.embed(data.images[at], measures=measures)
     rows = inputs.Embeddings(
       embedding, data.labels[at], data.ids[at], data.class_names

@@ -279,7 +279,7 @@ def analyse(
   """
   if neighbours < 1:
     raise InputError(f'--neighbours={neighbours}: give 1 or more')
-  openset.check_acceptance(acceptance)
+  command.check_share('acceptance', acceptance)
   scored = [
     score(
       source, neighbours=neighbours, acceptance=acceptance, by_counts=by_counts

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
-import plankton_jax
 from analysis.figures import reliability
 from analysis.files import (
   command,
@@ -35,7 +34,7 @@ from analysis.files.inputs import Source
 from analysis.files.new_images import NewImages
 from analysis.files.result import Drawing, Picture, Result, Shown
 from analysis.formats import darwin_core, ecotaxa
-from analysis.measures import fitted, labeller, lineages, openset, predictions
+from analysis.measures import fitted, labeller, lineages, predictions
 from analysis.measures.predictions import Prediction
 from analysis.page import predicted as page
 from plankton_jax.data.sources import folder
@@ -45,7 +44,9 @@ if TYPE_CHECKING:  # JAX is imported only where something is embedded.
   from plankton_jax.encoder import Encoder
 
 EXAMPLES = flags.DEFINE_string(
-  'examples', None, 'A folder of labelled images, one folder a class, to add.'
+  'examples',
+  None,
+  'A folder of labelled images, one folder a class, or an archive, to add.',
 )
 OVERWRITE = flags.DEFINE_bool(
   'overwrite_validated', False, 'Update what a person has annotated, too.'
@@ -58,11 +59,11 @@ for name in ('images', 'export', 'pixel_um', 'taxa', 'acceptance', 'search'):
 
 
 class Asked(NamedTuple):
-  """Names what to predict, and from what besides labelled embeddings."""
+  """Names what to predict, and from what besides embeddings, by the flags."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
-  examples: str | None = None  # a folder of labelled images
+  examples: str | None = EXAMPLES.default  # a folder of labelled images
   acceptance: float = command.ACCEPTANCE.default
   overwrite_validated: bool = OVERWRITE.default
   taxa: str | None = None  # a table of lineages and numbers
@@ -113,12 +114,12 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       checkpoint are missing, or a flag's value is out of its range.
   """
   source = command.one_source(sources, 'predict')
-  openset.check_acceptance(asked.acceptance)
-  lineages.check(asked.sure)
+  command.check_share('acceptance', asked.acceptance)
+  command.check_share('sure', asked.sure)
   listed = taxa.given(asked.taxa)
   encoder, new, added = gather(source, asked)
   known, unclear = taxa.from_objects(new.listed)
-  trained_on, missing = taxa.of_run(source)
+  trained_on, missing = taxa.of_run(source, asked.export)
   known = functools.reduce(taxa.merge, (listed, known, trained_on))
 
   fit = fitted.fit(source, added, acceptance=asked.acceptance)
@@ -145,7 +146,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
     new,
     found,
     known,
-    references(source, encoder),
+    darwin_core.references(source.name, encoder.step if encoder else None),
     overwrite_validated=asked.overwrite_validated,
   )
   remarks = [*fit.remarks, *ranks.remarks, *written.notes]
@@ -241,12 +242,6 @@ def make_files(
   return Result(notes, tables=csvs, files=files | made.files)
 
 
-def references(source: Source, encoder: 'Encoder | None') -> str:
-  """Names the software and the encoder, for those who publish predictions."""
-  step = f' step {encoder.step}' if encoder else ''
-  return f'plankton_jax {plankton_jax.__version__}, {source.name}{step}'
-
-
 def accounting(new: NewImages) -> str:
   """Accounts for all that was read: predicted, or left out by reason."""
   parts = [f'{len(new.items):,} predicted']
@@ -259,19 +254,8 @@ def accounting(new: NewImages) -> str:
 def asked(sources: Sequence[Source]) -> Result:
   """Runs the analysis that the flags ask for."""
   command.one_source(sources, 'predict')  # before --images is missed
-  flags_given = Asked(
-    images=command.IMAGES.value,
-    export=command.EXPORT.value,
-    examples=EXAMPLES.value,
-    acceptance=command.ACCEPTANCE.value,
-    overwrite_validated=OVERWRITE.value,
-    taxa=command.TAXA.value,
-    sure=SURE.value,
-    pixel_um=command.PIXEL_UM.value,
-    search=command.SEARCH.value,
-  )
-  new_images.check(flags_given.images, flags_given.export)
-  return analyse(sources, flags_given)
+  new_images.check(command.IMAGES.value, command.EXPORT.value)
+  return analyse(sources, command.options(Asked))
 
 
 if __name__ == '__main__':

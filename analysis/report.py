@@ -5,12 +5,16 @@ gathers the Results in DIR/analysis/report.html.
 """
 
 import collections
+import contextlib
 import functools
+import importlib
 import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+import loky
 from absl import flags
 
 from analysis import (
@@ -45,11 +49,15 @@ Part = Callable[[Sequence[Source]], Result]
 ON_THE_PAGE = ('projection', 'gallery', 'audit')
 
 
+Wait = Callable[[], Picture]  # waits until a figure is saved
+Save = Callable[..., Wait]  # begins result.save with these arguments
+
+
 class Done(NamedTuple):
-  """A part's Result, and its figures as they were drawn."""
+  """A part's Result, and its figures as they are saved."""
 
   result: Result = Result()
-  pictures: Sequence[Picture] = ()
+  pictures: Sequence[Wait] = ()
 
 
 def parts() -> dict[str, Part]:
@@ -80,20 +88,59 @@ def parts() -> dict[str, Part]:
   }
 
 
+def at_once(*figure: Any) -> Wait:
+  """Saves a figure before it returns."""
+  picture = result.save(*figure)
+  return lambda: picture
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[Save]:
+  """Yields a `Save` whose figures another process saves, one after another.
+
+  The next part computes meanwhile, which Matplotlib's Python would hold up in a
+  thread. A single core saves at once.
+
+  Raises:
+    InputError: the process was killed, by a user or for lack of memory.
+  """
+  if loky.cpu_count() == 1:
+    yield at_once
+    return
+  pool = loky.ProcessPoolExecutor(
+    1,
+    initializer=importlib.import_module,
+    initargs=('analysis.figures.style',),
+  )
+  try:
+    yield lambda *figure: pool.submit(result.save, *figure).result
+  except BrokenProcessPool as error:
+    raise InputError(
+      'report: the process that saves figures ended early: free some memory and'
+      ' start again'
+    ) from error
+  finally:
+    pool.shutdown(kill_workers=True)
+
+
 def run(
-  name: str, part: Part, sources: Sequence[Source], out: pathlib.Path
+  name: str,
+  part: Part,
+  sources: Sequence[Source],
+  out: pathlib.Path,
+  *,
+  save: Save,
 ) -> Done:
   """Runs a part, prints and writes its Result; turns bad input into a note."""
   try:
     found = part(sources)
     result.show(name, found)
-    drawn = result.write(found, out)
+    result.write(found._replace(figures={}), out)
+    saved = [save(figure, out, file) for file, figure in result.figures(found)]
   except InputError as error:
-    found, drawn = Result([str(error)]), {}
+    found, saved = Result([str(error)]), []
     result.show(name, found)
-  if name in ON_THE_PAGE:
-    drawn = {}
-  return Done(found, list(drawn.values()))
+  return Done(found, saved)
 
 
 def gather(
@@ -129,6 +176,9 @@ def gather(
     for i, source in enumerate(sources)
   ]
   sheets, known, missing = pictures.collect(sources, wanted)
+  saved = {
+    name: [picture() for picture in one.pictures] for name, one in done.items()
+  }
   by_source = dict(zip([s.name for s in sources], known, strict=True))
   return {
     'title': ' · '.join(by_source),
@@ -150,8 +200,9 @@ def gather(
       'pictures': missing,
     },
     'figures': {
-      name: [html.figure(picture) for picture in one.pictures]
-      for name, one in done.items()
+      name: [html.figure(one) for one in drawn]
+      for name, drawn in saved.items()
+      if name not in ON_THE_PAGE
     },
     'confused': (found['confusions'].values.get('confusions.json') or {}).get(
       'pairs', []
@@ -170,13 +221,17 @@ def gather(
 
 
 def analyse(
-  sources: Sequence[Source], out: pathlib.Path, *, parts: Mapping[str, Part]
+  sources: Sequence[Source],
+  out: pathlib.Path,
+  *,
+  parts: Mapping[str, Part],
+  save: Save = at_once,
 ) -> Result:
   """Runs the parts, which write to `out`; returns the page as a Result."""
   done = {}
   for name, part in parts.items():
     print(f'\n{name} …', flush=True)
-    done[name] = run(name, part, sources, out)
+    done[name] = run(name, part, sources, out, save=save)
   print('\nreport …', flush=True)
   scripts = {
     'bokeh': scatter.script(),
@@ -194,7 +249,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   host.show_log(logging.WARNING)
   sources, out = command.given()
-  result.write(analyse(sources, out, parts=parts()), out)
+  with beside() as save:
+    page = analyse(sources, out, parts=parts(), save=save)
+  result.write(page, out)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ from analysis.measures import (
   fitted,
   labeller,
   left_out,
-  openset,
   unknowns,
 )
 from analysis.measures.drift import Rows
@@ -46,14 +45,14 @@ Row = dict[str, Any]
 
 
 class Asked(NamedTuple):
-  """Names what to test, and how."""
+  """Names what to test, and how, by the flags."""
 
   images: str | None = None  # a folder, or an embedding file
   export: str | None = None  # any source
   by: str = command.BY.default
   acceptance: float = command.ACCEPTANCE.default
-  label: int = LABEL_FIRST.default
-  level: float = LEVEL.default
+  label_first: int = LABEL_FIRST.default
+  alarm_level: float = LEVEL.default
   pixel_um: float | None = None  # of all new images; None takes the run's
 
 
@@ -82,14 +81,16 @@ def test_new(
   distance = unknowns.judge(fit.labeller.seen, new.rows.embedding).distance
   names = np.unique(groups)
   # With K samples, the smallest of all p is held against level / K.
-  permutations = max(PERMUTATIONS, int(np.ceil(2 * len(names) / asked.level)))
+  permutations = max(
+    PERMUTATIONS, int(np.ceil(2 * len(names) / asked.alarm_level))
+  )
   tests = [
     drift.test(
       reference, sample.take(groups == name), permutations=permutations, rng=rng
     )
     for name in names
   ]
-  alarms = drift.alarm([one.p for one in tests], asked.level)
+  alarms = drift.alarm([one.p for one in tests], asked.alarm_level)
   power: dict[int, float] = {}
   lines = []
   for name, one, alarmed in zip(names, tests, alarms, strict=True):
@@ -97,7 +98,7 @@ def test_new(
     size = 2 ** int(np.log2(max(one.compared, 1)))
     if size not in power:
       power[size] = drift.find_power(
-        reference, size, level=asked.level, rng=rng
+        reference, size, level=asked.alarm_level, rng=rng
       )
     lines.append(
       {
@@ -112,7 +113,7 @@ def test_new(
     )
   rows = np.flatnonzero(np.isin(groups, names[alarms]))
   order = drift.farthest_first(
-    fit.labeller.gallery.embedding, new.rows.embedding[rows], asked.label
+    fit.labeller.gallery.embedding, new.rows.embedding[rows], asked.label_first
   )
   chosen = [
     {
@@ -146,7 +147,7 @@ def say(lines: Sequence[Row], chosen: Sequence[Row], asked: Asked) -> list[str]:
     power = (
       f'a move by {worst:g} of the spread of classes is noticed in'
       f' {drift.POWER:.0%} of samples as small as these, by one test at'
-      f' {asked.level:.0%}'
+      f' {asked.alarm_level:.0%}'
     )
   else:
     few = min(lines, key=lambda line: line['compared'])
@@ -165,13 +166,12 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       no group, or there are no train, or neither val nor test images.
   """
   source = command.one_source(sources, 'shift')
-  openset.check_acceptance(asked.acceptance)
-  if not 0.0 < asked.level < 1.0:
+  command.check_share('acceptance', asked.acceptance)
+  command.check_share('alarm_level', asked.alarm_level)
+  if asked.label_first < 1:
     raise InputError(
-      f'--alarm_level={asked.level}: give a probability such as 0.05'
+      f'--label_first={asked.label_first}: label 1 image or more'
     )
-  if asked.label < 1:
-    raise InputError(f'--label_first={asked.label}: label 1 image or more')
   fit = fitted.fit(source, None, acceptance=asked.acceptance)
   if not (fit.val or fit.held_out):
     raise InputError(
@@ -211,7 +211,7 @@ def analyse(sources: Sequence[Source], asked: Asked) -> Result:
       found.reference.embedding,
       found.sample.embedding,
       np.isin(groups, list(alarmed)),
-      asked.level,
+      asked.alarm_level,
     )
     figures['samples'] = Drawing(draw, citations)
   return Result(notes, shown, tables, {'shift.json': values}, figures)
@@ -222,18 +222,7 @@ def asked(sources: Sequence[Source]) -> Result:
   images, export = command.IMAGES.value, command.EXPORT.value
   if images or export:
     new_images.check(images, export)
-  return analyse(
-    sources,
-    Asked(
-      images=images,
-      export=export,
-      by=command.BY.value,
-      acceptance=command.ACCEPTANCE.value,
-      label=LABEL_FIRST.value,
-      level=LEVEL.value,
-      pixel_um=command.PIXEL_UM.value,
-    ),
-  )
+  return analyse(sources, command.options(Asked))
 
 
 if __name__ == '__main__':

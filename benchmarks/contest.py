@@ -6,12 +6,13 @@ import json
 import math
 import os
 import pathlib
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 from benchmarks.serve import cores
@@ -19,6 +20,7 @@ from plankton_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAUSE = 0.2  # seconds, for the other's threads to stop spinning
+AGREE = 1e-3  # relative difference allowed between the results of both
 LISTEN = 0.2  # further seconds, to measure what else runs on the machine
 
 
@@ -89,20 +91,21 @@ def race(
     peer = None
     if rival:
       peer = stack.enter_context(opened('ours', sys.executable, rival))
-      _agree(spec, facts, peer.hear())
     elif peer_python:
       if 'parameters' in facts:
         same = {name: facts[name] for name in ('parameters', 'flops')}
         spec = spec | {'expected': same}
       peer = stack.enter_context(opened('peer', peer_python, spec))
-      _agree(spec, facts, peer.hear())
+    if peer and (text := disagreement(facts, peer.hear())):
+      raise InputError(f'{spec}: {text}')
     seconds: dict[Worker | None, list[float]] = {ours: [], peer: []}
     busy = []
     for _ in range(repeats):
       for worker in filter(None, (ours, peer)):
         time.sleep(PAUSE)
         busy.append(_busy(LISTEN))
-        seconds[worker].append(worker.measure())
+        worker.tell('again')
+        seconds[worker].append(worker.hear()['seconds'])
     return Times(seconds[ours], seconds[peer], facts, statistics.fmean(busy))
 
 
@@ -124,62 +127,72 @@ def _ticks(stat: str) -> tuple[int, int]:
   return ticks[3] + ticks[4], sum(ticks)
 
 
-def _agree(spec, ours, peer):
-  """Checks that both found the same numbers: doing less must not win."""
-  for name, value in ours.get('checks', {}).items():
-    other = peer['checks'][name]
-    if not abs(value - other) <= 1e-3 * max(abs(value), abs(other)):
-      raise InputError(
-        f'{spec}: {name} is {value} for us, {other} for the peer'
-      )
+def disagreement(ours: dict[str, Any], peer: dict[str, Any]) -> str:
+  """Names a result of the peer's that is not ours; '' if there is none.
+
+  It is to do the same work: doing less must not win.
+  """
+  for name, other in peer.get('checks', {}).items():
+    value = ours['checks'][name]
+    if not abs(value - other) <= AGREE * max(abs(value), abs(other)):
+      return f'{name} is {value} for us, {other} for the peer'
+  return ''
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Worker:
-  """One contestant's process."""
+  """A contestant's process, which answers in lines of JSON."""
 
   name: str
   process: subprocess.Popen
   errors: IO[str]
 
-  def measure(self) -> float:
-    """Has the job timed; returns the seconds of a call."""
-    self.tell('again')
-    return self.hear()['seconds']
-
   def tell(self, line: str) -> None:
     """Writes a line to the process."""
-    assert self.process.stdin  # a pipe
-    print(line, file=self.process.stdin, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # `hear` says that it ended
+      print(line, file=self.process.stdin, flush=True)
 
-  def hear(self) -> dict[str, Any]:
-    """Reads the next answer.
+  def hear(self, seconds: float | None = None) -> dict[str, Any]:
+    """Reads the next answer, for which it waits so long, or else for ever.
 
     Raises:
-      InputError: the process ended instead.
+      InputError: no answer came in time, or the process ended instead.
     """
-    assert self.process.stdout  # a pipe
-    line = self.process.stdout.readline()
-    if line:
+    answers = self.process.stdout
+    assert answers  # a pipe
+    if not select.select([answers], [], [], seconds)[0]:
+      raise InputError(f'{self.name}: no answer in {seconds:.0f} s')
+    if line := answers.readline():
       return json.loads(line)
     self.process.wait()
-    self.errors.seek(0)
-    said = self.errors.read().strip()
-    print(said, file=sys.stderr)
+    said = self.complaints()
     last = said.splitlines()[-1] if said else 'it said nothing'
-    raise InputError(f'{self.name} failed: {last}')
+    raise InputError(f'{self.name} ended: {last}')
+
+  def complaints(self) -> str:
+    """Reads what it wrote to stderr."""
+    self.errors.seek(0)
+    return self.errors.read().strip()
 
 
 @contextlib.contextmanager
-def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
-  """Yields a worker, and ends its input afterwards; kills it on an error."""
-  command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
+def running(
+  name: str, command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[Worker]:
+  """Yields a worker, and ends its input afterwards; kills it on an error.
+
+  Args:
+    name: for messages.
+    command: to run from ROOT.
+    environment: the variables that it sees.
+  """
   with (
+    contextlib.suppress(BrokenPipeError),  # it ended before its input
     tempfile.TemporaryFile('w+') as errors,
     subprocess.Popen(
       command,
       cwd=ROOT,
-      env={**os.environ, 'OMP_NUM_THREADS': str(cores())},
+      env=environment,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=errors,
@@ -187,7 +200,20 @@ def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
     ) as process,
   ):
     try:
-      yield Worker(f'{module} of {spec}', process, errors)
+      yield Worker(name, process, errors)
     except BaseException:
       process.kill()
+      raise
+
+
+@contextlib.contextmanager
+def opened(module: str, python: str, spec: dict[str, Any]) -> Iterator[Worker]:
+  """Runs a module of this package on a job; shows what it says of a failure."""
+  command = [python, '-m', f'benchmarks.{module}', json.dumps(spec)]
+  environment = {**os.environ, 'OMP_NUM_THREADS': str(cores())}
+  with running(f'{module} of {spec}', command, environment) as worker:
+    try:
+      yield worker
+    except InputError:
+      print(worker.complaints(), file=sys.stderr)
       raise

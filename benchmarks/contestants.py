@@ -84,10 +84,7 @@ def ours(config: Config, work: pathlib.Path) -> cells.Result:
       round(row['epoch']) for row in rows['val'] if row['step'] == encoder.step
     )
     embedded = {
-      split: encoder.embed(
-        data.images[rows],
-        measures={name: x[rows] for name, x in data.measures.items()},
-      )
+      split: encoder.embed(data.images[rows], measures=data.measures_of(rows))
       for split, rows in data.splits.items()
       if split in ('test', 'unseen')
     }

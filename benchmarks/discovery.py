@@ -103,7 +103,7 @@ def main(values: flags.FlagValues) -> None:
     raise InputError(f'{workdir}: its split {values.split!r} holds no image')
   at = data.splits[values.split]
   images = data.images[at]
-  measures = {name: found[at] for name, found in data.measures.items()}
+  measures = data.measures_of(at)
   spaces = {
     'embeddings': encoder.embed(images, measures=measures),
     'untrained encoder': untrained.embed(images, measures=measures),

@@ -7,7 +7,6 @@ status 1 if memory, threads or files grow between the second quarter and the
 last, or if anything is compiled after the first epoch of a stage.
 """
 
-import csv
 import os
 import pathlib
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from analysis.files import tables
 from configs import smoke
 from plankton_jax.cli import command
 from plankton_jax.files import atomic
@@ -174,10 +174,8 @@ def main(argv: Sequence[str]) -> int:
   del data
   with Watch(place / 'run' / 'metrics.jsonl') as watch:
     loop.train_and_evaluate(config, place / 'run')
-  with atomic.file(place / 'long_run.csv') as file, file.open('w') as table:
-    rows = csv.writer(table)
-    rows.writerow(Sample._fields)
-    rows.writerows(watch.samples)
+  rows = [sample._asdict() for sample in watch.samples]
+  tables.write_csv(place / 'long_run.csv', rows)
   draw(watch.samples, place / 'long_run.png')
   # The log lags behind the steps by one validation at most.
   lag = per_epoch // config['validations_per_epoch'] + 1

@@ -1,6 +1,5 @@
 """Runs our side: the library's own functions, called as a run calls them."""
 
-import functools
 import itertools
 import os
 import pathlib
@@ -10,17 +9,16 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import inputs, operations
+from benchmarks import inputs, jobs, operations
 from benchmarks.serve import Job, cores, each, serve
 from configs import triplet
-from plankton_jax import distances, host, objectives, retrieval
+from plankton_jax import distances, host
 from plankton_jax.data import records
 from plankton_jax.data.drawn import plankton
 from plankton_jax.data.pixels import cache
@@ -31,16 +29,6 @@ from plankton_jax.nn import encoders
 from plankton_jax.train import batches, experiment, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def matmul(*, side: int) -> Job:
-  """Multiplies matrices: the best that float32 arithmetic reaches here."""
-  x = jnp.asarray(inputs.square(side))
-  product = jax.jit(functools.partial(jnp.dot, precision='highest'))
-  return each(lambda: product(x, x), jax.block_until_ready), {
-    'flops': 2 * side**3,
-    'backend': jax.default_backend(),
-  }
 
 
 def copy(*, mebibytes: int) -> Job:
@@ -61,42 +49,6 @@ def copy(*, mebibytes: int) -> Job:
       list(pool.map(lambda pair: np.copyto(*pair), parts))
 
   return run, {'bytes': 2 * source.nbytes}
-
-
-def mining(*, batch: int, positive: str, negative: str) -> Job:
-  """Mines a batch, and computes its triplet loss and gradient."""
-  objective = objectives.triplet(margin=0.5, stages=((positive, negative),))
-  rows = {
-    'label': jnp.asarray(inputs.labels(batch, 10)),
-    'valid': jnp.ones(batch, bool),
-  }
-  x = jnp.asarray(inputs.embeddings(batch, 128, 10))
-  function = jax.value_and_grad(
-    lambda x, rows: objective.loss({}, x, rows, stage=0), has_aux=True
-  )
-  compiled = jax.jit(function).lower(x, rows).compile()
-  facts: dict[str, Any] = {
-    'flops': 2 * batch**2 * 128,
-    'temporary': sharding.program_memory(compiled).temporary,
-  }
-  if negative == 'hard':  # without a semi-hard one the peer drops the anchor
-    facts['checks'] = {'loss': float(compiled(x, rows)[0][0])}
-  return each(lambda: compiled(x, rows), jax.block_until_ready), facts
-
-
-def retrieve(*, rows: int, classes: int, tail: float = 0.0) -> Job:
-  """Computes Recall@1, R-precision and MAP@R, each row against all others."""
-  x, labels = (
-    inputs.embeddings(rows, 128, classes, tail),
-    inputs.labels(rows, classes, tail),
-  )
-  measure = lambda: retrieval.evaluate(x, labels, ks=(1,))
-  found = measure()
-  names = ('recall_at_1', 'r_precision', 'map_at_r')
-  return each(measure), {
-    'flops': 2 * rows**2 * 128,
-    'checks': {name: found[name] for name in names},
-  }
 
 
 def class_distances(*, rows: int, classes: int) -> Job:
@@ -299,7 +251,7 @@ def _data(images: np.ndarray) -> inputs.Data:
 JOBS = {
   job.__name__: job
   for job in (
-    *(matmul, copy, mining, retrieve, class_distances),
+    *(jobs.matmul, copy, jobs.mining, jobs.retrieve, class_distances),
     *(step, embed, epoch, decode, gather, show_help, first_step),
   )
 }

@@ -6,14 +6,13 @@ import pathlib
 import faiss
 import torch
 from PIL import Image
-from pytorch_metric_learning import distances, losses, miners, reducers
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs
 from benchmarks.serve import Job, cores, each, serve
-from benchmarks.torch_network import ResNet18
+from benchmarks.torch_network import ResNet18, library_triplet
 
 THREADS = cores()
 
@@ -46,7 +45,7 @@ def step(
   model.train()
   labels = torch.from_numpy(inputs.labels(batch, 10)).long()
   optimizer = torch.optim.Adam(model.parameters(), lr=1.4e-3, fused=True)
-  miner, objective = _triplet('hard', 'hard')
+  loss_of = library_triplet('hard+hard', 0.5)
   network = torch.compile(model) if compiled else model
   autocast = torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16')
 
@@ -54,9 +53,7 @@ def step(
     optimizer.zero_grad(set_to_none=True)
     with autocast:
       embeddings = network(x)
-    embeddings = embeddings.float()
-    loss = objective(embeddings, labels, miner(embeddings, labels))
-    loss.backward()
+    loss_of(embeddings.float(), labels).backward()
     optimizer.step()
 
   return each(call), {}
@@ -98,34 +95,23 @@ def _model(width, side, count, expected, *, forward_share):
   return model, x
 
 
-def _triplet(positive, negative):
-  """Computes the mean triplet loss of anchors, from unit rows."""
-  distance = distances.LpDistance(normalize_embeddings=False, power=2)
-  miner = miners.BatchEasyHardMiner(
-    pos_strategy=positive, neg_strategy=negative, distance=distance
-  )
-  objective = losses.TripletMarginLoss(
-    margin=0.5, distance=distance, reducer=reducers.MeanReducer()
-  )
-  return miner, objective
-
-
-def mining(*, batch: int, positive: str, negative: str) -> Job:
-  x = torch.from_numpy(inputs.embeddings(batch, 128, 10)).requires_grad_()
+def mining(*, batch: int, dim: int, policy: str) -> Job:
+  x = torch.from_numpy(inputs.embeddings(batch, dim, 10)).requires_grad_()
   labels = torch.from_numpy(inputs.labels(batch, 10)).long()
-  miner, objective = _triplet(positive, negative)
+  loss_of = library_triplet(policy, 0.5)
 
   def call():
     x.grad = None
-    loss = objective(x, labels, miner(x, labels))
+    loss = loss_of(x, labels)
     loss.backward()
     return loss.item()
 
-  return each(call), {'checks': {'loss': call()}}
+  comparable = not policy.endswith('semihard')  # else it drops anchors
+  return each(call), {'checks': {'loss': call()} if comparable else {}}
 
 
-def retrieve(*, rows: int, classes: int) -> Job:
-  x = torch.from_numpy(inputs.embeddings(rows, 128, classes))
+def retrieve(*, rows: int, dim: int, classes: int) -> Job:
+  x = torch.from_numpy(inputs.embeddings(rows, dim, classes))
   labels = torch.from_numpy(inputs.labels(rows, classes)).long()
   calculator = AccuracyCalculator(
     include=('precision_at_1', 'r_precision', 'mean_average_precision_at_r'),

@@ -282,7 +282,7 @@ def measure(encoder: Encoder, data: pipeline.Data) -> dict[str, float]:
   for split in ('test', 'unseen'):
     rows = data.splits[split]
     embedding = encoder.embed(
-      data.images[rows], measures={k: v[rows] for k, v in data.measures.items()}
+      data.images[rows], measures=data.measures_of(rows)
     )
     ranked = retrieval.evaluate(embedding, data.labels[rows], ks=(1,))
     found[f'{split} R@1'] = float(ranked['recall_at_1'])

@@ -44,7 +44,7 @@ MATMUL = Row('limit: float32 matrix product', {'job': 'matmul', 'side': 4096})
 COPY = Row('limit: large copy', {'job': 'copy', 'mebibytes': 512})
 
 _BOTH = (128, 512, 1024, 2048)  # rows in a batch
-_STAGES = (('easy', 'semihard'), ('easy', 'hard'), ('hard', 'hard'))
+_POLICIES = ('easy+semihard', 'easy+hard', 'hard+hard')
 _ALONE = (4096, 8192, 16384)  # where the peer's [B, B] lists no longer pay
 
 
@@ -73,8 +73,8 @@ def groups(
       for on in (False, True)
     ],
     'mining': [
-      *(_mining(batch, *stage) for stage in _STAGES for batch in _BOTH),
-      *(_mining(batch, 'easy', 'semihard', peer=False) for batch in _ALONE),
+      *(_mining(batch, policy) for policy in _POLICIES for batch in _BOTH),
+      *(_mining(batch, 'easy+semihard', peer=False) for batch in _ALONE),
     ],
     'embed': [_embed(32, 64), _embed(64, 64)],
     'backbones': [
@@ -86,11 +86,17 @@ def groups(
     'retrieval': [
       Row(
         f'retrieval measures, {rows:,} x 128',
-        {'job': 'retrieve', 'rows': rows, 'classes': 100},
+        {'job': 'retrieve', 'rows': rows, 'dim': 128, 'classes': 100},
       ),
       Row(
         f'retrieval measures, {rows:,} x 128, 90 classes by Zipf',
-        {'job': 'retrieve', 'rows': rows, 'classes': 90, 'tail': 1.2},
+        {
+          'job': 'retrieve',
+          'rows': rows,
+          'dim': 128,
+          'classes': 90,
+          'tail': 1.2,
+        },
         peer=False,  # its calculator runs out of memory
       ),
     ],
@@ -182,15 +188,10 @@ def _backbone(name, side):
   )
 
 
-def _mining(batch, positive, negative, *, peer=True):
+def _mining(batch, policy, *, peer=True):
   return Row(
-    f'mine {positive}+{negative}, B = {batch:,}',
-    {
-      'job': 'mining',
-      'batch': batch,
-      'positive': positive,
-      'negative': negative,
-    },
+    f'mine {policy}, B = {batch:,}',
+    {'job': 'mining', 'batch': batch, 'dim': 128, 'policy': policy},
     peer=peer,
   )
 

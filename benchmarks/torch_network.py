@@ -5,6 +5,7 @@ last norm starts at zero.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -162,6 +163,24 @@ class Triplet(nn.Module):
       chosen, semihard = others.masked_fill(~meets, inf).min(1)
       n = torch.where(chosen < inf, semihard, n)
     return p, n, mates.any(1) & ~same.all(1)
+
+
+def library_triplet(policy: str, margin: float) -> Callable:
+  """Makes the same as `Triplet`, of pytorch-metric-learning.
+
+  An anchor without a semi-hard negative is dropped, not given another.
+  """
+  from pytorch_metric_learning import distances, losses, miners, reducers
+
+  distance = distances.LpDistance(normalize_embeddings=False, power=2)
+  positive, negative = policy.split('+')
+  miner = miners.BatchEasyHardMiner(
+    pos_strategy=positive, neg_strategy=negative, distance=distance
+  )
+  objective = losses.TripletMarginLoss(
+    margin=margin, distance=distance, reducer=reducers.MeanReducer()
+  )
+  return lambda x, labels: objective(x, labels, miner(x, labels))
 
 
 class ArcFace(nn.Module):

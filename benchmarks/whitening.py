@@ -55,10 +55,7 @@ def embed(workdir: pathlib.Path) -> dict[str, Split]:
   data = experiment.load_data(encoder.config, workdir, writes=False)
   return {
     split: (
-      encoder.embed(
-        data.images[rows],
-        measures={name: x[rows] for name, x in data.measures.items()},
-      ),
+      encoder.embed(data.images[rows], measures=data.measures_of(rows)),
       data.labels[rows],
     )
     for split, rows in data.splits.items()

@@ -38,8 +38,8 @@ def get_config() -> ConfigDict:
 
   config.data = data = ConfigDict()
   data.source = 'synthetic'  # 'synthetic', 'folder', 'ecotaxa' or 'tfds'
-  # folder: the tree with one folder for each class; ecotaxa: the export, as a
-  # zip archive or a folder.
+  # folder: the tree with one folder for each class, or an archive of it;
+  # ecotaxa: the export, as an archive or a folder, or a list of images.
   data.path = ''
   data.name = ''  # tfds: name of the prepared data set
   data.data_dir = ''  # tfds: folder of prepared sets; '': TFDS's default

@@ -22,6 +22,7 @@ from configs import triplet
 from plankton_jax import host
 from plankton_jax.cli import command
 from plankton_jax.data.sources import inspection
+from plankton_jax.errors import reason
 from plankton_jax.files import home
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def machine() -> Iterator[str]:
 
     devices = jax.devices()
   except RuntimeError as error:  # a plugin without its device
-    yield f'JAX finds no device: {str(error).splitlines()[0]}'
+    yield f'JAX finds no device: {reason(error)}'
     return
   for device in devices:
     limit = (device.memory_stats() or {}).get('bytes_limit')
@@ -127,7 +128,7 @@ def throughput(config: dict[str, Any], seconds: float) -> Iterator[str]:
       config, assemble(config, data), data, seconds=seconds
     )
   except Exception as error:  # a driver's, the compiler's, memory's
-    yield f'failed: {type(error).__name__}: {str(error).splitlines()[0]}'
+    yield f'failed: {type(error).__name__}: {reason(error)}'
     return
   size, encoder = config['batch']['size'], config['encoder']
   yield (

@@ -11,6 +11,11 @@ class DivergedError(ArithmeticError):
   """Training cannot go on; the message says at which step, and what to try."""
 
 
+def reason(error: BaseException) -> str:
+  """Returns an exception's message in one line, its type if it has none."""
+  return ' '.join(str(error).split())[:200] or type(error).__name__
+
+
 def shorten_list(names: Sequence[str], shown: int = 3) -> str:
   """Joins the first names for a line: 'a.png, b.png, c.png and 61 more'."""
   text = ', '.join(names[:shown])

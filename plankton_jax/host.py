@@ -58,11 +58,24 @@ def _command_line() -> list[str]:
 
 
 def show_log(level: int) -> None:
-  """Prints plankton_jax's own log from a level up, and no library's."""
+  """Prints plankton_jax's own log from a level up, and no library's.
+
+  Of lines that are alike the first is printed: a command may read its data more
+  than once, and would be told of it as often.
+  """
+  printed: set[str] = set()
+
+  def is_new(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    new = text not in printed
+    printed.add(text)
+    return new
+
   # Orbax logs a lot, and repeats with a traceback what it also raises.
   absl.logging.set_verbosity(absl.logging.FATAL)
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter('%(message)s'))
+  handler.addFilter(is_new)
   own = logging.getLogger('plankton_jax')
   own.addHandler(handler)
   own.setLevel(level)

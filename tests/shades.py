@@ -51,7 +51,9 @@ def stand_in(monkeypatch) -> None:
   monkeypatch.setattr(
     reliability, 'draw', lambda ways: plt.figure(figsize=(1, 1))
   )
-  monkeypatch.setattr(folders, 'encoder', lambda source: Encoder())
+  real = folders.encoder  # refuses a source that has none
+  load = lambda of: Encoder() if of.workdir or of.encoder else real(of)
+  monkeypatch.setattr(folders, 'encoder', load)
   monkeypatch.setattr(
     originals,
     'reader',

@@ -195,33 +195,30 @@ def test_a_line_has_rates_shares_and_failures():
     ({'checks': {'loss': 1.0}}, {'checks': {'loss': 1.0001}}, False),
     ({'checks': {'loss': 1.0}}, {'checks': {'loss': 1.1}}, True),
     ({'checks': {'loss': 1.0}}, {'checks': {'loss': float('nan')}}, True),
-    ({'parameters': 5}, {'parameters': 6}, True),
-    ({'parameters': 5}, {'parameters': 5}, False),
-    ({'error': 'failed'}, {'parameters': 5}, False),
+    ({'checks': {'a': 5, 'b': 2}}, {'checks': {'b': 1}}, True),
+    ({'checks': {'a': 5, 'b': 2}}, {'checks': {'b': 2}}, False),
+    ({'error': 'failed'}, {'checks': {'loss': 1.0}}, False),
   ],
 )
 def test_a_peer_that_does_something_else_is_refused(ours, peer, refused):
   peer['calls'] = 1
-  __main__._check(ours, peer)
+  contestants.refuse_other_results(ours, peer)
   assert ('error' in peer, 'calls' in peer) == (refused, not refused)
 
 
 def test_a_worker_that_ends_is_told_by_its_last_words():
-  worker = contestants.Worker('nobody')
-  try:
-    with pytest.raises(InputError, match=r'nobody ended: .*No module named'):
-      worker.hear(60)
-  finally:
-    worker.close()
+  with (
+    contestants.running('nobody') as worker,
+    pytest.raises(InputError, match=r'nobody ended: .*No module named'),
+  ):
+    worker.hear(60)
 
 
 def test_a_worker_that_says_nothing_is_not_waited_for():
-  worker = contestants.Worker('ours')
-  try:
+  with contestants.running('ours') as worker:
     with pytest.raises(InputError, match='no answer'):
       worker.hear(0.1)
-  finally:
-    worker.close()
+    worker.process.kill()
 
 
 class State(NamedTuple):

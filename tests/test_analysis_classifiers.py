@@ -7,6 +7,7 @@ import pytest
 from analysis import classifiers
 from analysis.measures import classes, curves
 from plankton_jax import checkpoints
+from plankton_jax.data import pipeline
 from plankton_jax.errors import InputError
 from plankton_jax.train import experiment
 from tests.analysis_runs import blobs, empty, source
@@ -26,10 +27,15 @@ def images(monkeypatch):
   pixels = np.random.default_rng(0).integers(
     256, size=(len(ids), 4, 4, 1), dtype=np.uint8
   )
-  data = types.SimpleNamespace(
-    ids=ids,
+  data = pipeline.Data(
     images=pixels,
+    labels=np.zeros(len(ids), np.int32),
+    ids=ids,
+    class_names=(),
+    num_seen=0,
     splits={'train': np.arange(26, len(ids))},
+    fingerprint='',
+    originals=None,
     measures={'height': np.arange(len(ids), dtype=np.float32)},
   )
   encoder = types.SimpleNamespace(

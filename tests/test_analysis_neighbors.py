@@ -150,7 +150,7 @@ def test_flags_reach_the_analysis(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='takes one --workdir'):
       neighbors.asked([run._replace(workdir=None)])
   assert called == [
-    {'query': 'x', 'count': 12, 'pixel_um': None, 'way': 'auto'}
+    {'query': 'x', 'count': 12, 'pixel_um': None, 'way': 'auto', 'read': None}
   ]
 
 

@@ -466,7 +466,7 @@ def test_splits_are_told_in_the_gallerys_labels(tmp_path):
   assert all(key.startswith('light/') for key in test.id)
   assert labeller.split(source, 'test', ('other',)) == (None, [])
   other = types.SimpleNamespace(rows=rows._replace(embedding=np.ones((30, 5))))
-  other.root = tmp_path
+  other.of = types.SimpleNamespace(name='few')
   with pytest.raises(InputError, match='embed all by one run'):
     labeller.gallery(source, other)
 

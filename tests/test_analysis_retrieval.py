@@ -142,10 +142,12 @@ def test_of_many_images_some_are_queries_and_all_of_a_half(monkeypatch):
 
   monkeypatch.setattr(retrieval.retrieval, 'per_query', measured)
   rows = blobs([14, 12], noise=0.8)
-  retrieval.measure('run', 'test', rows, None)
+  found = retrieval.measure('run', 'test', rows, None)
   (count, queries), *halves = asked
   assert count == 26 and 0 < len(queries) <= 8
   assert halves == [(13, None)] * scores.HALVES
+  images = {row['class']: row['images'] for row in found.by_class}
+  assert images == {rows.class_names[0]: 14, rows.class_names[1]: 12}
 
 
 def test_analyse_of_images_that_are_all_alone(tmp_path):

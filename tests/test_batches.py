@@ -1,5 +1,7 @@
 import collections
 import os
+import tempfile
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,24 @@ def test_the_disk_is_asked_for_all_rows_before_one_is_read(mapped, monkeypatch):
   os.remove(path)  # What is mapped stays.
   again = batches.streamed(mapped, ROWS, None)(at)['image']
   np.testing.assert_array_equal(again, images)
+  with tempfile.TemporaryFile() as file:  # nor has every file a name
+    unnamed = np.memmap(file, np.uint8, 'w+', shape=mapped['image'].shape)
+    unnamed[:] = mapped['image']
+    taken = batches.streamed(mapped | {'image': unnamed}, ROWS, None)(at)
+  np.testing.assert_array_equal(taken['image'], images)
+
+
+def test_batches_are_made_ahead_of_the_loop(mapped):
+  third = threading.Event()
+
+  def plan(step):
+    if step == 2:
+      third.set()
+    return _plan(step)
+
+  stream = batches.training(mapped, ROWS, plan, range(9), None)
+  next(stream)
+  assert third.wait(60)
 
 
 def test_a_failure_in_the_thread_reaches_the_loop(mapped):

@@ -27,7 +27,7 @@ import json, pathlib, sys
 name = sys.argv[0].rpartition('/')[2].removesuffix('.py')
 spec = json.loads(sys.argv[1])
 if spec.get('fails') == name:
-  sys.exit('out of paper')
+  sys.exit('cover open\\nout of paper')
 print(json.dumps(spec['facts'][name]), flush=True)
 seconds = iter(spec['seconds'][name])
 for _ in sys.stdin:
@@ -93,8 +93,9 @@ def test_other_numbers_are_refused(workers):
 @pytest.mark.parametrize('who', ['ours', 'peer'])
 def test_a_failure_is_named(workers, who, capfd):
   spec = _spec([1.0], [1.0], fails=who)
-  with pytest.raises(InputError, match=f'{who} of .*failed: out of paper'):
+  with pytest.raises(InputError, match=f'{who} of .*ended: out of paper'):
     contest.race(spec, repeats=1, peer_python=sys.executable)
+  assert 'cover open\nout of paper' in capfd.readouterr().err
 
 
 def test_ratio_is_of_medians_and_extremes_of_pairs():

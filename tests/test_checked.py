@@ -245,7 +245,7 @@ def test_another_spelling_is_no_class_of_its_own():
     ('id,name\na,ant\n', 'no column class .it has id, name'),
     ('id,class\na,ant\na,bee\n', 'line 3: a is bee here and ant before'),
     ('id,class\nb,ant\n', 'none of its 1 rows gives a class .* as t1//a'),
-    ('PK\3\4', 'an Excel workbook or a zip archive: save it as CSV'),
+    ('PK\3\4', 'not a readable Excel workbook'),
   ],
 )
 def test_a_bad_table_is_told_in_one_line(tmp_path, text, match):

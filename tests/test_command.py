@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import logging
 import os
 import pathlib
 import subprocess
@@ -230,3 +231,15 @@ def test_other_exceptions_pass(tmp_path):
     with pytest.raises(type(error)) as found, write_errors.explained(tmp_path):
       raise error
     assert found.value is error
+
+
+def test_lines_that_are_alike_are_printed_once(capsys, monkeypatch):
+  own, real = logging.Logger('plankton_jax'), logging.getLogger
+  get = lambda name=None: own if name == 'plankton_jax' else real(name)
+  monkeypatch.setattr(logging, 'getLogger', get)
+  monkeypatch.setattr(host.absl.logging, 'set_verbosity', lambda level: None)
+  host.show_log(logging.WARNING)
+  for name in 'aba':
+    own.warning('%s.tsv has no date', name)
+  own.info('b is read')
+  assert capsys.readouterr().err == 'a.tsv has no date\nb.tsv has no date\n'

@@ -521,7 +521,7 @@ def test_bad_input_is_told_in_one_line(tmp_path):
   narrow = source(
     train=blobs([9, 9], dim=4, seed=1), val=blobs([9, 9], dim=4, seed=2)
   )
-  refuse('have 4 dimensions', narrow, by='^(s.)')
+  refuse(r'train, new images have \[4, 6\] dim', narrow, by='^(s.)')
 
 
 def test_flags_reach_the_analysis(monkeypatch):

@@ -421,7 +421,8 @@ def test_ids_that_a_spreadsheet_rounded_are_an_error(tmp_path):
   with pytest.raises(
     InputError, match=r'lines 5, 6, 7, 8, 9, 10 of .*2108E\+13'
   ):
-    read_back(tmp_path, {'ecotaxa.tsv': tsv(rows)})
+    twice = row(0, img_file_name='images/9.png')  # of an id that is whole
+    read_back(tmp_path, {'ecotaxa.tsv': tsv([*rows, twice])})
   export = read_back(tmp_path, {'ecotaxa.tsv': tsv(rows[:4])})
   assert len(export.objects) == 4
   assert '1 ids such as 2.02108E+13 (ecotaxa.tsv:5)' in export.notes[0]

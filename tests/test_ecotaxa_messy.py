@@ -9,8 +9,10 @@ import numpy as np
 import packing
 import pytest
 
+from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import (
   annotations,
+  lists,
   numbers,
   read,
   rules,
@@ -127,10 +129,10 @@ def test_decimal_commas(cells, expected):
 
 
 def test_blanks_and_apostrophes_may_part_thousands():
-  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567']
+  cells = ['1 234,5', "12'345'678,0", '1 234 567', '1 2', '3 4567', "'123"]
   values, bad = numbers.floats(cells)
   np.testing.assert_allclose(values[:3], [1234.5, 12345678, 1234567])
-  assert bad == [3, 4]
+  assert bad == [3, 4, 5]
 
 
 def test_commas_in_ranks_positions_and_measures(tmp_path):
@@ -425,7 +427,7 @@ def test_a_place_without_a_table_says_what_it_holds(tmp_path):
     read.export(str(place))
   packing.tree(tmp_path / 'b', files | {'export_7.csv': b'a;b'})
   with pytest.raises(
-    InputError, match=r'if export_7.csv is the table, save it'
+    InputError, match=r'if export_7.csv is the table, call its'
   ):
     read.export(str(tmp_path / 'b'))
 
@@ -667,7 +669,10 @@ def test_states_that_nobody_knows_are_shown_and_told(tmp_path, capsys):
 
 def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
   packed = {'ecotaxa.tsv': tsv([row(2)]), 'images/2.png': packing.picture(2)}
-  root = packing.tree(tmp_path / 'export', {'ecotaxa.tsv': TABLE, **IMAGES})
+  other = row(3, object_annotation_status='predicted')
+  files = {'ecotaxa.tsv': tsv([row(0), row(1), other]), **IMAGES}
+  files['images/3.png'] = packing.picture(3)
+  root = packing.tree(tmp_path / 'export', files)
   packing.pack_zip(root / 'more.zip', packed)
   for name in IMAGES:
     os.utime(root / name, (1e9, 1e9))
@@ -695,6 +700,10 @@ def test_only_images_that_changed_are_hashed_again(tmp_path, monkeypatch):
   changed, read_again = start(tmp_path / 'caches')
   assert changed != first and read_again == ['1.png']
   assert start(None)[0] == changed
+  opened = read.export(str(root)).files
+  names = ['images/1.png', 'more.zip/images/2.png', 'images/0.png']
+  hashes = source._digests(opened, names, tmp_path / 'caches')
+  assert hashes == list(map(opened.digest, names))
 
 
 def test_an_earlier_copy_of_a_table_elsewhere_counts_once(tmp_path):
@@ -895,12 +904,19 @@ def test_a_list_of_images_that_lie_in_several_folders(tmp_path, files, image):
   assert found.objects[0].image == image
 
 
+def test_a_folder_that_holds_few_of_a_lists_images_is_not_meant():
+  named = [f'old/{n}.png' for n in range(4)]
+  assert lists.moved(named, [f'here/{n}.png' for n in range(2)]) is None
+  meant = lists.moved(named, [f'here/{n}.png' for n in range(3)])
+  assert meant('old/3.png') == 'here/3.png'
+
+
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
     (b'file,label,class\n0.png,1,a\n', 'column label or class may be meant by'),
     (b'raw,mask\n0.png,0.tif\n', 'column raw or mask may be meant by img_file'),
-    (b'file,label,xmin\n0.png,a,3\n', 'column xmin gives boxes within images'),
+    (b'file,label,x min\n0.png,a,3\n', 'column x_min gives boxes within im'),
     (b'0.png,a\n1.png,b\n', '0.png, a, names no columns: write filename and'),
     (b'label,count\na,1\n', "'img_file_name' is missing .it has label, count"),
   ],
@@ -917,3 +933,32 @@ def test_lists_that_contradict_themselves_lose_no_image(tmp_path):
   text = b'file,label\nimages/0.png,a\nimages/0.png,b\nimages/1.png,nan\n'
   found = read.export(str(packing.tree(tmp_path, {'l.csv': text, **IMAGES})))
   assert [item.status for item in found.objects] == ['dubious', 'unclassified']
+
+
+def test_a_readme_called_as_a_table_is_none(tmp_path):
+  text = listing(('file', 'taxon'))
+  readme = {'ecotaxa_readme.txt': b'Images of EcoTaxa.\nSee its site.\n'}
+  path = packing.tree(tmp_path / 'a', {'l.csv': text, **readme, **IMAGES})
+  assert len(read.export(str(path)).objects) == 2
+  assert select.objects(str(path)).ids == tuple(IMAGES)  # as of any folder
+  path = packing.tree(tmp_path / 'b', {**readme, **IMAGES})
+  assert select.objects(str(path)).ids == tuple(IMAGES)
+  with pytest.raises(InputError, match=r'it holds 2 images: data\.source='):
+    read.export(str(path))
+  packing.tree(path, {'ecotaxa_1.txt': TABLE})
+  assert len(select.objects(str(path)).items) == 2
+
+
+def test_a_list_is_parsed_once(tmp_path, monkeypatch):
+  parsed = []
+
+  def parse(data, place, names=()):
+    parsed.append(place)
+    return plain(data, place, names)
+
+  plain = table.parse
+  monkeypatch.setattr(table, 'parse', parse)
+  files = {'l.csv': listing(('file', 'taxon')), 'other.csv': b'a,b\n', **IMAGES}
+  found = read.export(str(packing.tree(tmp_path, files)))
+  assert len(found.objects) == 2 and not found.files.parsed
+  assert parsed == [f'{tmp_path}/l.csv', f'{tmp_path}/other.csv']

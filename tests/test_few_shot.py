@@ -35,6 +35,30 @@ def test_scores_are_those_of_loops():
   assert len({*found.accuracy['centre 2']}) > 1
 
 
+def test_a_gain_is_the_mean_difference_of_classes():
+  mine, better = (
+    few_shot.measure(blobs([9, 7, 6], noise=noise, seed=3), shots=[], draws=1)
+    for noise in (0.8, 0.4)
+  )
+  rows = blobs([9, 7, 6], noise=0.8, seed=3)
+  for label, score in enumerate(mine.by_class):
+    each = []
+    for i in np.flatnonzero(rows.label == label):
+      others = [j for j in range(22) if j != i]
+      others.sort(key=lambda j: math.dist(rows.embedding[i], rows.embedding[j]))
+      hits = [rows.label[j] == label for j in others[: (8, 6, 5)[label]]]
+      precision = [np.mean(hits[: k + 1]) for k in range(len(hits))]
+      each.append(np.mean(np.multiply(precision, hits)))
+    assert score == pytest.approx(np.mean(each))
+  first, second = few_shot.lines({'mine': mine, 'better': better})
+  assert (first['gain'], first['gain ±']) == (0, 0)
+  differences = np.subtract(better.by_class, mine.by_class)
+  assert second['gain'] == pytest.approx(np.mean(differences))
+  half = 4.303 * np.std(differences, ddof=1) / math.sqrt(3)
+  assert second['gain ±'] == pytest.approx(half, rel=1e-3)
+  assert 'gain' not in few_shot.lines({'mine': mine})[0]
+
+
 def test_a_draw_takes_k_of_each_class_that_has_more():
   labels = np.repeat([0, 1, 2], [5, 3, 9])
   examples, others = few_shot.split(labels, 3, np.random.default_rng(0))

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 
 import numpy as np
 import packing
@@ -80,6 +81,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
   examples = list(folder.source(str(root)).examples())
   assert [e.image is None for e in examples] == [True, True, False, False]
   assert examples[0].reason == 'No such file or directory'
+
+
+def test_a_folder_with_two_names_is_two_classes_but_walked_once(tmp_path):
+  write(tmp_path / 'a/x.png')
+  (tmp_path / 'b').symlink_to(tmp_path / 'a')
+  images = folder.scan(str(tmp_path)).images
+  assert images.ids == ('a/x.png', 'b/x.png')
+  assert [*files_of.walk(tmp_path)] == [tmp_path / 'a/x.png']
 
 
 def test_names_that_are_not_utf8_are_skipped(tmp_path):
@@ -271,7 +280,7 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
 
   monkeypatch.setattr(contents, 'digest', digest)
 
-  def fingerprint():
+  def fingerprint(root=root):
     read.clear()
     found = folder.scan(str(root)).images
     kept = folder.fingerprint(found, caches)
@@ -285,16 +294,22 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
   assert fingerprint() == fingerprint() == ['gone.png', 'y.png']
   os.utime(root / 'b/y.png', (1e9, 1e9 + 1))
   assert fingerprint() == ['gone.png', 'y.png']
+  (root / 'b/z.png').write_bytes(b'of another size')
+  os.utime(root / 'b/z.png', (1e9, 1e9))
+  assert fingerprint() == ['gone.png', 'z.png']
   (root / 'a/x.png').rename(root / 'a/w.png')
   write(root / 'c/v.png', 8)
   os.utime(root / 'c/v.png', (1e9, 1e9))
   assert fingerprint() == ['gone.png', 'v.png', 'w.png']
   assert fingerprint() == ['gone.png']
   (kept,) = (caches / 'contents').iterdir()
+  like = tmp_path / 'other/c/v.png'  # another image of its name, size and time
+  packing.tree(tmp_path, {like: (root / 'c/v.png').read_bytes()[::-1]})
+  os.utime(like, (1e9, 1e9))
+  assert fingerprint(tmp_path / 'other') == ['v.png']
   kept.write_bytes(kept.read_bytes()[:200])  # torn
   assert len(fingerprint()) == 5
-  kept.unlink()
-  kept.parent.rmdir()
+  shutil.rmtree(kept.parent)
   kept.parent.write_text('no folder')  # nothing can be kept there
   assert len(fingerprint()) == 5
 

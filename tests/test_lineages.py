@@ -110,6 +110,13 @@ def test_new_images_are_named_as_surely_as_asked():
   (old, label), (new, true) = draws(3000), draws(3000, seed=9)
   old, new = lineages.likeliest(grown, old), lineages.likeliest(grown, new)
   limits = lineages.calibrate(grown, old, label, 0.9)
+  left = np.ones(len(label), bool)
+  for level, node, chance, limit in reversed(
+    [*zip(grown.levels, old.node.T, old.chance.T, limits, strict=True)]
+  ):
+    right = node[left] == level.member[label[left]]
+    assert limit == lineages.threshold(chance[left], right, 0.9)
+    left &= chance < limit  # of those that no deeper level names
   lines, measures, far = lineages.measure(grown, new, true, limits)
   assert [line['nodes'] for line in lines] == [2, 3, 5, 6]
   for line in lines:
@@ -247,7 +254,7 @@ def test_columns_of_ranks_are_a_lineage(tmp_path):
     (b'taxon,taxon,lineage\na,b,x\n', "column 'taxon' is there twice"),
     (b'taxon\n"a\n', 'no table of taxa'),
     (b'\x1f\x8btaxon', 'no table of taxa'),
-    (b'PK\3\4', 'it is an Excel workbook or a zip archive: save it as CSV'),
+    (b'PK\3\4', 'not a readable Excel workbook'),
   ],
 )
 def test_files_that_are_no_taxa_are_one_line(tmp_path, text, message):
@@ -337,6 +344,10 @@ def test_a_run_is_measured_by_the_lineages_of_its_own_export(
   assert blocks.tables['taxonomy.csv'] == [
     pytest.approx(line, nan_ok=True) for line in lines
   ]
+  # An export that is predicted is not read again for the run that it trained.
+  for place, read in ((f'{folder}/../export', True), (tmp_path / 'x', False)):
+    known, _ = taxa.of_run(run, str(place))
+    assert (known == taxa.NONE) == read
   run.config['data']['path'] = str(tmp_path / 'gone')
   told = ' '.join(taxonomy.analyse([run]).notes)
   assert '$run^$: no taxa of its export' in told and 'no lineages' in told

@@ -1,6 +1,7 @@
 """An archive of class folders is read as if it were unpacked."""
 
 import os
+import pathlib
 import re
 import tarfile
 import zipfile
@@ -9,12 +10,12 @@ import packing
 import pytest
 
 from plankton_jax.data import select
+from plankton_jax.data.ecotaxa import read as export
 from plankton_jax.data.sources import (
   contents,
   entries,
   flowcam,
   folder,
-  objects,
 )
 from plankton_jax.errors import InputError
 
@@ -130,7 +131,7 @@ def test_of_files_of_one_name_the_last_is_read(tmp_path):
 def test_archives_of_one_class_each_are_folders_of_their_names(tmp_path):
   inner = {
     'ant.zip': {'0.png': b'0', 'deep/1.png': b'1', '.x.png': b''},
-    'bee.ZIP': {'bee/2.png': b'2', '__MACOSX/x.png': b''},
+    'bee.ZIP': {'bee/2.png': b'2', '2.png': b'', '__MACOSX/x.png': b''},
   }
   several = {
     name: packing.pack_zip(tmp_path / 'x', files).read_bytes()
@@ -144,11 +145,19 @@ def test_archives_of_one_class_each_are_folders_of_their_names(tmp_path):
   ):
     listing = folder.scan_classes(str(place))
     assert listing.images.ids == ids
-    assert [listing.images.read(id) for id in ids] == [b'0', b'1', b'2']
+    assert [listing.images.read(id) for id in ids] == [b'0', b'1', b'']
     assert listing.others == {'.txt': 1}
-    ((name, _),) = listing.images.skipped
-    assert name == 'bad.zip'
+    assert [name for name, _ in listing.images.skipped] == [
+      'bad.zip',
+      'bee.ZIP/bee/2.png',
+    ]
     assert select.objects(str(place)).ids == ids
+  place, caches = tmp_path / 'set', tmp_path / 'caches'
+  os.utime(place, (1e9, 1e9))
+  seen = folder.fingerprint(folder.scan(str(place)).images, caches)
+  packing.pack_zip(place / 'ant.zip', inner['ant.zip'] | {'0.png': b'3'})
+  os.utime(place, (1e9, 1e9))
+  assert folder.fingerprint(folder.scan(str(place)).images, caches) != seen
 
 
 def test_archives_beside_images_are_told_and_not_read(tmp_path):
@@ -168,7 +177,8 @@ def test_archives_beside_images_are_told_and_not_read(tmp_path):
     assert listing.images.ids == ('ant/0.png', 'bee/1.png')
     assert not listing.images.skipped
     assert listing.doubts == (
-      'archives are not read: unpack: bad.tar.gz, set.zip',
+      'archives are not read, so unpack what others do not hold:'
+      ' bad.tar.gz, set.zip',
     )
     assert listing.others == {'.gz': 2, '.zip': 1}
 
@@ -181,6 +191,19 @@ def test_an_archive_that_is_cut_off_is_one_line(tmp_path, kind):
     with pytest.raises(InputError, match=r'cut off or damaged') as caught:
       read(str(path))
     assert '\n' not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_an_archive_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+  path = pack(tmp_path / 'a.tar', IMAGES)
+  path.with_name('a.bin').touch()
+
+  def refuse(*_):  # Root may read all there is.
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(pathlib.Path, 'open', refuse)
+  for name in ('a.tar', 'a.bin'):
+    with pytest.raises(InputError, match=r'Permission denied$|is not a folder'):
+      folder.scan(str(path.with_name(name)))
 
 
 def test_archives_that_are_no_archive_or_one_of_several_parts(tmp_path):
@@ -261,6 +284,25 @@ def test_collages_in_an_archive_are_no_images(tmp_path):
     folder.objects(str(path), field='--images')
 
 
+def test_an_archive_of_tar_archives_is_told_to_be_unpacked(tmp_path):
+  inner = pack(tmp_path / 'x.tar.gz', IMAGES).read_bytes()
+  path = packing.pack_zip(tmp_path / 'a.zip', {'x.tar.gz': inner})
+  with pytest.raises(InputError, match=r'\(1 of .gz\): unpack them$'):
+    folder.scan(str(path))
+  with pytest.raises(InputError, match=r'; unpack x.tar.gz$'):
+    export.export(str(path))
+
+
+def test_tables_that_cannot_be_read_beside_images_are_told(tmp_path, caplog):
+  for name, said in (('a.txt', False), ('a.csv', True), ('a.xlsx', True)):
+    path = packing.pack_zip(
+      tmp_path / f'{name}.zip', {name: b'x', '0.png': b''}
+    )
+    caplog.clear()
+    assert select.objects(str(path)).ids == ('0.png',)
+    assert (f'{name}.zip holds no table' in caplog.text) == said
+
+
 def test_bins_and_exports_may_be_tar_archives(tmp_path):
   table = b'object_id\timg_file_name\nx\t0.png\n'
   files = {'export/ecotaxa.tsv': table, 'export/0.png': packing.picture(0)}
@@ -269,7 +311,10 @@ def test_bins_and_exports_may_be_tar_archives(tmp_path):
   name = 'D20130526T095207_IFCB013'
   bins = {f'{name}{e}': b'' for e in ('.adc', '.hdr', '.roi')}
   found = select.objects(str(pack(tmp_path / 'b.tar', bins)))
-  assert not found.ids and isinstance(found, objects.Objects)
+  assert not found.ids and not found.skipped
+  place = packing.tree(tmp_path / 'bins', bins | {'bad.zip': b'PK'})
+  ((name, reason),) = select.objects(str(place)).skipped
+  assert name == 'bad.zip' and 'not a zip archive' in reason
 
 
 BOXES = {
@@ -289,15 +334,20 @@ BOXES = {
 def test_sets_of_boxes_are_told_to_be_cropped(tmp_path, kind, caplog):
   name, data = BOXES[kind]
   files = {'a/1.png': b'', 'train/2.png': b'', 'a/classes.txt': b'0\n1\n'}
+  files['a/notes.txt'] = b'class and depths:\n0 0.5 0.25 0.1 1\n'
   place = packing.tree(tmp_path / 'set', files | {name: data})
   said = re.escape(
     f'{name} draws boxes within images ({kind}), which are passed'
   )
-  folder.objects(str(place))
-  assert re.search(said, caplog.text)
+  for read in (folder.objects, folder.scan_classes):
+    caplog.clear()
+    read(str(place))
+    assert re.search(said, caplog.text)
   (place / '2.png').write_bytes(b'')
   with pytest.raises(InputError, match=rf'lies in no class folder.*; {said}'):
     folder.scan_classes(str(place))
+  with pytest.raises(InputError, match=rf'holds no table .*; {said}'):
+    export.export(str(place))
   (place / name).unlink()
   assert not folder.scan(str(place)).boxes
 

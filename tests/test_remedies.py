@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import counts, neighbors
-from analysis.files import folders, inputs, pile
-from analysis.measures import lineages
+from analysis.files import command, folders, inputs, pile
 from plankton_jax import curriculum, distances, objectives
 from plankton_jax.data import classes, splits
 from plankton_jax.data.drawn import plankton
@@ -101,8 +100,8 @@ def _own_split(rare):
       "no 'params/encoder/...' in it, or other arrays beside",
     ),
     (
-      lambda: lineages.check(1.0),
-      '--sure=1.0: give a share such as 0.95',
+      lambda: command.check_share('sure', 1.0),
+      '--sure=1.0: give a share between 0 and 1',
     ),
     (
       lambda: counts.analyse([RUN], counts.Asked(None, draws=1)),

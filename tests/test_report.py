@@ -3,16 +3,19 @@
 import base64
 import io
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import gallery, projection
-from analysis.files import originals
+from analysis import gallery, projection, report
+from analysis.figures import images as cells
+from analysis.figures import style
+from analysis.files import originals, result
 from analysis.files.inputs import Embeddings, Source
-from analysis.files.result import Result, Shown
+from analysis.files.result import Drawing, Result, Shown
 from analysis.page import pictures, scatter, summary
 from plankton_jax.data.drawn import plankton
 from plankton_jax.errors import InputError
@@ -243,6 +246,51 @@ def test_summary_gathers_each_parts_numbers():
     'Classifiers on unseen classes': [],
     'SVC, balanced accuracy, 1,234 labelled': [cell('0.700'), cell()],
   }
+
+
+class Killer:
+  """Ends the process that unpickles it."""
+
+  def __reduce__(self):
+    return os._exit, (1,)
+
+
+def test_another_process_saves_what_this_one_would(tmp_path, monkeypatch):
+  def plain():
+    figure, ax = style.plt.subplots(figsize=(2, 1), layout='constrained')
+    ax.set_title('a title')
+    return figure
+
+  def of_images():
+    on = cells.canvas(2.0, 1.3)
+    cells.put(on, 0.1, 0.1, np.full((20, 30), 90, np.uint8), 'a text')
+    return cells.finish(on)
+
+  drawings = {
+    'a/b': Drawing(plain, ['Someone 2015']),
+    'images': Drawing(of_images),
+  }
+  drawn = dict(result.figures(Result(figures=drawings)))
+  monkeypatch.setattr(report.loky, 'cpu_count', lambda: 2)
+  with (
+    pytest.raises(InputError, match='free some memory'),
+    report.beside() as save,
+  ):
+    waits = [save(figure, tmp_path, name) for name, figure in drawn.items()]
+    saved = [wait() for wait in waits]
+    assert saved == [result.render(drawing) for drawing in drawings.values()]
+    assert b'Someone 2015' in saved[0].svg
+    assert (tmp_path / 'a_b.png').read_bytes() == saved[0].png
+    assert (tmp_path / 'images.svg').read_bytes() == saved[1].svg
+    with pytest.raises(FileNotFoundError, match='missing'):
+      save(saved[0], tmp_path / 'missing', 'a')()
+    save(Killer(), tmp_path, 'a')()
+
+
+def test_an_error_names_the_figure_that_cannot_be_saved(tmp_path):
+  with pytest.raises(AttributeError) as error:
+    result.save(None, tmp_path, 'broken')
+  assert error.value.__notes__ == ['in the figure broken']
 
 
 def test_size_of_eight_thousand_images():

@@ -123,7 +123,9 @@ def test_files_whose_names_become_alike_are_all_written(tmp_path):
     for name in ('a/b.png', 'a_b.png')
   ]
   known = types.SimpleNamespace(names=())
-  images = types.SimpleNamespace(root=tmp_path, known=known)
+  images = types.SimpleNamespace(
+    original=lambda id: (tmp_path / id).read_bytes(), known=known
+  )
   assert outcome.write_classes(tmp_path / 'out', images, lines) == (2, 0)
   written = sorted((tmp_path / 'out/ant').iterdir())
   assert len(written) == 2

@@ -146,15 +146,13 @@ def leave_one_out(made):
   return left_out.by_group(made, whole, '^(.)_', 0.95)
 
 
-def test_a_group_is_labelled_by_the_others_alone():
-  lines, notes = leave_one_out(made_run())
-  assert [line['group'] for line in lines] == ['a', 'b', 'c'] and not notes
-  assert all(line['images'] == 48 for line in lines)
-  one = lines[2]
-  # The same by hand: centres of a and b label c's val and test images.
-  made = made_run()
+def right_of_c(made, groups, first):
+  """Labels val and test images of c by the centres of groups: which are right.
+
+  Takes those of the classes from `first` on alone.
+  """
   train = made.splits['train']
-  keep = np.array([id[0] != 'c' for id in train.id])
+  keep = np.array([id[0] in groups for id in train.id])
   means = np.stack(
     [
       train.embedding[keep & (train.label == c)].astype(float).mean(axis=0)
@@ -164,8 +162,30 @@ def test_a_group_is_labelled_by_the_others_alone():
   right = []
   for split in ('val', 'test'):
     for x, label, id in zip(*made.splits[split][:3], strict=True):
-      if id[0] == 'c':
+      if id[0] == 'c' and label >= first:
         right.append(np.sum((means - x) ** 2, axis=1).argmin() == label)
+  return right
+
+
+def test_a_class_of_one_group_alone_is_left_out_with_it():
+  made = made_run()
+  train = made.splits['train']
+  ids = np.where(train.label == 0, [f'c{id[1:]}' for id in train.id], train.id)
+  train = train._replace(id=ids)
+  one = made._replace(splits=made.splits | {'train': train})
+  line = leave_one_out(one)[0][2]
+  right = right_of_c(one, 'abc', 1)
+  assert (line['group'], line['images']) == ('c', len(right))
+  assert line['accuracy_all'] == pytest.approx(np.mean(right))
+
+
+def test_a_group_is_labelled_by_the_others_alone():
+  lines, notes = leave_one_out(made_run())
+  assert [line['group'] for line in lines] == ['a', 'b', 'c'] and not notes
+  assert all(line['images'] == 48 for line in lines)
+  one = lines[2]
+  # The same by hand: centres of a and b label c's val and test images.
+  right = right_of_c(made_run(), 'ab', 0)
   assert one['accuracy'] == pytest.approx(np.mean(right))
   moved, _ = leave_one_out(made_run(last=1.0))
   assert moved[2]['unknown'] > 0.5 > moved[2]['unknown_all']
@@ -190,7 +210,7 @@ def test_new_samples_alarm_and_are_to_be_labelled(
     shift,
     [made_run()],
     tmp_path / 'out',
-    asked=shift.Asked(images, by='^([a-z][0-9]?)_', label=5),
+    asked=shift.Asked(images, by='^([a-z][0-9]?)_', label_first=5),
   )
   told = capsys.readouterr().out
   assert 'sample s1 looks unlike anything outside of training; label 5' in told
@@ -236,8 +256,8 @@ def test_bad_input_is_told_in_one_line(tmp_path):
 
   refuse('all images are of one group', by='_')
   refuse('72 of 72 images have no such group', by='sample')
-  refuse('--alarm_level=1', by='^(.)_', level=1.0)
-  refuse('--label_first=0', by='^(.)_', label=0)
+  refuse('--alarm_level=1', by='^(.)_', alarm_level=1.0)
+  refuse('--label_first=0', by='^(.)_', label_first=0)
   refuse('no labelled train', source(val=blobs([3])), by='^(.)_')
   alone = source(train=grouped([9, 9], 1))
   refuse('val or test images: only those', alone, by='^(.)')
@@ -255,6 +275,6 @@ def test_flags_reach_the_analysis(monkeypatch):
     shift.asked([made_run()])
   shift.asked([made_run()])
   assert called == [
-    shift.Asked('new', by='x', label=7, level=0.1),
+    shift.Asked('new', by='x', label_first=7, alarm_level=0.1),
     shift.Asked(),
   ]

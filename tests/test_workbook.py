@@ -3,7 +3,7 @@
 import datetime
 import io
 import re
-import warnings
+import zipfile
 
 import openpyxl
 import packing
@@ -50,6 +50,7 @@ def taxa(export):
     {'a': [('Our labels',), (), *ROWS, (), (None, '')]},
     {'notes': [('By hand',), ('in 2024', 'x')], 'empty': [], 'a': ROWS},
     {'a': [('file', 'n', 'taxon'), *((f, 1.0, t) for f, t in FOUND)]},
+    {'a': [('image', 'taxon'), *((int(f[0]), t) for f, t in FOUND)]},
     {'a': [(None, 'Datei', 'Taxon'), *((None, *row) for row in FOUND)]},
   ],
 )
@@ -62,7 +63,8 @@ def test_a_list_in_a_workbook_comes_in_whole(tmp_path, sheets):
     packing.pack_zip(tmp_path / 'set.zip', files),
   ):
     found = read.export(str(path))
-    assert taxa(found) == FOUND and not found.skipped
+    named = [(found.files.find(image), taxon) for image, taxon in taxa(found)]
+    assert named == FOUND and not found.skipped
 
 
 def test_rows_of_a_workbook_are_named_by_their_numbers(tmp_path):
@@ -86,7 +88,11 @@ def test_cells_are_written_as_tables_have_them(tmp_path):
     'sample_id': '007',
     'acq_id': 12,
   }
-  files = {'e.xlsx': book(a=[[*cells], [*cells.values()]]), **IMAGES}
+  data = book(a=[[*cells], [*cells.values()]])
+  data = edited(
+    data, b'<v>12</v>', b'<v>1.2E1</v>'
+  )  # as Excel writes long ones
+  files = {'e.xlsx': data, **IMAGES}
   found = read.export(str(packing.tree(tmp_path, files)))
   (item,) = found.objects
   assert item.id == '007/12/20210503000012'
@@ -104,10 +110,11 @@ def test_of_several_sheets_the_first_is_read_and_the_others_told(tmp_path):
 
 def test_a_workbook_without_a_list_says_so(tmp_path):
   path = packing.tree(tmp_path, {'l.xlsx': book(a=[('a', 'b')]), **IMAGES})
-  with pytest.raises(InputError, match=r'l.xlsx: no sheet has a column of ima'):
-    read.export(str(path / 'l.xlsx'))
-  with pytest.raises(InputError, match=r'if l\.xlsx is the table, save it'):
-    read.export(str(path))
+  for place in (path, path / 'l.xlsx'):
+    with pytest.raises(
+      InputError, match=r'l.xlsx: no sheet has a column of im'
+    ):
+      read.export(str(place))
 
 
 @pytest.mark.parametrize(
@@ -133,13 +140,27 @@ def test_a_workbook_too_large_to_unpack_is_refused(monkeypatch):
     workbook.sheets(book(a=ROWS), 'l.xlsx')
 
 
-def test_what_a_workbook_holds_besides_cells_is_no_warning(recwarn):
-  data = book(a=ROWS)
-  with warnings.catch_warnings():
-    warnings.simplefilter('error')
-    assert workbook.sheets(data, '') == {
-      'a': 'filename\tlabel\n0.png\tCalanus\n1.png\tété\n2.png\n'.encode()
-    }
+def edited(data, pattern, new):
+  """A workbook with a part of its XML replaced."""
+  stream = io.BytesIO()
+  with (
+    zipfile.ZipFile(io.BytesIO(data)) as before,
+    zipfile.ZipFile(stream, 'w') as after,
+  ):
+    texts = {name: before.read(name) for name in before.namelist()}
+    assert any(re.search(pattern, text) for text in texts.values())
+    for name, text in texts.items():
+      after.writestr(name, re.sub(pattern, new, text))
+  return stream.getvalue()
+
+
+def test_what_a_workbook_holds_besides_cells_is_no_warning():
+  data = edited(book(a=ROWS), b'<cellStyles.*</cellStyles>', b'')
+  with pytest.warns(UserWarning, match='no default style'):
+    openpyxl.load_workbook(io.BytesIO(data), read_only=True)
+  assert workbook.sheets(data, '') == {
+    'a': 'filename\tlabel\n0.png\tCalanus\n1.png\tété\n2.png\n'.encode()
+  }
 
 
 def test_other_tables_may_be_workbooks_too(tmp_path):
@@ -161,3 +182,17 @@ def test_a_list_beside_images_is_told_to_folders(tmp_path):
     path = packing.tree(tmp_path / ending, files)
     with pytest.raises(InputError, match=message):
       folder.scan_classes(str(path))
+
+
+def test_a_sheet_may_say_a_wrong_size(tmp_path):
+  data = edited(book(a=ROWS), b'<dimension ref="[^"]*"', b'<dimension ref="A1"')
+  files = {'l.xlsx': data, **IMAGES}
+  assert taxa(read.export(str(packing.tree(tmp_path, files)))) == FOUND
+
+
+def test_a_formula_counts_by_its_last_result(tmp_path):
+  rows = [('file', 'label'), ('0.png', '=3+4')]
+  data = edited(book(a=rows), b'</f><v ?/?>(</v>)?', b'</f><v>7</v>')
+  files = {'l.xlsx': data, **IMAGES}
+  found = read.export(str(packing.tree(tmp_path, files)))
+  assert taxa(found) == [('0.png', '7')]

@@ -41,25 +41,26 @@ class Sheet(Artist):
   """
 
   def __init__(
-    self, on: Canvas, left: float, top: float, pixels: Image.Image
+    self, ax: plt.Axes, left: float, top: float, pixels: Image.Image
   ) -> None:
     super().__init__()
     self.set_zorder(0.0)  # below lines and texts
-    self._on = on
+    self._on = ax
     self._corner = left, top + pixels.height / DPI
-    self._size = np.array(pixels.size) / DPI
-    self._pixels = np.asarray(pixels.convert('RGBA'))[::-1]
+    self._pixels = pixels
 
   def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
     """Returns the place on the figure, for its tight bounding box."""
     del renderer
-    low = self._on.ax.transData.transform(self._corner)
-    return Bbox([low, low + self._size * self._on.figure.dpi])
+    low = self._on.transData.transform(self._corner)
+    size = np.array(self._pixels.size) / DPI
+    return Bbox([low, low + size * self._on.figure.dpi])
 
   def draw(self, renderer: RendererBase) -> None:
     """Draws the pixels, if the figure is saved at `DPI`."""
-    x, y = self._on.ax.transData.transform(self._corner)
-    renderer.draw_image(renderer.new_gc(), round(x), round(y), self._pixels)
+    x, y = self._on.transData.transform(self._corner)
+    pixels = np.asarray(self._pixels.convert('RGBA'))[::-1]
+    renderer.draw_image(renderer.new_gc(), round(x), round(y), pixels)
 
 
 def canvas(width: float, height: float) -> Canvas:
@@ -100,10 +101,13 @@ def finish(on: Canvas) -> plt.Figure:
   top = min(y for _, y, _ in on.images)
   right = max(x + picture.width for x, _, picture in on.images)
   bottom = max(y + picture.height for _, y, picture in on.images)
-  sheet = Image.new('RGB', (right - left, bottom - top), 'white')
+  # Grey where all are: a report holds the sheets of many figures.
+  grey = all(picture.mode == 'L' for _, _, picture in on.images)
+  size = right - left, bottom - top
+  sheet = Image.new('L' if grey else 'RGB', size, 'white')
   for x, y, picture in on.images:
     sheet.paste(picture, (x - left, y - top))
-  on.ax.add_artist(Sheet(on, left / DPI, top / DPI, sheet))
+  on.ax.add_artist(Sheet(on.ax, left / DPI, top / DPI, sheet))
   return on.figure
 
 

@@ -4,6 +4,7 @@ import logging
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from absl import flags
 
@@ -15,6 +16,8 @@ from plankton_jax.cli import command
 from plankton_jax.errors import InputError
 from plankton_jax.files import home
 from plankton_jax.neighbours import choice
+
+Options = TypeVar('Options', bound=NamedTuple)
 
 WORKDIR = flags.DEFINE_multi_string(
   'workdir',
@@ -38,7 +41,7 @@ OUT = flags.DEFINE_string(
 )
 # What several commands ask for.
 IMAGES = flags.DEFINE_string(
-  'images', None, 'A folder of images, labelled or not.'
+  'images', None, 'A folder of images, or an archive of one, labelled or not.'
 )
 EXPORT = flags.DEFINE_string(
   'export', None, 'An EcoTaxa export, a table, IFCB bins or FlowCam runs.'
@@ -65,6 +68,17 @@ SEARCH = flags.DEFINE_enum(
 TAXA = flags.DEFINE_string(
   'taxa', None, 'A table of taxa: lineage, EcoTaxa and WoRMS numbers.'
 )
+
+
+def options(kind: type[Options]) -> Options:
+  """Fills a tuple of options from the flags that its fields are named after."""
+  return kind._make(flags.FLAGS[name].value for name in kind._fields)
+
+
+def check_share(flag: str, share: float) -> None:
+  """Raises InputError unless a flag's value is a share between 0 and 1."""
+  if not 0.0 < share < 1.0:
+    raise InputError(f'--{flag}={share}: give a share between 0 and 1')
 
 
 def given(*, untrained: bool = False) -> tuple[list[Source], pathlib.Path]:

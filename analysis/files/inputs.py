@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.files import shards, tables
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 from plankton_jax.files import config_file, encoder_folder
 
 SPLITS = ('train', 'val', 'test', 'unseen')
@@ -177,13 +177,10 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   except InputError:
     raise
   except _UNREADABLE as error:
-    pickled = 'allow_pickle' in str(error)
-    reason = (
-      'holds pickled objects, which are never loaded; save plain arrays'
-      if pickled
-      else f'not a readable .npz ({" ".join(str(error).split())[:200]})'
-    )
-    raise InputError(f'{path}: {reason}') from None
+    wrong = f'not a readable .npz ({reason(error)})'
+    if 'allow_pickle' in str(error):
+      wrong = 'holds pickled objects, which are never loaded; save plain arrays'
+    raise InputError(f'{path}: {wrong}') from None
 
 
 def _labels(

@@ -7,7 +7,7 @@ nothing itself; the report takes the same Results.
 import io
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.files import tables
@@ -69,11 +69,11 @@ def show(name: str, result: Result) -> None:
       print(f'  {table.footer}')
 
 
-def write(result: Result, out: pathlib.Path) -> dict[str, Picture]:
-  """Writes every file into a folder; returns the figures as drawn, by name.
+def write(result: Result, out: pathlib.Path) -> None:
+  """Writes every file into a folder; a '/' in a file's name becomes '_'.
 
-  A figure becomes name.png and name.svg; a '/' in a file's name becomes '_'.
-  Prints the paths that the result announces.
+  A figure becomes name.png and name.svg. Prints the paths that the result
+  announces.
   """
   out.mkdir(parents=True, exist_ok=True)
   for name, rows in result.tables.items():
@@ -93,19 +93,12 @@ def write(result: Result, out: pathlib.Path) -> dict[str, Picture]:
     else:
       with atomic.file(path) as building:
         writer(building)
-  pictures = {}
-  for name, drawing in result.figures.items():
-    picture = drawing if isinstance(drawing, Picture) else render(drawing)
-    pictures[name] = picture
-    for ending, content in picture._asdict().items():
-      path = out / f'{_plain(name)}.{ending}'
-      with atomic.file(path) as building:
-        building.write_bytes(content)
+  for name, figure in figures(result):
+    save(figure, out, name)
   for name, remark in result.announced.items():
     path = (out / _plain(name)).resolve()
     size = f'{path.stat().st_size / 1e6:.1f} MB'
     print(f'{path}{remark.format(size=size)}')
-  return pictures
 
 
 def content(data: str | bytes) -> Writer:
@@ -114,32 +107,61 @@ def content(data: str | bytes) -> Writer:
   return lambda path: path.write_bytes(encoded)
 
 
+def figures(result: Result) -> Iterator[tuple[str, 'Figure | Picture']]:
+  """Yields the figures by name, each drawn but not yet laid out or saved."""
+  for name, drawing in result.figures.items():
+    yield name, drawing if isinstance(drawing, Picture) else _draw(drawing)
+
+
+def save(figure: 'Figure | Picture', out: pathlib.Path, name: str) -> Picture:
+  """Writes a figure into a folder, which takes longer than to draw it."""
+  try:
+    picture = figure if isinstance(figure, Picture) else _files(figure)
+  except Exception as error:
+    error.add_note(f'in the figure {name}')
+    raise
+  for ending, content in picture._asdict().items():
+    with atomic.file(out / f'{_plain(name)}.{ending}') as building:
+      building.write_bytes(content)
+  return picture
+
+
 def render(drawing: Drawing) -> Picture:
-  """Draws a figure, its sources in small print below it, and closes it."""
+  """Draws a figure and makes files of it."""
+  return _files(_draw(drawing))
+
+
+def _draw(drawing: Drawing) -> 'Figure':
+  """Draws a figure, with its sources in small print below it."""
   from matplotlib import pyplot
 
   figure = drawing.draw()
   note = '\n'.join(dict.fromkeys(filter(None, drawing.citations)))
   if note:
     figure.text(0.01, -0.01, note, fontsize=6, color='0.4', va='top')
+  pyplot.close(figure)  # Pyplot forgets it; it can still be saved.
+  return figure
+
+
+def _files(figure: 'Figure') -> Picture:
+  """Lays a figure out and makes files of it."""
+  from matplotlib import rcParams
+
   found = {}
   with warnings.catch_warnings():
     # Names may hold signs that no font has: a box is drawn for each.
     warnings.filterwarnings('ignore', 'Glyph .* missing from font')
     # The layout and its bounds once for both formats: savefig would draw the
     # figure anew to find those of each.
-    figure.set_dpi(pyplot.rcParams['savefig.dpi'])
+    figure.set_dpi(rcParams['savefig.dpi'])
     if (engine := figure.get_layout_engine()) is not None:
       engine.execute(figure)
       figure.set_layout_engine(None)
-    bounds = figure.get_tightbbox().padded(
-      pyplot.rcParams['savefig.pad_inches']
-    )
+    bounds = figure.get_tightbbox().padded(rcParams['savefig.pad_inches'])
     for ending, metadata in (('png', {}), ('svg', {'Date': None})):
       held = io.BytesIO()
       figure.savefig(held, format=ending, bbox_inches=bounds, metadata=metadata)
       found[ending] = held.getvalue()
-  pyplot.close(figure)
   return Picture(**found)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.files import tables
 from plankton_jax.data.sources.source import one_line
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 from plankton_jax.files import atomic
 
 MANY = 1_000_000  # rows of a file; more go into shards
@@ -198,8 +198,7 @@ def _schema(path: pathlib.Path) -> Any:
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-  reason = ' '.join(str(error).split())[:200]
-  return InputError(f'{path}: not readable Parquet ({reason})')
+  return InputError(f'{path}: not readable Parquet ({reason(error)})')
 
 
 def _matrix(path: pathlib.Path, column: Any) -> np.ndarray:

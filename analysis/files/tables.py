@@ -116,6 +116,8 @@ def find_columns(
 
 def plain(value: Any) -> Any:
   """Converts NumPy scalars and arrays to JSON values; NaN to null."""
+  if isinstance(value, np.ndarray) and value.dtype.kind == 'f':
+    return np.where(np.isfinite(value), value, np.array(None)).tolist()
   if isinstance(value, np.ndarray):
     return [plain(item) for item in value.tolist()]
   if isinstance(value, np.generic):

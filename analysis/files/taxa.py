@@ -10,6 +10,7 @@ from analysis.files.inputs import Source
 from plankton_jax.data.sources.objects import Object
 from plankton_jax.data.sources.source import one_line
 from plankton_jax.errors import InputError
+from plankton_jax.files import home
 
 RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
 WORMS = 'urn:lsid:marinespecies.org:taxname:'
@@ -149,12 +150,18 @@ def from_objects(items: Iterable[Object]) -> tuple[Taxa, list[str]]:
   return Taxa(taxa), notes
 
 
-def of_run(source: Source) -> tuple[Taxa, list[str]]:
+def of_run(source: Source, read: str | None = None) -> tuple[Taxa, list[str]]:
   """Collects the taxa of the EcoTaxa export that a run was trained on.
+
+  If that is `read`, an export whose taxa are known, it is not read again.
 
   Returns:
     The taxa, none for other data, and notes on what is missing.
   """
+  own = (source.config or {}).get('data', {}).get('path')
+  place = lambda path: home.expand(path).resolve()
+  if read and own and place(read) == place(own):
+    return NONE, []
   try:
     return from_objects(objects_of_run(source))
   except InputError as error:

@@ -8,6 +8,7 @@ imaging data management', ask for images that a machine identified.
 import math
 from collections.abc import Iterator, Sequence
 
+import plankton_jax
 from analysis.files.taxa import Path, Taxa, Taxon
 from analysis.measures.openset import NO_CLASS, UNKNOWN
 from analysis.measures.predictions import Prediction
@@ -52,6 +53,12 @@ def rows(
       references='' if by_hand else references,
       score=None if by_hand else one.score,
     )
+
+
+def references(name: str, step: int | None) -> str:
+  """Names the software and the encoder, for those who publish predictions."""
+  of_step = '' if step is None else f' step {step}'
+  return f'plankton_jax {plankton_jax.__version__}, {name}{of_step}'
 
 
 def is_taxon(name: str) -> bool:

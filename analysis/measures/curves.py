@@ -162,13 +162,11 @@ def learn(
           for one in caught
         )
         predicted = model.predict((rows[test] - centre) / scale)
-        true = labels[test]
-        scores['balanced accuracy'][seed, i] = metrics.recall_score(
-          true, predicted, average='macro', zero_division=0.0
+        _, recall, f1, _ = metrics.precision_recall_fscore_support(
+          labels[test], predicted, average='macro', zero_division=0.0
         )
-        scores['macro F1'][seed, i] = metrics.f1_score(
-          true, predicted, average='macro', zero_division=0.0
-        )
+        scores['balanced accuracy'][seed, i] = recall
+        scores['macro F1'][seed, i] = f1
       step()
     chance = 1.0 / len(present)
     found.append(Curve(features, name, counts, scores, chance, unconverged))
@@ -190,7 +188,7 @@ def band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def rows(curve: Curve) -> list[dict[str, Any]]:
-  """Lists the curve as a table, a line a size and measure."""
+  """Tabulates the curve, a line for each size and measure."""
   return [
     {
       'features': curve.features,

@@ -16,7 +16,6 @@ import numpy as np
 from analysis.files.taxa import Path, Taxa
 from analysis.measures import calibration, labeller
 from analysis.measures.fitted import Fitted
-from plankton_jax.errors import InputError
 
 
 class Level(NamedTuple):
@@ -53,12 +52,6 @@ class Placed(NamedTuple):
 
 
 NOWHERE = Placed((), '', '', 0.0)
-
-
-def check(sure: float) -> None:
-  """Raises InputError for a share outside 0 … 1."""
-  if not 0.0 < sure < 1.0:
-    raise InputError(f'--sure={sure}: give a share such as 0.95')
 
 
 def grow(

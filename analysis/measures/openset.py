@@ -20,7 +20,6 @@ import numpy as np
 from analysis.files.inputs import Embeddings
 from analysis.measures import classes, prevalence
 from plankton_jax.data.classes import plain
-from plankton_jax.errors import InputError
 from plankton_jax.neighbours import search
 
 # Shares of seen images to accept that are tried.
@@ -108,12 +107,6 @@ def by_neighbour(train: Embeddings, embedding: np.ndarray, k: int) -> Judged:
   """
   distance, rows = search.nearest(embedding, train.embedding, k)
   return Judged(classes.voted(rows, train.label), distance[:, -1])
-
-
-def check_acceptance(acceptance: float) -> None:
-  """Raises InputError for a share outside 0 … 1."""
-  if not 0.0 < acceptance < 1.0:
-    raise InputError(f'--acceptance={acceptance}: give a share such as 0.95')
 
 
 def fewest(acceptance: float) -> int:

@@ -177,7 +177,7 @@ def rows(found: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
 def classes(
   labeller: Labeller, trained: Sequence[str], found: Sequence[Prediction]
 ) -> list[dict[str, Any]]:
-  """Makes a line a class: what it is known by, and what was taken for it."""
+  """Makes a line for each class: its labelled and its predicted images."""
   sure: dict[str, list[float]] = {}
   for one in found:
     if one.known:

@@ -162,7 +162,8 @@ def clusters(
   with warnings.catch_warnings():
     # Duplicates can leave fewer distinct rows than clusters.
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
-    return model.fit_predict(embeddings)
+    # Of float32 rows, scikit-learn makes float64 ones for each centre.
+    return model.fit_predict(embeddings.astype(np.float64))
 
 
 def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:

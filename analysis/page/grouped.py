@@ -32,7 +32,7 @@ def render(
   rows: Embeddings,
   notes: Sequence[str],
 ) -> str:
-  """Renders the page of groups, a section a branch of the tree.
+  """Renders the page of groups, one section for each branch of the tree.
 
   `lines` are the groups as discover tabulates them.
   """

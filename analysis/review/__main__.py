@@ -17,7 +17,7 @@ from absl import flags
 
 from analysis.files import command as analyses
 from analysis.files import pile, taxa
-from analysis.measures import openset
+from analysis.files.inputs import Source
 from analysis.review import prepare, server, store
 from analysis.review.session import Session
 from analysis.review.store import Store
@@ -42,15 +42,13 @@ for name in (
 THREADS = 6
 
 
-def open_session(out: pathlib.Path) -> Session:
+def open_session(source: Source, out: pathlib.Path) -> Session:
   """Prepares the images that the flags name, and opens their decisions.
 
   Raises:
     InputError: as prepare.images and Store do.
   """
-  sources, _ = analyses.given(untrained=True)
-  source = analyses.one_run(sources, 'review')
-  openset.check_acceptance(analyses.ACCEPTANCE.value)
+  analyses.check_share('acceptance', analyses.ACCEPTANCE.value)
   images = prepare.images(
     source,
     folder_=analyses.IMAGES.value,
@@ -89,11 +87,12 @@ def main(argv: Sequence[str]) -> None:
 
   del argv
   host.show_log(logging.WARNING)
-  _, default = analyses.given(untrained=True)
+  sources, default = analyses.given(untrained=True)
+  source = analyses.one_run(sources, 'review')
   own = 'check' if CHECK.value else 'review'
   out = home.expand(analyses.OUT.value or default / own)
   listening = listen(PORT.value)
-  session = open_session(out)
+  session = open_session(source, out)
   count = len(session.images.ids)
   print(f'{count:,} images; decisions in {out}')
   if PREPARE.value:

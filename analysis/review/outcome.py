@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def rows(
   images: Images, state: State, predicted: Predicted, events: Sequence[Event]
 ) -> list[Row]:
-  """Makes a line an image: its class, and by whom it was decided and when."""
+  """Makes a line for each image: its class, who decided it and when."""
   by = {event.seq: event for event in events}
   lines = []
   for row, key in enumerate(images.ids):
@@ -201,7 +201,6 @@ def write_classes(
     for line in lines
     if line['status'] == VALIDATED and line['class'] != none
   ]
-  gone = 0
   if not chosen:
     raise InputError('no image has a class yet: decide some first')
   for line in chosen:
@@ -210,24 +209,27 @@ def write_classes(
       raise InputError(
         f'{line["class"]!r} cannot name a folder: rename the class'
       )
-  if images.root is not None:
-    there = [line for line in chosen if (images.root / line['id']).exists()]
-    chosen, gone = there, len(chosen) - len(there)
   old = folder.with_name(f'.{folder.name}.old')
   shutil.rmtree(old, ignore_errors=True)
   if folder.exists():
     folder.rename(old)
+  gone = 0
   with atomic.directory(folder) as building:
     for number, line in enumerate(chosen):
-      place = building / line['class']
-      place.mkdir(parents=True, exist_ok=True)
-      stem = line['id'].replace('/', '_')
-      if images.root is not None:
-        if (place / stem).exists():  # of a/b.png and a_b.png, for example
-          stem = f'{number}_{stem}'
-        shutil.copyfile(images.root / line['id'], place / stem)
-      else:
+      place, stem = building / line['class'], line['id'].replace('/', '_')
+      if images.original is None:
+        place.mkdir(parents=True, exist_ok=True)
         picture = np.squeeze(images.read(line['id']))
         Image.fromarray(picture).save(place / f'{number}_{stem}.png')
+        continue
+      try:
+        data = images.original(line['id'])
+      except (KeyError, ValueError):
+        gone += 1
+        continue
+      place.mkdir(parents=True, exist_ok=True)
+      if (place / stem).exists():  # of a/b.png and a_b.png, for example
+        stem = f'{number}_{stem}'
+      (place / stem).write_bytes(data)
   shutil.rmtree(old, ignore_errors=True)
-  return len(chosen), gone
+  return len(chosen) - gone, gone

@@ -4,13 +4,12 @@ import hashlib
 import pathlib
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-import plankton_jax
 from analysis.files import (
   checks,
   folders,
@@ -23,6 +22,7 @@ from analysis.files import (
 from analysis.files.inputs import Source
 from analysis.files.originals import Read
 from analysis.files.taxa import Taxa
+from analysis.formats import darwin_core
 from analysis.measures import groups, labeller
 from analysis.review import refit, store, thumbnails
 from analysis.review.refit import Known
@@ -32,6 +32,7 @@ from plankton_jax.data.sources.objects import Object, Objects
 from plankton_jax.errors import InputError
 from plankton_jax.files import atomic
 
+Original = Callable[[str], bytes]  # id -> its file; raises ValueError
 TEMPERATURE = 0.1  # of unit embeddings, where no images tell a better one
 
 
@@ -48,7 +49,7 @@ class Images(NamedTuple):
   known: Known
   thumbnails: Thumbnails
   read: Read  # id -> original image
-  root: pathlib.Path | None  # where ids are files, if they are
+  original: Original | None  # where ids are files
   items: tuple[Object, ...]  # [N] what is known of each
   taxa: Taxa
   references: str  # the software and the encoder
@@ -73,7 +74,7 @@ class Opened(NamedTuple):
   found: Gathered
   read: Read  # id -> original image
   draw: Sequence[str] | None = None  # ids of a draw to check, in its order
-  root: pathlib.Path | None = None  # where ids are files, if they are
+  original: Original | None = None  # where ids are files
   items: Mapping[str, Object] = types.MappingProxyType({})  # by id
 
 
@@ -89,7 +90,7 @@ def images(
   listed: Taxa,
   out: pathlib.Path,
 ) -> Images:
-  """Embeds, groups and shrinks the images, or reads what a start before did.
+  """Embeds, groups and shrinks the images, or reads what an earlier start kept.
 
   The images of an earlier start come first and keep their groups. What was
   added to the folder since is embedded and follows; what is no longer there
@@ -130,7 +131,7 @@ def images(
   items, of_run = _origin(source, opened.items, found.ids)
   rows = {key: row for row, key in enumerate(found.ids)}
   draw = [rows[key] for key in opened.draw or () if key in rows]
-  step = '' if source.workdir is None else f' step {inputs.step(source)}'
+  step = None if source.workdir is None else inputs.step(source)
   return Images(
     opened.name,
     found.ids,
@@ -142,10 +143,10 @@ def images(
     known,
     thumbnails.collect(out, found.ids, opened.read, before=len(before.ids)),
     opened.read,
-    opened.root,
+    opened.original,
     items,
     taxa.merge(listed, of_run),
-    f'plankton_jax {plankton_jax.__version__}, {source.name}{step}',
+    darwin_core.references(source.name, step),
     None if opened.draw is None else np.array(draw, int),
   )
 
@@ -184,7 +185,8 @@ def _open_place(
   draw = place.ids if check else None
   found = _embed(source, place, pixel_um, kept, before)
   items = dict(zip(place.ids, place.items, strict=False))
-  return Opened(place.name, found, read, draw, place.root, items)
+  original = None if place.items else place.read
+  return Opened(place.name, found, read, draw, original, items)
 
 
 def _open_pile(
@@ -217,7 +219,7 @@ def _embed(
   kept: pathlib.Path,
   before: Stored,
 ) -> Gathered:
-  """Embeds the images of a place that no start before did."""
+  """Embeds the images of a place that no earlier start embedded."""
   present, decided = set(place.ids), set(before.ids)
   if decided and not present & decided:
     raise InputError(
@@ -268,7 +270,7 @@ def _take(found: Gathered, rows: Sequence[int]) -> Gathered:
 def _in_order(
   found: Gathered, first: Sequence[str], path: pathlib.Path
 ) -> Gathered:
-  """Puts the images of a start before first.
+  """Puts the images of earlier starts first.
 
   Raises:
     InputError: one of them is neither there nor embedded by this encoder.

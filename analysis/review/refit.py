@@ -178,7 +178,7 @@ def predict(
 def _averages(
   links: sparse.csr_array, pool: ThreadPoolExecutor
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Makes the product of links and rows [N, C], a part a thread.
+  """Returns a function that multiplies links by rows [N, C], in threads.
 
   SciPy's own takes one thread, and is most of a prediction's time.
   """

@@ -9,6 +9,7 @@ accelerator.json. docs/speed.md says how to read them.
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -21,13 +22,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.accelerator import contestants, rows
-from plankton_jax.errors import InputError
+from benchmarks.accelerator import rows
+from benchmarks.accelerator.contestants import Contest, without
 from plankton_jax.files import atomic
 
-REPEATS = 5
-ENOUGH = 15.0  # seconds after which a row is timed no further
-AGREE = 1e-3  # relative difference allowed between the results of both sides
 CHARACTERS = 46  # of a name
 
 
@@ -135,91 +133,6 @@ def _unit(row, ours, seconds):
   return 's', lambda t: t
 
 
-class Contest:
-  """Both contestants; one that dies is restarted for the next row.
-
-  Args:
-    sizes: of all work.
-    wheels: a folder to import from as well, or None.
-    limit: `time.monotonic()` at which to stop waiting.
-  """
-
-  def __init__(
-    self, sizes: rows.Sizes, wheels: pathlib.Path | None, limit: float
-  ):
-    self.workers: dict[str, contestants.Worker] = {}
-    self._sizes, self._wheels, self._limit = sizes, wheels, limit
-
-  def measure(self, row: rows.Row) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Measures a row; returns both sides' facts, with 'times' if timed.
-
-    Both sides prepare at the same time and are timed in turn.
-    """
-    first = 'deterministic' if row.deterministic else 'ours'
-    names = [first, 'peer'] if row.peer else [first]
-    for name in names:
-      # The compiler is the peer's.
-      spec = row.spec if name == 'peer' else _without(row.spec, 'compiler')
-      self._tell(name, spec | {'least_s': self._sizes.least_s})
-    facts = {name: self._hear(name) for name in names}
-    if row.peer:
-      _check(facts['ours'], facts['peer'])
-    ready = [name for name in names if 'calls' in facts[name]]
-    for name in ready:
-      facts[name]['times'] = []
-    began = time.monotonic()
-    for _ in range(REPEATS if ready else 0):
-      for name in ready:
-        if 'error' not in facts[name]:
-          self._tell(name, {'measure': True})
-          answer = self._hear(name)
-          facts[name]['times'] += [answer.pop('seconds')] if answer else []
-          facts[name] |= answer
-      if time.monotonic() - began > ENOUGH:
-        break
-    if row.deterministic and first in self.workers:
-      self.workers.pop(first).close()
-    return facts[first], facts.get('peer', {})
-
-  def _tell(self, name, message):
-    if name not in self.workers:
-      self.workers[name] = contestants.Worker(
-        'peer' if name == 'peer' else 'ours',
-        wheels=self._wheels if name == 'peer' else None,
-        flags=self._sizes.flags
-        + f' {contestants.DETERMINISTIC}' * (name == 'deterministic'),
-      )
-    self.workers[name].tell(message)
-
-  def _hear(self, name):
-    try:
-      left = self._limit - time.monotonic()
-      return self.workers[name].hear(min(left, self._sizes.patience_s))
-    except InputError as error:
-      self.workers.pop(name).close()
-      return {'error': str(error)}
-
-
-def _without(spec, field):
-  return {name: value for name, value in spec.items() if name != field}
-
-
-def _check(ours: dict[str, Any], peer: dict[str, Any]) -> None:
-  """Refuses a peer with another result: doing less work must not win."""
-  if 'error' in ours or 'error' in peer:
-    return
-  pairs = [
-    (name, ours['checks'][name], other)
-    for name, other in peer.get('checks', {}).items()
-  ]
-  if 'parameters' in peer:
-    pairs.append(('parameters', ours['parameters'], peer['parameters']))
-  for name, value, other in pairs:
-    if not abs(value - other) <= AGREE * max(abs(value), abs(other)):
-      peer['error'] = f'{name} is {other}, ours {value}'
-      peer.pop('calls', None)
-
-
 def machine(contest: Contest) -> dict[str, Any]:
   """Describes the device, its driver, and the versions of the software."""
   ours, peer = contest.measure(rows.Row('', '', {'job': 'describe'}))
@@ -236,8 +149,8 @@ def machine(contest: Contest) -> dict[str, Any]:
     ).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     driver = 'none'
-  found = _without(ours, 'prepared') | {'driver': driver}
-  found['peer'] = _without(peer, 'prepared')
+  found = without(ours, 'prepared') | {'driver': driver}
+  found['peer'] = without(peer, 'prepared')
   return found
 
 
@@ -288,7 +201,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
   contest = Contest(sizes, args.wheels, limit)
   limits: dict[str, float] = {}
   table: list[dict[str, Any]] = []
-  with contestants.closing(contest.workers):
+  with contextlib.closing(contest):
     found = machine(contest)
     print(json.dumps(found, indent=1), flush=True)
     print(HEADER, flush=True)

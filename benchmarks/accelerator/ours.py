@@ -1,17 +1,15 @@
 """Runs our side: the library's own functions on this device."""
 
-import functools
 import importlib.metadata
 import sys
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import inputs
+from benchmarks import inputs, jobs
 from benchmarks.accelerator import checks, training
 from benchmarks.accelerator.worker import Job, serve
 from benchmarks.serve import each
-from plankton_jax import objectives, retrieval
 from plankton_jax.neighbours import device
 
 
@@ -30,64 +28,11 @@ def describe() -> Job:
   }
 
 
-def matmul(*, side: int, kind: str) -> Job:
-  """Multiplies random square matrices in 'bfloat16', 'tf32' or 'float32'.
-
-  'tf32' is the default of float32 products on devices that have it.
-  """
-  x = jnp.asarray(inputs.square(side))
-  if kind == 'bfloat16':
-    x = x.astype(jnp.bfloat16)
-  precision = 'highest' if kind == 'float32' else 'default'
-  product = jax.jit(functools.partial(jnp.dot, precision=precision))
-  run = each(lambda: product(x, x), jax.block_until_ready)
-  return run, {'flops': 2 * side**3}
-
-
 def copy(*, mebibytes: int) -> Job:
   """Reads and writes a large array."""
   x = jnp.ones(mebibytes << 18, jnp.float32)
   call = jax.jit(lambda x: x + 1.0)
   return each(lambda: call(x), jax.block_until_ready), {'bytes': 2 * x.nbytes}
-
-
-def mining(*, batch: int, dim: int, policy: str) -> Job:
-  """Mines a batch, and computes its triplet loss and gradient."""
-  positive, negative = policy.split('+')
-  objective = objectives.triplet(margin=0.5, stages=((positive, negative),))
-  rows = {
-    'label': jnp.asarray(inputs.labels(batch, 10)),
-    'valid': jnp.ones(batch, bool),
-  }
-  x = jnp.asarray(inputs.embeddings(batch, dim, 10))
-  function = jax.value_and_grad(
-    lambda x, rows: objective.loss({}, x, rows, stage=0), has_aux=True
-  )
-  compiled = jax.jit(function).lower(x, rows).compile()
-  return each(lambda: compiled(x, rows), jax.block_until_ready), {
-    'flops': 2 * batch**2 * dim,
-    'checks': {'loss': float(compiled(x, rows)[0][0])},
-  } | training.peak(compiled)
-
-
-def retrieve(*, rows: int, dim: int, classes: int) -> Job:
-  """Computes Recall@1, R-precision and MAP@R, each row against all others."""
-  x, labels = (
-    inputs.embeddings(rows, dim, classes),
-    inputs.labels(rows, classes),
-  )
-  found = {}
-
-  def measure():
-    found.update(retrieval.evaluate(x, labels, ks=(1,)))
-
-  measure()
-  return each(measure), {
-    'flops': 2 * rows**2 * dim,
-    'checks': {
-      name: found[name] for name in ('recall_at_1', 'r_precision', 'map_at_r')
-    },
-  }
 
 
 def neighbours(*, rows: int, dim: int, count: int) -> Job:
@@ -103,7 +48,7 @@ def neighbours(*, rows: int, dim: int, count: int) -> Job:
 JOBS = {
   job.__name__: job
   for job in (
-    *(describe, matmul, copy, mining, retrieve, neighbours),
+    *(describe, jobs.matmul, copy, jobs.mining, jobs.retrieve, neighbours),
     *(training.step, training.embed, training.augmentation),
     *(training.whole_run, training.repeat),
     *(checks.mined_indices, checks.losses_and_gradients),

@@ -118,7 +118,7 @@ def mining(*, batch: int, dim: int, policy: str, compiler: str) -> Job:
   labels = torch.from_numpy(inputs.labels(batch, 10)).long().to(DEVICE)
   facts: dict[str, Any] = {'note': 'peer: PyTorch, [B, B] in memory'}
   if _has_metric_learning():
-    loss_of = _metric_learning(policy)
+    loss_of = torch_network.library_triplet(policy, 0.5)
     facts['note'] = 'peer: pytorch-metric-learning'
   else:
     loss_of = _compiled(torch_network.Triplet(policy, 0.5), compiler)
@@ -135,20 +135,6 @@ def mining(*, batch: int, dim: int, policy: str, compiler: str) -> Job:
     facts['checks'] = {'loss': loss}
   run, more = measured(call)
   return run, facts | more
-
-
-def _metric_learning(policy):
-  from pytorch_metric_learning import distances, losses, miners, reducers
-
-  distance = distances.LpDistance(normalize_embeddings=False, power=2)
-  positive, negative = policy.split('+')
-  miner = miners.BatchEasyHardMiner(
-    pos_strategy=positive, neg_strategy=negative, distance=distance
-  )
-  objective = losses.TripletMarginLoss(
-    margin=0.5, distance=distance, reducer=reducers.MeanReducer()
-  )
-  return lambda x, labels: objective(x, labels, miner(x, labels))
 
 
 def retrieve(*, rows: int, dim: int, classes: int) -> Job:
@@ -226,7 +212,7 @@ def _with_parameters(model, job):
   """Adds the number of parameters, which shows if the network is ours."""
   run, facts = job
   count = sum(p.numel() for p in model.parameters())
-  return run, facts | {'parameters': count}
+  return run, facts | {'checks': {'parameters': count}}
 
 
 def _compiled(function, compiler):

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import inputs, operations
+from benchmarks import inputs, jobs, operations
 from benchmarks.accelerator import published
 from benchmarks.accelerator.worker import Job
 from benchmarks.serve import each
 from plankton_jax import augment
 from plankton_jax.nn import encoders
-from plankton_jax.train import batches, experiment, sharding
+from plankton_jax.train import batches, experiment
 from plankton_jax.train.evaluation import evaluate
 from plankton_jax.train.step import make_embed_step
 
@@ -74,10 +74,10 @@ def step(
       state, metrics = compiled(state, resident, key())
     jax.block_until_ready((state, metrics))
 
-  facts = operations.count(config['encoder'], side, batch)
+  facts = _facts(config, side, batch, compiled)
   # Backward is twice forward: by the inputs, and by the weights.
   facts['flops'] *= 3
-  return steps, facts | peak(compiled)
+  return steps, facts
 
 
 def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
@@ -97,8 +97,15 @@ def embed(*, fields: dict[str, Any], side: int, batch: int) -> Job:
 
   call = lambda: compiled(params, variables['batch_stats'], images)
   # Of all poses: the encoder is counted as it is.
-  facts = operations.count(config['encoder'], side, batch) | peak(compiled)
+  facts = _facts(config, side, batch, compiled)
   return each(call, jax.block_until_ready), facts
+
+
+def _facts(config, side, batch, compiled):
+  """Tells the work and the memory; the peer's parameters must be as many."""
+  found = operations.count(config['encoder'], side, batch)
+  checks = {'parameters': found['parameters']}
+  return found | {'checks': checks} | jobs.peak(compiled)
 
 
 def augmentation(*, side: int, batch: int) -> Job:
@@ -112,7 +119,7 @@ def augmentation(*, side: int, batch: int) -> Job:
 
   run = each(lambda: compiled(key(), images), jax.block_until_ready)
   # Bytes are read once and floats written once.
-  return run, {'bytes': 5 * images.size} | peak(compiled)
+  return run, {'bytes': 5 * images.size} | jobs.peak(compiled)
 
 
 def whole_run(**spec: Any) -> Job:
@@ -213,8 +220,3 @@ def repeat(*, steps: int, **spec: Any) -> Job:
     'seconds': seconds,
     'note': f'two runs of {steps} steps: {found} bit for bit',
   }
-
-
-def peak(compiled: jax.stages.Compiled) -> dict[str, float]:
-  """Counts the bytes of a program: arguments, results, temporaries."""
-  return {'memory': sharding.program_memory(compiled).total}

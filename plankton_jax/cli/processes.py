@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from plankton_jax.cli import command
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 
 LOST = 75  # EX_TEMPFAIL: exit status if the same command would go on
 
@@ -67,10 +67,9 @@ def joined(
   except Exception as error:
     if jax.process_count() == 1 or not _GONE.search(str(error)):
       raise
-    reason = ' '.join(str(error).split())[:200]
     print(
-      f'error: another process of the job is lost ({reason}); the same command'
-      ' goes on from the last checkpoint, with any number of processes',
+      f'error: another process of the job is lost ({reason(error)}); the same'
+      ' command goes on from the last checkpoint, with any number of processes',
       file=sys.stderr,
       flush=True,
     )
@@ -106,9 +105,8 @@ def _join(
       shutdown_timeout_seconds=_SHUTDOWN,
     )
   except (ValueError, RuntimeError) as error:
-    reason = ' '.join(str(error).split())[:200]
     raise InputError(
-      f'the processes cannot join ({reason}): see that the first one runs and'
-      ' --coordinator names it, or give --coordinator, --num_processes and'
-      ' --process_id'
+      f'the processes cannot join ({reason(error)}): see that the first one'
+      ' runs and --coordinator names it, or give --coordinator, --num_processes'
+      ' and --process_id'
     ) from error

@@ -70,6 +70,10 @@ class Data(NamedTuple):
   white: int = 0
   accounts: accounting.Accounts | None = None  # the fate of all that was read
 
+  def measures_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Selects the measures of some rows, by name."""
+    return {name: values[rows] for name, values in self.measures.items()}
+
 
 def load(
   workdir: str | Path,

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
@@ -145,22 +145,25 @@ def described(
   archived = entries.is_archive(place) or any(
     file.suffix.lower() == '.zip' for file in inside
   )
+  names: Sequence[PurePath] = inside
+  if archived:
+    names = [PurePath(name) for name in entries.find(place).files]
   table = next(filter(files.is_table, inside), None)
-  if archived or any(map(ifcb.is_bin, inside)):
-    bins = ifcb.find(place)
-    if bins is not None:
-      _say_unread(table, 'IFCB bins')
-      return bins
+  bins = ifcb.find(place) if any(map(ifcb.is_bin, names)) else None
+  if bins is not None:
+    _say_unread(table, 'IFCB bins')
+    return bins
   if any(map(flowcam.is_list, inside)):
     _say_unread(table, 'runs of a FlowCam')
     return flowcam.objects(path, field=field)
-  if table is None and not archived and not place.is_file():
-    return None
-  try:
-    return ecotaxa.objects(path, image_rank, field=field)
-  except files.NoTable as error:  # Archives may hold anything else.
-    log.info('%s', error)
-    return None
+  texts = {name.suffix.lower() for name in names}.intersection(files.READ)
+  if texts if archived else table or place.is_file():
+    try:
+      return ecotaxa.objects(path, image_rank, field=field)
+    except files.NoTable as error:  # Archives may hold anything else.
+      readme = texts == {'.txt'}
+      log.log(logging.INFO if readme else logging.WARNING, '%s', error)
+  return None
 
 
 def _say_unread(table: Path | None, instead: str) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 from plankton_jax.files import home
 
 _TYPES = frozenset(
@@ -52,5 +52,5 @@ def read(path: pathlib.Path) -> Contents:
         arrays[name] = file.get_tensor(name)
       header = dict(file.metadata() or {})
   except (safetensors.SafetensorError, OSError, ValueError) as error:
-    raise InputError(' '.join(str(error).split()) or 'cut short') from None
+    raise InputError(reason(error)) from None
   return Contents(arrays, header)

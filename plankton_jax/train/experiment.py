@@ -212,7 +212,7 @@ def _chunk(chunk: int, size: int) -> int:
       f'batch.chunk={chunk} does not divide the {size} images of a batch; 0'
       ' takes them at once'
     )
-  sharding.make_mesh(chunk, field='batch.chunk')
+  sharding.check_split('batch.chunk', chunk)
   return chunk
 
 

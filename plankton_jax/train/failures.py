@@ -1,4 +1,4 @@
-"""Tells a run that fails: numbers that are not finite, a collapsed space.
+"""Detects a failing run: numbers that are not finite, a collapsed space.
 
 Hard mining often ends in a triplet loss that stays at its margin, or a space
 that shrinks to a point or a line: see Xuan, Stylianou, Liu and Pless 2020, Hard

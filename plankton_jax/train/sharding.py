@@ -25,24 +25,23 @@ MANY_CLASSES = 10_000
 _SHARE = 0.25  # share of a device's memory; a step's temporaries need the rest
 
 
-def make_mesh(
-  batch_size: int, field: str = 'batch.size'
-) -> jax.sharding.Mesh | None:
+def make_mesh(batch_size: int) -> jax.sharding.Mesh | None:
   """Makes a mesh of all devices along 'batch', or None for one device.
-
-  Args:
-    batch_size: rows to split over the devices.
-    field: of the config that gives this number, for the error.
 
   Raises:
     InputError: the batch size is not a multiple of the number of devices.
   """
-  count = jax.device_count()
-  if batch_size % count:
-    raise InputError(
-      f'{field}={batch_size} is not a multiple of the {count} devices'
-    )
+  check_split('batch.size', batch_size)
   return _mesh_of(jax.devices())
+
+
+def check_split(field: str, rows: int) -> None:
+  """Raises InputError unless all devices can share a field's number of rows."""
+  count = jax.device_count()
+  if rows % count:
+    raise InputError(
+      f'{field}={rows} is not a multiple of the {count} devices; set it to one'
+    )
 
 
 def make_local_mesh() -> jax.sharding.Mesh | None:

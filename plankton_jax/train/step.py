@@ -1,4 +1,4 @@
-"""Makes the jitted steps: takes dependencies, returns a pure function."""
+"""Makes the jitted steps, pure functions, from their dependencies."""
 
 import functools
 from collections.abc import Callable

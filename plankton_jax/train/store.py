@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 from plankton_jax.files import atomic, weight_file, write_errors
 from plankton_jax.train import sharding
 from plankton_jax.train.state import TrainState
@@ -38,10 +38,9 @@ def damage_named(folder: pathlib.Path) -> Iterator[None]:
   except Exception as error:  # Orbax lets through what its parsers raise
     if write_errors.explain(error) is not None:
       raise
-    reason = ' '.join(str(error).split())[:200] or 'no reason given'
     raise InputError(
-      f'{folder} cannot be read ({type(error).__name__}: {reason}); use another'
-      ' step, or train again in a new --workdir'
+      f'{folder} cannot be read ({type(error).__name__}: {reason(error)}); use'
+      ' another step, or train again in a new --workdir'
     ) from error
 
 

@@ -1,6 +1,6 @@
 """Shows what an EcoTaxa export holds, or checks a table to import.
 
-python -m plankton_jax.data.ecotaxa EXPORT     a zip archive or a folder
+python -m plankton_jax.data.ecotaxa EXPORT     an archive, a folder, a list
 python -m plankton_jax.data.ecotaxa FILE.tsv   would EcoTaxa import it?
 """
 

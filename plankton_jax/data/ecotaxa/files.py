@@ -4,13 +4,13 @@ import contextlib
 import functools
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from plankton_jax.data.ecotaxa import lists, names, table, workbook
 from plankton_jax.data.ecotaxa.table import Table
-from plankton_jax.data.sources import archives, entries
+from plankton_jax.data.sources import archives, boxes, entries
 from plankton_jax.data.sources.entries import Entry
 from plankton_jax.data.sources.files import (
   PACKED,
@@ -23,7 +23,8 @@ from plankton_jax.errors import InputError
 # Names that its importer looks for, though in lower case only.
 _TABLE = re.compile(r'ecotaxa.*\.(tsv|txt)', re.IGNORECASE)
 TEXTS = ('.tsv', '.txt', '.csv')  # endings of tables with other names
-_READ = (*TEXTS, *workbook.ENDINGS)
+READ = (*TEXTS, *workbook.ENDINGS)  # endings of all tables
+_COLUMNS = 'call its columns of images and taxa filename and label'
 # Endings of tables that are not read.
 _UNREAD = ('.xls', '.xlsb', '.ods', '.numbers', '.gz', '.parquet', '.feather')
 
@@ -61,7 +62,7 @@ class NoTable(InputError):
 
 
 def open_export(path: str, *, field: str = 'data.path') -> Files:
-  """Lists the files of a zip archive, of a folder, or beside one table.
+  """Lists the files of an archive, of a folder, or beside one table.
 
   Zip archives inside it count as folders of their names, those without a table
   also as unpacked where they lie. A table may have any name if it is given
@@ -90,10 +91,9 @@ def open_export(path: str, *, field: str = 'data.path') -> Files:
   every, parsed = _tables(found, named)
   tables = (place.name,) if single else every
   if not tables:
-    raise NoTable(
-      f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt'
-      f'{_instead(place, found)}'
-    )
+    held = _instead(found, named)
+    held = held and f'; {held}'
+    raise NoTable(f'{place} holds no table ecotaxa*.tsv or ecotaxa*.txt{held}')
   find, locate = names.finders(found, every)
 
   def digest_of(name: str) -> bytes:
@@ -143,18 +143,43 @@ def _remedy(place: Path) -> str:
   return ': save it as .xlsx or .csv' if ending in _UNREAD else ''
 
 
-def _instead(place: Path, found: Iterable[str]) -> str:
+def _instead(found: Mapping[str, Entry], named: Callable[[str], str]) -> str:
   """Says what a place without a table holds, and the remedy; '' if nothing."""
   seen = [name for name in found if not is_clutter(name.split('/'))]
   if 'xl/workbook.xml' in seen:
-    return '; it is an Excel workbook: give it a name that ends in .xlsx'
-  for name in seen:
-    if posixpath.splitext(name)[1].lower() in (*_READ, *_UNREAD):
-      return f'; if {name} is the table, save it as .xlsx or .csv'
+    return 'it is an Excel workbook: give it a name that ends in .xlsx'
+  packed = [n for n in seen if n.lower().endswith(entries.ENDINGS)]
+  of = {
+    posixpath.splitext(name)[1].lower(): name
+    for name in reversed(seen)
+    if name not in packed
+  }
+  for ending in workbook.ENDINGS:
+    if ending in of:
+      try:
+        lists.parse(found[of[ending]].read(), named(of[ending]))
+      except ValueError as error:
+        return str(error)
+  for ending in ('.tsv', '.csv'):
+    if ending in of:
+      return f'if {of[ending]} is the table, {_COLUMNS}'
+  for ending in _UNREAD:
+    if ending in of:
+      return f'if {of[ending]} is the table, save it as .xlsx or .csv'
+
+  def start(name: str, size: int) -> bytes:
+    with contextlib.suppress(ValueError):
+      return found[name].read()[:size]
+    return b''
+
+  if boxed := boxes.describe(seen, start):
+    return boxed
   if count := sum(map(is_image, seen)):
     remedy = "data.source='folder' reads one folder a class"
-    return f'; it holds {count:,} images: {remedy}'
-  return ''
+    return f'it holds {count:,} images: {remedy}'
+  if '.txt' in of:
+    return f'if {of[".txt"]} is the table, {_COLUMNS}'
+  return f'unpack {packed[0]}' if packed else ''
 
 
 def _tables(
@@ -171,7 +196,7 @@ def _tables(
     return tuple(called), {}
   tables = {}
   for name in seen:
-    if posixpath.splitext(name)[1].lower() in _READ:
+    if posixpath.splitext(name)[1].lower() in READ:
       with contextlib.suppress(ValueError):
         tables[name] = lists.parse(found[name].read(), named(name))
   own = [n for n, found in tables.items() if {*found.columns} >= table.NEEDED]

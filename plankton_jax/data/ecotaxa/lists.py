@@ -79,8 +79,13 @@ def is_prose(start: bytes) -> bool:
 
 
 def is_list(found: Table) -> bool:
-  """Tells by its cells whether a column of a table names images."""
-  return bool(_of_images(found))
+  """Tells whether a table lists images.
+
+  A column has their names in its cells, or those of images and of taxa are
+  called so: numbers of images have no endings.
+  """
+  called = _columns(found, _IMAGE) and _columns(found, _TAXON)
+  return bool(_of_images(found) or (found.rows and called))
 
 
 def renamed(found: Table) -> tuple[Table, list[str]]:

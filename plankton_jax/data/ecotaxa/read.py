@@ -89,7 +89,7 @@ def check_rank(image_rank: str | int) -> None:
 def export(
   path: str, image_rank: str | int = 'lowest', *, field: str = 'data.path'
 ) -> Export:
-  """Reads all tables of an export: a zip archive, a folder, or one table.
+  """Reads all tables of an export: an archive, a folder, or one table.
 
   Of an object with several images, the one with the lowest or highest
   `img_rank` is kept, or the one of a given rank if it has that, else the

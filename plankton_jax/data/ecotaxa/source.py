@@ -29,7 +29,7 @@ def from_export(
   """Takes the objects whose annotation is in one of the given states.
 
   Args:
-    path: a zip archive or a folder.
+    path: an archive, a folder or a table.
     labelled_status: states, of `table.STATES`.
     group_by: a key of `read.GROUPS` that the objects must have, or ''.
     image_rank: as in `read.export`.

@@ -5,6 +5,7 @@ be read from its start alone, a copy is unpacked into one file without a name,
 where the system keeps those, and is gone when the program ends.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -50,12 +51,17 @@ class Found(NamedTuple):
   skipped: list[tuple[str, str]]  # (name, reason) of what is no file to read
 
 
+_Listed = Iterator[tuple[str, Entry | str]]  # name, and the file or the reason
+
+
 def is_archive(path: Path) -> bool:
   """Tells by its ending or its first bytes whether a file is an archive."""
   name = path.name.lower()
   if not path.is_file() or name.endswith(_DOCUMENTS):
     return False
-  return name.endswith(ENDINGS) or archives.is_zip(path)
+  with contextlib.suppress(OSError):  # It is named when it is read.
+    return name.endswith(ENDINGS) or archives.is_zip(path)
+  return False
 
 
 def title(place: Path) -> str:
@@ -75,8 +81,15 @@ def find(place: Path) -> Found:
   Raises:
     InputError: the archive is damaged, or a folder cannot be read.
   """
+  try:
+    return _find(_of_archive(place) if place.is_file() else _of_folder(place))
+  except OSError as error:
+    raise InputError(f'{place}: {error.strerror}') from None
+
+
+def _find(listed: _Listed) -> Found:
+  """Keeps one file of each name."""
   skipped: list[tuple[str, str]] = []
-  listed = _of_archive(place) if place.is_file() else _of_folder(place)
   found: dict[str, Entry] = {}
   for name, entry in listed:
     if isinstance(entry, str):
@@ -96,9 +109,6 @@ def of_file(path: Path) -> Entry:
     lambda: path.stat().st_size,
     path,
   )
-
-
-_Listed = Iterator[tuple[str, Entry | str]]  # name, and the file or the reason
 
 
 def _of_folder(root: Path) -> _Listed:

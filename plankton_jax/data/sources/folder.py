@@ -5,13 +5,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import (
-  Container,
-  Iterable,
-  Iterator,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +59,7 @@ class Listing(NamedTuple):
 
   images: Objects  # label -1 in the root itself
   others: Mapping[str, int]  # ending of files that are no images -> files
-  # Folders without an image in or below them -> what they hold, as `others`.
+  # Innermost folders without an image -> what they hold, as `others`.
   empty: Mapping[str, Mapping[str, int]]
   understood: str  # says what top-level folders are, if not classes
   doubts: tuple[str, ...]  # lines on what may not be meant so
@@ -146,7 +140,7 @@ def scan(
       root=place.root,
     ),
     others,
-    found.empty,
+    dict(sorted(found.empty.items())),
     understood,
     (*doubts, *doubted),
     boxed,
@@ -165,7 +159,7 @@ def scan_classes(
 ) -> Listing:
   """Lists a folder as `scan` does, insisting on one folder a class.
 
-  Warns of folders without an image.
+  Warns of folders without an image, and of doubts.
 
   Raises:
     InputError: an image lies outside any class folder, or a folder has none
@@ -188,6 +182,7 @@ def scan_classes(
       len(listing.empty),
       shorten_list([one_line(name) for name in listing.empty]),
     )
+  _tell(listing)
   return listing
 
 
@@ -216,7 +211,6 @@ def source(
     )
   if listing.understood:
     log.info('%s: %s', found.place, listing.understood)
-  _tell(listing)
   return to_source(found, fingerprint(found, cache_dir))
 
 
@@ -227,10 +221,13 @@ def _tell(listing: Listing) -> None:
 
 def fingerprint(found: Objects, cache_dir: Path | None = None) -> str:
   """Hashes every path, content and class to 32 hex digits."""
+  root, packed = Path(found.place), None
+  if found.root is None:
+    packed = found.read
+    cache_dir = cache_dir if root.is_file() else None  # not of many archives
   state = hashlib.blake2b(digest_size=16)
-  packed = found.read if found.root is None else None
   # A file without a hash is listed as skipped when the records are written.
-  hashes = contents.digests(Path(found.place), found.ids, cache_dir, packed)
+  hashes = contents.digests(root, found.ids, cache_dir, packed)
   for name, content in zip(found.ids, hashes, strict=True):
     state.update(f'{name}\0'.encode() + content + b'\0')
   paths = sorted({name.rpartition('/')[0] for name in found.ids} - {''})
@@ -290,7 +287,7 @@ class _Found(NamedTuple):
   """What lies in a place, by paths in it."""
 
   images: list[str]
-  empty: dict[str, collections.Counter[str]]  # folders without an image
+  empty: dict[str, collections.Counter[str]]  # innermost, without an image
   passed: list[str]  # hidden folders, and those of runs' analyses
   others: collections.Counter[str]  # ending -> files
   texts: list[str]  # that may say what images are
@@ -300,10 +297,10 @@ class _Found(NamedTuple):
 def _sort(place: Place) -> _Found:
   """Sorts the files of a place by what they are."""
   found = _Found([], {}, [], collections.Counter(), [], [])
-  filled = {''}
   for folder in files.tree(place.listed):
     found.passed.extend(files.join(folder.name, n) for n in folder.passed)
     counts: collections.Counter[str] = collections.Counter()
+    before = len(found.images)
     names = [name for name in folder.files if not is_clutter([name])]
     if not files.ZARR.isdisjoint(folder.files):
       counts['.zarr'], names = 1, []
@@ -315,7 +312,6 @@ def _sort(place: Place) -> _Found:
         bare and images.is_known(place.start(name, 4))
       ):
         found.images.append(name)
-        filled.update(_above(folder.name, filled))
         continue
       counts[ending or 'no ending'] += 1
       if ending in _TEXTS:
@@ -323,17 +319,9 @@ def _sort(place: Place) -> _Found:
       if file.lower().endswith(_ARCHIVES):
         found.archives.append(name)
     found.others.update(counts)
-    if not folder.entered:
+    if folder.name and not folder.entered and before == len(found.images):
       found.empty[folder.name] = counts
-  empty = {n: found.empty[n] for n in sorted(found.empty) if n not in filled}
-  return found._replace(empty=empty)
-
-
-def _above(folder: str, known: Container[str]) -> Iterator[str]:
-  """Yields a folder and those above it, up to one that is known."""
-  while folder not in known:
-    yield folder
-    folder = folder.rpartition('/')[0]
+  return found
 
 
 def _passed_over(place: Place, found: _Found) -> list[str]:
@@ -342,7 +330,10 @@ def _passed_over(place: Place, found: _Found) -> list[str]:
   held = [name for name in found.passed if _holds_picture(place, name)]
   for what, names in (
     ('hidden folders and figures of runs are passed over', held),
-    ('archives are not read: unpack', found.images and found.archives),
+    (
+      'archives are not read, so unpack what others do not hold',
+      found.images and found.archives,
+    ),
   ):
     if names:
       shown = shorten_list([one_line(name) for name in names])

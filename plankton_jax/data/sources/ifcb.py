@@ -118,8 +118,9 @@ class Cell(NamedTuple):
 
 def is_bin(path: PurePath) -> bool:
   """Tells by its name whether a file belongs to a bin."""
-  known = any(form.name.fullmatch(path.stem) for form in _FORMATS)
-  return known and path.suffix.lower() in ('.adc', '.hdr', '.roi')
+  return path.suffix.lower() in ('.adc', '.hdr', '.roi') and any(
+    form.name.fullmatch(path.stem) for form in _FORMATS
+  )
 
 
 def objects(path: str, *, field: str = 'data.path') -> Objects:
