@@ -156,6 +156,21 @@ def test_the_kernels_gradient_sums_the_parts_of_all_cores(
 
 
 @pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
+def test_one_thread_within_another_ends_with_the_outer():
+  library = onednn_library.load()
+  count, before = library.omp_get_max_threads, library.omp_get_max_threads()
+  library.omp_set_num_threads(3)
+  try:
+    with onednn_library._OneThread():
+      with onednn_library._OneThread():
+        assert count() == 1
+      assert count() == 1
+    assert count() == 3
+  finally:
+    library.omp_set_num_threads(before)
+
+
+@pytest.mark.skipif(not onednn.available(), reason='oneDNN is not installed')
 def test_onednn_serves_one_cpu_alone_and_bfloat16_where_it_pays(monkeypatch):
   x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 8))
   text = lambda x, kernel: (
@@ -180,14 +195,17 @@ def test_onednn_serves_one_cpu_alone_and_bfloat16_where_it_pays(monkeypatch):
 
 
 def test_what_a_handler_raises_fails_the_computation():
-  def fail(buffers, numbers):
-    raise ValueError(f'{buffers[0].shape} {list(numbers)}')
+  def prepare(numbers):
+    def fail(*addresses):
+      raise ValueError(f'{len(addresses)} arrays, {numbers}')
 
-  handler.register('plankton_jax.test.fail', fail)
+    return fail
+
+  handler.register('plankton_jax.test.fail', prepare)
   call = jax.ffi.ffi_call(
     'plankton_jax.test.fail', jax.ShapeDtypeStruct((2,), jnp.float32)
   )
-  with pytest.raises(Exception, match=r'fail: \(2, 3\) \[7, 8\]'):
+  with pytest.raises(Exception, match=r'fail: 2 arrays, \(7, 8\)'):
     jax.jit(lambda x: call(x, numbers=np.array([7, 8], np.int64)))(
       jnp.zeros((2, 3))
     ).block_until_ready()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from plankton_jax.nn import embedding, encoders, resnet
+from plankton_jax.nn.norm import BatchNorm
 from plankton_jax.train.state import join_frozen, split_frozen
 from tests.tiny_encoder import TINY, apply, make_images
 
@@ -133,7 +134,7 @@ def test_a_block_begins_as_the_identity(block, features):
     conv=lambda width, kernel, strides, name: nn.Conv(
       width, (kernel, kernel), strides, use_bias=False, name=name
     ),
-    norm=functools.partial(nn.BatchNorm, use_running_average=False),
+    norm=functools.partial(BatchNorm, use_running_average=False),
   )
   x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
   begun, state = module.init_with_output(jax.random.key(1), x)

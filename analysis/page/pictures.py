@@ -2,15 +2,16 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from analysis.files import originals
 from analysis.files.inputs import Source
+from plankton_jax.data import workers
 from plankton_jax.errors import InputError
 
 TILE = 96  # px, side of a picture
@@ -26,24 +27,22 @@ def sheets(
 ) -> list[bytes]:
   """Makes WebP sheets with a picture of each id in order, row by row.
 
-  Scales an image to fit its square; the rest is white.
+  Scales an image to fit its square; the rest is white. Reads in threads.
   """
   pages = []
   each = ACROSS * ACROSS
-  with tqdm(total=len(ids), desc='pictures', unit='image', delay=2) as bar:
-    for start in range(0, len(ids), each):
-      # Always full-sized, so that the page finds every picture by its share.
-      page = Image.new('RGB', (ACROSS * TILE, ACROSS * TILE), 'white')
-      for place, key in enumerate(ids[start : start + each]):
-        picture = fit(read(key))
-        row, column = divmod(place, ACROSS)
-        x = column * TILE + (TILE - picture.width) // 2
-        y = row * TILE + (TILE - picture.height) // 2
-        page.paste(picture, (x, y))
-        bar.update()
-      held = io.BytesIO()
-      page.save(held, 'WEBP', quality=QUALITY, method=EFFORT)
-      pages.append(held.getvalue())
+  made = workers.in_order(lambda key: fit(read(key)), ids, desc='pictures')
+  for _ in range(0, len(ids), each):
+    # Always full-sized, so that the page finds every picture by its share.
+    page = Image.new('RGB', (ACROSS * TILE, ACROSS * TILE), 'white')
+    for place, picture in enumerate(itertools.islice(made, each)):
+      row, column = divmod(place, ACROSS)
+      x = column * TILE + (TILE - picture.width) // 2
+      y = row * TILE + (TILE - picture.height) // 2
+      page.paste(picture, (x, y))
+    held = io.BytesIO()
+    page.save(held, 'WEBP', quality=QUALITY, method=EFFORT)
+    pages.append(held.getvalue())
   return pages
 
 

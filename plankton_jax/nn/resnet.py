@@ -19,6 +19,7 @@ from plankton_jax.errors import InputError
 from plankton_jax.nn.backbone import Path, Published, number_blocks
 from plankton_jax.nn.conv.choice import keep_kernel
 from plankton_jax.nn.lora import Adapter
+from plankton_jax.nn.norm import BatchNorm
 
 
 class _ResidualBlock(nn.Module):
@@ -42,7 +43,7 @@ class _ResidualBlock(nn.Module):
       strides = self.strides if i == strided else 1
       y = self.conv(features, kernel, strides, name=f'Conv_{i}')(y)
       if i < last:
-        y = nn.relu(self.norm(name=f'BatchNorm_{i}')(y))
+        y = self.norm(rectified=True, name=f'BatchNorm_{i}')(y)
     zero = nn.initializers.zeros
     y = self.norm(scale_init=zero, name=f'BatchNorm_{last}')(y)
     if x.shape != y.shape:
@@ -152,7 +153,7 @@ class ResNet(nn.Module):
     for i, (kernel, strides) in enumerate(layers):
       features = self.width // 2 ** (len(layers) - 1 - i)
       x = self._conv(features, kernel, strides, name=f'Conv_{i}')(x)
-      x = nn.relu(self._norm(0, train)(name=f'BatchNorm_{i}')(x))
+      x = self._norm(0, train)(rectified=True, name=f'BatchNorm_{i}')(x)
     if self.stem == 'imagenet':
       x = max_pool(x)
     for stage, blocks in enumerate(self._blocks):
@@ -185,7 +186,7 @@ class ResNet(nn.Module):
   @nn.nowrap
   def _norm(self, stage: int, train: bool) -> Callable[..., nn.Module]:
     return functools.partial(
-      nn.BatchNorm,
+      BatchNorm,
       use_running_average=not train or stage < self.freeze,
       momentum=0.9,
       epsilon=1e-5,

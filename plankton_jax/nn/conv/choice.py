@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # Without oneDNN lax wins for many channels, unless the image is tiny.
 _LAX_CHANNELS = 128
 _LAX_SIDE = 4
+_NORM_CHANNELS = 16  # float32 in a vector of the processor
 
 
 def conv_general_dilated(
@@ -112,6 +113,18 @@ def computing_dtype(name: str) -> jnp.dtype:
     )
     return jnp.dtype(jnp.float32)
   return dtype
+
+
+def onednn_normalises(images: jax.Array) -> bool:
+  """Tells whether oneDNN normalises [B, H, W, C] faster than XLA.
+
+  It has no vector instructions for other numbers of channels.
+  """
+  return (
+    images.dtype == jnp.bfloat16
+    and images.shape[-1] % _NORM_CHANNELS == 0
+    and _onednn_serves(images.dtype)
+  )
 
 
 def _no_bfloat16():

@@ -5,32 +5,24 @@ with its major version, which is checked.
 """
 
 import ctypes
+import functools
 import pathlib
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 _MAJOR = 0  # of the interface
 _HEADER = 'xla/ffi/api/c_api.h'
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
-_TYPES = {11: 'float32', 16: 'bfloat16'}  # XLA_FFI_DataType
 
 
 class InterfaceError(Exception):
   """jaxlib's C interface for custom calls is not the one written here."""
 
 
-class Buffer(NamedTuple):
-  """An argument or result, dense and row-major."""
-
-  address: int
-  shape: tuple[int, ...]
-  dtype: str
-
-
-Function = Callable[[Sequence[Buffer], Sequence[int]], None]
+Function = Callable[..., None]  # takes addresses of dense, row-major arrays
 
 
 def _structure(*fields):
@@ -39,12 +31,7 @@ def _structure(*fields):
   return type('_', (ctypes.Structure,), {'_fields_': [*head, *fields]})
 
 
-_Buffer = _structure(
-  ('dtype', ctypes.c_int),
-  ('data', ctypes.c_void_p),
-  ('rank', ctypes.c_int64),
-  ('dims', ctypes.POINTER(ctypes.c_int64)),
-)
+_Buffer = _structure(('dtype', ctypes.c_int), ('data', ctypes.c_void_p))
 _Buffers = _structure(
   ('count', ctypes.c_int64),
   ('types', ctypes.c_void_p),
@@ -128,27 +115,28 @@ def check_interface() -> None:
     )
 
 
-def register(name: str, function: Function) -> None:
-  """Makes `function` the CPU's handler of the custom call `name`.
+def register(name: str, prepare: Callable[[tuple[int, ...]], Function]) -> None:
+  """Makes the CPU's handler of the custom call `name`.
 
   Args:
     name: for `jax.ffi.ffi_call`, whose one attribute must be int64 numbers.
-    function: takes arguments, then results, float32 or bfloat16, then the
-      numbers; called from any thread. An exception in it fails the computation.
+    prepare: makes, from the numbers, the function that takes the addresses of
+      arguments, then of results. It is called once for the same numbers, and
+      the function from any thread. An exception in them fails the computation.
   """
+  prepared = functools.cache(prepare)
 
   def handle(pointer):
     frame = pointer.contents
-    api = frame.api.contents
     try:
       if frame.extension:  # at registration XLA asks for its version
-        _answer(frame.extension, api.version)
+        _answer(frame.extension, frame.api.contents.version)
       else:
-        buffers = [*_read(frame.arguments), *_read(frame.results)]
         array = frame.attributes.items[0].contents
-        function(buffers, array.data[: array.count])
+        run = prepared(tuple(array.data[: array.count]))
+        run(*_addresses(frame.arguments), *_addresses(frame.results))
     except Exception as error:  # no exception may pass through XLA's frames
-      return _failure(api, f'{name}: {error}')
+      return _failure(frame.api.contents, f'{name}: {error}')
     return None
 
   handler = _Handler(handle)
@@ -165,12 +153,9 @@ def _answer(extension, version):
   target.major, target.minor = version.major, version.minor
 
 
-def _read(buffers):
-  """Yields XLA's buffers as `Buffer`s."""
-  for i in range(buffers.count):
-    item = buffers.items[i].contents
-    shape = tuple(item.dims[: item.rank])
-    yield Buffer(item.data, shape, _TYPES[item.dtype])
+def _addresses(buffers):
+  items = buffers.items
+  return [items[i].contents.data for i in range(buffers.count)]
 
 
 def _failure(api, message):
