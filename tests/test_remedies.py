@@ -114,8 +114,8 @@ def _own_split(rare):
     (
       lambda: folders.encoder(FILES),
       'images are embedded by an encoder: give --workdir or --encoder=plankton'
-      ' in place of --embeddings, or the images to predict as --images=FILE.npz,'
-      ' of the same encoder',
+      ' in place of --embeddings, or the images to predict as'
+      ' --images=FILE.npz, of the same encoder',
     ),
     (
       lambda: pile.gather(FILES, images=None, splits=(), pixel_um=2.0),

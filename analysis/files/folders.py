@@ -69,8 +69,8 @@ def encoder(source: Source) -> 'Encoder':
   if source.workdir is None and source.encoder is None:
     raise InputError(
       'images are embedded by an encoder: give --workdir or --encoder=plankton'
-      ' in place of --embeddings, or the images to predict as --images=FILE.npz,'
-      ' of the same encoder'
+      ' in place of --embeddings, or the images to predict as'
+      ' --images=FILE.npz, of the same encoder'
     )
   from plankton_jax import checkpoints
 
