@@ -16,6 +16,7 @@ from tests.analysis_runs import make_report
 webdriver = pytest.importorskip(
   'selenium.webdriver', reason='selenium is not installed'
 )
+ui = pytest.importorskip('selenium.webdriver.support.ui')
 BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 pytestmark = pytest.mark.skipif(
   not (BROWSER and DRIVER), reason='no chromium and chromedriver on PATH'
@@ -183,9 +184,13 @@ def alone():
 
 def test_hover_shows_the_image_and_its_class(browser):
   i = alone()
-  move(browser, i).perform()
   card = browser.find_element('id', 'hover')
-  assert card.is_displayed()
+
+  def appears(browser):  # a page just loaded may not have drawn its points
+    move(browser, i).perform()
+    return card.is_displayed()
+
+  ui.WebDriverWait(browser, 10).until(appears)
   assert CLASSES[i] in card.text and 'test' in card.text
   shown = card.find_element('class name', 'picture')
   assert shown.value_of_css_property('background-image').startswith(
@@ -196,7 +201,7 @@ def test_hover_shows_the_image_and_its_class(browser):
   webdriver.ActionChains(browser).move_to_element_with_offset(
     frame, 0, frame.size['height'] // 2 + 30
   ).perform()
-  assert not card.is_displayed()
+  ui.WebDriverWait(browser, 10).until(lambda _: not card.is_displayed())
 
 
 def test_click_pins_the_neighbours_in_the_embedding(browser):
