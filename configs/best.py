@@ -14,7 +14,7 @@ def get_config(preset: str = 'synthetic') -> ConfigDict:
   config = scratch.get_config(preset)
   base.begin_from_plankton(config)
   config.epochs = 60
-  # As the bundled encoder was trained: unseen classes gain (docs/pretrained.md).
+  # As the bundled encoder was trained, for classes that it never saw.
   config.batch.sampling = 'sqrt'
   config.objective.scale = 16.0
   return config
