@@ -12,6 +12,7 @@ import pytest
 from plankton_jax.data import select
 from plankton_jax.data.ecotaxa import read as export
 from plankton_jax.data.sources import (
+  archives,
   contents,
   entries,
   flowcam,
@@ -247,6 +248,7 @@ def test_images_that_cannot_be_unpacked_are_named(tmp_path, monkeypatch):
   images = folder.scan(str(tar)).images
   assert images.skipped == (('bee/bomb.png', 'larger than 1 MiB'),)
   monkeypatch.setattr(entries, '_LARGEST', 500)
+  tar = tar.rename(tmp_path / 'b.tgz')  # is opened anew
   with pytest.raises(InputError, match=r'larger than 0 GiB unpacked: unpack'):
     folder.scan(str(tar))
 
@@ -271,6 +273,22 @@ def test_an_archive_is_hashed_once_as_long_as_it_is_the_same(
   assert contents.digests(path, found.ids, None, found.read) == [
     entries.find(path).files[id].digest() for id in found.ids
   ]
+
+
+def test_readers_in_turn_unpack_an_archive_once(tmp_path, monkeypatch):
+  opened = []
+  in_tar = archives.in_tar
+  monkeypatch.setattr(
+    archives, 'in_tar', lambda path: opened.append(path) or in_tar(path)
+  )
+  packed = pack(tmp_path / 'set.tgz', IMAGES | CLUTTER)
+  assert len(select.objects(str(packed)).ids) == len(IMAGES)
+  assert opened == [packed]
+  kept = ('ant/0.png', 'bee/4.png')
+  pack(packed, {name: IMAGES[name] for name in kept})
+  found = select.objects(str(packed))
+  assert found.ids == kept and opened == [packed] * 2
+  assert found.read('bee/4.png') == IMAGES['bee/4.png']
 
 
 def test_collages_in_an_archive_are_no_images(tmp_path):

@@ -167,12 +167,7 @@ def _instead(found: Mapping[str, Entry], named: Callable[[str], str]) -> str:
     if ending in of:
       return f'if {of[ending]} is the table, save it as .xlsx or .csv'
 
-  def start(name: str, size: int) -> bytes:
-    with contextlib.suppress(ValueError):
-      return found[name].read()[:size]
-    return b''
-
-  if boxed := boxes.describe(seen, start):
+  if boxed := boxes.describe(seen, lambda name, size: found[name].start(size)):
     return boxed
   if count := sum(map(is_image, seen)):
     remedy = "data.source='folder' reads one folder a class"
@@ -206,8 +201,7 @@ def _tables(
 
 def _is_prose(name: str, entry: Entry) -> bool:
   """Tells whether a text is called as a table, but is none: a readme."""
-  try:
-    text = entry.read()[: lists.START] if name.lower().endswith('.txt') else b''
-  except ValueError:  # It is named when it is read.
-    return False
-  return lists.is_prose(text)
+  # One that cannot be read is named when it is.
+  return name.lower().endswith('.txt') and lists.is_prose(
+    entry.start(lists.START)
+  )

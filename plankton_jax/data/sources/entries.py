@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -43,6 +43,15 @@ class Entry(NamedTuple):
   size: Callable[[], int]  # bytes, without reading them; raises OSError
   path: Path | None = None  # where it lies, if not in an archive
 
+  def start(self, size: int) -> bytes:
+    """Reads the first bytes; b'' if it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+      if self.path is None:
+        return self.read()[:size]
+      with self.path.open('rb') as file:
+        return file.read(size)
+    return b''
+
 
 class Found(NamedTuple):
   """The files of a place by their names, which have forward slashes."""
@@ -51,7 +60,8 @@ class Found(NamedTuple):
   skipped: list[tuple[str, str]]  # (name, reason) of what is no file to read
 
 
-_Listed = Iterator[tuple[str, Entry | str]]  # name, and the file or the reason
+# Names, each with the file or the reason why it is none.
+_Listed = Iterable[tuple[str, Entry | str]]
 
 
 def is_archive(path: Path) -> bool:
@@ -82,7 +92,10 @@ def find(place: Path) -> Found:
     InputError: the archive is damaged, or a folder cannot be read.
   """
   try:
-    return _find(_of_archive(place) if place.is_file() else _of_folder(place))
+    if not place.is_file():
+      return _find(_of_folder(place))
+    state = place.stat()
+    return _find(_opened(place, state.st_ino, state.st_size, state.st_mtime_ns))
   except OSError as error:
     raise InputError(f'{place}: {error.strerror}') from None
 
@@ -123,6 +136,13 @@ def _of_folder(root: Path) -> _Listed:
         yield shown, str(error)
         continue
       yield from _of_zip(archive, f'{shown}/', 2)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, *state: int) -> _Listed:
+  """Keeps the last archive open: several readers ask in turn what it holds."""
+  del state  # of the file, which is opened anew if it has changed
+  return tuple(_of_archive(path))
 
 
 def _of_archive(path: Path) -> _Listed:

@@ -1,6 +1,5 @@
 """Opens folders and archives to look for images in."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from plankton_jax.data.sources import entries, files
 
 
 class Place(NamedTuple):
-  """Where images are looked for, by their paths in it."""
+  """Reads the files of a folder or an archive by their paths in it."""
 
   listed: files.List
   read: Callable[[str], bytes]  # raises ValueError with the reason
@@ -24,7 +23,7 @@ def unpacked(root: Path) -> Place:
   return Place(
     files.on_disk(root),
     functools.partial(_read, root),
-    functools.partial(_start, root),
+    lambda name, size: entries.of_file(root / name).start(size),
     (),
     root,
   )
@@ -33,12 +32,6 @@ def unpacked(root: Path) -> Place:
 def _read(root: Path, id: str) -> bytes:
   """Reads one file below a folder; pickled, unlike a lambda."""
   return files.read(root / id)
-
-
-def _start(root: Path, name: str, size: int) -> bytes:
-  with contextlib.suppress(OSError), (root / name).open('rb') as file:
-    return file.read(size)
-  return b''
 
 
 def packed(path: Path) -> Place:
@@ -69,16 +62,13 @@ def packed(path: Path) -> Place:
   top = _wrapping(names)
   names = {id.removeprefix(top): name for id, name in names.items()}
 
-  def read_entry(id: str) -> bytes:
-    return found[names[id]].read()
-
-  def start(id: str, size: int) -> bytes:
-    with contextlib.suppress(ValueError):
-      return read_entry(id)[:size]
-    return b''
-
-  listed = files.in_archive(names)
-  return Place(listed, read_entry, start, skipped, None)
+  return Place(
+    files.in_archive(names),
+    lambda id: found[names[id]].read(),
+    lambda id, size: found[names[id]].start(size),
+    skipped,
+    None,
+  )
 
 
 def _without_archives(name: str) -> str:
