@@ -38,7 +38,7 @@ SHOWN = {  # measures in the terminal, and their decimals
 
 
 class Curve(NamedTuple):
-  """How many images are labelled after each decision."""
+  """Counts the images that are labelled after each decision."""
 
   keys: np.ndarray  # [T] decisions until then
   labelled: np.ndarray  # [T]

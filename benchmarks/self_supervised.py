@@ -50,7 +50,7 @@ _NONE = np.zeros(0, int)
 
 
 class Variant(NamedTuple):
-  """How images without labels take part in a run."""
+  """Says how images without labels take part in a run."""
 
   when: str = 'never'  # or 'beside' the labels, or 'first', before them
   term: str = 'none'  # of TERMS

@@ -16,6 +16,7 @@ from plankton_jax.nn.conv import (
   products,
 )
 from plankton_jax.nn.conv.choice import conv_general_dilated
+from tests import bfloat16
 from tests.tiny_encoder import TINY
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -34,10 +35,6 @@ CASES = [
   (9, 4, 4, 3, 2, 'SAME'),
   (9, 4, 4, 3, 2, 'VALID'),
 ]
-needs_bfloat16 = pytest.mark.skipif(
-  not onednn.multiplies_bfloat16(),
-  reason='oneDNN or AVX512_BF16 is missing',
-)
 
 
 @pytest.mark.parametrize('with_onednn', [True, False])
@@ -236,7 +233,7 @@ def _exact(x, kernel, cotangent, stride, padding):
   )
 
 
-@needs_bfloat16
+@bfloat16.needed
 @pytest.mark.parametrize(
   'case', [case for case in CASES if not isinstance(case[-1], str)], ids=str
 )
@@ -261,15 +258,10 @@ def test_bfloat16_is_rounded_once_and_summed_in_float32(case):
   want = _exact(
     double(x), double(rounded(kernel)), double(cotangent), stride, padding
   )
-  # What is left is the rounding of the result, half a unit in the last place
-  # (2^-8 of its size), and that of float32 sums.
-  for g, w in zip(got, want, strict=True):
-    half_unit = 2.0**-8 if g.dtype == jnp.bfloat16 else 0.0
-    bound = 1.001 * half_unit * np.abs(w) + 1e-6 * np.abs(w).max()
-    np.testing.assert_array_less(np.abs(double(g) - w), bound + 1e-30)
+  bfloat16.assert_rounded_once(got, want, slack=1e-30)
 
 
-@needs_bfloat16
+@bfloat16.needed
 def test_bfloat16_product_sums_in_float32():
   rows = jnp.ones((1, 512), jnp.bfloat16)
   matrix = jnp.ones((512, 16), jnp.float32)

@@ -7,12 +7,9 @@ import pytest
 
 from plankton_jax.nn.conv import onednn
 from plankton_jax.nn.norm import BatchNorm
+from tests import bfloat16
 
 EPSILON = 1e-3
-needs_bfloat16 = pytest.mark.skipif(
-  not onednn.multiplies_bfloat16(),
-  reason='oneDNN or AVX512_BF16 is missing',
-)
 
 
 def _draw(*shape):
@@ -36,7 +33,7 @@ def _exact(x, scale, bias, cotangent, rectified):
   return out, mean, variance, by_x, by_scale, by_bias
 
 
-@needs_bfloat16
+@bfloat16.needed
 @pytest.mark.parametrize('rectified', [False, True])
 @pytest.mark.parametrize('shape', [(5, 4, 3, 16), (1, 1, 2, 32)])
 def test_onednns_norm_is_rounded_once(shape, rectified):
@@ -55,14 +52,10 @@ def test_onednns_norm_is_rounded_once(shape, rectified):
   got = run(x, scale, bias, cotangent)
   double = lambda x: np.asarray(x, np.float64)
   want = _exact(*map(double, (x, scale, bias, cotangent)), rectified)
-  # What is left is half a unit in the last place and that of float32 sums.
-  for g, w in zip(got, want, strict=True):
-    half_unit = 2.0**-8 if g.dtype == jnp.bfloat16 else 0.0
-    bound = 1.001 * half_unit * np.abs(w) + 1e-6 * np.abs(w).max()
-    np.testing.assert_array_less(np.abs(double(g) - w), bound + 1e-6)
+  bfloat16.assert_rounded_once(got, want, slack=1e-6)
 
 
-@needs_bfloat16
+@bfloat16.needed
 def test_images_without_variance_give_the_bias_and_finite_gradients():
   x = jnp.full((2, 2, 2, 16), 3, jnp.bfloat16)
   scale, bias = jnp.ones(16), jnp.arange(16.0)
@@ -77,7 +70,7 @@ def test_images_without_variance_give_the_bias_and_finite_gradients():
 @pytest.mark.parametrize(
   ('dtype', 'channels', 'by_onednn'),
   [
-    pytest.param('bfloat16', 16, True, marks=needs_bfloat16),
+    pytest.param('bfloat16', 16, True, marks=bfloat16.needed),
     ('bfloat16', 8, False),
     ('float32', 16, False),
   ],

@@ -10,7 +10,7 @@ import zipfile
 from typing import Any
 
 from plankton_jax.data.sources import archives
-from plankton_jax.errors import InputError
+from plankton_jax.errors import InputError, reason
 
 ENDINGS = ('.xlsx', '.xlsm')
 _BREAKS = re.compile(r'[\t\r\n]+')
@@ -38,18 +38,17 @@ def sheets(data: bytes, place: str) -> dict[str, bytes]:
       warnings.catch_warnings(),
     ):
       for info in archive.infolist():
-        if reason := archives.zip_refusal(info):
-          raise ValueError(f'{info.filename}: {reason}')
+        if refused := archives.zip_refusal(info):
+          raise ValueError(f'{info.filename}: {refused}')
       warnings.simplefilter('ignore')  # of what is no cell, such as styles
       book = openpyxl.load_workbook(
         io.BytesIO(data), read_only=True, data_only=True
       )
       return {sheet.title: _text(sheet) for sheet in book.worksheets}
   except Exception as error:  # openpyxl lets through whatever its parsers raise
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
     raise InputError(
-      f'{place}: not a readable Excel workbook ({reason}): save it as .xlsx or'
-      ' .csv'
+      f'{place}: not a readable Excel workbook ({reason(error)}): save it as'
+      ' .xlsx or .csv'
     ) from None
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from plankton_jax.errors import reason
+
 # Raise it when any image would decode to other pixels: records and caches of
 # another version are not reused.
 VERSION = 3
@@ -379,4 +381,4 @@ def _reason(error: Exception) -> str:
     error, Image.DecompressionBombError | Image.DecompressionBombWarning
   ):
     return f'more than {MAX_PIXELS / 1e6:.0f} million pixels'
-  return ' '.join(str(error).split()) or type(error).__name__
+  return reason(error)

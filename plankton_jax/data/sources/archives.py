@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from plankton_jax import errors
 from plankton_jax.errors import InputError
 
 MAX_BYTES = 2**28  # bytes of one file; images of MAX_PIXELS take fewer
@@ -146,7 +147,9 @@ def readable() -> Iterator[None]:
       ' pack it again by Deflate, as zip does'
     ) from error
   except _BROKEN as error:
-    raise ValueError(f'damaged in the archive ({_reason(error)})') from error
+    raise ValueError(
+      f'damaged in the archive ({errors.reason(error)})'
+    ) from error
 
 
 def refusal(name: str) -> str:
@@ -246,8 +249,8 @@ def in_tar(path: Path) -> Iterator[Member]:
 
   def cut(error: Exception) -> InputError:
     return InputError(
-      f'{path} is cut off or damaged after {last} ({_reason(error)}): get it'
-      ' again'
+      f'{path} is cut off or damaged after {last} ({errors.reason(error)}):'
+      ' get it again'
     )
 
   def load(info: tarfile.TarInfo) -> bytes:
@@ -298,10 +301,6 @@ def _too_large(size: int, most: int) -> str:
 
 def _damaged(path: Path, kind: str, error: Exception) -> InputError:
   return InputError(
-    f'{path} is not {kind}, or is cut off or damaged ({_reason(error)}): get it'
-    ' again'
+    f'{path} is not {kind}, or is cut off or damaged'
+    f' ({errors.reason(error)}): get it again'
   )
-
-
-def _reason(error: Exception) -> str:
-  return ' '.join(str(error).split()) or type(error).__name__

@@ -284,7 +284,7 @@ def _is_picture(name: str) -> bool:
 
 
 class _Found(NamedTuple):
-  """What lies in a place, by paths in it."""
+  """Holds what lies in a place, by paths in it."""
 
   images: list[str]
   empty: dict[str, collections.Counter[str]]  # innermost, without an image
