@@ -120,12 +120,9 @@ def _parse(path: pathlib.Path, found: Mapping[str, np.ndarray]) -> Embeddings:
       ' -1 to images without one'
     )
   label = label.astype(np.int32)  # not before: it would wrap around
-  numbers = np.arange(len(label)).astype(str)
-  ids = _text(path, found, 'id') if 'id' in found else numbers
-  if ids.shape != label.shape:
-    raise InputError(
-      f'{path}: id {ids.shape} does not fit label; give one an image'
-    )
+  ids = np.arange(len(label)).astype(str)
+  if 'id' in found:
+    ids = _text(path, found, 'id', len(label))
   bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
   if bad.size:
     raise InputError(
@@ -147,11 +144,7 @@ def read_splits(path: pathlib.Path) -> dict[str, Embeddings]:
   rows = _parse(path, arrays)
   if 'split' not in arrays:
     return {path.stem: rows}
-  split = _text(path, arrays, 'split')
-  if split.shape != rows.label.shape:
-    raise InputError(
-      f'{path}: split {split.shape} does not fit label; give one an image'
-    )
+  split = _text(path, arrays, 'split', len(rows.label))
   return {
     name: take(rows, split == name)
     for name in dict.fromkeys(split.tolist())
@@ -214,7 +207,7 @@ def _text(
     text = found[name].astype(str)
   except UnicodeDecodeError as error:
     raise InputError(f'{path}: {name} is no text ({error})') from None
-  if count is not None and len(text) != count:
+  if count is not None and text.shape != (count,):
     raise InputError(
       f'{path}: {name} {text.shape} does not fit label; give one an image'
     )
